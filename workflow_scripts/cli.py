@@ -1,0 +1,50 @@
+"""What the command lines of all rules share: settings as JSON, one-line errors."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from workflow_scripts.maskdistill.errors import InputError
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser whose `--help` opens with the module's docstring, with `--settings`."""
+    result = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument(
+        "--settings",
+        type=json.loads,
+        required=True,
+        help="the stage's part of the config as one JSON object; see config/README.md",
+    )
+    return result
+
+
+def add_root(arguments: argparse.ArgumentParser) -> None:
+    """Add `--root`."""
+    arguments.add_argument(
+        "--root", type=Path, required=True, help="folder that file names are relative to"
+    )
+
+
+def add_runtime(arguments: argparse.ArgumentParser, *, batch_size: bool = True) -> None:
+    """Add `--device`, `--workers` and `--batch-size`, none of which changes a result."""
+    arguments.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA where there is any"
+    )
+    arguments.add_argument(
+        "--workers", type=int, default=1, help="processes or threads that decode images"
+    )
+    if batch_size:
+        arguments.add_argument("--batch-size", type=int, default=8, help="images in one pass")
+
+
+def run(main: Callable[[list[str] | None], int]) -> None:
+    """Run a rule's `main` as a program: bad input ends it with one line on stderr."""
+    try:
+        sys.exit(main(None))
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,199 @@
+"""What images a dataset has: adapters for a plain folder, PASCAL VOC and COCO.
+
+An image is named by its POSIX path relative to the dataset's root. Its id is the dataset's own
+where there is one (COCO), else a hash of that path, so that it never changes because another image
+came or went; its shard is another hash of the path, for the same reason.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from workflow_scripts.maskdistill import images
+from workflow_scripts.maskdistill.errors import InputError
+
+
+class ListedImage(NamedTuple):
+    """One image of a dataset, not opened yet."""
+
+    image_id: int
+    file_name: str  # POSIX, relative to the dataset's root
+
+
+def list_images(dataset: Mapping, root: Path, split: str) -> list[ListedImage]:
+    """All images of a split, ordered by file name.
+
+    Args:
+        dataset: the dataset's description in the config: adapter and, by split, its paths.
+        root: folder that the paths are relative to.
+        split: a key of the dataset's `splits`.
+
+    Raises:
+        InputError: a folder or list is missing, names are listed twice, or nothing is found.
+    """
+    adapter = _ADAPTERS[dataset["adapter"]]
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; set `root` in the dataset's config")
+    listed = sorted(adapter(dataset["splits"][split], root), key=lambda image: image.file_name)
+    if not listed:
+        raise InputError(f"{root}: no images for the split '{split}'")
+    for what, values in (
+        ("file name", [image.file_name for image in listed]),
+        ("image id", [image.image_id for image in listed]),
+    ):
+        if len(set(values)) < len(values):
+            seen: set = set()
+            twice = next(value for value in values if value in seen or seen.add(value))
+            raise InputError(f"{root}: {what} {twice!r} stands twice in the split '{split}'")
+    return listed
+
+
+def shard_of(file_name: str, shards: int) -> int:
+    """The shard of an image, 0..shards - 1, by a stable hash of its relative path."""
+    return _hash(f"shard:{file_name}") % shards
+
+
+def images_of_shard(listed: Iterable[ListedImage], shard: int, shards: int) -> list[ListedImage]:
+    """The images that belong to one shard."""
+    return [image for image in listed if shard_of(image.file_name, shards) == shard]
+
+
+def listing_digest(listed: Iterable[ListedImage], root: Path) -> str:
+    """A digest of names, ids and sizes in bytes: it changes when an image is added or replaced.
+
+    Times do not enter, so that a copy of a dataset is the same dataset.
+    """
+    digest = hashlib.sha256()
+    for image in listed:
+        try:
+            size = os.stat(root / image.file_name).st_size
+        except OSError:
+            size = -1
+        digest.update(f"{image.image_id}\0{image.file_name}\0{size}\n".encode())
+    return digest.hexdigest()
+
+
+def check_rejected(
+    rows: list[Mapping], *, max_rejected: float, max_rejected_count: int, what: str
+) -> None:
+    """Stop when too many images cannot be read.
+
+    Args:
+        rows: of a manifest, with file_name and status.
+        max_rejected: tolerated share of the images, 0..1.
+        max_rejected_count: number that is tolerated whatever the share, for small datasets.
+
+    Raises:
+        InputError: names the first of them with their reasons.
+    """
+    rejected = [row for row in rows if row["status"] != "ok"]
+    if len(rejected) > max(max_rejected * len(rows), max_rejected_count):
+        examples = "; ".join(f"{row['file_name']}: {row['status']}" for row in rejected[:5])
+        raise InputError(
+            f"{what}: {len(rejected)} of {len(rows)} images cannot be used ({examples}; …); "
+            "mend them, or raise images.max_rejected or images.max_rejected_count"
+        )
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def _image_id(file_name: str) -> int:
+    """52 bits: exact in a float64 and in JavaScript."""
+    return _hash(f"image:{file_name}") >> 12
+
+
+def _list_folder(split: str, root: Path) -> Iterable[ListedImage]:
+    """A tree of images, at any depth; `split` is a sub-folder or "." for all of it."""
+    folder = root / split
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; check `splits` in the dataset's config")
+    for directory, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if not name.startswith(".") and name.lower().endswith(images.SUFFIXES):
+                path = Path(directory, name).relative_to(root).as_posix()
+                if path.encode(errors="replace").decode() != path:
+                    raise InputError(f"{root}: the file name {path!r} is not UTF-8; rename it")
+                yield ListedImage(_image_id(path), path)
+
+
+def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
+    """PASCAL VOC; `split` names a list in ImageSets/Segmentation, or a file relative to root."""
+    path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    if not path.is_file():
+        path = root / split
+    if not path.is_file():
+        raise InputError(f"{root}: no list ImageSets/Segmentation/{split}.txt, nor a file {split}")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            # Lists of other tools carry "path/of/image.jpg path/of/label.png".
+            name = PurePosixPath(line.split()[0]).name
+            stem, suffix = os.path.splitext(name)
+            file_name = f"JPEGImages/{stem if suffix.lower() in images.SUFFIXES else name}.jpg"
+            yield ListedImage(_image_id(file_name), file_name)
+
+
+def _list_coco(split: Mapping, root: Path) -> Iterable[ListedImage]:
+    """COCO; `split` has `annotations`, `images` and optionally `image_list`."""
+    entries = coco_images(str(root / split["annotations"]))
+    chosen = None
+    if split.get("image_list"):
+        path = Path(split["image_list"])
+        if not path.is_file():
+            raise InputError(f"{path}: no such image list; check `image_list` in the config")
+        chosen = {PurePosixPath(line.strip()).name for line in path.read_text().splitlines()}
+        chosen.discard("")
+        if absent := chosen - {PurePosixPath(name).name for name in entries.values()}:
+            raise InputError(
+                f"{path}: {len(absent)} listed images are not in {split['annotations']}, "
+                f"for instance {min(absent)}"
+            )
+    for image_id, name in entries.items():
+        if chosen is None or PurePosixPath(name).name in chosen:
+            file_name = (PurePosixPath(split["images"]) / name).as_posix()
+            yield ListedImage(image_id, file_name)
+
+
+@functools.lru_cache(maxsize=4)
+def coco_images(path: str) -> dict[int, str]:
+    """image id → file name of a COCO annotation file.
+
+    Raises:
+        InputError: an id stands twice, or the file is none of COCO's.
+    """
+    names: dict[int, str] = {}
+    for image in read_coco(path)["images"]:
+        if names.setdefault(int(image["id"]), image["file_name"]) != image["file_name"]:
+            raise InputError(f"{path}: the image id {image['id']} stands twice")
+    return names
+
+
+def read_coco(path: str | os.PathLike) -> dict:
+    """Parse a COCO annotation file.
+
+    Raises:
+        InputError: missing, not JSON, or without a list of images.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such annotation file; check `annotations`") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise InputError(f"{path}: not a COCO annotation file: it has no list `images`")
+    return content
+
+
+_ADAPTERS: dict[str, Callable[..., Iterable[ListedImage]]] = {
+    "folder": _list_folder,
+    "voc": _list_voc,
+    "coco": _list_coco,
+}

@@ -1,0 +1,161 @@
+"""Pictures on disk to RGB arrays, and RGB arrays to the size that the backbone sees."""
+
+import os
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+# Size is checked against `max_pixels` before decoding, with a message of our own.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class ImageRejected(Exception):
+    """An image that cannot be used; the message is the reason, fit for a `status` column."""
+
+
+def read_image(
+    path: str | os.PathLike, *, max_pixels: int | None = None, min_side: int = 1
+) -> np.ndarray:
+    """Decode one image to RGB, upright.
+
+    EXIF orientation is applied. Grayscale, palette, CMYK and 16-bit images are converted; alpha
+    is composited over white; of an animation the first frame is taken.
+
+    Args:
+        path: JPEG, PNG, WebP, TIFF or BMP file.
+        max_pixels: height x width above which the image is rejected without being decoded.
+        min_side: shortest accepted side, in pixels.
+
+    Returns:
+        uint8 array of H x W x 3.
+
+    Raises:
+        ImageRejected: missing, empty, damaged, truncated, too small or too large.
+    """
+    with _open(path, max_pixels=max_pixels, min_side=min_side) as image:
+        return np.array(_to_rgb(_decode(image)))
+
+
+def probe_image(
+    path: str | os.PathLike, *, max_pixels: int | None = None, min_side: int = 1
+) -> tuple[int, int]:
+    """Check that an image can be read to its end, as cheaply as its format allows.
+
+    A JPEG is decoded at an eighth of its size, which still walks through all of its data.
+
+    Returns:
+        (height, width) of the upright image, in pixels.
+
+    Raises:
+        ImageRejected: as `read_image`.
+    """
+    with _open(path, max_pixels=max_pixels, min_side=min_side) as image:
+        width, height = image.size
+        image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
+        _upright(_decode(image))
+        # 5..8: the orientations that swap the axes. Asked for after decoding, by which Pillow
+        # turns a TIFF upright and drops the tag; its size is upright from the start.
+        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+            width, height = height, width
+        return height, width
+
+
+def _open(path: str | os.PathLike, *, max_pixels: int | None, min_side: int) -> Image.Image:
+    try:
+        if os.path.getsize(path) == 0:
+            raise ImageRejected("empty file (0 bytes)")
+        image = Image.open(path)
+    except FileNotFoundError:
+        raise ImageRejected("missing file") from None
+    except UnidentifiedImageError:
+        raise ImageRejected("not an image of a known format") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageRejected(f"unreadable: {_one_line(error)}") from error
+    width, height = image.size
+    if max_pixels is not None and width * height > max_pixels:
+        image.close()
+        raise ImageRejected(f"too large: {height} x {width} px (images.max_pixels is {max_pixels})")
+    if min(width, height) < min_side:
+        image.close()
+        raise ImageRejected(f"too small: {height} x {width} px (images.min_side is {min_side})")
+    return image
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, MemoryError) as error:
+        raise ImageRejected(f"truncated or damaged: {_one_line(error)}") from error
+    return image
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow raises all kinds on damaged EXIF data
+        raise ImageRejected(f"damaged EXIF data: {_one_line(error)}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image = _upright(image)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        return Image.fromarray(_stretch(np.asarray(image))).convert("RGB")
+    if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _stretch(values: np.ndarray) -> np.ndarray:
+    """32-bit integers or floats to uint8: 16-bit data by its range, anything else by its own."""
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    if low >= 0 and 255 < high <= 65535:
+        low, high = 0.0, 65535.0
+    elif low >= 0 and 1 < high <= 255:
+        low, high = 0.0, 255.0
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    scaled = (values - low) / max(high - low, 1e-12)
+    return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+
+
+def resized_size(
+    height: int, width: int, *, shorter_side: int, longer_side: int | None = None
+) -> tuple[int, int]:
+    """Size with the given shorter side and the same aspect ratio.
+
+    Args:
+        longer_side: bound on the longer side; a panorama is scaled down to it, so that its
+            number of patches stays bounded.
+
+    Returns:
+        (height, width) in pixels, at least 1 each.
+    """
+    scale = shorter_side / min(height, width)
+    if longer_side is not None:
+        scale = min(scale, longer_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize an H x W x 3 uint8 image to `size` = (height, width), bicubic with antialiasing."""
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def padded_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """`size` = (height, width) rounded up to multiples of the patch size."""
+    height, width = size
+    return -(-height // multiple) * multiple, -(-width // multiple) * multiple

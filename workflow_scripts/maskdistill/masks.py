@@ -1,0 +1,63 @@
+"""Binary masks: COCO run-length encoding, boxes, and patch grids laid over images.
+
+Boxes are XYWH in pixels, as in COCO; masks are H x W, bool or uint8.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+
+class EncodedMask(NamedTuple):
+    """A mask as it stands in a Parquet row."""
+
+    height: int
+    width: int
+    rle_counts: bytes  # COCO's compressed counts
+    x: float
+    y: float
+    box_width: float
+    box_height: float
+    area: float  # pixels
+
+
+def encode(mask: np.ndarray) -> EncodedMask:
+    """Encode an H x W mask (bool or uint8, non-zero is inside)."""
+    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    x, y, box_width, box_height = coco_mask.toBbox(rle).tolist()
+    height, width = mask.shape
+    area = float(coco_mask.area(rle))
+    return EncodedMask(height, width, rle["counts"], x, y, box_width, box_height, area)
+
+
+def decode(rle_counts: bytes, height: int, width: int) -> np.ndarray:
+    """Decode COCO's compressed counts to an H x W bool array."""
+    return coco_mask.decode({"size": [height, width], "counts": rle_counts}).astype(bool)
+
+
+def grid_to_image(
+    grid: np.ndarray, *, patch_size: int, resized: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Lay a patch grid over the image it came from, by nearest neighbour.
+
+    Args:
+        grid: rows x columns; covers the resized image and the padding to its right and bottom.
+        patch_size: pixels of the resized image to a patch.
+        resized: (height, width) that the backbone saw, without padding.
+        size: (height, width) of the original image.
+
+    Returns:
+        Array of `size` and of the grid's dtype.
+    """
+    # floor((i + 1/2) * resized_n / n / patch_size), in integers: exact also on a patch's border
+    rows, columns = (
+        (2 * np.arange(n) + 1) * resized_n // (2 * n * patch_size)
+        for n, resized_n in zip(size, resized, strict=True)
+    )
+    return grid[rows][:, columns]
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize an H x W mask or label map to `size` = (height, width), by nearest neighbour."""
+    return grid_to_image(mask, patch_size=1, resized=mask.shape, size=size)

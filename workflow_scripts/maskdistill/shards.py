@@ -1,0 +1,296 @@
+"""Parquet shards: the schema of every stage, atomic writing, provenance, streaming reads."""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workflow_scripts.maskdistill.atomic import atomic_path
+from workflow_scripts.maskdistill.errors import InputError
+
+METADATA_KEY = b"maskdistill"
+OK = "ok"
+
+_BOX = [(name, pa.float32()) for name in ("x", "y", "box_width", "box_height", "area")]
+_CANDIDATES = [
+    ("image_id", pa.int64()),
+    ("candidate_id", pa.int64()),
+    ("cluster", pa.int32()),
+    ("score", pa.float32()),
+    *_BOX,
+    ("rle_counts", pa.binary()),
+    ("height", pa.int32()),
+    ("width", pa.int32()),
+]
+_LABEL_MAPS = [
+    ("image_id", pa.int64()),
+    ("file_name", pa.string()),
+    ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+]
+
+
+@functools.cache
+def schema(stage: str, embedding_size: int | None = None) -> pa.Schema:
+    """The columns of one stage's shards.
+
+    Args:
+        stage: images, features, masks, mask_embeddings, assignments, centroids, candidates,
+            confident, label_maps or predictions.
+        embedding_size: length of the vectors of mask_embeddings and centroids.
+    """
+    columns = {
+        "images": [
+            ("image_id", pa.int64()),
+            ("file_name", pa.string()),
+            ("height", pa.int32()),
+            ("width", pa.int32()),
+            ("shard", pa.int32()),
+            ("status", pa.string()),
+        ],
+        "features": [
+            ("image_id", pa.int64()),
+            ("grid_height", pa.int32()),
+            ("grid_width", pa.int32()),
+            ("resized_height", pa.int32()),
+            ("resized_width", pa.int32()),
+            # heads x N. In float16 two nearly equal patches could swap as the source.
+            ("cls_affinity", pa.list_(pa.float32())),
+            ("keys", pa.list_(pa.float16())),  # N x (heads x head size)
+            ("status", pa.string()),
+        ],
+        "masks": [
+            ("image_id", pa.int64()),
+            ("mask_id", pa.int64()),  # 0, 1, … within the image
+            ("height", pa.int32()),
+            ("width", pa.int32()),
+            ("rle_counts", pa.binary()),
+            *_BOX,
+            ("source_row", pa.int32()),
+            ("source_col", pa.int32()),
+            ("proposals", pa.int32()),
+            ("status", pa.string()),
+        ],
+        "mask_embeddings": [
+            ("image_id", pa.int64()),
+            ("mask_id", pa.int64()),
+            ("embedding", pa.list_(pa.float32(), embedding_size or 1)),
+        ],
+        "assignments": [
+            ("image_id", pa.int64()),
+            ("mask_id", pa.int64()),
+            ("cluster", pa.int32()),
+            ("distance", pa.float32()),
+        ],
+        "centroids": [
+            ("cluster", pa.int32()),
+            ("size", pa.int64()),
+            ("centroid", pa.list_(pa.float32(), embedding_size or 1)),
+        ],
+        "candidates": _CANDIDATES,
+        "confident": _CANDIDATES,
+        "label_maps": _LABEL_MAPS,
+        "predictions": _LABEL_MAPS,
+    }
+    return pa.schema(columns[stage])
+
+
+def provenance(stage: str, settings: Mapping, **extra) -> dict:
+    """What a shard says of its own making: stage, settings, versions, and e.g. weights."""
+    versions = {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in ("torch", "numpy", "pyarrow")
+    }
+    return {"stage": stage, "settings": dict(settings), "versions": versions, **extra}
+
+
+class ShardWriter:
+    """Collects rows and writes them row group by row group; made by `shard_writer`."""
+
+    def __init__(self, parquet: pq.ParquetWriter, columns: pa.Schema, rows_per_group: int) -> None:
+        self._parquet = parquet
+        self._schema = columns
+        self._rows_per_group = rows_per_group
+        self._rows: list[Mapping] = []
+
+    def write(self, row: Mapping) -> None:
+        """Add one row; columns that it lacks are null.
+
+        Raises:
+            KeyError: the row has a column that the schema lacks.
+        """
+        if unknown := row.keys() - set(self._schema.names):
+            raise KeyError(f"not in the schema: {sorted(unknown)}")
+        self._rows.append(row)
+        if len(self._rows) >= self._rows_per_group:
+            self.flush()
+
+    def flush(self) -> None:
+        """End the current row group."""
+        if self._rows:
+            columns = [
+                pa.array([row.get(field.name) for row in self._rows], field.type)
+                for field in self._schema
+            ]
+            self._parquet.write_batch(pa.record_batch(columns, schema=self._schema))
+            self._rows.clear()
+
+
+@contextlib.contextmanager
+def shard_writer(
+    path: str | os.PathLike,
+    stage: str,
+    metadata: Mapping,
+    *,
+    embedding_size: int | None = None,
+    rows_per_group: int = 256,
+) -> Iterator[ShardWriter]:
+    """Write one shard of `stage`; it appears under its name when the block ends without an error.
+
+    Args:
+        metadata: see `provenance`; stored in the file's own metadata as JSON.
+        rows_per_group: rows that are held in memory, here and by whoever reads the file.
+    """
+    text = json.dumps(metadata, sort_keys=True)
+    columns = schema(stage, embedding_size).with_metadata({METADATA_KEY: text})
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, columns, compression="zstd") as parquet,
+    ):
+        writer = ShardWriter(parquet, columns, rows_per_group)
+        yield writer
+        writer.flush()
+
+
+def write_table(
+    path: str | os.PathLike,
+    stage: str,
+    rows: Iterable[Mapping],
+    metadata: Mapping,
+    *,
+    embedding_size: int | None = None,
+) -> None:
+    """Write all `rows` as one shard of `stage`."""
+    with shard_writer(path, stage, metadata, embedding_size=embedding_size) as writer:
+        for row in rows:
+            writer.write(row)
+
+
+def read_metadata(path: str | os.PathLike) -> dict:
+    """The provenance of a shard.
+
+    Raises:
+        InputError: the file is damaged, or was not written by MaskDistill.
+    """
+    with _damage_named(path):
+        metadata = pq.read_schema(path).metadata or {}
+    if METADATA_KEY not in metadata:
+        raise InputError(f"{path}: a Parquet file, but not one of MaskDistill's")
+    return json.loads(metadata[METADATA_KEY])
+
+
+def read_table(paths: Iterable[str | os.PathLike], columns: list[str] | None = None) -> pa.Table:
+    """All rows of one or several shards of a stage, in the order of `paths`."""
+    tables = []
+    for path in paths:
+        with _damage_named(path):
+            tables.append(pq.ParquetFile(path).read(columns=columns))
+    return pa.concat_tables(tables)
+
+
+def read_rows(
+    path: str | os.PathLike, columns: list[str] | None = None, *, batch_size: int = 64
+) -> Iterator[dict]:
+    """Stream the rows of one shard as dictionaries, a few at a time.
+
+    Vectors (keys, embeddings, …) come as NumPy arrays.
+    """
+    with _damage_named(path):
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=batch_size, columns=columns):
+            values = [_values(column) for column in batch.columns]
+            for row in zip(*values, strict=True):
+                yield dict(zip(batch.schema.names, row, strict=True))
+
+
+def _values(column: pa.Array) -> list:
+    if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        return [
+            item.values.to_numpy(zero_copy_only=False) if item.is_valid else None for item in column
+        ]
+    return column.to_pylist()
+
+
+def group_by_image(path: str | os.PathLike, columns: list[str] | None = None) -> dict[int, list]:
+    """The rows of one shard by image: image_id → rows, in the order of the file."""
+    groups: dict[int, list] = {}
+    for row in read_rows(path, columns):
+        groups.setdefault(row["image_id"], []).append(row)
+    return groups
+
+
+def read_embeddings(
+    paths: Iterable[str | os.PathLike],
+) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """Mask embeddings of one or several shards.
+
+    Returns:
+        (image_id, mask_id) of each, and the vectors as n x d float32.
+    """
+    table = read_table(paths)
+    keys = list(zip(table["image_id"].to_pylist(), table["mask_id"].to_pylist(), strict=True))
+    column = table["embedding"].combine_chunks()
+    return keys, column.flatten().to_numpy().reshape(len(keys), column.type.list_size)
+
+
+def write_assignments(
+    path: str | os.PathLike,
+    keys: Iterable[tuple[int, int]],
+    clusters: np.ndarray,
+    distances: np.ndarray,
+    metadata: Mapping,
+) -> None:
+    """Write the clusters (1..C) and distances of the masks with these (image_id, mask_id)."""
+    rows = (
+        {"image_id": image_id, "mask_id": mask_id, "cluster": cluster, "distance": distance}
+        for (image_id, mask_id), cluster, distance in zip(keys, clusters, distances, strict=True)
+    )
+    write_table(path, "assignments", rows, metadata)
+
+
+def assert_same_images(expected: Iterable[int], found: Iterable[int], what: str) -> None:
+    """Merges lose no image: both sides hold the same image ids.
+
+    Raises:
+        InputError: with a few of the ids that differ.
+    """
+    expected, found = set(expected), set(found)
+    if expected != found:
+        missing, extra = sorted(expected - found)[:5], sorted(found - expected)[:5]
+        raise InputError(
+            f"{what}: images differ from the manifest's (missing {missing}, unexpected {extra}); "
+            "remove the file and run again"
+        )
+
+
+@contextlib.contextmanager
+def _damage_named(path: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: damaged, or not a Parquet file ({reason})") from error
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(Path(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

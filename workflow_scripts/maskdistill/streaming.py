@@ -1,0 +1,56 @@
+"""Batches of like-shaped images, decoded in the background while the model computes."""
+
+import collections
+import concurrent.futures
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TypeVar
+
+Row = TypeVar("Row")
+Item = TypeVar("Item")
+
+
+def stream_batches(
+    rows: Iterable[Row],
+    load: Callable[[Row], Item],
+    *,
+    shape: Callable[[Row], Hashable],
+    batch_size: int,
+    workers: int,
+) -> Iterator[list[tuple[Row, Item]]]:
+    """Yield batches of (row, loaded item) in which all rows have the same shape.
+
+    The order is that of the shapes, then of `rows`: it does not depend on `batch_size` or
+    `workers`. At most two batches and one item a worker are held in memory.
+
+    Args:
+        load: decodes a row's image; runs in threads.
+        shape: what must be equal within a batch; sortable.
+    """
+    batches = [
+        list(batch)
+        for _, group in itertools.groupby(sorted(rows, key=shape), key=shape)
+        for batch in _chunks(group, batch_size)
+    ]
+    with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
+        pending: collections.deque = collections.deque()
+        try:
+            for batch in batches:
+                pending.append((batch, [pool.submit(load, row) for row in batch]))
+                if len(pending) > 1:
+                    yield _collect(pending.popleft())
+            while pending:
+                yield _collect(pending.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _collect(batch: tuple[list, list[concurrent.futures.Future]]) -> list[tuple]:
+    rows, futures = batch
+    return [(row, future.result()) for row, future in zip(rows, futures, strict=True)]
+
+
+def _chunks(items: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
