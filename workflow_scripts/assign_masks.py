@@ -1,0 +1,30 @@
+"""Assign the masks of one evaluated shard to the nearest centroids of the training masks."""
+
+from pathlib import Path
+
+import numpy as np
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import clustering, shards
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the assignments of one shard; exit code 0."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--embeddings", type=Path, required=True, help="the shard's embeddings")
+    parser.add_argument("--centroids", type=Path, required=True, help="written by cluster_masks")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    arguments = parser.parse_args(argv)
+
+    keys, vectors = shards.read_embeddings([arguments.embeddings])
+    centroids = np.stack([row["centroid"] for row in shards.read_rows(arguments.centroids)])
+    clusters, distances = clustering.assign(
+        vectors, centroids, metric=arguments.settings["clustering"]["metric"]
+    )
+    metadata = shards.provenance("assignments", arguments.settings)
+    shards.write_assignments(arguments.output, keys, clusters, distances, metadata)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

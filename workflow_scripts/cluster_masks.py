@@ -1,0 +1,59 @@
+"""Cluster the embeddings of the training masks into pseudo-classes (section 3.2): FAISS k-means."""
+
+from pathlib import Path
+
+import numpy as np
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import clustering, shards
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write assignments and centroids; exit code 0."""
+    parser = cli.parser(__doc__)
+    parser.add_argument(
+        "--embeddings", type=Path, nargs="+", required=True, help="shards to cluster"
+    )
+    parser.add_argument(
+        "--support",
+        type=Path,
+        action="extend",
+        nargs="+",
+        default=[],
+        help="shards of other datasets that help to place the centroids; repeatable",
+    )
+    parser.add_argument("--seed", type=int, required=True, help="of starts and samples")
+    parser.add_argument("--assignments", type=Path, required=True, help="Parquet file to write")
+    parser.add_argument("--centroids", type=Path, required=True, help="Parquet file to write")
+    arguments = parser.parse_args(argv)
+    settings = arguments.settings["clustering"]
+
+    keys, vectors = shards.read_embeddings(arguments.embeddings)
+    points = vectors
+    if arguments.support:
+        points = np.concatenate([vectors, shards.read_embeddings(arguments.support)[1]])
+    options = {
+        name: settings[name] for name in ("clusters", "metric", "iterations", "redo", "max_points")
+    }
+    centroids = clustering.fit(points, **options, seed=arguments.seed)
+    clusters, distances = clustering.assign(vectors, centroids, metric=settings["metric"])
+    sizes = np.bincount(clusters, minlength=len(centroids) + 1)[1:]
+    print(f"{len(vectors)} masks in {len(centroids)} clusters of {sizes.min()} to {sizes.max()}")
+
+    metadata = shards.provenance("clusters", arguments.settings, seed=arguments.seed)
+    shards.write_assignments(arguments.assignments, keys, clusters, distances, metadata)
+    shards.write_table(
+        arguments.centroids,
+        "centroids",
+        (
+            {"cluster": cluster, "size": int(size), "centroid": centroid}
+            for cluster, (size, centroid) in enumerate(zip(sizes, centroids, strict=True), start=1)
+        ),
+        metadata,
+        embedding_size=centroids.shape[1],
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,79 @@
+"""Embed masked objects (section 3.2): [CLS] of the image without its background, or of a crop."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import embedding, images, masks, shards
+from workflow_scripts.maskdistill.device import choose_device
+from workflow_scripts.maskdistill.progress import progress_bar
+from workflow_scripts.maskdistill.streaming import stream_batches
+from workflow_scripts.maskdistill.vit import Backbone
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the embeddings of one shard's masks; exit code 0."""
+    parser = cli.parser(__doc__)
+    cli.add_root(parser)
+    cli.add_runtime(parser)
+    parser.add_argument("--images", type=Path, required=True, help="the shard's manifest")
+    parser.add_argument("--masks", type=Path, required=True, help="the shard's masks")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    arguments = parser.parse_args(argv)
+    settings = arguments.settings["embedding"]
+    features = arguments.settings["features"]
+
+    backbone = Backbone(
+        features["backbone"], options=features["backbone_options"], weights=features["weights"]
+    ).to(choose_device(arguments.device))
+    file_names = {row["image_id"]: row["file_name"] for row in shards.read_rows(arguments.images)}
+    rows = [row for row in shards.read_rows(arguments.masks) if row["status"] == shards.OK]
+    crop = settings["input"] == "box_crop"
+
+    def size(row: dict) -> tuple[int, int]:
+        if crop:
+            return settings["crop_side"], settings["crop_side"]
+        return images.resized_size(
+            row["height"],
+            row["width"],
+            shorter_side=features["shorter_side"],
+            longer_side=features["longer_side"],
+        )
+
+    def load(row: dict) -> tuple[np.ndarray, np.ndarray]:
+        image = images.read_image(arguments.root / file_names[row["image_id"]])
+        if crop:
+            box = (row["x"], row["y"], row["box_width"], row["box_height"])
+            return embedding.box_crop(image, box, settings["crop_side"]), np.ones(size(row), bool)
+        mask = masks.decode(row["rle_counts"], row["height"], row["width"])
+        return embedding.masked_image(image, mask, size(row))
+
+    batches = stream_batches(
+        rows, load, shape=size, batch_size=arguments.batch_size, workers=arguments.workers
+    )
+    metadata = shards.provenance("mask_embeddings", arguments.settings)
+    with (
+        shards.shard_writer(
+            arguments.output,
+            "mask_embeddings",
+            metadata,
+            embedding_size=backbone.embedding_size,
+        ) as writer,
+        progress_bar(total=len(rows), description="embeddings", unit="mask") as bar,
+    ):
+        for batch in batches:
+            pictures, visible = zip(*(item for _, item in batch), strict=True)
+            pixels = backbone.prepare(pictures)
+            pixels = backbone.remove_background(pixels, torch.from_numpy(np.stack(visible)))
+            vectors = backbone.cls_embedding(pixels).float().cpu().numpy()
+            for (row, _), vector in zip(batch, vectors, strict=True):
+                key = {name: row[name] for name in ("image_id", "mask_id")}
+                writer.write({**key, "embedding": vector})
+            bar.update(len(batch))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

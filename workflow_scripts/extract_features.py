@@ -1,0 +1,91 @@
+"""Extract what the masks are made of: queries and keys of the backbone's last attention block.
+
+Images are resized by their shorter side, padded to whole patches and batched by shape. Of the last
+block only the query of [CLS] and the keys of the patches are computed (Eq. 1 and 2).
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import images, shards
+from workflow_scripts.maskdistill.device import choose_device
+from workflow_scripts.maskdistill.progress import progress_bar
+from workflow_scripts.maskdistill.streaming import stream_batches
+from workflow_scripts.maskdistill.vit import Backbone
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the features of one shard; exit code 0."""
+    parser = cli.parser(__doc__)
+    cli.add_root(parser)
+    cli.add_runtime(parser)
+    parser.add_argument("--images", type=Path, required=True, help="the shard's manifest")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    arguments = parser.parse_args(argv)
+    settings = arguments.settings["features"]
+
+    backbone = Backbone(
+        settings["backbone"], options=settings["backbone_options"], weights=settings["weights"]
+    ).to(choose_device(arguments.device))
+    rows = [row for row in shards.read_rows(arguments.images) if row["status"] == shards.OK]
+
+    def size(row: dict) -> tuple[int, int]:
+        return images.resized_size(
+            row["height"],
+            row["width"],
+            shorter_side=settings["shorter_side"],
+            longer_side=settings["longer_side"],
+        )
+
+    def load(row: dict) -> np.ndarray | images.ImageRejected:
+        try:
+            return images.resize(images.read_image(arguments.root / row["file_name"]), size(row))
+        except images.ImageRejected as rejection:
+            return rejection
+
+    metadata = shards.provenance(
+        "features",
+        arguments.settings,
+        patch_size=backbone.patch_size,
+        weights=shards.file_digest(settings["weights"]) if settings["weights"] else None,
+    )
+    batches = stream_batches(
+        rows, load, shape=size, batch_size=arguments.batch_size, workers=arguments.workers
+    )
+    with (
+        shards.shard_writer(arguments.output, "features", metadata, rows_per_group=16) as writer,
+        progress_bar(total=len(rows), description="features", unit="image") as bar,
+    ):
+        for batch in batches:
+            readable = [(row, image) for row, image in batch if isinstance(image, np.ndarray)]
+            for row, image in batch:
+                if isinstance(image, images.ImageRejected):
+                    print(f"rejected {row['file_name']}: {image}")
+                    writer.write({"image_id": row["image_id"], "status": str(image)})
+            if readable:
+                pixels = backbone.prepare([image for _, image in readable])
+                grid_height, grid_width = (n // backbone.patch_size for n in pixels.shape[2:])
+                affinities, keys = (
+                    tensor.float().cpu().numpy() for tensor in backbone.last_block_features(pixels)
+                )
+                for (row, image), affinity, key in zip(readable, affinities, keys, strict=True):
+                    writer.write(
+                        {
+                            "image_id": row["image_id"],
+                            "grid_height": grid_height,
+                            "grid_width": grid_width,
+                            "resized_height": image.shape[0],
+                            "resized_width": image.shape[1],
+                            "cls_affinity": affinity.ravel(),
+                            "keys": key.astype(np.float16).ravel(),
+                            "status": shards.OK,
+                        }
+                    )
+            bar.update(len(batch))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

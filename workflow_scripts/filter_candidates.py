@@ -1,0 +1,44 @@
+"""Keep the confident candidates of one shard and paint them into label maps (section 3.3)."""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import confidence, label_maps, shards
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write confident candidates and label maps of one shard; exit code 0."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--images", type=Path, required=True, help="the shard's manifest")
+    parser.add_argument("--candidates", type=Path, required=True, help="the shard's candidates")
+    parser.add_argument("--confident", type=Path, required=True, help="Parquet file to write")
+    parser.add_argument("--label-maps", type=Path, required=True, help="Parquet file to write")
+    arguments = parser.parse_args(argv)
+    threshold = arguments.settings["confidence"]["threshold"]
+    clusters = arguments.settings["clustering"]["clusters"]
+
+    images = [row for row in shards.read_rows(arguments.images) if row["status"] == shards.OK]
+    by_image = shards.group_by_image(arguments.candidates)
+    shards.assert_same_images(
+        (row["image_id"] for row in images), by_image, str(arguments.candidates)
+    )
+    metadata = shards.provenance("confident", arguments.settings)
+    with (
+        shards.shard_writer(arguments.confident, "confident", metadata) as confident_writer,
+        shards.shard_writer(
+            arguments.label_maps, "label_maps", {**metadata, "stage": "label_maps"}
+        ) as label_map_writer,
+    ):
+        for image in images:
+            rows = by_image[image["image_id"]]
+            ranked = confidence.confident(rows, threshold)
+            # An image without candidates keeps its row, as in the candidates.
+            for row in ranked or rows:
+                confident_writer.write(row)
+            labels = confidence.paint(ranked, (image["height"], image["width"]), clusters)
+            label_map_writer.write(label_maps.row(image["image_id"], image["file_name"], labels))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

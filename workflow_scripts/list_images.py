@@ -1,0 +1,60 @@
+"""List the images of one shard: check that each can be read, and note its size.
+
+An image that cannot be read gets a row with the reason in `status`; later stages leave it out.
+"""
+
+import concurrent.futures
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import datasets, images, shards
+from workflow_scripts.maskdistill.progress import progress
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the manifest of one shard; exit code 0."""
+    parser = cli.parser(__doc__)
+    cli.add_root(parser)
+    parser.add_argument("--split", required=True, help="a key of the dataset's `splits`")
+    parser.add_argument("--shard", type=int, required=True, help="number of the shard, from 0")
+    parser.add_argument("--workers", type=int, default=1, help="threads that open images")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    arguments = parser.parse_args(argv)
+    settings = arguments.settings
+
+    listed = datasets.images_of_shard(
+        datasets.list_images(settings["dataset"], arguments.root, arguments.split),
+        arguments.shard,
+        settings["shards"],
+    )
+    limits = {name: settings["images"][name] for name in ("max_pixels", "min_side")}
+
+    def probe(image: datasets.ListedImage) -> dict:
+        row = {**image._asdict(), "shard": arguments.shard, "status": shards.OK}
+        try:
+            row["height"], row["width"] = images.probe_image(
+                arguments.root / image.file_name, **limits
+            )
+        except images.ImageRejected as rejection:
+            row["status"] = str(rejection)
+        return row
+
+    with concurrent.futures.ThreadPoolExecutor(arguments.workers) as pool:
+        rows = list(
+            progress(pool.map(probe, listed), description="images", unit="image", total=len(listed))
+        )
+    for row in rows:
+        if row["status"] != shards.OK:
+            print(f"rejected {row['file_name']}: {row['status']}")
+    datasets.check_rejected(
+        rows,
+        max_rejected=settings["images"]["max_rejected"],
+        max_rejected_count=settings["images"]["max_rejected_count"],
+        what=f"shard {arguments.shard} of {arguments.root}",
+    )
+    shards.write_table(arguments.output, "images", rows, shards.provenance("images", settings))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

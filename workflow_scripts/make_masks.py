@@ -1,0 +1,90 @@
+"""Make object masks from features (section 3.1): top-k, source, diffusion over the key affinity.
+
+An image without a mask keeps a row that says why in `status`.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import affinity, masks, shards
+from workflow_scripts.maskdistill.progress import progress
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the masks of one shard; exit code 0."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--images", type=Path, required=True, help="the shard's manifest")
+    parser.add_argument("--features", type=Path, required=True, help="the shard's features")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    arguments = parser.parse_args(argv)
+
+    sizes = {
+        row["image_id"]: (row["height"], row["width"])
+        for row in shards.read_rows(arguments.images)
+        if row["status"] == shards.OK
+    }
+    patch_size = shards.read_metadata(arguments.features)["patch_size"]
+    metadata = shards.provenance("masks", arguments.settings)
+    seen = set()
+    with shards.shard_writer(arguments.output, "masks", metadata) as writer:
+        for row in progress(
+            shards.read_rows(arguments.features, batch_size=16),
+            description="masks",
+            unit="image",
+            total=len(sizes),
+        ):
+            size = sizes[row["image_id"]]
+            seen.add(row["image_id"])
+            for mask_row in mask_rows(row, size, patch_size, arguments.settings["masks"]):
+                writer.write(mask_row)
+        shards.assert_same_images(sizes, seen, str(arguments.features))
+    return 0
+
+
+def mask_rows(
+    features: Mapping, size: tuple[int, int], patch_size: int, settings: Mapping
+) -> Iterator[dict]:
+    """The rows of one image's masks, at least one.
+
+    Args:
+        features: a row of the features stage.
+        size: (height, width) of the original image.
+        patch_size: of the backbone, in pixels.
+        settings: `masks` of the config, the keyword arguments of `affinity.object_masks`.
+    """
+    row = {"image_id": features["image_id"], "height": size[0], "width": size[1]}
+    if features["status"] != shards.OK:
+        yield {**row, "mask_id": 0, "status": features["status"]}
+        return
+    grid = (features["grid_height"], features["grid_width"])
+    patches = grid[0] * grid[1]
+    found = affinity.object_masks(
+        features["keys"].reshape(patches, -1),
+        features["cls_affinity"].reshape(-1, patches),
+        grid,
+        **settings,
+    )
+    for mask_id, mask in enumerate(found):
+        encoded = masks.encode(
+            masks.grid_to_image(
+                mask.grid,
+                patch_size=patch_size,
+                resized=(features["resized_height"], features["resized_width"]),
+                size=size,
+            )
+        )
+        yield {
+            **row,
+            **encoded._asdict(),
+            "mask_id": mask_id,
+            "source_row": mask.source[0],
+            "source_col": mask.source[1],
+            "proposals": mask.proposals,
+            # A sliver of padding can vanish when the grid is laid over the image.
+            "status": shards.OK if encoded.area else "empty mask",
+        }
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,136 @@
+"""Object masks from the affinities of a vision transformer (section 3.1, Eq. 1 and 2).
+
+With the keys k_I(h) of the patches, concatenated over the heads into rows of K, both uses of the
+N x N matrix A_I = 1/H Σ_h k_I(h) · k_I(h)ᵀ = K · Kᵀ / H are products with a vector, so that the
+matrix never needs to exist: A_I[s, :] = K · k_s / H, and Σ_{i ∈ P'} A_I[i, :] = K · (Σ_{i ∈ P'}
+k_i) / H. Cost and memory are linear in the number of patches N.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from workflow_scripts.maskdistill.errors import InputError
+
+
+class ObjectMask(NamedTuple):
+    """One mask on the patch grid."""
+
+    grid: np.ndarray  # rows x columns, bool
+    source: tuple[int, int]  # row, column of the patch nearest to [CLS]
+    proposals: int  # size of P', the patches that vote
+
+
+def object_masks(
+    keys: np.ndarray,
+    cls_affinity: np.ndarray,
+    grid: tuple[int, int],
+    *,
+    top_k: float,
+    heads: Sequence[int] | None = None,
+    center_keys: bool = False,
+    source_component: bool = False,
+    per_image: int = 1,
+) -> list[ObjectMask]:
+    """Segment the objects of one image.
+
+    The `top_k` share of patches nearest to [CLS] are the proposals P and the nearest is the source
+    s; those of P with a positive affinity to s, P' = {j ∈ P : A_I[s, j] > 0}, vote, and the mask
+    is every patch j with Σ_{i ∈ P'} A_I[i, j] > 0.
+
+    Args:
+        keys: N x d float16 or float32, the keys of all heads side by side.
+        cls_affinity: heads x N, q_CLS(h) · k_I(h).
+        grid: (rows, columns) with rows x columns = N.
+        top_k: share of the patches, 0..1; 0.4 in the paper.
+        heads: those averaged in Eq. 1; None takes all, as the paper does.
+        center_keys: subtract the image's mean key first. The keys of small and of newer backbones
+            share a large common part; without centring all their affinities are positive.
+        source_component: keep only the 4-connected component of the mask that holds the source.
+        per_image: most masks to find; each is searched among the patches that earlier ones left.
+
+    Returns:
+        Between one and `per_image` masks, which do not overlap.
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    rows, columns = grid
+    if len(keys) != rows * columns or cls_affinity.shape[1] != len(keys):
+        raise ValueError(
+            f"{len(keys)} keys and {cls_affinity.shape} affinities for {rows} x {columns} patches"
+        )
+    keys = keys.astype(np.float32)
+    if center_keys:
+        keys -= keys.mean(axis=0)
+    affinity = average_heads(cls_affinity, heads)
+    free = np.ones(len(keys), dtype=bool)
+    found = []
+    while len(found) < per_image and free.any():
+        proposals = select_proposals(affinity, top_k, free)
+        voters = similar_to_source(keys, proposals)
+        mask = diffuse(keys, voters) & free
+        if source_component:
+            mask = component_of(mask.reshape(grid), proposals[0]).ravel()
+        found.append(
+            ObjectMask(
+                mask.reshape(grid), divmod(int(proposals[0]), columns), proposals=len(voters)
+            )
+        )
+        free &= ~mask
+    return found
+
+
+def average_heads(cls_affinity: np.ndarray, heads: Sequence[int] | None = None) -> np.ndarray:
+    """a_CLS of Eq. 1: the mean over heads of heads x N, or over some of them; float32, N.
+
+    Raises:
+        InputError: the backbone has no such head.
+    """
+    if heads is not None and not all(head < len(cls_affinity) for head in heads):
+        raise InputError(
+            f"masks.heads {list(heads)}: the backbone's heads are 0 to {len(cls_affinity) - 1}"
+        )
+    chosen = cls_affinity if heads is None else cls_affinity[list(heads)]
+    return chosen.astype(np.float32).mean(axis=0)
+
+
+def select_proposals(affinity: np.ndarray, top_k: float, free: np.ndarray) -> np.ndarray:
+    """P: indices of the `top_k` share of the free patches nearest to [CLS], the source first.
+
+    Args:
+        affinity: a_CLS, N.
+        free: N bool, at least one of them true.
+    """
+    candidates = np.flatnonzero(free)
+    count = max(1, int(top_k * len(candidates)))
+    # Stable: of equal affinities the first patch wins, on any machine.
+    order = np.argsort(-affinity[candidates], kind="stable")
+    return candidates[order[:count]]
+
+
+def similar_to_source(keys: np.ndarray, proposals: np.ndarray) -> np.ndarray:
+    """P': the proposals whose affinity to the source, the first of them, is positive.
+
+    The source always belongs to it.
+    """
+    to_source = keys[proposals] @ keys[proposals[0]]
+    to_source[0] = np.inf
+    return proposals[to_source > 0]
+
+
+def diffuse(keys: np.ndarray, voters: np.ndarray) -> np.ndarray:
+    """Patches whose affinities to the voters sum up to more than zero; N bool.
+
+    The factor 1/H of Eq. 2 does not change a sign and is left out.
+    """
+    return keys @ keys[voters].sum(axis=0) > 0
+
+
+def component_of(grid: np.ndarray, source: int) -> np.ndarray:
+    """The 4-connected component of a bool grid that holds the patch with flat index `source`."""
+    labels, _ = ndimage.label(grid)
+    label = labels.ravel()[source]
+    return labels == label if label else np.zeros_like(grid)

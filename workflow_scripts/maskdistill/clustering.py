@@ -1,0 +1,97 @@
+"""Pseudo-classes: k-means over the embeddings of masked objects (section 3.2), by FAISS."""
+
+import faiss
+import numpy as np
+
+from workflow_scripts.maskdistill.errors import InputError
+
+
+def fit(
+    embeddings: np.ndarray,
+    *,
+    clusters: int,
+    metric: str,
+    iterations: int,
+    redo: int,
+    max_points: int,
+    seed: int,
+) -> np.ndarray:
+    """Fit k-means; clusters are ordered by falling size, so that cluster 1 is the largest.
+
+    FAISS refills a cluster that runs empty by splitting a large one.
+
+    Args:
+        embeddings: n x d, float32.
+        metric: "cosine" (embeddings and centroids of unit length) or "euclidean".
+        iterations: k-means steps a run.
+        redo: runs from different starts; the best is kept.
+        max_points: embeddings used at most; a random sample of them beyond that.
+        seed: of starts and samples; the same seed gives the same centroids.
+
+    Returns:
+        clusters x d, float32.
+
+    Raises:
+        InputError: fewer embeddings than clusters, or embeddings that are not finite.
+    """
+    if len(embeddings) < clusters:
+        raise InputError(
+            f"{len(embeddings)} masks cannot form {clusters} clusters; lower clustering.clusters "
+            "or give more images"
+        )
+    if not np.isfinite(embeddings).all():
+        raise InputError("embeddings are not finite; check the weights of the backbone")
+    if len(embeddings) > max_points:
+        chosen = np.random.default_rng(seed).choice(len(embeddings), max_points, replace=False)
+        embeddings = embeddings[np.sort(chosen)]
+    points = _prepare(embeddings, metric)
+    kmeans = faiss.Kmeans(
+        points.shape[1],
+        clusters,
+        niter=iterations,
+        nredo=redo,
+        seed=seed,
+        spherical=metric == "cosine",
+        min_points_per_centroid=1,
+        max_points_per_centroid=max(1, -(-len(points) // clusters)),
+        gpu=_gpus() > 0,
+    )
+    kmeans.train(points)
+    sizes = np.bincount(kmeans.index.search(points, 1)[1][:, 0], minlength=clusters)
+    return kmeans.centroids[np.argsort(-sizes, kind="stable")]
+
+
+def assign(
+    embeddings: np.ndarray, centroids: np.ndarray, *, metric: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest cluster of every embedding.
+
+    Args:
+        embeddings: n x d, float32.
+        centroids: of `fit`.
+        metric: that of `fit`.
+
+    Returns:
+        Clusters 1..C as int32, and distances as float32: 1 - cosine, or Euclidean; both of
+        length n.
+    """
+    if not len(embeddings):
+        return np.empty(0, np.int32), np.empty(0, np.float32)
+    index = faiss.IndexFlatL2(centroids.shape[1])
+    index.add(_prepare(centroids, metric))
+    squared, nearest = index.search(_prepare(embeddings, metric), 1)
+    squared = np.maximum(squared[:, 0], 0)
+    # Of unit vectors, |a - b|² = 2 (1 - cos).
+    distance = squared / 2 if metric == "cosine" else np.sqrt(squared)
+    return (nearest[:, 0] + 1).astype(np.int32), distance.astype(np.float32)
+
+
+def _prepare(vectors: np.ndarray, metric: str) -> np.ndarray:
+    vectors = np.array(vectors, dtype=np.float32, order="C")
+    if metric == "cosine":
+        faiss.normalize_L2(vectors)
+    return vectors
+
+
+def _gpus() -> int:
+    return faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0

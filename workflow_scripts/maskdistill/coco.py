@@ -1,0 +1,78 @@
+"""COCO files: pseudo-labels as a dataset, candidates as a list of results."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+
+def category_name(cluster: int) -> str:
+    """The name of a cluster that nobody has named yet."""
+    return f"cluster_{cluster:03d}"
+
+
+def dataset(
+    image_rows: Iterable[Mapping],
+    mask_rows: Iterable[Mapping],
+    assignments: Mapping[tuple[int, int], int],
+    clusters: int,
+    description: Mapping,
+) -> dict:
+    """Pseudo-labels as a COCO dataset.
+
+    Args:
+        image_rows: manifest rows of the images.
+        mask_rows: rows of the masks stage with status ok.
+        assignments: (image_id, mask_id) → cluster, 1..clusters.
+        clusters: number of categories.
+        description: provenance, kept under `info`.
+
+    Returns:
+        The JSON object; image ids are integers, boxes float XYWH, masks compressed RLE.
+    """
+    return {
+        "info": {"description": "MaskDistill pseudo-labels", **description},
+        "images": [
+            {
+                "id": row["image_id"],
+                "file_name": row["file_name"],
+                "height": row["height"],
+                "width": row["width"],
+            }
+            for row in image_rows
+        ],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": row["image_id"],
+                "category_id": assignments[row["image_id"], row["mask_id"]],
+                "iscrowd": 0,
+                **_shape(row),
+            }
+            for number, row in enumerate(mask_rows, start=1)
+        ],
+        "categories": [
+            {"id": cluster, "name": category_name(cluster), "supercategory": "cluster"}
+            for cluster in range(1, clusters + 1)
+        ],
+    }
+
+
+def results(candidate_rows: Iterable[Mapping]) -> Iterator[dict]:
+    """Candidates as entries of a COCO results list, for `COCO.loadRes`."""
+    for row in candidate_rows:
+        if row["candidate_id"] is not None:
+            yield {
+                "image_id": row["image_id"],
+                "category_id": row["cluster"],
+                "score": row["score"],
+                **_shape(row),
+            }
+
+
+def _shape(row: Mapping) -> dict:
+    return {
+        "segmentation": {
+            "size": [row["height"], row["width"]],
+            "counts": row["rle_counts"].decode("ascii"),
+        },
+        "bbox": [row["x"], row["y"], row["box_width"], row["box_height"]],
+        "area": row["area"],
+    }

@@ -1,0 +1,121 @@
+"""Checkpoint files to state dicts: formats, wrappers, prefixes, strict loading."""
+
+import argparse
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from workflow_scripts.maskdistill.errors import InputError
+
+# Where published checkpoints keep the weights: DINO (teacher before student), MoCo, timm.
+_WRAPPERS = ("teacher", "student", "state_dict", "model")
+# What they put before the name of every parameter. Of MoCo, the query encoder is the one whose
+# weights are published for transfer; v3 calls it base_encoder.
+_PREFIXES = ("module.encoder_q.", "module.base_encoder.", "module.", "backbone.")
+
+
+def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Read the tensors of a .pth, .pt or .safetensors file under the names of the bare model.
+
+    Wrappers ("teacher", "state_dict", …) are opened and prefixes ("module.", "backbone.",
+    "module.encoder_q.", …) removed; parameters outside of the chosen prefix (MoCo's queue and
+    momentum encoder) are left out. Nothing is unpickled but tensors and plain containers.
+
+    Raises:
+        InputError: missing, damaged or not a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file; check the path in the config")
+    try:
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            # DINO's and MoCo's training checkpoints also hold their command-line arguments.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise InputError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
+    while isinstance(content, Mapping):
+        inner = next((content[name] for name in _WRAPPERS if name in content), None)
+        if not isinstance(inner, Mapping):
+            break
+        content = inner
+    tensors = {
+        name: value
+        for name, value in (content.items() if isinstance(content, Mapping) else ())
+        if isinstance(value, torch.Tensor)
+    }
+    if not tensors:
+        raise InputError(f"{path}: holds no state dict")
+    for prefix in _PREFIXES:
+        inside = {
+            name.removeprefix(prefix): value
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
+        if inside:
+            tensors = inside
+    return tensors
+
+
+def load_strictly(
+    model: torch.nn.Module,
+    state_dict: Mapping[str, torch.Tensor],
+    *,
+    source: str | os.PathLike,
+    ignore: tuple[str, ...] = (),
+) -> None:
+    """Load weights into `model`, every parameter of it and nothing else.
+
+    Args:
+        source: file named in errors.
+        ignore: prefixes of parameters of the file that the model does without (heads, …).
+
+    Raises:
+        InputError: lists missing keys, unexpected keys and shapes that differ.
+    """
+    own = model.state_dict()
+    given = {
+        name: value
+        for name, value in state_dict.items()
+        if not name.startswith(ignore) or name in own
+    }
+    # BatchNorm's step counter takes no part in inference: old checkpoints and frozen
+    # normalisation lack it.
+    missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
+    unexpected = [n for n in given if n not in own and not n.endswith("num_batches_tracked")]
+    shapes = [
+        f"{n} {list(given[n].shape)} instead of {list(own[n].shape)}"
+        for n in own
+        if n in given and given[n].shape != own[n].shape
+    ]
+    problems = [
+        f"{title}: {_listing(names)}"
+        for title, names in (
+            ("missing keys", missing),
+            ("unexpected keys", unexpected),
+            ("other shapes", shapes),
+        )
+        if names
+    ]
+    if problems:
+        raise InputError(
+            f"{source}: the weights do not fit {type(model).__name__} as configured; "
+            + "; ".join(problems)
+        )
+    model.load_state_dict(given, strict=False)
+
+
+def _listing(names: list[str], limit: int = 12) -> str:
+    more = f" … and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

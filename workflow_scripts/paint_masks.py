@@ -1,0 +1,48 @@
+"""Paint the initial masks of one shard, with their clusters, into label maps.
+
+Of several masks in an image the one found first, nearest to [CLS], is on top.
+"""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import label_maps, masks, shards
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the label maps of one shard; exit code 0."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--images", type=Path, required=True, help="the shard's manifest")
+    parser.add_argument("--masks", type=Path, required=True, help="the shard's masks")
+    parser.add_argument(
+        "--assignments", type=Path, required=True, help="of these masks, perhaps among others"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    arguments = parser.parse_args(argv)
+    clusters = arguments.settings["clustering"]["clusters"]
+
+    images = [row for row in shards.read_rows(arguments.images) if row["status"] == shards.OK]
+    by_image = shards.group_by_image(arguments.masks)
+    shards.assert_same_images((row["image_id"] for row in images), by_image, str(arguments.masks))
+    cluster_of = {
+        (row["image_id"], row["mask_id"]): row["cluster"]
+        for row in shards.read_rows(arguments.assignments)
+    }
+    metadata = shards.provenance("label_maps", arguments.settings)
+    with shards.shard_writer(arguments.output, "label_maps", metadata) as writer:
+        for row in images:
+            layers = (
+                (
+                    masks.decode(mask["rle_counts"], mask["height"], mask["width"]),
+                    cluster_of[mask["image_id"], mask["mask_id"]],
+                )
+                for mask in reversed(by_image[row["image_id"]])
+                if mask["status"] == shards.OK
+            )
+            labels = label_maps.paint((row["height"], row["width"]), layers, clusters)
+            writer.write(label_maps.row(row["image_id"], row["file_name"], labels))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,31 @@
+"""Write scored candidates as a COCO results list, ready for `COCO.loadRes` of pycocotools."""
+
+import itertools
+import json
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import atomic, coco, shards
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the JSON list; exit code 0."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--candidates", type=Path, nargs="+", required=True, help="shards")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    arguments = parser.parse_args(argv)
+
+    rows = itertools.chain.from_iterable(map(shards.read_rows, arguments.candidates))
+    with (
+        atomic.atomic_path(arguments.output) as temporary,
+        open(temporary, "w", encoding="ascii") as file,
+    ):
+        file.write("[")
+        for number, result in enumerate(coco.results(rows)):
+            file.write((",\n" if number else "\n") + json.dumps(result))
+        file.write("\n]\n")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
