@@ -1,0 +1,1 @@
+"""Mask R-CNN trained on pseudo-masks: one small interface, engines behind it (`engines`)."""

@@ -1,0 +1,123 @@
+"""The interface that every Mask R-CNN implementation fulfils, and their registry by name.
+
+An engine's module is imported when it is chosen, so that nobody needs the libraries of the others.
+"""
+
+import importlib
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, TrainingSettings
+from workflow_scripts.maskdistill.masks import EncodedMask
+
+# name → module that fulfils `Engine`
+_MODULES = {"torchvision": "workflow_scripts.maskdistill.mask_rcnn.torchvision_engine"}
+
+
+class Candidate(NamedTuple):
+    """A predicted object of one image."""
+
+    cluster: int  # 1..C, the category id of the pseudo-labels
+    score: float  # confidence, 0 to 1
+    box: tuple[float, float, float, float]  # XYWH in pixels of the image
+    mask: EncodedMask  # of the image's size, never empty
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a training runs; none of it changes the result."""
+
+    device: torch.device
+    workers: int = 0  # processes that decode images
+    checkpoint_every: int = 500  # steps
+
+
+class Predictor(Protocol):
+    """A trained model on its device."""
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[list[Candidate]]:
+        """The candidates of each image, by falling score; all images go through in one pass.
+
+        Args:
+            images: RGB, H x W x 3 uint8, all of one size.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """An implementation of Mask R-CNN; a module with these two functions is one."""
+
+    def fit(
+        self,
+        pseudo_labels: Path,
+        root: Path,
+        *,
+        settings: TrainingSettings,
+        seed: int,
+        work_dir: Path,
+        model: Path,
+        history: Path,
+        runtime: Runtime,
+    ) -> None:
+        """Train on a COCO dataset file, going on from the last checkpoint if there is one.
+
+        Args:
+            pseudo_labels: COCO dataset file; category ids 1..C, masks as compressed RLE.
+            root: folder that its file names are relative to.
+            work_dir: keeps the checkpoints of every training, by fingerprint.
+            model: the trained model is written here, a dict with "engine" and all that
+                `predictor` needs.
+            history: the loss of every step, as CSV.
+
+        Raises:
+            InputError: unusable pseudo-labels, settings or initial weights; a loss not finite.
+            Interrupted: SIGTERM arrived and the state has been saved.
+        """
+        ...
+
+    def predictor(
+        self, model: Mapping, *, settings: PredictionSettings, device: torch.device
+    ) -> Predictor:
+        """Make a predictor of the content of a model file that `fit` wrote."""
+        ...
+
+
+def engine(name: str) -> Engine:
+    """The engine of that name; its libraries are imported now.
+
+    Raises:
+        InputError: no such engine.
+    """
+    if name not in _MODULES:
+        raise InputError(
+            f"mask_rcnn.engine: there is no engine {name!r}; choose one of {', '.join(_MODULES)}"
+        )
+    return importlib.import_module(_MODULES[name])
+
+
+def load_predictor(
+    path: str | os.PathLike, *, settings: PredictionSettings, device: torch.device
+) -> Predictor:
+    """Load a model file on `device`, with the engine that trained it.
+
+    Raises:
+        InputError: missing, damaged or not a Mask R-CNN of ours.
+    """
+    try:
+        model = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such model file; run train_mask_rcnn first") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: damaged, or not a model file ({reason})") from error
+    if not isinstance(model, Mapping) or "engine" not in model:
+        raise InputError(f"{path}: not a Mask R-CNN model; train_mask_rcnn writes one")
+    return engine(model["engine"]).predictor(model, settings=settings, device=device)

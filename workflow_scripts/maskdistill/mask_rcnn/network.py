@@ -1,0 +1,370 @@
+"""Mask R-CNN with a ResNet-C4 or an FPN, out of torchvision's parts.
+
+C4 is Detectron2's: the RPN and RoIAlign work on the third stage (stride 16), and the last stage
+(res5) is the head that boxes and masks share.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.detection import roi_heads, rpn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_align
+from torchvision.ops.poolers import initLevelMapper
+
+from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, TrainingSettings
+from workflow_scripts.maskdistill.resnet import build_resnet
+
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# Padded sides are multiples of the coarsest stride that is computed from the image.
+C4_STRIDE, FPN_STRIDE = 16, 32
+_LEVELS = ("0", "1", "2", "3")  # of the pyramid that regions are pooled from
+
+
+class MaskRCNN(nn.Module):
+    """Backbone, region proposals and heads; boxes are XYXY in pixels of the resized image."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        proposals: rpn.RegionProposalNetwork,
+        heads: roi_heads.RoIHeads,
+        stride: int,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.rpn, self.roi_heads, self.stride = backbone, proposals, heads, stride
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            tensor = 255 * torch.tensor(values)[:, None, None]
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(
+        self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses of a batch in training mode, detections in evaluation mode.
+
+        Args:
+            images: 3 x H x W, uint8, RGB, of any sizes.
+            targets: in training, "boxes" (n x 4 float32), "labels" (n int64, 1..C) and "masks"
+                (n x H x W uint8) of each image.
+
+        Returns:
+            Losses by name, or for each image "boxes" (n x 4), "labels", "scores" by falling score
+            and "masks" (n x 1 x M x M probabilities within the box).
+        """
+        batch = self._batch(images)
+        features = self.backbone(batch.tensors)
+        proposals, rpn_losses = self.rpn(batch, features, targets)
+        detections, head_losses = self.roi_heads(features, proposals, batch.image_sizes, targets)
+        return rpn_losses | head_losses if self.training else detections
+
+    def _batch(self, images: Sequence[Tensor]) -> ImageList:
+        """Normalise, and pad to the right and bottom with zeros (the mean colour)."""
+        sizes = [tuple(image.shape[-2:]) for image in images]
+        height, width = (
+            -(-max(side) // self.stride) * self.stride for side in zip(*sizes, strict=True)
+        )
+        batch = self.mean.new_zeros(len(images), 3, height, width)
+        for padded, image, (h, w) in zip(batch, images, sizes, strict=True):
+            padded[:, :h, :w] = (image.to(batch.device) - self.mean) / self.std
+        return ImageList(batch, sizes)
+
+
+class C4Backbone(nn.Module):
+    """The ResNet from its stem to the third stage: stride 16."""
+
+    def __init__(self, resnet: nn.Module) -> None:
+        super().__init__()
+        self.stem = nn.Sequential()
+        for name in ("conv1", "bn1", "relu", "maxpool"):
+            self.stem.add_module(name, getattr(resnet, name))
+        self.layer1, self.layer2, self.layer3 = resnet.layer1, resnet.layer2, resnet.layer3
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """B x 3 x H x W → {"0": B x channels x H/16 x W/16}."""
+        return {"0": self.layer3(self.layer2(self.layer1(self.stem(images))))}
+
+
+class C4Pool(nn.Module):
+    """RoIAlign on the one feature map of stride 16, without torchvision's half-pixel shift."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(
+        self, features: dict[str, Tensor], boxes: list[Tensor], _: list[tuple[int, int]]
+    ) -> Tensor:
+        """Regions x channels x size x size."""
+        return roi_align(features["0"], boxes, self.size, 1 / C4_STRIDE, aligned=True)
+
+
+class PyramidPool(MultiScaleRoIAlign):
+    """RoIAlign on the level of the pyramid that suits the region's size.
+
+    torchvision infers the levels' strides from the first image without its padding, and is wrong
+    where the padding is large; here they are given.
+
+    Args:
+        size: cells along a side of the pooled features.
+        canonical_size: side in pixels of a region that belongs to the level of stride 16.
+    """
+
+    def __init__(self, size: int, canonical_size: float) -> None:
+        super().__init__(list(_LEVELS), size, sampling_ratio=2)
+        exponents = [2 + int(level) for level in _LEVELS]
+        self.scales = [2.0**-exponent for exponent in exponents]
+        self.map_levels = initLevelMapper(exponents[0], exponents[-1], canonical_size)
+
+
+class PooledPredictor(FastRCNNPredictor):
+    """Class scores and box offsets from the spatial average of the region's features.
+
+    Initialised as in Detectron2.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__(channels, classes)
+        for layer, deviation in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
+            nn.init.normal_(layer.weight, std=deviation)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Regions x channels x h x w → scores and offsets, regions x (C + 1) and x 4 (C + 1)."""
+        return super().forward(features.mean((2, 3)))
+
+
+class Heads(roi_heads.RoIHeads):
+    """Box and mask heads; without a mask head of their own, masks share the box head's features.
+
+    Box features of the sampled regions are computed once, and masks are predicted from those of
+    the positive regions among them.
+
+    Args:
+        mask_size: cells along a side of the predicted masks.
+        arguments: of torchvision's class.
+    """
+
+    def __init__(self, *, mask_size: int, **arguments) -> None:
+        super().__init__(**arguments)
+        self.mask_size = mask_size
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Detections in evaluation mode, losses in training mode; the other one is empty."""
+        if not self.training:
+            return self._detect(features, proposals, image_shapes), {}
+        proposals, matched, labels, offsets = self.select_training_samples(proposals, targets)
+        box_features = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
+        scores, predicted_offsets = self.box_predictor(box_features)
+        class_loss, box_loss = roi_heads.fastrcnn_loss(
+            scores.float(), predicted_offsets.float(), labels, offsets
+        )
+        positive = [label > 0 for label in labels]
+        regions = [boxes[chosen] for boxes, chosen in zip(proposals, positive, strict=True)]
+        if self.mask_head is None:
+            mask_features = box_features[torch.cat(positive)]
+        else:
+            mask_features = self.mask_head(self.mask_roi_pool(features, regions, image_shapes))
+        mask_targets = [
+            _crop_masks(target["masks"][index[chosen]], boxes, self.mask_size)
+            for target, index, chosen, boxes in zip(
+                targets, matched, positive, regions, strict=True
+            )
+        ]
+        mask_labels = torch.cat(
+            [label[chosen] for label, chosen in zip(labels, positive, strict=True)]
+        )
+        mask_loss = _mask_loss(
+            self.mask_predictor(mask_features).float(), torch.cat(mask_targets), mask_labels
+        )
+        return [], {
+            "loss_classifier": class_loss,
+            "loss_box_reg": box_loss,
+            "loss_mask": mask_loss,
+        }
+
+    def _detect(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        pooled = self.box_roi_pool(features, proposals, image_shapes)
+        scores, offsets = self.box_predictor(self.box_head(pooled))
+        boxes, scores, labels = self.postprocess_detections(
+            scores.float(), offsets.float(), proposals, image_shapes
+        )
+        if self.mask_head is None:
+            mask_features = self.box_head(self.box_roi_pool(features, boxes, image_shapes))
+        else:
+            mask_features = self.mask_head(self.mask_roi_pool(features, boxes, image_shapes))
+        logits = self.mask_predictor(mask_features).float()
+        return [
+            {"boxes": b, "scores": s, "labels": label, "masks": m}
+            for b, s, label, m in zip(
+                boxes, scores, labels, roi_heads.maskrcnn_inference(logits, labels), strict=True
+            )
+        ]
+
+
+def _crop_masks(masks: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """The part of each mask within its box: n x size x size, 0 or 1."""
+    numbers = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
+    regions = torch.cat([numbers[:, None], boxes], dim=1)
+    crops = roi_align(masks[:, None].to(boxes.dtype), regions, size, 1.0, aligned=True)
+    return (crops[:, 0] >= 0.5).to(boxes.dtype)
+
+
+def _mask_loss(logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of the mask of the true class, averaged over regions and cells."""
+    if not len(labels):
+        return logits.sum() * 0
+    own = logits[torch.arange(len(labels), device=labels.device), labels]
+    return functional.binary_cross_entropy_with_logits(own, targets)
+
+
+class _Parts(NamedTuple):
+    """What C4 and FPN do not have in common."""
+
+    backbone: nn.Module
+    channels: int  # of its feature maps
+    anchor_sizes: tuple[tuple[int, ...], ...]  # one tuple for each feature map
+    heads: dict[str, nn.Module | None]
+    mask_size: int
+    stride: int
+    pre_nms_factor: int  # proposals before NMS to proposals after it, as in Detectron2
+
+
+def build_mask_rcnn(
+    settings: TrainingSettings,
+    clusters: int,
+    *,
+    prediction: PredictionSettings | None = None,
+    initial_weights: bool = True,
+) -> MaskRCNN:
+    """Build the network for classes 1..`clusters` and background 0.
+
+    Args:
+        prediction: how detections are selected in evaluation mode; None for the defaults.
+        initial_weights: read `settings.weights`; False where a trained state follows.
+
+    Raises:
+        InputError: the initial weights do not fit.
+    """
+    prediction = prediction or PredictionSettings()
+    resnet = build_resnet(
+        settings.depth,
+        weights=settings.weights if initial_weights else None,
+        frozen_stages=settings.frozen_stages,
+        norm_layer=NORM_LAYERS[settings.norm],
+    )
+    parts = (_fpn if settings.fpn else _c4)(settings, resnet, clusters + 1)
+    sizes = parts.anchor_sizes
+    return MaskRCNN(
+        parts.backbone,
+        rpn.RegionProposalNetwork(
+            AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes)),
+            rpn.RPNHead(parts.channels, len(sizes[0]) * len(ASPECT_RATIOS)),
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=settings.sampled_anchors,
+            positive_fraction=0.5,
+            pre_nms_top_n={
+                "training": settings.proposals * parts.pre_nms_factor,
+                "testing": prediction.test_proposals * parts.pre_nms_factor,
+            },
+            post_nms_top_n={
+                "training": settings.proposals,
+                "testing": prediction.test_proposals,
+            },
+            nms_thresh=0.7,
+        ),
+        Heads(
+            **parts.heads,
+            mask_size=parts.mask_size,
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=settings.sampled_proposals,
+            positive_fraction=0.25,
+            bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
+            score_thresh=prediction.score_floor,
+            nms_thresh=prediction.nms_threshold,
+            detections_per_img=prediction.candidates_per_image,
+        ),
+        parts.stride,
+    )
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, channels)
+
+
+NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "frozen": FrozenBatchNorm2d,
+    "group": _group_norm,
+}
+
+
+def _c4(settings: TrainingSettings, resnet: nn.Module, classes: int) -> _Parts:
+    channels = _channels(resnet.layer4)
+    return _Parts(
+        backbone=C4Backbone(resnet),
+        channels=_channels(resnet.layer3),
+        anchor_sizes=(settings.anchor_sizes,),
+        heads={
+            "box_roi_pool": C4Pool(settings.roi_size),
+            "box_head": resnet.layer4,
+            "box_predictor": PooledPredictor(channels, classes),
+            "mask_predictor": MaskRCNNPredictor(channels, 256, classes),
+        },
+        mask_size=2 * -(-settings.roi_size // 2),
+        stride=C4_STRIDE,
+        pre_nms_factor=6,
+    )
+
+
+def _fpn(settings: TrainingSettings, resnet: nn.Module, classes: int) -> _Parts:
+    width = settings.fpn_channels
+    stages = ("layer1", "layer2", "layer3", "layer4")
+    channels = [_channels(getattr(resnet, stage)) for stage in stages]
+    levels = dict(zip(stages, _LEVELS, strict=True))
+    # 224 px where the anchors are the usual ones, of which the third, 128 px, has stride 16; with
+    # other anchors in proportion.
+    canonical_size = 224 / 128 * settings.anchor_sizes[2]
+    return _Parts(
+        backbone=BackboneWithFPN(resnet, levels, channels, width),
+        channels=width,
+        anchor_sizes=tuple((size,) for size in settings.anchor_sizes),
+        heads={
+            "box_roi_pool": PyramidPool(7, canonical_size),
+            "box_head": TwoMLPHead(width * 7 * 7, 4 * width),
+            "box_predictor": FastRCNNPredictor(4 * width, classes),
+            "mask_roi_pool": PyramidPool(14, canonical_size),
+            "mask_head": MaskRCNNHeads(width, (width,) * 4, 1),
+            "mask_predictor": MaskRCNNPredictor(width, width, classes),
+        },
+        mask_size=28,
+        stride=FPN_STRIDE,
+        pre_nms_factor=1,
+    )
+
+
+def _channels(stage: nn.Sequential) -> int:
+    """Output channels of a ResNet stage."""
+    convolutions = [module for module in stage[-1].modules() if isinstance(module, nn.Conv2d)]
+    return convolutions[-1].out_channels

@@ -1,0 +1,54 @@
+"""Masks predicted on a small grid inside a box, laid into the image one at a time."""
+
+import numpy as np
+
+from workflow_scripts.maskdistill import masks
+
+
+def paste(
+    probabilities: np.ndarray,
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+    *,
+    threshold: float = 0.5,
+) -> masks.EncodedMask | None:
+    """Interpolate a mask over its box, threshold it, and encode it at the image's size.
+
+    Only the pixels under the box are interpolated; at no time is there more than one mask of the
+    image's size.
+
+    Args:
+        probabilities: M x M, float; cell (0, 0) is the upper left corner of the box.
+        box: XYXY in pixels, edges of pixels at whole numbers.
+        size: (height, width) of the image.
+        threshold: probability from which on a pixel is inside.
+
+    Returns:
+        None if no pixel is inside.
+    """
+    left, top, right, bottom = box
+    rows, row_weights = _interpolation(top, bottom, size[0], len(probabilities))
+    columns, column_weights = _interpolation(left, right, size[1], len(probabilities))
+    inside = row_weights @ probabilities @ column_weights.T >= threshold
+    if not inside.any():
+        return None
+    mask = np.zeros(size, dtype=np.uint8, order="F")
+    mask[rows, columns] = inside
+    return masks.encode(mask)
+
+
+def _interpolation(start: float, stop: float, length: int, cells: int) -> tuple[slice, np.ndarray]:
+    """Linear interpolation along an axis: pixels whose centre is in the box, and their weights.
+
+    Returns:
+        Slice of the pixels, and float32 weights of pixels x cells; outermost cells extend to the
+        edge of the box.
+    """
+    first = max(0, int(np.ceil(start - 0.5)))
+    last = min(length, int(np.ceil(stop - 0.5)))
+    centres = np.arange(first, last) + 0.5
+    places = (centres - start) / max(stop - start, 1e-6) * cells - 0.5
+    places = np.clip(places, 0, cells - 1)
+    distance = np.abs(places[:, None] - np.arange(cells))
+    weights = np.maximum(1 - distance, 0).astype(np.float32)
+    return slice(first, max(first, last)), weights

@@ -1,0 +1,138 @@
+"""The settings of the Mask R-CNN stage, with the paper's values as defaults."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from workflow_scripts.maskdistill.errors import InputError
+
+_CHOICES = {
+    "depth": (18, 50),
+    "norm": ("batch", "frozen", "group"),
+    "optimizer": ("sgd", "adamw"),
+    "mixed_precision": ("none", "bfloat16", "float16"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Architecture and schedule; sides in pixels, rates per optimiser step.
+
+    The defaults are those of the paper: Detectron2's R50-C4 for PASCAL VOC.
+    """
+
+    engine: str = "torchvision"
+
+    depth: int = 50  # of the ResNet: 18 or 50
+    fpn: bool = False  # False: C4, whose last stage is the head of boxes and masks
+    fpn_channels: int = 256  # of the pyramid and, in proportion, of its heads
+    roi_size: int = 14  # C4 only: features across a region before the last stage halves them
+    norm: str = "batch"  # batch (trained), frozen (as in the weights file) or group
+    weights: str | None = None  # initial weights of the ResNet; None draws them
+    frozen_stages: int = 2  # 0: none, 1: the stem, 2: the stem and the first stage, …
+    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
+
+    iterations: int = 24_000
+    batch_size: int = 16  # images of one step over all processes
+    optimizer: str = "sgd"
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    learning_rate_steps: tuple[int, ...] = (20_000, 22_000)
+    learning_rate_decay: float = 0.1  # factor at each of the steps
+    warmup_iterations: int = 100
+    gradient_clip: float | None = None  # largest norm of the gradient
+    mixed_precision: str = "none"  # on CUDA: none, bfloat16 or float16
+
+    train_sides: tuple[int, ...] = tuple(range(480, 801, 32))  # the shorter side is one of these
+    longer_side: int = 1333  # bound on the longer side
+    flip: bool = True  # mirror half of the images
+    proposals: int = 2000  # of the RPN, an image
+    sampled_anchors: int = 256  # in the RPN's loss, an image
+    sampled_proposals: int = 512  # in the heads' losses, an image
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.weights is None and (self.frozen_stages or self.norm == "frozen"):
+            raise InputError(
+                "mask_rcnn: frozen_stages and norm: frozen would freeze random values without "
+                "mask_rcnn.weights; name a weights file, or set frozen_stages: 0 and norm: batch "
+                "or group"
+            )
+        if self.fpn and len(self.anchor_sizes) != 5:
+            raise InputError(
+                f"mask_rcnn.anchor_sizes: the FPN has five levels and needs one size for each, "
+                f"not {len(self.anchor_sizes)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSettings:
+    """What happens when a trained model is applied."""
+
+    test_side: int = 800  # shorter side, in pixels
+    longer_side: int = 1333  # bound on the longer side, in pixels
+    test_proposals: int = 1000  # of the RPN, an image
+    candidates_per_image: int = 100
+    score_floor: float = 0.05  # candidates below are dropped
+    nms_threshold: float = 0.5  # IoU of boxes of one cluster above which the weaker is dropped
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+def training_settings(values: Mapping) -> TrainingSettings:
+    """Read the training settings out of the config's `mask_rcnn`.
+
+    Raises:
+        InputError: an unknown key, a value out of its choices, or a contradiction.
+    """
+    return _read(TrainingSettings, values)
+
+
+def prediction_settings(values: Mapping) -> PredictionSettings:
+    """Read the prediction settings out of the config's `mask_rcnn`.
+
+    Raises:
+        InputError: an unknown key or a value out of range.
+    """
+    return _read(PredictionSettings, values)
+
+
+def _read(kind: type, values: Mapping):
+    """Both kinds accept the whole of `mask_rcnn` and take their own part of it."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"mask_rcnn: settings are a JSON object, not {values!r}")
+    known = {
+        field.name
+        for settings in (TrainingSettings, PredictionSettings)
+        for field in dataclasses.fields(settings)
+    }
+    for name in values:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise InputError(f"mask_rcnn.{name}: no such setting{hint}")
+    own = {field.name for field in dataclasses.fields(kind)}
+    return kind(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+            if name in own
+        }
+    )
+
+
+def _check(settings: TrainingSettings | PredictionSettings) -> None:
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in _CHOICES and value not in _CHOICES[field.name]:
+            choices = ", ".join(map(str, _CHOICES[field.name]))
+            raise InputError(f"mask_rcnn.{field.name}: {value!r} is not one of {choices}")
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, int | float) and number < 0 for number in numbers):
+            raise InputError(f"mask_rcnn.{field.name}: {value} is negative")
+    for name in ("train_sides", "anchor_sizes"):
+        if getattr(settings, name, True) == ():
+            raise InputError(f"mask_rcnn.{name}: the list is empty; give at least one size")

@@ -1,0 +1,190 @@
+"""The training loop: whatever the interruptions, workers and checkpoints, the same weights."""
+
+import bisect
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from workflow_scripts.maskdistill import distributed
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime
+from workflow_scripts.maskdistill.mask_rcnn.network import NORM_LAYERS, MaskRCNN
+from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import Example, PseudoLabels
+from workflow_scripts.maskdistill.mask_rcnn.settings import TrainingSettings
+from workflow_scripts.maskdistill.progress import progress_bar
+from workflow_scripts.maskdistill.resnet import keep_frozen
+from workflow_scripts.maskdistill.sampling import BatchPlan
+from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
+
+
+def learning_rate(settings: TrainingSettings, step: int) -> float:
+    """Rate of the step with that number (from 0): linear warm-up, then a fall at each milestone."""
+    rate = settings.learning_rate * settings.learning_rate_decay ** bisect.bisect_right(
+        settings.learning_rate_steps, step
+    )
+    return rate * min(1.0, (step + 1) / max(1, settings.warmup_iterations))
+
+
+def train(
+    network: MaskRCNN,
+    examples: PseudoLabels,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    run: TrainingRun,
+    runtime: Runtime,
+) -> None:
+    """Train `network` in place to the end of the schedule, from the run's last checkpoint on.
+
+    Everything random in a step is seeded by the step, so that an interrupted and resumed training
+    ends with the weights of an uninterrupted one.
+
+    Raises:
+        InputError: a loss that is not finite, or a batch that the processes cannot share.
+        Interrupted: SIGTERM arrived; the state is saved.
+    """
+    device = runtime.device
+    network.to(device)
+    optimizer = build_optimizer(network, settings)
+    precision = _precision(settings, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
+    start = 0
+    if (state := distributed.from_first(run.load())) is not None:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        start = state["step"]
+    loader = DataLoader(
+        examples,
+        batch_sampler=_plan(len(examples), settings, seed=seed, start=start),
+        num_workers=runtime.workers,
+        collate_fn=list,
+        pin_memory=device.type == "cuda",
+    )
+    model = distributed.parallel(network, device)
+    model.train()
+    keep_frozen(model)
+
+    def save(step: int) -> None:
+        if not all(parameter.isfinite().all() for parameter in network.parameters()):
+            raise InputError(
+                f"weights are not finite after step {step}; lower mask_rcnn.learning_rate and run "
+                f"again (the last good checkpoint is kept in {run.directory})"
+            )
+        parts = {"network": network, "optimizer": optimizer, "scaler": scaler}
+        run.save({"step": step} | {name: part.state_dict() for name, part in parts.items()})
+
+    with progress_bar(
+        total=settings.iterations, initial=start, description="train_mask_rcnn", unit="step"
+    ) as bar:
+        for step, batch in enumerate(_batches(loader), start):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(settings, step)
+            torch.manual_seed(_step_seed(seed, step))
+            with _autocast(precision, device):
+                losses = model(*_to_device(batch, device))
+            loss = sum(losses.values())
+            parts = {
+                name.removeprefix("loss_"): distributed.mean(value.item(), device)
+                for name, value in losses.items()
+            }
+            run.record(step=step + 1, loss=sum(parts.values()), **parts)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            if settings.gradient_clip is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
+            scaler.step(optimizer)
+            scaler.update()
+            if run.writes:
+                bar.set_postfix(loss=f"{sum(parts.values()):.3f}", refresh=False)
+                bar.update()
+
+            done = step + 1
+            stop = distributed.any_process(run.stop_requested, device)
+            if stop or done % runtime.checkpoint_every == 0 or done == settings.iterations:
+                save(done)
+            if stop and done < settings.iterations:
+                # None leaves before the first has saved: torchrun would kill the others.
+                distributed.any_process(True, device)
+                raise Interrupted
+
+
+def build_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """SGD or AdamW over what is not frozen; normalisation is spared weight decay."""
+    norms = (nn.modules.batchnorm._BatchNorm, NORM_LAYERS["frozen"], nn.GroupNorm)
+    decayed, spared = [], []
+    for module in network.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad:
+                (spared if isinstance(module, norms) else decayed).append(parameter)
+    groups = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(
+            groups,
+            lr=settings.learning_rate,
+            betas=(settings.momentum, 0.999),
+            weight_decay=settings.weight_decay,
+        )
+    return torch.optim.SGD(
+        groups,
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _plan(count: int, settings: TrainingSettings, *, seed: int, start: int) -> BatchPlan:
+    try:
+        return BatchPlan(
+            count,
+            settings.batch_size,
+            seed=seed,
+            start=start,
+            stop=settings.iterations,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+        )
+    except ValueError as error:
+        raise InputError(f"mask_rcnn.batch_size: {error}") from error
+
+
+def _batches(loader: DataLoader) -> Iterator[list[Example]]:
+    """The loader's batches; an InputError of a worker process without its traceback."""
+    try:
+        yield from loader
+    except InputError as error:
+        raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from error
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """Seed of the samplers of anchors and proposals, which use torch's global generator."""
+    return int(np.random.SeedSequence([seed, step, distributed.rank()]).generate_state(1)[0])
+
+
+def _precision(settings: TrainingSettings, device: torch.device) -> torch.dtype | None:
+    if device.type != "cuda" or settings.mixed_precision == "none":
+        return None
+    return getattr(torch, settings.mixed_precision)
+
+
+def _autocast(
+    precision: torch.dtype | None, device: torch.device
+) -> contextlib.AbstractContextManager:
+    if precision is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=precision)
+
+
+def _to_device(
+    batch: list[Example], device: torch.device
+) -> tuple[list[torch.Tensor], list[Mapping[str, torch.Tensor]]]:
+    moved = [Example(*(part.to(device, non_blocking=True) for part in item)) for item in batch]
+    return (
+        [item.image for item in moved],
+        [{"boxes": item.boxes, "labels": item.labels, "masks": item.masks} for item in moved],
+    )

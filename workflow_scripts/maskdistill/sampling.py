@@ -1,0 +1,72 @@
+"""Which image goes into which training step: a plan that any process can enter at any step."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Sample(NamedTuple):
+    """One place in the training plan; seeds the augmentation of that place."""
+
+    step: int
+    position: int  # within the global batch
+    index: int  # of the image
+
+    def generator(self, seed: int) -> np.random.Generator:
+        """Random numbers for this place: the same whichever process or worker draws them."""
+        return np.random.default_rng([seed, self.step, self.position])
+
+
+class BatchPlan:
+    """Batch sampler for `torch.utils.data.DataLoader` over steps `start` to `stop` - 1.
+
+    The images are a concatenation of permutations, one an epoch, cut into batches of
+    `batch_size`; nothing depends on where a killed run starts again or on the number of
+    processes, each of which takes its part of every global batch.
+
+    Args:
+        count: number of images.
+        batch_size: images of one step over all processes.
+        rank, world_size: which of how many processes.
+
+    Raises:
+        ValueError: no images, or a batch size that the processes cannot share evenly.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if count < 1:
+            raise ValueError("no training images")
+        if batch_size % world_size:
+            raise ValueError(
+                f"a batch of {batch_size} cannot be shared evenly by {world_size} processes"
+            )
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.start, self.stop = start, stop
+        share = batch_size // world_size
+        self.positions = range(rank * share, (rank + 1) * share)
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(self.start, self.stop):
+            batch = []
+            for position in self.positions:
+                place = step * self.batch_size + position
+                if place // self.count != epoch:
+                    epoch = place // self.count
+                    order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+                batch.append(Sample(step, position, int(order[place % self.count])))
+            yield batch

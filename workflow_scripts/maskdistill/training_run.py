@@ -1,0 +1,158 @@
+"""One long training that survives being killed: lock, checkpoints, loss history.
+
+A run lives in a directory of its own, named by a fingerprint of its settings and inputs, that is
+no output of the workflow: Snakemake deletes outputs and logs of a job that it starts again.
+"""
+
+import contextlib
+import csv
+import hashlib
+import json
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import filelock
+import torch
+
+from workflow_scripts.maskdistill import distributed
+from workflow_scripts.maskdistill.atomic import atomic_path
+from workflow_scripts.maskdistill.errors import InputError
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop (SIGTERM) and has saved its state; the exit code is 143."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+class TrainingRun:
+    """Checkpoints and loss history of one training; made by `training_run`.
+
+    Of several processes under torchrun, the first one writes; the others read its checkpoint.
+    """
+
+    def __init__(self, directory: Path, *, writes: bool = True) -> None:
+        self.directory = directory
+        self.writes = writes
+        self._checkpoint = directory / "last.pt"
+        self._history_file = directory / "history.jsonl"
+        self._stop = threading.Event()
+        self.history: list[dict] = []
+
+    def load(self) -> dict | None:
+        """The last checkpoint (tensors on the CPU), or None at the beginning.
+
+        The history is cut back to the checkpoint's step.
+        """
+        if not self._checkpoint.exists():
+            if self.writes:
+                self._history_file.unlink(missing_ok=True)
+            return None
+        state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+        if not self.writes:
+            return state
+        if self._history_file.exists():
+            lines = self._history_file.read_text().splitlines()
+            rows = [json.loads(line) for line in lines if line.endswith("}")]
+            self.history = [row for row in rows if row["step"] <= state["step"]]
+        with atomic_path(self._history_file) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        return state
+
+    def save(self, state: Mapping) -> None:
+        """Replace the checkpoint by `state`, a dict of tensors and plain values.
+
+        It must hold "step", the number of optimiser steps done.
+        """
+        assert "step" in state
+        if not self.writes:
+            return
+        with atomic_path(self._checkpoint) as temporary:
+            torch.save(dict(state), temporary)
+
+    def record(self, *, step: int, loss: float, **values: float) -> None:
+        """Add a row to the loss history.
+
+        Raises:
+            InputError: the loss is not finite; the last checkpoint is kept.
+        """
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss} at step {step}; lower the learning rate and run again "
+                f"(the last good checkpoint is kept in {self.directory})"
+            )
+        if not self.writes:
+            return
+        row = {"step": step, "loss": loss, **values}
+        self.history.append(row)
+        with open(self._history_file, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def request_stop(self, *_: object) -> None:
+        """Ask the training loop to save and end at its next step (a signal handler)."""
+        self._stop.set()
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether SIGTERM has arrived: save, then raise `Interrupted`."""
+        return self._stop.is_set()
+
+    def write_history(self, path: str | os.PathLike) -> None:
+        """Publish the loss history as CSV with the columns step, loss, …"""
+        if not self.writes:
+            return
+        columns = list(dict.fromkeys(name for row in self.history for name in row))
+        with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns or ["step", "loss"])
+            writer.writeheader()
+            writer.writerows(self.history)
+
+
+@contextlib.contextmanager
+def training_run(root: str | os.PathLike, fingerprint: Mapping) -> Iterator[TrainingRun]:
+    """Open the run that belongs to `fingerprint` under `root`, alone but for torchrun's others.
+
+    SIGTERM (scancel, preemption, the end of the time limit) sets `stop_requested` meanwhile.
+
+    Args:
+        root: directory of all runs of this training; other fingerprints are other directories.
+        fingerprint: JSON values that decide the result: settings, digests of inputs, seed.
+
+    Raises:
+        InputError: another process is at this very run.
+    """
+    text = json.dumps(fingerprint, sort_keys=True)
+    directory = Path(root) / hashlib.sha256(text.encode()).hexdigest()[:16]
+    directory.mkdir(parents=True, exist_ok=True)
+    run = TrainingRun(directory, writes=distributed.rank() == 0)
+    lock = filelock.FileLock(directory / "lock")
+    if run.writes:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise InputError(
+                f"{directory}: another process is training here; wait for it or end it"
+            ) from None
+        (directory / "fingerprint.json").write_text(text + "\n")
+    previous = signal.signal(signal.SIGTERM, run.request_stop)
+    try:
+        yield run
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        lock.release()
+
+
+def publish(state: Mapping, path: str | os.PathLike) -> None:
+    """Write a model file (a dict of tensors and plain values), whole or not at all.
+
+    Under torchrun only the first process writes.
+    """
+    if distributed.rank():
+        return
+    with atomic_path(path) as temporary:
+        torch.save(dict(state), temporary)

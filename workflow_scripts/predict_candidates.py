@@ -1,0 +1,49 @@
+"""Predict the candidate masks of one shard of images with a trained Mask R-CNN.
+
+Of the settings, those of the training are ignored here.
+"""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill.device import choose_device
+from workflow_scripts.maskdistill.mask_rcnn.engines import load_predictor
+from workflow_scripts.maskdistill.mask_rcnn.prediction import candidate_rows
+from workflow_scripts.maskdistill.mask_rcnn.settings import prediction_settings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the rule predict_candidates."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--images", type=Path, required=True, help="manifest shard of the images")
+    cli.add_root(parser)
+    parser.add_argument("--model", type=Path, required=True, help="model of train_mask_rcnn")
+    parser.add_argument("--output", type=Path, required=True, help="candidates shard to write")
+    cli.add_runtime(parser)
+    arguments = parser.parse_args(argv)
+
+    settings = prediction_settings(arguments.settings["mask_rcnn"])
+    predictor = load_predictor(
+        arguments.model, settings=settings, device=choose_device(arguments.device)
+    )
+    metadata = shards.provenance(
+        "candidates",
+        arguments.settings,
+        model_sha256=shards.file_digest(arguments.model),
+    )
+    rows = candidate_rows(
+        arguments.images,
+        arguments.root,
+        predictor,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+    )
+    with shards.shard_writer(arguments.output, "candidates", metadata) as writer:
+        for row in rows:
+            writer.write(row)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

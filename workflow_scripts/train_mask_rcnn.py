@@ -1,0 +1,57 @@
+"""Train Mask R-CNN on pseudo-masks.
+
+Of the settings, those of the prediction are ignored here. A training
+that was killed goes on from its last checkpoint when the same command is run again. Under torchrun
+it runs on several GPUs.
+"""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill.device import choose_device
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.mask_rcnn import engines
+from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the rule train_mask_rcnn."""
+    parser = cli.parser(__doc__)
+    parser.add_argument(
+        "--pseudo-labels", type=Path, required=True, help="COCO dataset file to train on"
+    )
+    cli.add_root(parser)
+    parser.add_argument(
+        "--work-dir", type=Path, required=True, help="folder of checkpoints, kept between runs"
+    )
+    parser.add_argument("--model", type=Path, required=True, help="model file to write")
+    parser.add_argument("--history", type=Path, required=True, help="CSV of losses to write")
+    parser.add_argument("--seed", type=int, required=True, help="of order, augmentation, weights")
+    parser.add_argument(
+        "--checkpoint-every", type=int, default=500, help="steps between two checkpoints"
+    )
+    cli.add_runtime(parser, batch_size=False)
+    arguments = parser.parse_args(argv)
+    if arguments.checkpoint_every < 1:
+        raise InputError(f"--checkpoint-every: {arguments.checkpoint_every} is less than 1 step")
+
+    settings = training_settings(arguments.settings["mask_rcnn"])
+    engines.engine(settings.engine).fit(
+        arguments.pseudo_labels,
+        arguments.root,
+        settings=settings,
+        seed=arguments.seed,
+        work_dir=arguments.work_dir,
+        model=arguments.model,
+        history=arguments.history,
+        runtime=engines.Runtime(
+            device=choose_device(arguments.device),
+            workers=arguments.workers,
+            checkpoint_every=arguments.checkpoint_every,
+        ),
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
