@@ -1,0 +1,141 @@
+"""Fully connected CRF (Krähenbühl and Koltun, 2011): label maps that follow the image's edges."""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pydensecrf.densecrf
+
+from workflow_scripts.maskdistill.errors import InputError
+
+# Probabilities below count as this, so that their logarithm stays finite.
+_FLOOR = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The defaults are the paper's (Section 4.1)."""
+
+    iterations: int = 10  # of mean-field inference
+    gaussian_weight: float = 3.0  # neighbours share a label …
+    gaussian_sigma: float = 1.0  # pixels
+    bilateral_weight: float = 4.0  # … and so do near pixels of like colour
+    bilateral_sigma_xy: float = 67.0  # pixels
+    bilateral_sigma_rgb: float = 3.0  # of 255
+
+    def __post_init__(self) -> None:
+        for name in ("gaussian_sigma", "bilateral_sigma_xy", "bilateral_sigma_rgb"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"crf.{name}: must be above 0")
+        for name in ("iterations", "gaussian_weight", "bilateral_weight"):
+            if getattr(self, name) < 0:
+                raise InputError(f"crf.{name}: must not be negative")
+
+
+def read_settings(values: Mapping) -> Settings:
+    """Read the config's `crf`.
+
+    Raises:
+        InputError: an unknown key or a value out of range.
+    """
+    if unknown := sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)}):
+        raise InputError(f"crf.{unknown[0]}: no such setting; see config/README.md")
+    return Settings(**values)
+
+
+def refine(probabilities: np.ndarray, image: np.ndarray, settings: Settings) -> np.ndarray:
+    """Mean-field inference in the CRF of one image.
+
+    Args:
+        probabilities: classes x H x W, softmax output.
+        image: H x W x 3, RGB, uint8.
+
+    Returns:
+        classes x H x W, float32, the refined probabilities.
+
+    Raises:
+        ValueError: shapes or dtype that do not fit.
+    """
+    classes, height, width = probabilities.shape
+    if image.shape != (height, width, 3) or image.dtype != np.uint8:
+        raise ValueError(
+            f"image {image.dtype} {image.shape} does not fit probabilities {probabilities.shape}"
+        )
+    model = pydensecrf.densecrf.DenseCRF2D(width, height, classes)
+    unary = -np.log(np.clip(probabilities, _FLOOR, 1.0).astype(np.float32))
+    model.setUnaryEnergy(np.ascontiguousarray(unary.reshape(classes, -1)))
+    model.addPairwiseGaussian(sxy=settings.gaussian_sigma, compat=settings.gaussian_weight)
+    model.addPairwiseBilateral(
+        sxy=settings.bilateral_sigma_xy,
+        srgb=settings.bilateral_sigma_rgb,
+        rgbim=np.ascontiguousarray(image),
+        compat=settings.bilateral_weight,
+    )
+    refined = np.array(model.inference(settings.iterations), dtype=np.float32)
+    return refined.reshape(classes, height, width)
+
+
+def refined_labels(probabilities: np.ndarray, image: np.ndarray, settings: Settings) -> np.ndarray:
+    """The most probable class of every pixel after `refine`: H x W, uint16."""
+    return refine(probabilities, image, settings).argmax(axis=0).astype(np.uint16)
+
+
+class Workers:
+    """Processes that refine images while the model predicts the next; made by `start_workers`."""
+
+    def __init__(self, pool: concurrent.futures.Executor, count: int, settings: Settings) -> None:
+        self._pool, self._count, self._settings = pool, count, settings
+
+    def refine(
+        self, items: Iterable[tuple[int, np.ndarray, np.ndarray]]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (image_id, label map) for items of (image_id, probabilities, image), in order.
+
+        Probabilities of one image a process and one more are held at a time, however many
+        classes there are.
+        """
+        pending: collections.deque = collections.deque()
+        for image_id, probabilities, image in items:
+            future = self._pool.submit(refined_labels, probabilities, image, self._settings)
+            pending.append((image_id, future))
+            if len(pending) > self._count:
+                yield _result(pending.popleft())
+        while pending:
+            yield _result(pending.popleft())
+
+
+def _result(pending: tuple[int, concurrent.futures.Future]) -> tuple[int, np.ndarray]:
+    image_id, future = pending
+    return image_id, future.result()
+
+
+@contextlib.contextmanager
+def start_workers(count: int, settings: Settings) -> Iterator[Workers]:
+    """Start `count` processes: pydensecrf holds Python's global lock while it computes.
+
+    Enter this before a model is loaded: the processes are forked, and are best copies of a program
+    that has neither used a GPU nor started threads.
+    """
+    count = max(1, count)
+    context = multiprocessing.get_context("fork")
+    with concurrent.futures.ProcessPoolExecutor(count, context, _end_with_parent) as pool:
+        # Under fork all processes start with the first task.
+        pool.submit(int).result()
+        yield Workers(pool, count, settings)
+
+
+def _end_with_parent() -> None:
+    """Processes whose parent was killed would wait for work for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

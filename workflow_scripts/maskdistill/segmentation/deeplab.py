@@ -1,0 +1,134 @@
+"""DeepLab-v3 (Chen et al., 2017) on a dilated ResNet."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models.segmentation.deeplabv3 import ASPP
+
+from workflow_scripts.maskdistill.resnet import build_resnet, keep_frozen
+
+# Settings that a model file must keep for the model to be built again.
+ARCHITECTURE = (
+    "depth",
+    "output_stride",
+    "frozen_stages",
+    "atrous_rates",
+    "head_width",
+    "dropout",
+)
+
+
+class DeepLab(nn.Module):
+    """A ResNet trunk, atrous spatial pyramid pooling, and one output a class.
+
+    Args:
+        trunk: ResNet without classifier.
+        classes: outputs, background included.
+        atrous_rates: dilation of the pyramid's 3 x 3 convolutions, in positions of the trunk's
+            output; (12, 24, 36) for output stride 8, half of it for 16.
+        head_width: channels of the head.
+        dropout: probability that the pyramid's outputs are set to 0 in training.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        classes: int,
+        *,
+        output_stride: int,
+        atrous_rates: Sequence[int],
+        head_width: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.output_stride = output_stride
+        self.trunk = trunk
+        channels = trunk.layer4[-1].conv1.in_channels
+        pyramid = ASPP(channels, list(atrous_rates), head_width)
+        for module in pyramid.project:
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+        for branch in pyramid.convs:
+            if isinstance(branch, nn.Sequential) and isinstance(branch[0], nn.AdaptiveAvgPool2d):
+                branch[2] = PooledBatchNorm(head_width)
+        self.head = nn.Sequential(
+            pyramid,
+            nn.Conv2d(head_width, head_width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(head_width),
+            nn.ReLU(),
+            nn.Conv2d(head_width, classes, 1),
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of B x classes x h x w at the trunk's stride, for images of B x 3 x H x W.
+
+        `upsample` brings them to the images' size.
+        """
+        trunk = self.trunk
+        x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images))))
+        x = trunk.layer4(trunk.layer3(trunk.layer2(trunk.layer1(x))))
+        return self.head(x)
+
+    def train(self, mode: bool = True) -> "DeepLab":
+        """Set training mode; frozen batch normalisation keeps its statistics."""
+        super().train(mode)
+        keep_frozen(self)
+        return self
+
+
+class PooledBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation after global pooling, where a batch of one leaves a single value.
+
+    A single value has no variance: it is normalised by the running statistics instead.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise x of B x C x 1 x 1."""
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)
+
+
+def build_deeplab(
+    clusters: int,
+    *,
+    depth: int = 50,
+    output_stride: int = 8,
+    weights: str | os.PathLike | None = None,
+    frozen_stages: int = 2,
+    atrous_rates: Sequence[int] = (12, 24, 36),
+    head_width: int = 256,
+    dropout: float = 0.5,
+) -> DeepLab:
+    """DeepLab-v3 with `clusters` + 1 outputs (paper, Section 4.1).
+
+    Args:
+        clusters: C; output 0 is the background.
+        weights: ResNet checkpoint (MoCo in the paper); None draws all weights.
+        frozen_stages: of the ResNet, see `build_resnet`; 2 freezes the stem and the first block.
+
+    Raises:
+        InputError: the checkpoint does not fit.
+        ValueError: unknown depth or output stride.
+    """
+    trunk = build_resnet(
+        depth, weights=weights, frozen_stages=frozen_stages, output_stride=output_stride
+    )
+    return DeepLab(
+        trunk,
+        clusters + 1,
+        output_stride=output_stride,
+        atrous_rates=atrous_rates,
+        head_width=head_width,
+        dropout=dropout,
+    )
+
+
+def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear upsampling of B x classes x h x w to `size` = (height, width), in float32."""
+    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)

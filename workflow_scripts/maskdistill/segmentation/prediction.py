@@ -1,0 +1,171 @@
+"""Label maps of images, at their own size, by a trained DeepLab."""
+
+import os
+import pickle
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from workflow_scripts.maskdistill import label_maps, shards
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.images import ImageRejected, padded_size, read_image
+from workflow_scripts.maskdistill.progress import progress
+from workflow_scripts.maskdistill.segmentation.deeplab import (
+    ARCHITECTURE,
+    DeepLab,
+    build_deeplab,
+    upsample,
+)
+from workflow_scripts.maskdistill.segmentation.transforms import normalize
+from workflow_scripts.maskdistill.streaming import stream_batches
+from workflow_scripts.maskdistill.weights import load_strictly
+
+
+class Prediction(NamedTuple):
+    """What the model says of one image."""
+
+    row: Mapping  # of the manifest
+    image: np.ndarray  # RGB, H x W x 3 uint8
+    logits: torch.Tensor  # classes x H x W, float32, on the model's device
+
+    def labels(self) -> np.ndarray:
+        """The most probable class of every pixel: H x W, uint16."""
+        return self.logits.argmax(dim=0).cpu().numpy().astype(np.uint16)
+
+    def probabilities(self) -> np.ndarray:
+        """Softmax over the classes: classes x H x W, float32."""
+        return self.logits.softmax(dim=0).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model on its device."""
+
+    model: DeepLab
+    clusters: int
+    device: torch.device
+
+    @torch.inference_mode()
+    def predict(
+        self, rows: Iterable[Mapping], root: str | os.PathLike, *, batch_size: int, workers: int
+    ) -> Iterator[Prediction]:
+        """Predict images at their own resolution, those of like shape together.
+
+        An image is padded with the mean colour, below and on the right, to a multiple of the
+        output stride. Logits of the image's own size exist for one image at a time.
+
+        Args:
+            rows: of a manifest (file_name, height, width), in any order.
+            root: folder that file names are relative to.
+            batch_size: the most images in one pass; the result does not depend on it.
+            workers: threads that decode images.
+
+        Raises:
+            InputError: an image that was listed cannot be read, or has another size now.
+        """
+
+        def shape(row: Mapping) -> tuple[int, int]:
+            return padded_size((row["height"], row["width"]), self.model.output_stride)
+
+        def load(row: Mapping) -> np.ndarray:
+            return _read_listed(Path(root) / row["file_name"], (row["height"], row["width"]))
+
+        batches = stream_batches(rows, load, shape=shape, batch_size=batch_size, workers=workers)
+        for batch in batches:
+            logits = self._logits([image for _, image in batch], shape(batch[0][0]))
+            for (row, image), values in zip(batch, logits, strict=True):
+                height, width = image.shape[:2]
+                full = upsample(values[None], shape(row))[0, :, :height, :width]
+                yield Prediction(row, image, full)
+
+    def _logits(self, images: Sequence[np.ndarray], size: tuple[int, int]) -> torch.Tensor:
+        height, width = size
+        inputs = torch.cat(
+            [
+                F.pad(
+                    normalize(torch.from_numpy(image)[None].to(self.device)),
+                    (0, width - image.shape[1], 0, height - image.shape[0]),
+                )
+                for image in images
+            ]
+        )
+        cuda = self.device.type == "cuda"
+        half = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float16
+        with torch.autocast(self.device.type, dtype=half, enabled=cuda):
+            return self.model(inputs.contiguous(memory_format=torch.channels_last))
+
+
+def _read_listed(path: Path, size: tuple[int, int]) -> np.ndarray:
+    try:
+        image = read_image(path)
+    except ImageRejected as error:
+        raise InputError(
+            f"{path}: {error}; it could be read when it was listed, run list_images again"
+        ) from error
+    if image.shape[:2] != size:
+        raise InputError(f"{path}: {image.shape[:2]} px, listed as {size}; run list_images again")
+    return image
+
+
+def load_predictor(path: str | os.PathLike, device: torch.device) -> Predictor:
+    """Load a model file that `training.train` wrote.
+
+    Raises:
+        InputError: missing, damaged, or not a segmentation model.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        weights, clusters = content["state_dict"], content["clusters"]
+        architecture = {name: content["settings"][name] for name in ARCHITECTURE}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such model file; run train_segmentation first") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: damaged, or not a segmentation model ({reason})") from error
+    model = build_deeplab(clusters, **architecture)
+    load_strictly(model, weights, source=path)
+    model = model.to(device, memory_format=torch.channels_last).eval()
+    return Predictor(model, clusters, device)
+
+
+def listed_images(manifest: str | os.PathLike) -> list[dict]:
+    """The rows of a manifest shard that go through the later stages."""
+    columns = ["image_id", "file_name", "height", "width", "status"]
+    return [row for row in shards.read_rows(manifest, columns) if row["status"] == shards.OK]
+
+
+def write_predictions(
+    path: str | os.PathLike,
+    rows: Sequence[Mapping],
+    predicted: Iterable[tuple[int, np.ndarray]],
+    *,
+    clusters: int,
+    metadata: Mapping,
+) -> None:
+    """Write label maps as a shard of predictions, in the order of the manifest.
+
+    Args:
+        rows: of the manifest, one an image.
+        predicted: (image_id, H x W label map of integers 0..clusters), in any order.
+        clusters: C, which decides between 8 and 16 bits.
+        metadata: see `shards.provenance`.
+
+    Raises:
+        InputError: the images predicted are not those of `rows`.
+    """
+    files = {row["image_id"]: row["file_name"] for row in rows}
+    kind = label_maps.dtype(clusters)
+    # PNGs are small; holding those of one shard lets batches come in any order.
+    entries = {
+        image_id: label_maps.row(image_id, files[image_id], labels.astype(kind))
+        for image_id, labels in progress(
+            predicted, description="predict", unit="image", total=len(files)
+        )
+    }
+    shards.assert_same_images(files, entries, str(path))
+    shards.write_table(path, "predictions", (entries[image_id] for image_id in files), metadata)

@@ -1,0 +1,391 @@
+"""Training of DeepLab-v3 on label maps, resumable at any step."""
+
+import concurrent.futures
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import nn
+
+from workflow_scripts.maskdistill import distributed, label_maps, shards
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.images import ImageRejected, read_image
+from workflow_scripts.maskdistill.progress import progress_bar
+from workflow_scripts.maskdistill.sampling import BatchPlan, Sample
+from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, build_deeplab, upsample
+from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX, hard_pixel_loss
+from workflow_scripts.maskdistill.segmentation.transforms import draw_view, normalize, warp
+from workflow_scripts.maskdistill.training_run import (
+    Interrupted,
+    TrainingRun,
+    publish,
+    training_run,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Architecture, schedule and augmentation; the defaults are the paper's (Section 4.1)."""
+
+    depth: int = 50  # of the ResNet: 18 or 50
+    output_stride: int = 8  # 8 or 16
+    weights: str | None = None  # initial weights of the ResNet; None draws them
+    frozen_stages: int = 2  # 0: none, 1: the stem, 2: the stem and the first stage, …
+    atrous_rates: Sequence[int] = (12, 24, 36)
+    head_width: int = 256
+    dropout: float = 0.5  # in the head, as torchvision has it
+
+    epochs: int = 45
+    batch_size: int = 16  # images of one step over all processes
+    optimizer: str = "sgd"  # or adamw
+    learning_rate: float = 0.002
+    learning_rate_milestones: Sequence[int] = (40,)  # epochs after which it is multiplied
+    learning_rate_decay: float = 0.1
+    momentum: float = 0.9  # under adamw the decay of its first moment
+    weight_decay: float = 0.0001
+    hardest_fraction: float = 0.2  # of the pixels in the loss; 1 switches the mining off
+
+    crop_size: int = 512  # pixels
+    scale: Sequence[float] = (0.5, 2.0)
+    rotation: float = 10.0  # degrees, either way
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.weights is None and self.frozen_stages:
+            raise InputError(
+                "segmentation.frozen_stages would freeze random values without "
+                "segmentation.weights; name a weights file, or set frozen_stages: 0"
+            )
+        for name in ("epochs", "batch_size", "crop_size", "head_width", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"segmentation.{name}: must be above 0")
+        if self.optimizer not in ("sgd", "adamw"):
+            raise InputError(f"segmentation.optimizer: {self.optimizer!r} is not sgd or adamw")
+        if not 0 < self.hardest_fraction <= 1:
+            raise InputError("segmentation.hardest_fraction: must be above 0 and at most 1")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise InputError("segmentation.scale: must be two numbers, 0 < smallest <= largest")
+
+
+def read_settings(values: Mapping) -> Settings:
+    """Read the config's `segmentation`.
+
+    Raises:
+        InputError: an unknown key or a value out of range.
+    """
+    if unknown := sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)}):
+        raise InputError(f"segmentation.{unknown[0]}: no such setting; see config/README.md")
+    return Settings(**values)
+
+
+class LabelledImages(torch.utils.data.Dataset):
+    """Images with label maps, seen through the random view that a `Sample` seeds.
+
+    Label maps stay in memory as PNG bytes in Arrow buffers, which worker processes share; images
+    are decoded when they are asked for.
+
+    Args:
+        paths: shards of label maps.
+        root: folder that file names are relative to.
+        clusters: C, the largest label.
+        workers: threads that check the label maps.
+
+    Raises:
+        InputError: a label above C, or no image with any label. Images without any are left out.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike],
+        root: str | os.PathLike,
+        *,
+        clusters: int,
+        settings: Settings,
+        seed: int,
+        workers: int = 1,
+    ) -> None:
+        table = shards.read_table(paths, ["file_name", "image"])
+        names, encoded = table["file_name"], pc.struct_field(table["image"], "bytes")
+
+        def is_labelled(index: int) -> bool:
+            name = names[index].as_py()
+            classes = _classes(encoded[index].as_py(), name)
+            largest = int(classes.max())
+            if largest > clusters:
+                raise InputError(
+                    f"label map of {name}: label {largest}, but there are {clusters} clusters; "
+                    "remove the label maps and run again"
+                )
+            return largest != IGNORE_INDEX
+
+        with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
+            labelled = pa.array(pool.map(is_labelled, range(len(names))), pa.bool_())
+        self._names, self._encoded = names.filter(labelled), encoded.filter(labelled)
+        if not len(self._names):
+            raise InputError(
+                f"{', '.join(map(str, paths))}: no image has a label to learn from; "
+                "lower confidence.threshold"
+            )
+        self._root, self._settings, self._seed = Path(root), settings, seed
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image (crop x crop x 3, uint8) and labels (crop x crop, int64) of one place."""
+        name = self._names[sample.index].as_py()
+        image, classes = (
+            _read_image(self._root / name),
+            _classes(self._encoded[sample.index].as_py(), name),
+        )
+        if image.shape[:2] != classes.shape:
+            raise InputError(
+                f"{self._root / name}: {image.shape[:2]} px, but its label map has {classes.shape};"
+                " the image has changed, run list_images again"
+            )
+        settings = self._settings
+        view = draw_view(
+            classes.shape,
+            sample.generator(self._seed),
+            crop_size=settings.crop_size,
+            scale=tuple(settings.scale),
+            rotation=settings.rotation,
+            flip=settings.flip,
+        )
+        image, classes = warp(image, classes, view, settings.crop_size)
+        return torch.from_numpy(image), torch.from_numpy(classes).long()
+
+
+def _read_image(path: Path) -> np.ndarray:
+    try:
+        return read_image(path)
+    except ImageRejected as error:
+        raise InputError(
+            f"{path}: {error}; it could be read when it was listed, run list_images again"
+        ) from error
+
+
+def _classes(png: bytes, name: str) -> np.ndarray:
+    """A label map as int32 with `IGNORE_INDEX`."""
+    try:
+        labels = label_maps.decode_png(png)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"label map of {name}: damaged ({error}); run again") from error
+    classes = labels.astype(np.int32)
+    classes[labels == label_maps.ignore_value(labels)] = IGNORE_INDEX
+    return classes
+
+
+def learning_rate(step: int, steps_per_epoch: int, settings: Settings) -> float:
+    """The learning rate of a step, counted from 0."""
+    passed = sum(step >= epoch * steps_per_epoch for epoch in settings.learning_rate_milestones)
+    return settings.learning_rate * settings.learning_rate_decay**passed
+
+
+def train(
+    paths: Sequence[str | os.PathLike],
+    root: str | os.PathLike,
+    *,
+    clusters: int,
+    settings: Settings,
+    seed: int,
+    work_dir: str | os.PathLike,
+    model_path: str | os.PathLike,
+    history_path: str | os.PathLike,
+    device: torch.device,
+    workers: int = 0,
+) -> None:
+    """Train on label maps, going on from the last checkpoint if there is one.
+
+    A run that was interrupted gives the weights of one that was not: views, dropout and learning
+    rate depend on the step alone. Under torchrun every process takes its part of each batch; the
+    processes need not be as many as before the interruption.
+
+    Args:
+        paths: shards of label maps; images without any label are left out.
+        root: folder that file names are relative to.
+        work_dir: keeps the checkpoints of every training, by fingerprint.
+        model_path: for the trained model: state_dict, settings, clusters.
+        history_path: for loss and learning rate of every step, as CSV.
+        workers: processes that decode images; 0 decodes in this one.
+
+    Raises:
+        InputError: unusable label maps, images, settings or weights; a loss not finite.
+        Interrupted: SIGTERM arrived and the state has been saved.
+    """
+    fingerprint = {
+        "stage": "train_segmentation",
+        "settings": dataclasses.asdict(settings) | {"weights": None},
+        "weights": settings.weights and shards.file_digest(_existing(settings.weights)),
+        "label_maps": [shards.file_digest(_existing(path)) for path in paths],
+        "clusters": clusters,
+        "seed": seed,
+    }
+    data = LabelledImages(
+        paths, root, clusters=clusters, settings=settings, seed=seed, workers=workers
+    )
+    with (
+        distributed.process_group(device) as device,
+        training_run(work_dir, fingerprint) as run,
+    ):
+        torch.manual_seed(seed)
+        architecture = {name: getattr(settings, name) for name in ARCHITECTURE}
+        model = build_deeplab(clusters, weights=settings.weights, **architecture)
+        trainer = _Trainer(model, settings, seed, device)
+        trainer.fit(run, data, workers)
+        run.write_history(history_path)
+        state = {name: value.cpu() for name, value in model.state_dict().items()}
+        publish(
+            {"state_dict": state, "settings": dataclasses.asdict(settings), "clusters": clusters},
+            model_path,
+        )
+
+
+def _existing(path: str | os.PathLike) -> Path:
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    return Path(path)
+
+
+def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=settings.momentum, **common)
+    return torch.optim.AdamW(parameters, betas=(settings.momentum, 0.999), **common)
+
+
+class _Trainer:
+    """A model with its optimiser, on this process's device."""
+
+    def __init__(
+        self, model: nn.Module, settings: Settings, seed: int, device: torch.device
+    ) -> None:
+        self.settings, self.seed, self.device = settings, seed, device
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.optimizer = _optimizer(self.model, settings)
+        # float16 has too narrow a range for gradients, bfloat16 has not.
+        cuda = device.type == "cuda"
+        half = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float16
+        self.autocast = torch.autocast(device.type, dtype=half, enabled=cuda)
+        self.scaler = torch.amp.GradScaler(enabled=cuda and half == torch.float16)
+
+    def fit(self, run: TrainingRun, data: LabelledImages, workers: int) -> None:
+        settings, first = self.settings, distributed.rank() == 0
+        steps_per_epoch = math.ceil(len(data) / settings.batch_size)
+        stop = settings.epochs * steps_per_epoch
+        start = self._load(distributed.from_first(run.load() if first else None))
+        # Buffers (batch statistics) and weights are copied from the first process here.
+        parallel = distributed.parallel(self.model, self.device)
+        parallel.train()
+        batches = self._batches(data, start, stop, workers)
+        with progress_bar(
+            total=stop, initial=start, description="train segmentation", unit="step"
+        ) as bar:
+            for step, (images, labels) in enumerate(batches, start):
+                rate = learning_rate(step, steps_per_epoch, settings)
+                loss = self._step(parallel, images, labels, step, rate)
+                loss = distributed.mean(loss, self.device)
+                done = step + 1
+                if first:
+                    run.record(step=done, loss=loss, learning_rate=rate)
+                    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                    bar.update()
+                elif not math.isfinite(loss):
+                    raise InputError(f"the loss is {loss} at step {done}")
+                interrupted = distributed.any_process(run.stop_requested, self.device)
+                if first and (interrupted or done % steps_per_epoch == 0):
+                    self._check_finite(run, done)
+                    run.save(self._state(done))
+                if interrupted:
+                    # None leaves before the first has saved: torchrun would kill the others.
+                    distributed.any_process(True, self.device)
+                    raise Interrupted
+
+    def _batches(
+        self, data: LabelledImages, start: int, stop: int, workers: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        try:
+            plan = BatchPlan(
+                len(data),
+                self.settings.batch_size,
+                seed=self.seed,
+                start=start,
+                stop=stop,
+                rank=distributed.rank(),
+                world_size=distributed.world_size(),
+            )
+        except ValueError as error:
+            raise InputError(f"segmentation.batch_size: {error}") from error
+        loader = torch.utils.data.DataLoader(
+            data,
+            batch_sampler=plan,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        try:
+            yield from loader
+        except InputError as error:
+            # A worker's error arrives with its traceback before the message.
+            raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error
+
+    def _step(
+        self,
+        parallel: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        step: int,
+        rate: float,
+    ) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Dropout is the one source of randomness here.
+        place = np.random.SeedSequence([self.seed, step, distributed.rank()])
+        torch.manual_seed(int(place.generate_state(1)[0]))
+        images = normalize(images.to(self.device, non_blocking=True))
+        labels = labels.to(self.device, non_blocking=True)
+        with self.autocast:
+            logits = parallel(images)
+        loss = hard_pixel_loss(
+            upsample(logits, labels.shape[-2:]),
+            labels,
+            hardest_fraction=self.settings.hardest_fraction,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.item()
+
+    def _state(self, step: int) -> dict:
+        return {
+            "step": step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def _load(self, state: Mapping | None) -> int:
+        """Continue from a checkpoint; returns the number of steps done."""
+        if state is None:
+            return 0
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:  # empty where the run began without float16
+            self.scaler.load_state_dict(state["scaler"])
+        return state["step"]
+
+    def _check_finite(self, run: TrainingRun, step: int) -> None:
+        """A checkpoint with NaN in it would replace the last good one and never recover."""
+        if not all(value.isfinite().all() for value in self.model.state_dict().values()):
+            raise InputError(
+                f"weights are no longer finite at step {step}; lower the learning rate and run "
+                f"again (the last good checkpoint is kept in {run.directory})"
+            )

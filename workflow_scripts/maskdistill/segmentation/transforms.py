@@ -1,0 +1,97 @@
+"""Training views: scale, rotate, flip and crop an image together with its label map."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
+
+# ImageNet's statistics, RGB in 0..1.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+_MEAN_COLOR = tuple(round(255 * value) for value in MEAN)
+
+
+class View(NamedTuple):
+    """How a training view looks at its image."""
+
+    scale: float  # pixels of the view in a pixel of the image
+    angle: float  # radians, anticlockwise
+    flipped: bool
+    # Place in the view of the image's centre, (x, y) in pixels from the upper left corner.
+    center: tuple[float, float]
+
+
+def draw_view(
+    size: tuple[int, int],
+    generator: np.random.Generator,
+    *,
+    crop_size: int,
+    scale: tuple[float, float],
+    rotation: float,
+    flip: bool,
+) -> View:
+    """Draw a random view of an image.
+
+    Args:
+        size: (height, width) of the image.
+        crop_size: side of the square view, in pixels.
+        scale: range of the factor on the image's size.
+        rotation: largest angle either way, in degrees.
+        flip: whether half of the views are mirrored.
+    """
+    factor = generator.uniform(*scale)
+    angle = math.radians(generator.uniform(-rotation, rotation))
+    flipped = flip and bool(generator.random() < 0.5)
+    center = []
+    for side in reversed(size):
+        # The crop lies inside the scaled image, or the scaled image inside the crop.
+        slack = factor * side - crop_size
+        center.append(factor * side / 2 - generator.uniform(min(0.0, slack), max(0.0, slack)))
+    return View(factor, angle, flipped, tuple(center))
+
+
+def warp(
+    image: np.ndarray, labels: np.ndarray, view: View, crop_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resample an image (bilinear) and its labels (nearest) once, by one affine map.
+
+    Args:
+        image: H x W x 3, uint8.
+        labels: H x W, int32.
+
+    Returns:
+        crop_size x crop_size x 3, uint8, and crop_size x crop_size, int32. Outside of the image
+        they are ImageNet's mean colour and `IGNORE_INDEX`.
+    """
+    height, width = labels.shape
+    cosine, sine = math.cos(view.angle) / view.scale, math.sin(view.angle) / view.scale
+    # From a place in the view to its place in the image.
+    matrix = np.array([[cosine, -sine], [sine, cosine]])
+    if view.flipped:
+        matrix[0] *= -1
+    offset = np.array([width / 2, height / 2]) - matrix @ view.center
+    coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
+    size, affine = (crop_size, crop_size), Image.Transform.AFFINE
+    return (
+        np.array(
+            Image.fromarray(image).transform(
+                size, affine, coefficients, Image.Resampling.BILINEAR, fillcolor=_MEAN_COLOR
+            )
+        ),
+        np.array(
+            Image.fromarray(labels).transform(
+                size, affine, coefficients, Image.Resampling.NEAREST, fillcolor=IGNORE_INDEX
+            )
+        ),
+    )
+
+
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """ImageNet normalisation: B x H x W x 3 uint8 to B x 3 x H x W float32 (channels last)."""
+    mean = torch.tensor(MEAN, device=images.device) * 255
+    std = torch.tensor(STD, device=images.device) * 255
+    return ((images - mean) / std).permute(0, 3, 1, 2)

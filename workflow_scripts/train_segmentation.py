@@ -1,0 +1,45 @@
+"""Train DeepLab-v3 on label maps (rule train_segmentation).
+
+Checkpoints are kept under --work-dir, by fingerprint of settings and label maps: a run that was
+killed goes on where it was. Several processes train together under torchrun.
+"""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill.device import choose_device
+from workflow_scripts.maskdistill.segmentation import training
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line `argv`."""
+    arguments = cli.parser(__doc__)
+    arguments.add_argument(
+        "--label-maps", type=Path, nargs="+", required=True, help="shards of label maps"
+    )
+    cli.add_root(arguments)
+    arguments.add_argument("--work-dir", type=Path, required=True, help="keeps the checkpoints")
+    arguments.add_argument("--model", type=Path, required=True, help="model file to write")
+    arguments.add_argument("--history", type=Path, required=True, help="loss history to write, CSV")
+    arguments.add_argument(
+        "--seed", type=int, required=True, help="of order, augmentation and initial weights"
+    )
+    cli.add_runtime(arguments, batch_size=False)
+    options = arguments.parse_args(argv)
+    training.train(
+        options.label_maps,
+        options.root,
+        clusters=options.settings["clustering"]["clusters"],
+        settings=training.read_settings(options.settings["segmentation"]),
+        seed=options.seed,
+        work_dir=options.work_dir,
+        model_path=options.model,
+        history_path=options.history,
+        device=choose_device(options.device),
+        workers=options.workers,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
