@@ -1,0 +1,125 @@
+"""Semantic segmentation metrics from a confusion matrix that grows image by image."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from workflow_scripts.maskdistill import label_maps
+from workflow_scripts.maskdistill.errors import InputError
+
+UNMATCHED = -1  # in a mapping: a cluster that stands for no class
+
+
+class ConfusionMatrix:
+    """Pixels counted by ground-truth class and predicted cluster.
+
+    Attributes:
+        counts: int64 array of (K + 1) x (C + 1); rows are ground truth (0 background, 1..K
+            classes), columns are predictions (0 background, 1..C clusters). Matrices of equal
+            shape may be added up, in any order.
+    """
+
+    def __init__(self, classes: int, clusters: int) -> None:
+        """Start at zero, with K classes and C clusters, background not counted."""
+        self.counts = np.zeros((classes + 1, clusters + 1), dtype=np.int64)
+
+    def add(self, prediction: np.ndarray, target: np.ndarray) -> None:
+        """Count the pixels of one image.
+
+        Args:
+            prediction: H x W uint8 or uint16, 0..C. Ignore (255 or 65535) says that the pixel
+                belongs to no cluster, which is background: a prediction cannot take itself out of
+                the count.
+            target: H x W uint8 or uint16, 0..K; pixels with ignore do not count.
+
+        Raises:
+            InputError: the sizes differ, or a label is out of range.
+        """
+        if prediction.shape != target.shape:
+            raise InputError(
+                f"label map of {prediction.shape} px, ground truth of {target.shape} px; "
+                "label maps must have the size of their image"
+            )
+        rows, columns = self.counts.shape
+        valid = target != label_maps.ignore_value(target)
+        truth = target[valid].astype(np.int64)
+        found = prediction[valid].astype(np.int64)
+        found[found == label_maps.ignore_value(prediction)] = 0
+        for labels, size, what in ((truth, rows, "ground truth"), (found, columns, "label map")):
+            if labels.size and not 0 <= labels.min() <= labels.max() < size:
+                raise InputError(
+                    f"{what} holds label {labels.max()}, but there are only {size - 1} of them; "
+                    "check the class names or clustering.clusters"
+                )
+        self.counts += np.bincount(truth * columns + found, minlength=rows * columns).reshape(
+            rows, columns
+        )
+
+    def __iadd__(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
+        """Add the counts of other images."""
+        if self.counts.shape != other.counts.shape:
+            raise ValueError(f"{self.counts.shape} and {other.counts.shape} do not add up")
+        self.counts += other.counts
+        return self
+
+
+def iou_table(counts: np.ndarray) -> np.ndarray:
+    """IoU of every class with every cluster.
+
+    Args:
+        counts: (K + 1) x (C + 1) pixel counts, background included.
+
+    Returns:
+        float64 array of (K + 1) x (C + 1); 0 where both are empty.
+    """
+    union = counts.sum(axis=1, keepdims=True) + counts.sum(axis=0, keepdims=True) - counts
+    return counts / np.maximum(union, 1)
+
+
+def matched_counts(counts: np.ndarray, mapping: np.ndarray) -> np.ndarray:
+    """Add the columns of clusters up to the columns of the classes that they stand for.
+
+    Args:
+        counts: (K + 1) x (C + 1) pixel counts.
+        mapping: C + 1 integers, cluster → class 0..K or `UNMATCHED`.
+
+    Returns:
+        int64 array of (K + 1) x (K + 2); the last column holds what no class claims.
+    """
+    classes = counts.shape[0]
+    result = np.zeros((classes, classes + 1), dtype=np.int64)
+    for cluster, class_id in enumerate(mapping):
+        result[:, classes if class_id == UNMATCHED else class_id] += counts[:, cluster]
+    return result
+
+
+class Scores(NamedTuple):
+    """What one confusion matrix and one matching amount to; fractions of 1."""
+
+    iou: np.ndarray  # K + 1, nan where a class is absent from ground truth and prediction
+    miou: float
+    pixel_accuracy: float
+
+
+def scores(counts: np.ndarray, mapping: np.ndarray) -> Scores:
+    """Per-class IoU, their mean, and the share of pixels that are right.
+
+    A class that no cluster stands for has IoU 0 and enters the mean: the method missed it. A class
+    that is in neither the ground truth nor the prediction has no IoU (0 / 0); it is nan and left
+    out of the mean, as there is nothing to find or to confuse it with.
+
+    Args:
+        counts: (K + 1) x (C + 1) pixel counts.
+        mapping: C + 1 integers, cluster → class or `UNMATCHED`.
+    """
+    matched = matched_counts(counts, mapping)
+    square = matched[:, :-1]
+    right = np.diagonal(square)
+    union = matched.sum(axis=1) + square.sum(axis=0) - right
+    iou = np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
+    pixels = matched.sum()
+    return Scores(
+        iou=iou,
+        miou=float(np.nanmean(iou)) if pixels else float("nan"),
+        pixel_accuracy=float(right.sum() / pixels) if pixels else float("nan"),
+    )

@@ -1,0 +1,101 @@
+"""Write the report of one dataset: a single HTML file with pictures, scores and settings.
+
+Options with a NAME are given once for every split, step, seed or training; steps in their order.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import report
+from workflow_scripts.maskdistill.atomic import write_text
+from workflow_scripts.maskdistill.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the rule; see the module."""
+    arguments = cli.parser(__doc__)
+    cli.add_root(arguments)
+    arguments.add_argument("--dataset", required=True, help="the dataset's name")
+    arguments.add_argument("--split", required=True, help="split that the examples are from")
+    _add_shards(arguments, "--images", "SPLIT", "manifest shards", required=True)
+    _add_shards(arguments, "--masks", "SPLIT", "masks", required=True)
+    _add_shards(arguments, "--candidates", "SPLIT", "candidates of Mask R-CNN")
+    _add_shards(arguments, "--confident", "SPLIT", "confident candidates")
+    _add_shards(arguments, "--step", "STEP", "label maps of --split", required=True)
+    arguments.add_argument(
+        "--assignments", type=Path, nargs="+", required=True, help="clusters of the masks"
+    )
+    _add_files(
+        arguments, "--metrics", "SEED", "output of evaluate; without any, no labels are read"
+    )
+    arguments.add_argument("--summary", type=Path, help="output of summarize")
+    _add_files(arguments, "--history", "TRAINING", "loss history, CSV")
+    arguments.add_argument("--benchmarks", type=Path, help="folder of the dataset's benchmarks")
+    arguments.add_argument("--paper-tables", type=Path, help="resources/paper_tables.json")
+    arguments.add_argument("--git-revision", default="unknown", help="as text")
+    arguments.add_argument("--output", type=Path, required=True, help="the report, HTML")
+    options = arguments.parse_args(argv)
+    if bool(options.metrics) != bool(options.summary):
+        raise InputError("--metrics and --summary go together; give both or neither")
+
+    html = report.render(
+        report.Inputs(
+            dataset=options.dataset,
+            split=options.split,
+            root=options.root,
+            settings=options.settings,
+            images=_by_name(options.images),
+            masks=_by_name(options.masks),
+            candidates=_by_name(options.candidates),
+            confident=_by_name(options.confident),
+            steps=_by_name(options.step),
+            assignments=options.assignments,
+            metrics={seed: _read_json(path) for seed, path in options.metrics},
+            summary=_read_json(options.summary) if options.summary else None,
+            histories={name: Path(path) for name, path in options.history},
+            benchmarks=options.benchmarks,
+            paper_tables=_read_json(options.paper_tables) if options.paper_tables else {},
+            git_revision=options.git_revision,
+        )
+    )
+    write_text(options.output, html)
+    return 0
+
+
+def _add_shards(
+    arguments: argparse.ArgumentParser, option: str, name: str, what: str, required: bool = False
+) -> None:
+    arguments.add_argument(
+        option,
+        action="append",
+        nargs="+",
+        default=None if required else [],
+        required=required,
+        metavar=(name, "SHARD"),
+        help=what,
+    )
+
+
+def _add_files(arguments: argparse.ArgumentParser, option: str, name: str, what: str) -> None:
+    arguments.add_argument(
+        option, action="append", nargs=2, default=[], metavar=(name, "FILE"), help=what
+    )
+
+
+def _by_name(groups: list[list[str]]) -> dict[str, list[Path]]:
+    return {name: [Path(path) for path in paths] for name, *paths in groups}
+
+
+def _read_json(path: str | Path) -> dict:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the workflow again") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); remove it and run again") from error
+
+
+if __name__ == "__main__":
+    cli.run(main)

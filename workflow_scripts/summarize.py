@@ -1,0 +1,119 @@
+"""Mean and standard deviation of the metrics over all seeds, as JSON and as a table on stdout."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill.atomic import write_text
+from workflow_scripts.maskdistill.errors import InputError
+
+METRICS = ("miou", "pixel_accuracy")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the rule; see the module."""
+    arguments = cli.parser(__doc__)
+    arguments.add_argument(
+        "--metrics", type=Path, nargs="+", required=True, help="metrics.json of every seed"
+    )
+    arguments.add_argument("--output", type=Path, required=True, help="the summary, JSON")
+    options = arguments.parse_args(argv)
+
+    runs = [_read(path) for path in options.metrics]
+    for path, run in zip(options.metrics, runs, strict=True):
+        for key in ("split", "class_names", "images"):
+            if run[key] != runs[0][key]:
+                raise InputError(
+                    f"{path}: '{key}' differs from {options.metrics[0]}; evaluate both again"
+                )
+        if run["steps"].keys() != runs[0]["steps"].keys():
+            raise InputError(f"{path}: other steps than {options.metrics[0]}; evaluate both again")
+    summary = summarize(runs)
+    provenance = shards.provenance("summarize", options.settings)
+    write_text(options.output, json.dumps({"provenance": provenance, **summary}, indent=1) + "\n")
+    print(table(summary))
+    return 0
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run evaluate first") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); remove it and run again") from error
+
+
+def summarize(runs: Sequence[Mapping]) -> dict:
+    """Mean, standard deviation and number of runs of every metric, by step.
+
+    Args:
+        runs: contents of metrics.json, one a seed, with the same steps and classes.
+
+    Returns:
+        JSON values; per step `matching` (methods that occur), every metric and `per_class` as
+        {"mean", "sd", "n"}: fractions of 1, sd with n - 1 in the denominator.
+    """
+    steps = {}
+    for name in runs[0]["steps"]:
+        parts = [run["steps"][name] for run in runs]
+        steps[name] = {
+            "matching": sorted({part["matching"]["method"] for part in parts}),
+            **{metric: moments([part[metric] for part in parts]) for metric in METRICS},
+            "per_class": {
+                class_name: moments([part["per_class"][class_name]["iou"] for part in parts])
+                for class_name in runs[0]["class_names"]
+            },
+        }
+    first = runs[0]
+    return {
+        "split": first["split"],
+        "images": first["images"],
+        "class_names": first["class_names"],
+        "runs": len(runs),
+        "steps": steps,
+    }
+
+
+def moments(values: Sequence[float | None]) -> dict:
+    """Mean, sample standard deviation (null for fewer than two) and number of defined values."""
+    defined = [value for value in values if value is not None]
+    return {
+        "mean": statistics.fmean(defined) if defined else None,
+        "sd": statistics.stdev(defined) if len(defined) > 1 else None,
+        "n": len(defined),
+    }
+
+
+def table(summary: Mapping) -> str:
+    """The summary as aligned text, in percent."""
+    header = ["step", "mIoU", "pixel accuracy", "runs", "matching"]
+    rows = [
+        [
+            name,
+            *(_percent(step[metric]) for metric in METRICS),
+            str(step["miou"]["n"]),
+            ", ".join(step["matching"]),
+        ]
+        for name, step in summary["steps"].items()
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _percent(value: Mapping) -> str:
+    if value["mean"] is None:
+        return "–"
+    spread = "" if value["sd"] is None else f" ± {100 * value['sd']:.1f}"
+    return f"{100 * value['mean']:.1f}{spread}"
+
+
+if __name__ == "__main__":
+    cli.run(main)
