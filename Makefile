@@ -1,0 +1,39 @@
+# make demo: see it work.  make test: pass the tests.  Both set up by themselves.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= 2
+
+.PHONY: help setup demo test lint format clean
+
+help:  ## Show what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+setup: $(VENV)/complete  ## Set up .venv with pinned versions
+
+$(VENV)/complete: envs/requirements-cpu.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+demo: setup  ## Run the whole workflow on generated scenes (CPU, a few minutes)
+	$(BIN)/snakemake --profile profiles/local --cores $(CORES) --config datasets='[demo]' --quiet rules host -- all
+	@cat logs/demo/metrics.log
+	@echo "report: results/demo/report.html"
+
+test: setup lint  ## Lint, then run all tests
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+format: setup  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile rules
+
+clean:  ## Remove everything that runs have made, checkpoints included
+	rm -rf results logs benchmarks checkpoints data .snakemake

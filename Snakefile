@@ -1,0 +1,27 @@
+"""MaskDistill: from a folder of unlabelled images to masks, clusters and a segmentation model."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: workflow.source_path("config/default.yaml")
+
+
+include: "rules/common.smk"
+include: "rules/demo.smk"
+include: "rules/images.smk"
+include: "rules/features.smk"
+include: "rules/masks.smk"
+include: "rules/clusters.smk"
+include: "rules/mask_rcnn.smk"
+include: "rules/confidence.smk"
+include: "rules/segmentation.smk"
+include: "rules/evaluation.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    input:
+        [target for dataset in config["datasets"] for target in targets(dataset)],
+    default_target: True

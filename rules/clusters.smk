@@ -1,0 +1,143 @@
+# Pseudo-classes from the embeddings of the masks (section 3.2).
+
+
+def support_embeddings(wildcards):
+    """Embeddings of the training masks of the datasets that support the clustering."""
+    return [
+        path
+        for name in CONFIGS[wildcards.dataset]["clustering"]["support"]
+        for path in shards_of(name, f"results/{name}/train/mask_embeddings/{{shard}}.parquet")
+    ]
+
+
+SUPPORT = ByDataset(
+    {
+        name: " ".join(
+            f"--support results/{support}/train/mask_embeddings/{SHARDS[support]}.parquet"
+            for support in settings["clustering"]["support"]
+        )
+        for name, settings in CONFIGS.items()
+    }
+)
+
+
+def assignments(wildcards):
+    """Clusters of the masks of a split: those of `train` were clustered, others are assigned."""
+    base = f"results/{wildcards.dataset}/seed-{wildcards.seed}"
+    if wildcards.split == "train":
+        return f"{base}/clusters/assignments.parquet"
+    return f"{base}/{wildcards.split}/assignments/{wildcards.shard}.parquet"
+
+
+rule cluster_masks:
+    input:
+        embeddings=all_shards("results/{dataset}/train/mask_embeddings/{shard}.parquet"),
+        support=support_embeddings,
+    output:
+        assignments="results/{dataset}/seed-{seed}/clusters/assignments.parquet",
+        centroids="results/{dataset}/seed-{seed}/clusters/centroids.parquet",
+    log:
+        "logs/{dataset}/seed-{seed}/clusters/assignments.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/clusters/assignments.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: RUNTIME["threads"]
+    resources:
+        mem_mb=attempts(8000),
+        runtime=attempts(60),
+    params:
+        settings=settings_of("cluster_masks"),
+        code=code_of("cluster_masks"),
+    message:
+        "Cluster masks of {wildcards.dataset}, seed {wildcards.seed}"
+    shell:
+        "exec python -m workflow_scripts.cluster_masks --settings {params.settings:q}"
+        " --embeddings results/{wildcards.dataset}/train/mask_embeddings"
+        "/{SHARDS:{wildcards.dataset}}.parquet {SUPPORT:{wildcards.dataset}}"
+        " --seed {wildcards.seed}"
+        " --assignments {output.assignments} --centroids {output.centroids} > {log} 2>&1"
+
+
+rule assign_masks:
+    input:
+        embeddings="results/{dataset}/{split}/mask_embeddings/{shard}.parquet",
+        centroids="results/{dataset}/seed-{seed}/clusters/centroids.parquet",
+    output:
+        "results/{dataset}/seed-{seed}/{split}/assignments/{shard}.parquet",
+    log:
+        "logs/{dataset}/seed-{seed}/{split}/assignments/{shard}.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/{split}/assignments/{shard}.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(2000),
+        runtime=attempts(30),
+    params:
+        settings=settings_of("assign_masks"),
+        code=code_of("assign_masks"),
+    message:
+        "Assign masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+    shell:
+        "exec python -m workflow_scripts.assign_masks --settings {params.settings:q}"
+        " --embeddings {input.embeddings} --centroids {input.centroids}"
+        " --output {output} > {log} 2>&1"
+
+
+rule paint_masks:
+    input:
+        images="results/{dataset}/{split}/images/{shard}.parquet",
+        masks="results/{dataset}/{split}/masks/{shard}.parquet",
+        assignments=assignments,
+    output:
+        "results/{dataset}/seed-{seed}/{split}/initial_label_maps/{shard}.parquet",
+    log:
+        "logs/{dataset}/seed-{seed}/{split}/initial_label_maps/{shard}.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/{split}/initial_label_maps/{shard}.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(2000),
+        runtime=attempts(30),
+    params:
+        settings=settings_of("paint_masks"),
+        code=code_of("paint_masks"),
+    message:
+        "Paint masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+    shell:
+        "exec python -m workflow_scripts.paint_masks --settings {params.settings:q}"
+        " --images {input.images} --masks {input.masks} --assignments {input.assignments}"
+        " --output {output} > {log} 2>&1"
+
+
+rule write_pseudo_labels:
+    input:
+        images=all_shards("results/{dataset}/train/images/{shard}.parquet"),
+        masks=all_shards("results/{dataset}/train/masks/{shard}.parquet"),
+        assignments="results/{dataset}/seed-{seed}/clusters/assignments.parquet",
+    output:
+        "results/{dataset}/seed-{seed}/pseudo_labels.json",
+    log:
+        "logs/{dataset}/seed-{seed}/pseudo_labels.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/pseudo_labels.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(8000),
+        runtime=attempts(60),
+    params:
+        settings=settings_of("write_pseudo_labels"),
+        code=code_of("write_pseudo_labels"),
+    message:
+        "Write pseudo-labels of {wildcards.dataset}, seed {wildcards.seed}"
+    shell:
+        "exec python -m workflow_scripts.write_pseudo_labels --settings {params.settings:q}"
+        " --images results/{wildcards.dataset}/train/images/{SHARDS:{wildcards.dataset}}.parquet"
+        " --masks results/{wildcards.dataset}/train/masks/{SHARDS:{wildcards.dataset}}.parquet"
+        " --assignments {input.assignments} --output {output} > {log} 2>&1"

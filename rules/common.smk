@@ -1,0 +1,165 @@
+# Config, wildcards and the helpers that several stages share.
+import functools
+import hashlib
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+HOME = Path(workflow.basedir)
+sys.path.insert(0, str(HOME))
+
+from workflow_scripts.maskdistill.code_digest import code_digest
+from workflow_scripts.maskdistill.config import (
+    canonical_json,
+    dataset_config,
+    evaluated_split,
+    report_settings,
+    rule_settings,
+    validate,
+)
+from workflow_scripts.maskdistill.errors import InputError
+
+# Jobs find the interpreter that runs Snakemake, and the package, from any directory.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(HOME), os.environ.get("PYTHONPATH")])
+)
+
+
+SCHEMAS = HOME / "config" / "schemas"
+# Datasets of the working directory go before those of the repository; mostly they are the same.
+DATASET_FOLDERS = [Path("config/datasets"), HOME / "config" / "datasets"]
+
+
+def load_configs():
+    """The configs of all active datasets and of those that support their clustering."""
+    configs, waiting = {}, list(config["datasets"])
+    while waiting:
+        name = waiting.pop(0)
+        if name not in configs:
+            configs[name] = dataset_config(name, config, DATASET_FOLDERS, SCHEMAS / "dataset.schema.yaml")
+            waiting += configs[name]["clustering"]["support"]
+            generated = configs[name]["dataset"]["generate"] is not None
+            root = configs[name]["dataset"]["root"]
+            if generated and root != f"data/{name}":
+                raise InputError(f"{name}: dataset.root of generated scenes must be data/{name}")
+            if not generated and not Path(root).is_dir():
+                raise InputError(
+                    f"{name}: there is no folder {root}; set dataset.root in "
+                    f"config/datasets/{name}.yaml to where the images lie"
+                )
+    return configs
+
+
+try:
+    validate(config, SCHEMAS / "workflow.schema.yaml", source="config")
+    CONFIGS = load_configs()
+except InputError as error:
+    raise WorkflowError(str(error))
+
+
+class ByDataset(dict):
+    """A value for every dataset, in shell commands as {NAME:{wildcards.dataset}}.
+
+    What is filled in this way is no parameter, and its change makes nothing stale.
+    """
+
+    def __format__(self, dataset):
+        return self[dataset]
+
+
+# Where a copy of the images lies changes no result.
+ROOTS = ByDataset({name: shlex.quote(c["dataset"]["root"]) for name, c in CONFIGS.items()})
+# All shards, for the shell to expand: a command line may hold only so much text.
+SHARDS = ByDataset({name: f"{{0000..{c['shards'] - 1:04d}}}" for name, c in CONFIGS.items()})
+RUNTIME = config["runtime"]
+# In shell commands, filled in when a job starts and thus no parameter either.
+DEVICE = f"--device {RUNTIME['device']}"
+BATCH = f"--batch-size {RUNTIME['batch_size']}"
+CHECKPOINTS = f"--checkpoint-every {RUNTIME['checkpoint_every']}"
+GPUS = 0 if RUNTIME["device"] == "cpu" else 1
+
+
+wildcard_constraints:
+    dataset="|".join(CONFIGS),
+    split="train|val",
+    shard=r"\d{4}",
+    seed=r"\d+",
+    round=r"\d+",
+
+
+def settings_of(rule):
+    """What a rule depends on, as one canonical text: a function of the wildcards."""
+    return lambda wildcards: canonical_json(rule_settings(rule, CONFIGS[wildcards.dataset]))
+
+
+def code_of(rule):
+    """Digest of the logic behind a rule's program."""
+    return code_digest(f"workflow_scripts.{rule}", HOME)
+
+
+def shards_of(dataset, pattern):
+    """The files of all shards; {{shard}} is filled in and other wildcards are left alone."""
+    return expand(
+        pattern, shard=[f"{i:04d}" for i in range(CONFIGS[dataset]["shards"])], allow_missing=True
+    )
+
+
+def all_shards(pattern):
+    """An input function: all shards of `pattern` of the dataset at hand."""
+    return lambda wildcards: shards_of(wildcards.dataset, pattern)
+
+
+def weights_of(stage):
+    """An input function: the local weights file of a stage, if there is one."""
+    return lambda wildcards: CONFIGS[wildcards.dataset][stage]["weights"] or []
+
+
+def first_seed(dataset):
+    """The seed whose pictures are shown and unpacked."""
+    return CONFIGS[dataset]["seeds"][0]
+
+
+def last_round(dataset):
+    """The number of the last training round of the segmentation model."""
+    return CONFIGS[dataset]["crf"]["rounds"]
+
+
+def final_predictions(dataset):
+    """Name of the folder of the predictions that count in the end."""
+    return "predictions_crf" if CONFIGS[dataset]["crf"]["enabled"] else "predictions"
+
+
+def has_ground_truth(dataset):
+    """Whether there is anything to evaluate with."""
+    return CONFIGS[dataset]["dataset"]["ground_truth"]
+
+
+def targets(dataset):
+    """What `snakemake all` makes of a dataset."""
+    base = f"results/{dataset}"
+    seed, split = first_seed(dataset), evaluated_split(CONFIGS[dataset])
+    files = [
+        f"{base}/report.html",
+        f"{base}/label_maps",
+        f"{base}/predictions",
+        f"{base}/seed-{seed}/{split}/candidates.json",
+    ]
+    return files + [f"{base}/metrics.json"] if has_ground_truth(dataset) else files
+
+
+def digest_of(*paths):
+    """Digest of files of this repository that a rule reads: a parameter like `code_of`.
+
+    As inputs their paths would be others in another checkout.
+    """
+    contents = b"".join((HOME / path).read_bytes() for path in paths)
+    return hashlib.sha256(contents).hexdigest()[:16]
+
+
+def attempts(size):
+    """A resource that grows with every attempt; retries are the profile's business."""
+    return lambda wildcards, attempt: size * attempt

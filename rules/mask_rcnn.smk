@@ -1,0 +1,86 @@
+# Mask R-CNN trained on the pseudo-labels, and the candidates that it predicts (section 3.3).
+
+
+rule train_mask_rcnn:
+    input:
+        pseudo_labels="results/{dataset}/seed-{seed}/pseudo_labels.json",
+        weights=weights_of("mask_rcnn"),
+    output:
+        model="results/{dataset}/seed-{seed}/mask_rcnn/model.pt",
+        history="results/{dataset}/seed-{seed}/mask_rcnn/history.csv",
+    log:
+        "logs/{dataset}/seed-{seed}/mask_rcnn/model.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/mask_rcnn/model.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: RUNTIME["threads"]
+    resources:
+        gpu=GPUS,
+        mem_mb=attempts(16000),
+        runtime=attempts(1440),
+    params:
+        settings=settings_of("train_mask_rcnn"),
+        code=code_of("train_mask_rcnn"),
+    message:
+        "Train Mask R-CNN on {wildcards.dataset}, seed {wildcards.seed}"
+    shell:
+        "exec python -m workflow_scripts.train_mask_rcnn --settings {params.settings:q}"
+        " --root {ROOTS:{wildcards.dataset}} --pseudo-labels {input.pseudo_labels}"
+        " --work-dir checkpoints/{wildcards.dataset}/seed-{wildcards.seed}/mask_rcnn"
+        " --seed {wildcards.seed} {DEVICE} --workers {threads} {CHECKPOINTS}"
+        " --model {output.model} --history {output.history} > {log} 2>&1"
+
+
+rule predict_candidates:
+    input:
+        images="results/{dataset}/{split}/images/{shard}.parquet",
+        model="results/{dataset}/seed-{seed}/mask_rcnn/model.pt",
+    output:
+        "results/{dataset}/seed-{seed}/{split}/candidates/{shard}.parquet",
+    log:
+        "logs/{dataset}/seed-{seed}/{split}/candidates/{shard}.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/{split}/candidates/{shard}.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: RUNTIME["threads"]
+    resources:
+        gpu=GPUS,
+        mem_mb=attempts(8000),
+        runtime=attempts(240),
+    params:
+        settings=settings_of("predict_candidates"),
+        code=code_of("predict_candidates"),
+    message:
+        "Predict candidates of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+    shell:
+        "exec python -m workflow_scripts.predict_candidates --settings {params.settings:q}"
+        " --root {ROOTS:{wildcards.dataset}} --images {input.images} --model {input.model}"
+        " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
+
+
+rule write_results:
+    input:
+        all_shards("results/{dataset}/seed-{seed}/{split}/candidates/{shard}.parquet"),
+    output:
+        "results/{dataset}/seed-{seed}/{split}/candidates.json",
+    log:
+        "logs/{dataset}/seed-{seed}/{split}/candidates.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/{split}/candidates.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(2000),
+        runtime=attempts(60),
+    params:
+        settings=settings_of("write_results"),
+        code=code_of("write_results"),
+    message:
+        "Write candidates of {wildcards.dataset} {wildcards.split} as COCO results"
+    shell:
+        "exec python -m workflow_scripts.write_results --settings {params.settings:q}"
+        " --candidates results/{wildcards.dataset}/seed-{wildcards.seed}/{wildcards.split}"
+        "/candidates/{SHARDS:{wildcards.dataset}}.parquet --output {output} > {log} 2>&1"

@@ -1,0 +1,56 @@
+# Object masks from the affinities, and their embeddings (sections 3.1 and 3.2).
+
+
+rule make_masks:
+    input:
+        images="results/{dataset}/{split}/images/{shard}.parquet",
+        features="results/{dataset}/{split}/features/{shard}.parquet",
+    output:
+        "results/{dataset}/{split}/masks/{shard}.parquet",
+    log:
+        "logs/{dataset}/{split}/masks/{shard}.log",
+    benchmark:
+        "benchmarks/{dataset}/{split}/masks/{shard}.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(4000),
+        runtime=attempts(60),
+    params:
+        settings=settings_of("make_masks"),
+        code=code_of("make_masks"),
+    message:
+        "Make masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+    shell:
+        "exec python -m workflow_scripts.make_masks --settings {params.settings:q}"
+        " --images {input.images} --features {input.features} --output {output} > {log} 2>&1"
+
+
+rule embed_masks:
+    input:
+        images="results/{dataset}/{split}/images/{shard}.parquet",
+        masks="results/{dataset}/{split}/masks/{shard}.parquet",
+        weights=weights_of("features"),
+    output:
+        "results/{dataset}/{split}/mask_embeddings/{shard}.parquet",
+    log:
+        "logs/{dataset}/{split}/mask_embeddings/{shard}.log",
+    benchmark:
+        "benchmarks/{dataset}/{split}/mask_embeddings/{shard}.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: RUNTIME["threads"]
+    resources:
+        gpu=GPUS,
+        mem_mb=attempts(8000),
+        runtime=attempts(120),
+    params:
+        settings=settings_of("embed_masks"),
+        code=code_of("embed_masks"),
+    message:
+        "Embed masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+    shell:
+        "exec python -m workflow_scripts.embed_masks --settings {params.settings:q}"
+        " --root {ROOTS:{wildcards.dataset}} --images {input.images} --masks {input.masks}"
+        " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"

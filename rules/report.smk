@@ -1,0 +1,154 @@
+# What people look at: the report, and label maps as files. No rule reads these.
+import subprocess
+
+
+def git_revision():
+    """The revision of the workflow, with a mark where files differ from it."""
+    result = subprocess.run(
+        ["git", "-C", str(HOME), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+    )
+    return result.stdout.strip() or "unknown"
+
+
+REVISION = git_revision()
+PAPER_TABLES = "resources/paper_tables.json"
+
+
+def report_splits(dataset):
+    """The splits that candidates exist of: the training images, and the evaluated ones."""
+    return list(dict.fromkeys(["train", evaluated_split(CONFIGS[dataset])]))
+
+
+def report_inputs(wildcards):
+    """Everything that the report shows."""
+    dataset = wildcards.dataset
+    base, seed = f"results/{dataset}", first_seed(dataset)
+    folders = [
+        f"{base}/{split}/{stage}" for split in report_splits(dataset) for stage in ("images", "masks")
+    ] + [
+        f"{base}/seed-{seed}/{split}/{stage}"
+        for split in report_splits(dataset)
+        for stage in ("candidates", "confident")
+    ]
+    files = [path for folder in folders for path in shards_of(dataset, folder + "/{shard}.parquet")]
+    files += step_shards(dataset, seed)
+    files += report_assignments(dataset)
+    files += report_histories(dataset).values()
+    if has_ground_truth(dataset):
+        files += report_metrics(dataset).values()
+        files.append(f"{base}/metrics.json")
+    return files
+
+
+def report_assignments(dataset):
+    """Clusters of the masks that the contact sheets show: those of the training images."""
+    return [f"results/{dataset}/seed-{first_seed(dataset)}/clusters/assignments.parquet"]
+
+
+def report_histories(dataset):
+    """Training → loss history, of the first seed."""
+    base = f"results/{dataset}/seed-{first_seed(dataset)}"
+    return {"mask_rcnn": f"{base}/mask_rcnn/history.csv"} | {
+        f"segmentation_round_{number}" if number else "segmentation": (
+            f"{base}/round-{number}/segmentation/history.csv"
+        )
+        for number in range(last_round(dataset) + 1)
+    }
+
+
+def report_metrics(dataset):
+    """Seed → its metrics."""
+    return {
+        seed: f"results/{dataset}/seed-{seed}/metrics.json" for seed in CONFIGS[dataset]["seeds"]
+    }
+
+
+def report_options(wildcards):
+    """The command line of the report, less what changes no picture and no number."""
+    dataset = wildcards.dataset
+    base, seed, shards = f"results/{dataset}", first_seed(dataset), SHARDS[dataset]
+    options = [f"--split {evaluated_split(CONFIGS[dataset])}", step_options(dataset, seed)]
+    for split in report_splits(dataset):
+        options += [
+            f"--images {split} {base}/{split}/images/{shards}.parquet",
+            f"--masks {split} {base}/{split}/masks/{shards}.parquet",
+            f"--candidates {split} {base}/seed-{seed}/{split}/candidates/{shards}.parquet",
+            f"--confident {split} {base}/seed-{seed}/{split}/confident/{shards}.parquet",
+        ]
+    options += [f"--assignments {' '.join(report_assignments(dataset))}"]
+    options += [f"--history {name} {path}" for name, path in report_histories(dataset).items()]
+    if has_ground_truth(dataset):
+        options += [f"--metrics {seed} {path}" for seed, path in report_metrics(dataset).items()]
+        options += [f"--summary {base}/metrics.json"]
+    return " ".join(options)
+
+
+def unpacked_shards(wildcards):
+    """Folder of the label maps that are unpacked: of the first seed and the evaluated split."""
+    dataset, split = wildcards.dataset, evaluated_split(CONFIGS[wildcards.dataset])
+    base = f"results/{dataset}/seed-{first_seed(dataset)}"
+    if wildcards.kind == "label_maps":
+        return f"{base}/{split}/label_maps"
+    return f"{base}/round-{last_round(dataset)}/{split}/{final_predictions(dataset)}"
+
+
+rule unpack_label_maps:
+    input:
+        lambda wildcards: shards_of(
+            wildcards.dataset, unpacked_shards(wildcards) + "/{shard}.parquet"
+        ),
+    output:
+        directory("results/{dataset}/{kind,label_maps|predictions}"),
+    log:
+        "logs/{dataset}/unpacked_{kind}.log",
+    benchmark:
+        "benchmarks/{dataset}/unpacked_{kind}.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(2000),
+        runtime=attempts(60),
+    params:
+        settings=settings_of("unpack_label_maps"),
+        code=code_of("unpack_label_maps"),
+        folder=unpacked_shards,
+    message:
+        "Unpack {wildcards.kind} of {wildcards.dataset}"
+    shell:
+        "exec python -m workflow_scripts.unpack_label_maps --settings {params.settings:q}"
+        " --shards {params.folder}/{SHARDS:{wildcards.dataset}}.parquet"
+        " --output {output} > {log} 2>&1"
+
+
+rule report:
+    input:
+        report_inputs,
+    output:
+        report(
+            "results/{dataset}/report.html", category="Reports", labels={"dataset": "{dataset}"}
+        ),
+    log:
+        "logs/{dataset}/report.log",
+    benchmark:
+        "benchmarks/{dataset}/report.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(4000),
+        runtime=attempts(60),
+    params:
+        settings=lambda wildcards: canonical_json(report_settings(CONFIGS[wildcards.dataset])),
+        code=code_of("report"),
+        resources=digest_of(PAPER_TABLES, "workflow_scripts/maskdistill/templates/report.html.j2"),
+        options=report_options,
+    message:
+        "Write the report of {wildcards.dataset}"
+    shell:
+        "exec python -m workflow_scripts.report --settings {params.settings:q}"
+        " --dataset {wildcards.dataset} --root {ROOTS:{wildcards.dataset}} {params.options}"
+        " --benchmarks benchmarks/{wildcards.dataset} --paper-tables {HOME}/{PAPER_TABLES}"
+        " --git-revision {REVISION} --output {output} > {log} 2>&1"

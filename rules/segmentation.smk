@@ -1,0 +1,100 @@
+# DeepLab-v3 trained on label maps, its predictions, and their refinement by a CRF (section 3.4).
+
+
+def training_label_maps(wildcards):
+    """Folder of what a round is trained on: confident candidates, later refined predictions."""
+    base = f"results/{wildcards.dataset}/seed-{wildcards.seed}"
+    if wildcards.round == "0":
+        return f"{base}/train/label_maps"
+    return f"{base}/round-{int(wildcards.round) - 1}/train/predictions_crf"
+
+
+rule train_segmentation:
+    input:
+        label_maps=lambda wildcards: shards_of(
+            wildcards.dataset, training_label_maps(wildcards) + "/{shard}.parquet"
+        ),
+        weights=weights_of("segmentation"),
+    output:
+        model="results/{dataset}/seed-{seed}/round-{round}/segmentation/model.pt",
+        history="results/{dataset}/seed-{seed}/round-{round}/segmentation/history.csv",
+    log:
+        "logs/{dataset}/seed-{seed}/round-{round}/segmentation/model.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/round-{round}/segmentation/model.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: RUNTIME["threads"]
+    resources:
+        gpu=GPUS,
+        mem_mb=attempts(16000),
+        runtime=attempts(1440),
+    params:
+        settings=settings_of("train_segmentation"),
+        code=code_of("train_segmentation"),
+        label_maps=training_label_maps,
+    message:
+        "Train DeepLab-v3 on {wildcards.dataset}, seed {wildcards.seed}, round {wildcards.round}"
+    shell:
+        "exec python -m workflow_scripts.train_segmentation --settings {params.settings:q}"
+        " --root {ROOTS:{wildcards.dataset}}"
+        " --label-maps {params.label_maps}/{SHARDS:{wildcards.dataset}}.parquet"
+        " --work-dir checkpoints/{wildcards.dataset}/seed-{wildcards.seed}/segmentation"
+        " --seed {wildcards.seed} {DEVICE} --workers {threads}"
+        " --model {output.model} --history {output.history} > {log} 2>&1"
+
+
+rule predict_segmentation:
+    input:
+        images="results/{dataset}/{split}/images/{shard}.parquet",
+        model="results/{dataset}/seed-{seed}/round-{round}/segmentation/model.pt",
+    output:
+        "results/{dataset}/seed-{seed}/round-{round}/{split}/predictions/{shard}.parquet",
+    log:
+        "logs/{dataset}/seed-{seed}/round-{round}/{split}/predictions/{shard}.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/round-{round}/{split}/predictions/{shard}.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: RUNTIME["threads"]
+    resources:
+        gpu=GPUS,
+        mem_mb=attempts(8000),
+        runtime=attempts(240),
+    params:
+        settings=settings_of("predict_segmentation"),
+        code=code_of("predict_segmentation"),
+    message:
+        "Predict label maps of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+    shell:
+        "exec python -m workflow_scripts.predict_segmentation --settings {params.settings:q}"
+        " --root {ROOTS:{wildcards.dataset}} --images {input.images} --model {input.model}"
+        " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
+
+
+rule refine_predictions:
+    input:
+        images="results/{dataset}/{split}/images/{shard}.parquet",
+        model="results/{dataset}/seed-{seed}/round-{round}/segmentation/model.pt",
+    output:
+        "results/{dataset}/seed-{seed}/round-{round}/{split}/predictions_crf/{shard}.parquet",
+    log:
+        "logs/{dataset}/seed-{seed}/round-{round}/{split}/predictions_crf/{shard}.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/round-{round}/{split}/predictions_crf/{shard}.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: RUNTIME["threads"]
+    resources:
+        gpu=GPUS,
+        mem_mb=attempts(8000),
+        runtime=attempts(480),
+    params:
+        settings=settings_of("refine_predictions"),
+        code=code_of("refine_predictions"),
+    message:
+        "Refine predictions of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+    shell:
+        "exec python -m workflow_scripts.refine_predictions --settings {params.settings:q}"
+        " --root {ROOTS:{wildcards.dataset}} --images {input.images} --model {input.model}"
+        " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"

@@ -1,0 +1,101 @@
+"""A digest of the logic that a program depends on.
+
+It covers the syntax trees of the program and of every module of this project that it imports,
+directly or not, without docstrings, comments, layout and help texts: a change of logic changes the
+digest of exactly the programs that use it, and nothing else does. Nothing is imported for it.
+"""
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+_TEXT_ARGUMENTS = {"help", "description"}  # of argparse and progress bars: for people only
+
+
+def code_digest(module: str, root: Path) -> str:
+    """Digest of a module and of its import closure.
+
+    Args:
+        module: dotted name, for instance "workflow_scripts.make_masks".
+        root: folder that holds the top-level package.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Raises:
+        FileNotFoundError: there is no such module.
+    """
+    digest = hashlib.sha256()
+    for name in import_closure(module, root):
+        digest.update(f"{name}\n{_logic(_path(name, root))}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def import_closure(module: str, root: Path) -> list[str]:
+    """Names of `module` and of all modules under `root` that it imports, sorted."""
+    if _path(module, root) is None:
+        raise FileNotFoundError(f"{module}: no such module under {root}")
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += _imports(_path(name, root), root)
+    return sorted(found)
+
+
+@functools.cache
+def _path(module: str, root: Path) -> Path | None:
+    base = root.joinpath(*module.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+@functools.cache
+def _imports(path: Path, root: Path) -> list[str]:
+    names = []
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.append(node.module)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Constant) and _is_dotted_name(node.value):
+            names.append(node.value)  # modules that are imported when they are chosen (engines)
+    own = [name for name in dict.fromkeys(names) if "." in name and _path(name, root) is not None]
+    # A package's own code runs when one of its modules is imported.
+    parents = [".".join(name.split(".")[:i]) for name in own for i in range(1, name.count(".") + 1)]
+    return list(dict.fromkeys(own + parents))
+
+
+def _is_dotted_name(value: object) -> bool:
+    return isinstance(value, str) and all(map(str.isidentifier, value.split(".")))
+
+
+@functools.cache
+def _logic(path: Path) -> str:
+    return ast.dump(_WithoutText().visit(ast.parse(ast.unparse(_tree(path)))))
+
+
+class _WithoutText(ast.NodeTransformer):
+    def _without_docstring(self, node: ast.AST) -> ast.AST:
+        self.generic_visit(node)
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+        return node
+
+    visit_Module = visit_ClassDef = visit_FunctionDef = visit_AsyncFunctionDef = _without_docstring
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        node.keywords = [word for word in node.keywords if word.arg not in _TEXT_ARGUMENTS]
+        return node

@@ -1,0 +1,188 @@
+"""The config of the workflow: merging, validation, and the part of it that each rule depends on."""
+
+import copy
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from workflow_scripts.maskdistill.errors import InputError
+
+# What each rule's result depends on, beside its input files. Nothing else reaches the rule.
+RULE_SETTINGS: dict[str, tuple[str, ...]] = {
+    "make_demo_dataset": ("dataset.generate",),
+    # Not whether there are labels, nor their names: learning about them makes nothing stale.
+    "list_images": ("dataset.adapter", "dataset.splits", "shards", "images"),
+    "extract_features": ("features",),
+    "make_masks": ("masks",),
+    "embed_masks": ("features", "embedding"),
+    "cluster_masks": ("clustering",),
+    "assign_masks": ("clustering.metric",),
+    "paint_masks": ("clustering.clusters",),
+    "write_pseudo_labels": ("clustering.clusters", "images"),
+    "train_mask_rcnn": ("mask_rcnn",),
+    "predict_candidates": ("mask_rcnn",),
+    "filter_candidates": ("confidence", "clustering.clusters"),
+    "write_results": (),
+    "train_segmentation": ("segmentation", "clustering.clusters"),
+    "predict_segmentation": ("segmentation",),
+    "refine_predictions": (
+        "segmentation",
+        "crf.iterations",
+        "crf.gaussian_weight",
+        "crf.gaussian_sigma",
+        "crf.bilateral_weight",
+        "crf.bilateral_sigma_xy",
+        "crf.bilateral_sigma_rgb",
+    ),
+    "evaluate": ("dataset", "clustering.clusters"),
+    "summarize": (),
+    "unpack_label_maps": (),
+}
+
+
+def read_yaml(path: Path) -> dict:
+    """Parse one YAML file to a mapping.
+
+    Raises:
+        InputError: missing, or no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such config file") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected keys and values")
+    return content
+
+
+def merge(base: Mapping, *overrides: Mapping) -> dict:
+    """Lay mappings over each other, key by key; lists and values are replaced whole."""
+    result = copy.deepcopy(dict(base))
+    for override in overrides:
+        for key, value in override.items():
+            if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+                result[key] = merge(result[key], value)
+            else:
+                result[key] = copy.deepcopy(value)
+    return result
+
+
+def dataset_config(name: str, config: Mapping, folders: Sequence[Path], schema: Path) -> dict:
+    """The whole config of one dataset: defaults, then its own file, then the overrides.
+
+    Args:
+        name: of the dataset; its file is `name`.yaml.
+        config: the workflow's config.
+        folders: where the files of datasets lie; earlier folders come first.
+        schema: of the merged config.
+
+    Raises:
+        InputError: an unknown dataset or key, or an unsuitable value; names it and the remedy.
+    """
+    known = {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
+    if name not in known:
+        raise InputError(
+            f"unknown dataset {name!r}{_nearest(name, sorted(known))}; known are "
+            f"{', '.join(sorted(known))}; describe your own in {folders[0] / name}.yaml"
+        )
+    merged = merge(config["defaults"], read_yaml(known[name]), config["overrides"])
+    validate(merged, schema, source=str(known[name]))
+    _check_dataset(merged, known[name])
+    return merged
+
+
+def _check_dataset(config: Mapping, path: Path) -> None:
+    """What a schema cannot say."""
+    dataset = config["dataset"]
+    if "train" not in dataset["splits"]:
+        raise InputError(f"{path}: dataset.splits needs a split `train`, the images to learn from")
+    for split, value in dataset["splits"].items():
+        if isinstance(value, Mapping) != (dataset["adapter"] == "coco"):
+            raise InputError(
+                f"{path}: dataset.splits.{split}: the adapter {dataset['adapter']} expects "
+                + ("`annotations` and `images`" if dataset["adapter"] == "coco" else "one name")
+            )
+    if dataset["ground_truth"] and dataset["adapter"] == "folder":
+        raise InputError(f"{path}: a plain folder has no labels; set dataset.ground_truth: false")
+    if dataset["ground_truth"] and dataset["adapter"] == "voc" and not dataset["classes"]:
+        raise InputError(f"{path}: dataset.classes must name the classes 1, 2, … of the labels")
+    for stage in ("features", "mask_rcnn", "segmentation"):
+        weights = config[stage]["weights"]
+        if weights is not None and not Path(weights).is_file():
+            raise InputError(f"{path}: {stage}.weights: there is no file {weights}")
+
+
+def validate(config: Mapping, schema_path: Path, *, source: str) -> None:
+    """Check a mapping against a schema.
+
+    Args:
+        source: where the mapping came from, for messages.
+
+    Raises:
+        InputError: one line that names the key, and the nearest valid one where it is unknown.
+    """
+    validator = jsonschema.Draft202012Validator(read_yaml(schema_path))
+    for error in sorted(validator.iter_errors(config), key=lambda e: (len(e.path), str(e.path))):
+        where = ".".join(map(str, error.absolute_path))
+        if error.validator == "additionalProperties":
+            valid = sorted(error.schema["properties"])
+            key = next(key for key in error.instance if key not in valid)
+            name = f"{where}.{key}" if where else key
+            raise InputError(
+                f"{source}: unknown key {name!r}{_nearest(key, valid)}; valid here: "
+                + ", ".join(valid)
+            )
+        raise InputError(f"{source}: {where or 'the file'}: {_explain(error)}")
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    hint = ""
+    if error.validator == "type" and isinstance(error.instance, str):
+        hint = " (YAML reads 1e-4 as text; write 1.0e-4)"
+    return error.message + hint
+
+
+def _nearest(word: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def rule_settings(rule: str, config: Mapping) -> dict:
+    """The sub-tree of a dataset's config that a rule depends on."""
+    result: dict[str, Any] = {}
+    for path in RULE_SETTINGS[rule]:
+        source, target = config, result
+        *parents, last = path.split(".")
+        for key in parents:
+            source, target = source[key], target.setdefault(key, {})
+        target[last] = source[last]
+    return _without_origin(result) if rule != "make_demo_dataset" else result
+
+
+def report_settings(config: Mapping) -> dict:
+    """All settings that decide a result, for the report to show."""
+    return _without_origin(config)
+
+
+def _without_origin(settings: Mapping) -> dict:
+    """Settings without where the files lie and how they came there, which changes no result."""
+    dataset = settings.get("dataset", {})
+    kept = {key: value for key, value in dataset.items() if key not in ("root", "generate")}
+    return {**settings, "dataset": kept} if dataset else dict(settings)
+
+
+def canonical_json(value: Any) -> str:
+    """One text for equal values, whatever the order of their keys."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def evaluated_split(config: Mapping) -> str:
+    """The split that predictions are made and judged on: `val` where there is one."""
+    return "val" if "val" in config["dataset"]["splits"] else "train"
