@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 import torchvision
 from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 from workflow_scripts.maskdistill.weights import load_strictly, read_state_dict
 
-DEPTHS = (18, 50)
+DEPTHS = (10, 18, 50)
 # Parameters of published checkpoints that the trunk does without: classifier, MoCo's projector.
 _HEADS = ("fc.", "head.", "projector.", "predictor.")
 
@@ -24,12 +25,13 @@ def build_resnet(
     """A torchvision ResNet without its classifier (`fc` is the identity).
 
     Args:
-        depth: 18 or 50.
+        depth: 10 (one block a stage), 18 or 50.
         weights: checkpoint with torchvision's or MoCo's (v1, v2, v3) names; None draws them.
         frozen_stages: 0 trains all; 1 freezes the stem; 2 the stem and layer1; and so on.
             Frozen batch normalisation stays in evaluation mode, see `keep_frozen`.
         output_stride: 32, or 16 or 8 with dilation in the last one or two stages (DeepLab).
-            ResNet-18's blocks are not dilated by torchvision; its strides are removed instead.
+            The blocks of ResNet-10 and 18 are not dilated by torchvision; their strides are removed
+            instead.
         norm_layer: called with the number of channels.
 
     Raises:
@@ -41,8 +43,9 @@ def build_resnet(
     dilate = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}
     if output_stride not in dilate:
         raise ValueError(f"output stride {output_stride}: choose one of {sorted(dilate)}")
-    if depth == 18:
-        model = torchvision.models.resnet18(weights=None, norm_layer=norm_layer)
+    if depth < 50:
+        blocks = [depth // 8] * 4
+        model = torchvision.models.ResNet(BasicBlock, blocks, norm_layer=norm_layer)
         for stage, dilated in zip((2, 3, 4), dilate[output_stride], strict=True):
             if dilated:
                 _remove_stride(getattr(model, f"layer{stage}"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from workflow_scripts.maskdistill.errors import InputError
 
 _CHOICES = {
-    "depth": (18, 50),
+    "depth": (10, 18, 50),
     "norm": ("batch", "frozen", "group"),
     "optimizer": ("sgd", "adamw"),
     "mixed_precision": ("none", "bfloat16", "float16"),
@@ -24,7 +24,7 @@ class TrainingSettings:
 
     engine: str = "torchvision"
 
-    depth: int = 50  # of the ResNet: 18 or 50
+    depth: int = 50  # of the ResNet: 10, 18 or 50
     fpn: bool = False  # False: C4, whose last stage is the head of boxes and masks
     fpn_channels: int = 256  # of the pyramid and, in proportion, of its heads
     roi_size: int = 14  # C4 only: features across a region before the last stage halves them

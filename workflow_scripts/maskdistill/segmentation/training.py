@@ -34,7 +34,7 @@ from workflow_scripts.maskdistill.training_run import (
 class Settings:
     """Architecture, schedule and augmentation; the defaults are the paper's (Section 4.1)."""
 
-    depth: int = 50  # of the ResNet: 18 or 50
+    depth: int = 50  # of the ResNet: 10, 18 or 50
     output_stride: int = 8  # 8 or 16
     weights: str | None = None  # initial weights of the ResNet; None draws them
     frozen_stages: int = 2  # 0: none, 1: the stem, 2: the stem and the first stage, …

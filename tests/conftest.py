@@ -1,0 +1,67 @@
+"""Small data that several test modules build on."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from workflow_scripts.maskdistill import shards
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory) -> dict:
+    """The settings `features` of a random ViT with patches of 8 pixels, stored on disk."""
+    options = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": 64}
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **options)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(model.state_dict(), path)
+    return {
+        "backbone": "vit_tiny_patch16_224",
+        "backbone_options": options,
+        "weights": str(path),
+        "shorter_side": 32,
+        "longer_side": None,
+    }
+
+
+@pytest.fixture
+def write_image() -> Callable[..., np.ndarray]:
+    """A function that writes a picture of smooth noise and returns its pixels (before JPEG)."""
+
+    def write(path: Path, height: int = 24, width: int = 32, seed: int = 0) -> np.ndarray:
+        coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+        return np.asarray(image)
+
+    return write
+
+
+@pytest.fixture
+def write_manifest() -> Callable[[Path, Mapping[int, tuple]], Path]:
+    """A function that writes a manifest from image id → (file name, height, width[, status])."""
+
+    def write(path: Path, images: Mapping[int, tuple]) -> Path:
+        rows = []
+        for image_id, (file_name, height, width, *status) in images.items():
+            rows.append(
+                {
+                    "image_id": image_id,
+                    "file_name": file_name,
+                    "height": height,
+                    "width": width,
+                    "shard": 0,
+                    "status": status[0] if status else shards.OK,
+                }
+            )
+        shards.write_table(path, "images", rows, shards.provenance("images", {}))
+        return path
+
+    return write

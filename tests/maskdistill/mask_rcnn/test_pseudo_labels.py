@@ -1,0 +1,151 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workflow_scripts.maskdistill import masks
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import PseudoLabels
+from workflow_scripts.maskdistill.sampling import Sample
+
+
+def coco_file(tmp_path, *, annotated=(7, 9)):
+    """Three images, black but for a white rectangle on 7 and 9; returns the file's content."""
+    content = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": c, "name": f"cluster_{c:03d}"} for c in (1, 2)],
+    }
+    for image_id in (9, 8, 7):
+        mask = np.zeros((40, 60), bool)
+        mask[4:16, 6 + image_id : 30] = True
+        Image.fromarray(np.repeat(255 * mask[..., None], 3, axis=2).astype(np.uint8)).save(
+            tmp_path / f"{image_id}.png"
+        )
+        content["images"].append(
+            {"id": image_id, "file_name": f"{image_id}.png", "height": 40, "width": 60}
+        )
+        if image_id in annotated:
+            encoded = masks.encode(mask)
+            box = [encoded.x, encoded.y, encoded.box_width, encoded.box_height]
+            content["annotations"].append(
+                {
+                    "id": image_id,
+                    "image_id": image_id,
+                    "category_id": 2 if image_id == 9 else 1,
+                    "segmentation": {"size": [40, 60], "counts": encoded.rle_counts.decode()},
+                    "bbox": box,
+                    "area": encoded.area,
+                    "iscrowd": 0,
+                }
+            )
+    return content
+
+
+def dataset(tmp_path, content, **options):
+    path = tmp_path / "pseudo_labels.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    options = {"sides": (40,), "longer_side": 100, "flip": False, "seed": 0} | options
+    return PseudoLabels(path, tmp_path, **options)
+
+
+def test_images_without_annotation_are_left_out_and_order_is_by_id(tmp_path):
+    examples = dataset(tmp_path, coco_file(tmp_path))
+
+    assert len(examples) == 2
+    assert examples.clusters == 2
+    assert [int(examples[Sample(0, 0, i)].labels[0]) for i in (0, 1)] == [1, 2]
+
+
+def test_unchanged_size_gives_the_annotation_back(tmp_path):
+    example = dataset(tmp_path, coco_file(tmp_path))[Sample(0, 0, 1)]
+
+    assert example.image.shape == (3, 40, 60)
+    assert example.boxes.tolist() == [[15, 4, 30, 16]]
+    np.testing.assert_array_equal(example.masks[0], example.image[0] == 255)
+
+
+def test_image_mask_and_box_are_resized_and_mirrored_together(tmp_path):
+    examples = dataset(
+        tmp_path, coco_file(tmp_path), sides=(20, 40, 80), longer_side=1000, flip=True
+    )
+
+    sizes, mirrored = set(), set()
+    for step in range(40):
+        example = examples[Sample(step, 0, 0)]
+        height = example.image.shape[1]
+        scale = height / 40
+        left, top, right, bottom = (example.boxes[0] / scale).tolist()
+        sizes.add(height)
+        mirrored.add(left > 25)
+        assert (top, bottom) == (4, 16)
+        assert (left, right) == ((30, 47) if left > 25 else (13, 30))
+        columns = np.nonzero(example.masks[0].numpy())[1]
+        assert abs(columns.min() - left * scale) <= 1
+        assert abs(columns.max() + 1 - right * scale) <= 1
+        bright = example.image[0].numpy() > 127
+        different = (bright != example.masks[0].numpy().astype(bool)).sum()
+        assert different <= 0.1 * bright.sum()
+    assert sizes == {20, 40, 80}
+    assert mirrored == {False, True}
+
+
+def test_the_longer_side_is_bounded(tmp_path):
+    examples = dataset(tmp_path, coco_file(tmp_path), sides=(80,), longer_side=90)
+
+    assert examples[Sample(0, 0, 0)].image.shape == (3, 60, 90)
+
+
+def test_a_place_in_the_plan_decides_the_augmentation(tmp_path):
+    content = coco_file(tmp_path)
+    options = {"sides": tuple(range(20, 80)), "flip": True}
+    first, again = (dataset(tmp_path, content, **options)[Sample(3, 1, 0)] for _ in range(2))
+    other = dataset(tmp_path, content, **options, seed=1)[Sample(3, 1, 0)]
+
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert other.image.shape != first.image.shape
+
+
+def edited(tmp_path, key, value):
+    content = coco_file(tmp_path)
+    content["annotations"][0][key] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: "{", "not JSON"),
+        (lambda p: {"images": []}, "not a COCO dataset file"),
+        (lambda p: coco_file(p, annotated=()), "none of the 3 images is annotated"),
+        (lambda p: coco_file(p) | {"categories": [{"id": 0, "name": "a"}]}, "1..C"),
+        (lambda p: edited(p, "category_id", 3), "category 3"),
+        (lambda p: edited(p, "image_id", 1), "image 1"),
+        (lambda p: edited(p, "segmentation", [[0, 0, 1, 1, 2, 2]]), "not compressed RLE"),
+        (lambda p: edited(p, "segmentation", {"size": [1, 1], "counts": "1"}), "image's size"),
+        (lambda p: edited(p, "bbox", [0, 0, 0, 0]), "empty"),
+    ],
+)
+def test_unusable_files_are_refused(tmp_path, make, message):
+    with pytest.raises(InputError, match=message):
+        dataset(tmp_path, make(tmp_path))
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        PseudoLabels(
+            tmp_path / "none.json", tmp_path, sides=(8,), longer_side=8, flip=False, seed=0
+        )
+
+
+def test_an_image_that_changed_is_refused(tmp_path):
+    examples = dataset(tmp_path, coco_file(tmp_path))
+    Image.new("RGB", (10, 10)).save(tmp_path / "7.png")
+    (tmp_path / "9.png").unlink()
+
+    with pytest.raises(InputError, match="10 x 10 px"):
+        examples[Sample(0, 0, 0)]
+    with pytest.raises(InputError, match="missing file"):
+        examples[Sample(0, 0, 1)]

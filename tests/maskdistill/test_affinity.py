@@ -1,0 +1,192 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from workflow_scripts.maskdistill import affinity
+from workflow_scripts.maskdistill.errors import InputError
+
+HEADS, SIZE = 3, 8
+
+
+def reference(keys, cls_affinity, grid, top_k, heads=None, center_keys=False):
+    """Eq. 1 and 2 to the letter, with the whole N x N matrix, in float64.
+
+    Returns the mask, the source, the number of voters and the sums whose signs are the mask.
+    """
+    keys = keys.astype(np.float64)
+    count = len(keys)
+    if center_keys:
+        keys = keys - keys.mean(axis=0, keepdims=True)
+    chosen = range(HEADS) if heads is None else heads
+    a_cls = sum(cls_affinity[h].astype(np.float64) for h in chosen) / len(chosen)
+    by_head = [keys[:, h * SIZE : (h + 1) * SIZE] for h in range(HEADS)]
+    matrix = sum(k @ k.T for k in by_head) / HEADS
+    ranked = sorted(range(count), key=lambda i: (-a_cls[i], i))
+    proposals = ranked[: max(1, int(top_k * count))]
+    source = proposals[0]
+    voters = [j for j in proposals if matrix[source, j] > 0]
+    sums = matrix[voters].sum(axis=0)
+    return (sums > 0).reshape(grid), divmod(source, grid[1]), len(voters), sums
+
+
+def random_keys(rng, count):
+    return rng.normal(size=(count, HEADS * SIZE))
+
+
+def structured_keys(rng, count):
+    """Two groups of patches with a common part, as in real backbones, and noise."""
+    common, group = rng.normal(size=(2, HEADS * SIZE))
+    sign = np.where(np.arange(count) % 7 < 3, 1.0, -1.0)[:, None]
+    return 0.3 * common + sign * group + 0.5 * rng.normal(size=(count, HEADS * SIZE))
+
+
+@pytest.mark.parametrize("make", [random_keys, structured_keys])
+@pytest.mark.parametrize(
+    ("options", "seed"),
+    list(
+        itertools.product(
+            [
+                {"top_k": 0.4},
+                {"top_k": 0.4, "heads": [0, 2]},
+                {"top_k": 0.25, "center_keys": True},
+                {"top_k": 1.0, "heads": [1], "center_keys": True},
+                {"top_k": 0.0},
+            ],
+            range(4),
+        )
+    ),
+)
+def test_the_linear_form_is_the_whole_matrix(make, options, seed):
+    rng = np.random.default_rng(seed)
+    grid = (9, 13)
+    keys = make(rng, 9 * 13).astype(np.float16)
+    cls_affinity = rng.normal(size=(HEADS, 9 * 13)).astype(np.float32)
+    mask, source, voters, sums = reference(keys, cls_affinity, grid, **options)
+    (found,) = affinity.object_masks(keys, cls_affinity, grid, **options)
+    assert found.grid.shape == grid
+    assert found.grid.dtype == bool
+    assert found.source == source
+    assert found.proposals == voters
+    clear = np.abs(sums).reshape(grid) > 1e-4 * np.abs(sums).max()
+    np.testing.assert_array_equal(found.grid[clear], mask[clear])
+    assert clear.mean() > 0.98
+    assert found.grid[source]
+
+
+def test_an_object_is_cut_out():
+    """Keys of object and background point in opposite directions; [CLS] looks at the object."""
+    rng = np.random.default_rng(0)
+    inside = np.zeros((10, 12), dtype=bool)
+    inside[2:6, 3:9] = True
+    direction = rng.normal(size=HEADS * SIZE)
+    keys = np.where(inside.ravel()[:, None], direction, -direction)
+    keys = keys + 0.1 * rng.normal(size=keys.shape)
+    cls_affinity = np.tile(inside.ravel() + 0.01 * rng.normal(size=120), (HEADS, 1))
+    for top_k in (0.01, 0.1, 0.4, 1.0):
+        (found,) = affinity.object_masks(keys, cls_affinity, inside.shape, top_k=top_k)
+        np.testing.assert_array_equal(found.grid, inside)
+        assert inside[found.source]
+        assert found.proposals == min(max(1, int(top_k * 120)), inside.sum())
+    # A part that all keys have in common hides the object, unless it is taken away.
+    shifted = keys + 100
+    arguments = (shifted, cls_affinity, inside.shape)
+    assert affinity.object_masks(*arguments, top_k=0.1)[0].grid.all()
+    (found,) = affinity.object_masks(*arguments, top_k=0.1, center_keys=True)
+    np.testing.assert_array_equal(found.grid, inside)
+
+
+def test_of_equal_affinities_the_first_patch_wins():
+    keys = np.eye(24)[:6]
+    cls_affinity = np.zeros((HEADS, 6))
+    cls_affinity[:, [2, 4, 5]] = 1
+    (found,) = affinity.object_masks(keys, cls_affinity, (2, 3), top_k=0.4)
+    assert found.source == (0, 2)
+    proposals = affinity.select_proposals(cls_affinity[0], 0.7, np.ones(6, bool))
+    assert proposals.tolist() == [2, 4, 5, 0]
+
+
+def test_proposals_come_from_free_patches_only():
+    free = np.array([True, False, True, True, False, True])
+    values = np.array([1.0, 9.0, 3.0, 2.0, 8.0, 0.0])
+    assert affinity.select_proposals(values, 0.5, free).tolist() == [2, 3]
+    assert affinity.select_proposals(values, 0.0, free).tolist() == [2]
+    assert affinity.select_proposals(values, 1.0, free).tolist() == [2, 3, 0, 5]
+
+
+def test_the_source_votes_for_itself_even_with_a_key_of_zero():
+    keys = np.zeros((4, 2), np.float32)
+    assert affinity.similar_to_source(keys, np.array([2, 0, 1])).tolist() == [2]
+    keys[:] = [[1, 0], [0, 1], [1, 1], [-1, 0]]
+    assert affinity.similar_to_source(keys, np.array([0, 1, 2, 3])).tolist() == [0, 2]
+
+
+def test_component():
+    grid = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [1, 1, 0, 1]], dtype=bool)
+    first = np.zeros_like(grid)
+    first[0, :2] = True  # the patch at (1, 2) touches it by a corner only
+    np.testing.assert_array_equal(affinity.component_of(grid, 1), first)
+    assert np.flatnonzero(affinity.component_of(grid, 11)).tolist() == [11]
+    assert not affinity.component_of(grid, 2).any()
+
+
+def test_only_the_component_of_the_source():
+    inside = np.zeros((6, 9), dtype=bool)
+    inside[1:3, 1:3], inside[3:5, 6:8] = True, True
+    keys = np.where(inside.ravel()[:, None], 1.0, -1.0) * np.ones(4)
+    cls_affinity = inside.ravel()[None] * 1.0
+    cls_affinity[0, 3 * 9 + 6] = 2  # the source lies in the second part
+    (both,) = affinity.object_masks(keys, cls_affinity, (6, 9), top_k=0.1)
+    np.testing.assert_array_equal(both.grid, inside)
+    (one,) = affinity.object_masks(keys, cls_affinity, (6, 9), top_k=0.1, source_component=True)
+    inside[1:3, 1:3] = False
+    np.testing.assert_array_equal(one.grid, inside)
+
+
+@pytest.mark.parametrize("component", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_several_masks_do_not_overlap(seed, component):
+    rng = np.random.default_rng(seed)
+    keys, cls_affinity = rng.normal(size=(70, 24)), rng.normal(size=(HEADS, 70))
+    arguments = {"top_k": 0.1, "source_component": component}
+    found = affinity.object_masks(keys, cls_affinity, (7, 10), per_image=4, **arguments)
+    assert 1 < len(found) <= 4
+    assert sum(mask.grid.astype(int) for mask in found).max() == 1
+    assert all(mask.grid[mask.source] for mask in found)
+    a_cls = cls_affinity.mean(axis=0).reshape(7, 10)
+    free = np.ones((7, 10), bool)
+    for mask in found:  # each starts at the nearest patch that is left
+        assert a_cls[mask.source] == a_cls[free].max()
+        free &= ~mask.grid
+    (first,) = affinity.object_masks(keys, cls_affinity, (7, 10), per_image=1, **arguments)
+    np.testing.assert_array_equal(first.grid, found[0].grid)
+
+
+def test_no_further_mask_when_nothing_is_left():
+    found = affinity.object_masks(np.ones((6, 4)), np.ones((1, 6)), (2, 3), top_k=0.5, per_image=9)
+    assert len(found) == 1
+    assert found[0].grid.all()
+
+
+def test_keys_that_say_nothing_give_an_empty_mask():
+    keys, cls_affinity = np.zeros((6, 4)), np.ones((1, 6))
+    (found,) = affinity.object_masks(keys, cls_affinity, (2, 3), top_k=0.5)
+    assert not found.grid.any()
+
+
+def test_the_keys_given_are_left_alone():
+    keys = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    before = keys.copy()
+    affinity.object_masks(keys, np.ones((1, 6)), (2, 3), top_k=0.5, center_keys=True)
+    np.testing.assert_array_equal(keys, before)
+
+
+def test_heads_that_do_not_exist():
+    with pytest.raises(InputError, match=r"masks\.heads \[0, 3\]: .* 0 to 2"):
+        affinity.average_heads(np.ones((3, 6)), [0, 3])
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (6, 4)])
+def test_shapes_must_fit(shape):
+    with pytest.raises(ValueError, match="for 2 x 3 patches"):
+        affinity.object_masks(np.ones(shape), np.ones((1, 13 - shape[0])), (2, 3), top_k=0.5)

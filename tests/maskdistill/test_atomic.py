@@ -1,0 +1,98 @@
+import errno
+import os
+import threading
+
+import pytest
+
+from workflow_scripts.maskdistill.atomic import atomic_path, write_text
+from workflow_scripts.maskdistill.errors import InputError
+
+
+def test_the_file_appears_whole_and_with_its_folders(tmp_path):
+    path = tmp_path / "a" / "b" / "table.tar.parquet"
+    with atomic_path(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.suffix == ".parquet"
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail_halfway():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        fail_halfway()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, number, where):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def full(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, where, full)
+    with pytest.raises(InputError, match=r"a\.txt: no space left") as error:
+        write_text(path, "new")
+    assert "\n" not in str(error.value)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+def test_a_device_that_is_really_full(tmp_path):
+    def write():
+        with atomic_path(tmp_path / "a.txt") as temporary:
+            temporary.touch()
+            with open("/dev/full", "w") as file:
+                file.write("x")
+
+    with pytest.raises(InputError, match="no space left"):
+        write()
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_errors_of_the_system_stay_what_they_are(tmp_path):
+    def write_nothing():
+        with atomic_path(tmp_path / "a.txt"):
+            pass
+
+    with pytest.raises(FileNotFoundError):
+        write_nothing()
+
+
+def test_a_reader_never_sees_a_part(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "0" * 100_000)
+    seen = set()
+    done = threading.Event()
+
+    def read():
+        while not done.is_set():
+            text = path.read_text()
+            seen.add((len(text), len(set(text))))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for digit in range(1, 30):
+        write_text(path, str(digit % 10) * 100_000)
+    done.set()
+    reader.join()
+    assert seen == {(100_000, 1)}
+
+
+def test_text_is_utf_8(tmp_path):
+    write_text(tmp_path / "a.json", "größer – 写")
+    assert (tmp_path / "a.json").read_bytes().decode("utf-8") == "größer – 写"

@@ -1,0 +1,120 @@
+import faiss
+import numpy as np
+import pytest
+
+from workflow_scripts.maskdistill import clustering
+from workflow_scripts.maskdistill.errors import InputError
+
+OPTIONS = {"iterations": 30, "redo": 3, "max_points": 100_000, "seed": 0}
+SIZES = (80, 50, 30, 20)
+
+
+def planted(metric, seed=0):
+    """Four far groups of falling size, shuffled; for cosine, of all kinds of length."""
+    rng = np.random.default_rng(seed)
+    centres = 10 * np.linalg.qr(rng.normal(size=(12, 12)))[0][:4]
+    truth = rng.permutation(np.repeat(np.arange(4), SIZES))
+    points = centres[truth] + rng.normal(scale=0.5, size=(len(truth), 12))
+    if metric == "cosine":
+        points *= rng.uniform(0.1, 10, size=(len(truth), 1))
+    return points.astype(np.float32), truth
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_planted_clusters_are_found_and_ordered_by_size(metric):
+    points, truth = planted(metric)
+    before = points.copy()
+    centroids = clustering.fit(points, clusters=4, metric=metric, **OPTIONS)
+    assert (centroids.shape, centroids.dtype) == ((4, 12), np.float32)
+    clusters, distances = clustering.assign(points, centroids, metric=metric)
+    np.testing.assert_array_equal(clusters, truth + 1)
+    assert (clusters.dtype, distances.dtype) == (np.int32, np.float32)
+    assert np.bincount(clusters)[1:].tolist() == list(SIZES)
+    np.testing.assert_array_equal(points, before)
+    if metric == "euclidean":
+        means = [points[truth == group].mean(axis=0) for group in range(4)]
+        np.testing.assert_allclose(centroids, means, atol=1e-4)
+    else:
+        np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_assignment_against_numpy(metric):
+    rng = np.random.default_rng(1)
+    points, centroids = rng.normal(size=(200, 7)), rng.normal(size=(9, 7))
+    clusters, distances = clustering.assign(
+        points.astype(np.float32), centroids.astype(np.float32), metric=metric
+    )
+    if metric == "cosine":
+        unit, unit_centroids = (x / np.linalg.norm(x, axis=1)[:, None] for x in (points, centroids))
+        expected = 1 - unit @ unit_centroids.T
+    else:
+        expected = np.linalg.norm(points[:, None] - centroids[None], axis=2)
+    np.testing.assert_array_equal(clusters, expected.argmin(axis=1) + 1)
+    np.testing.assert_allclose(distances, expected.min(axis=1), atol=1e-5)
+
+
+def test_a_point_on_a_centroid_is_at_no_distance():
+    points = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    for metric in ("cosine", "euclidean"):
+        clusters, distances = clustering.assign(points, points, metric=metric)
+        assert clusters.tolist() == [1, 2, 3, 4, 5]
+        np.testing.assert_allclose(distances, 0, atol=2e-3)
+        assert (distances >= 0).all()
+
+
+def test_nothing_to_assign():
+    clusters, distances = clustering.assign(
+        np.empty((0, 7), np.float32), np.ones((2, 7), np.float32), metric="cosine"
+    )
+    assert (clusters.shape, clusters.dtype) == ((0,), np.int32)
+    assert (distances.shape, distances.dtype) == ((0,), np.float32)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_the_same_seed_gives_the_same_centroids_on_any_number_of_threads(metric):
+    # No structure: another start would end elsewhere.
+    points = np.random.default_rng(0).normal(size=(600, 16)).astype(np.float32)
+
+    def fit(threads, seed):
+        before = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(threads)
+        try:
+            options = {**OPTIONS, "seed": seed}
+            return clustering.fit(points, clusters=10, metric=metric, **options)
+        finally:
+            faiss.omp_set_num_threads(before)
+
+    one = fit(1, seed=3)
+    np.testing.assert_array_equal(fit(1, seed=3), one)
+    np.testing.assert_allclose(fit(2, seed=3), one, atol=1e-5)
+    assert not np.allclose(fit(1, seed=4), one, atol=1e-2)
+
+
+def test_a_sample_of_many_points():
+    points, truth = planted("euclidean")
+    options = {**OPTIONS, "max_points": 60}
+    centroids = clustering.fit(points, clusters=4, metric="euclidean", **options)
+    clusters, _ = clustering.assign(points, centroids, metric="euclidean")
+    pairs = set(zip(truth.tolist(), clusters.tolist(), strict=True))
+    assert len(pairs) == 4
+    again = clustering.fit(points, clusters=4, metric="euclidean", **options)
+    np.testing.assert_array_equal(again, centroids)
+    whole = clustering.fit(points, clusters=4, metric="euclidean", **OPTIONS)
+    assert not np.allclose(whole, centroids, atol=1e-4)
+
+
+def test_as_many_clusters_as_points():
+    points = np.eye(5, dtype=np.float32)
+    centroids = clustering.fit(points, clusters=5, metric="euclidean", **OPTIONS)
+    clusters, _ = clustering.assign(points, centroids, metric="euclidean")
+    assert sorted(clusters.tolist()) == [1, 2, 3, 4, 5]
+
+
+def test_bad_input():
+    with pytest.raises(InputError, match="3 masks cannot form 4 clusters; lower clustering"):
+        clustering.fit(np.ones((3, 2), np.float32), clusters=4, metric="cosine", **OPTIONS)
+    points = np.ones((9, 2), np.float32)
+    points[3, 1] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        clustering.fit(points, clusters=2, metric="cosine", **OPTIONS)

@@ -1,0 +1,224 @@
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workflow_scripts.maskdistill import config
+from workflow_scripts.maskdistill.errors import InputError
+
+FOLDER = Path(__file__).parents[2] / "config"
+SCHEMA = FOLDER / "schemas" / "dataset.schema.yaml"
+DEFAULT = yaml.safe_load((FOLDER / "default.yaml").read_text())
+SHIPPED = sorted(path.stem for path in (FOLDER / "datasets").glob("*.yaml"))
+MINE = {"dataset": {"root": "photos", "adapter": "folder", "splits": {"train": "."}}}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A function that gives the config of a dataset with these keys of its own."""
+
+    def get(own, overrides=None):
+        (tmp_path / "mine.yaml").write_text(own if isinstance(own, str) else yaml.safe_dump(own))
+        whole = {**DEFAULT, "overrides": overrides or {}}
+        return config.dataset_config("mine", whole, [tmp_path], SCHEMA)
+
+    return get
+
+
+def shipped(name):
+    """The config of a shipped dataset, weights that are not here left out."""
+    own = yaml.safe_load((FOLDER / "datasets" / f"{name}.yaml").read_text())
+    return config.merge(DEFAULT["defaults"], own)
+
+
+def test_merge():
+    base = {"a": {"b": 1, "c": [1, 2]}, "d": 4, "e": {"f": 1}}
+    before = copy.deepcopy(base)
+    merged = config.merge(base, {"a": {"c": [3]}, "g": {"h": 5}}, {"a": {"b": 9}, "e": None})
+    assert merged == {"a": {"b": 9, "c": [3]}, "d": 4, "e": None, "g": {"h": 5}}
+    assert base == before
+    merged["d"] = merged["a"]["c"] = 0
+    assert base == before
+
+
+def test_defaults_then_the_dataset_then_overrides(dataset):
+    own = {**MINE, "masks": {"top_k": 0.3, "per_image": 2}}
+    result = dataset(own, {"masks": {"per_image": 3}})
+    assert result["masks"] == {**DEFAULT["defaults"]["masks"], "top_k": 0.3, "per_image": 3}
+    assert result["clustering"] == DEFAULT["defaults"]["clustering"]
+
+
+def error_of(dataset, *args):
+    with pytest.raises(InputError) as error:
+        dataset(*args)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("own", "key", "nearest"),
+    [
+        ({"maskss": {}}, "maskss", "masks"),
+        ({"masks": {"topk": 0.3}}, "masks.topk", "top_k"),
+        ({"mask_rcnn": {"iteration": 3}}, "mask_rcnn.iteration", "iterations"),
+        ({"segmentation": {"crop_sise": 3}}, "segmentation.crop_sise", "crop_size"),
+        ({"dataset": {"adaptor": "voc"}}, "dataset.adaptor", "adapter"),
+    ],
+)
+def test_a_typo_names_the_key_and_the_nearest(dataset, own, key, nearest):
+    message = error_of(dataset, config.merge(MINE, own))
+    assert "mine.yaml" in message
+    assert f"unknown key {key!r}, did you mean {nearest!r}?" in message
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({"masks": {"top_k": 1.5}}, "masks.top_k"),
+        ({"clustering": {"clusters": 0}}, "clustering.clusters"),
+        ({"clustering": {"metric": "manhattan"}}, "clustering.metric"),
+        ({"seeds": []}, "seeds"),
+        ({"shards": "many"}, "shards"),
+        ({"dataset": {"root": None}}, "dataset.root"),
+        ({"dataset": {"ground_truth": True}}, "a plain folder has no labels"),
+        ({"dataset": {"adapter": "coco"}}, "expects `annotations` and `images`"),
+        ({"dataset": {"adapter": "voc", "ground_truth": True}}, "dataset.classes"),
+        (
+            {"features": {"weights": "nowhere.pth"}},
+            "features.weights: there is no file nowhere.pth",
+        ),
+    ],
+)
+def test_unsuitable_values(dataset, own, expected):
+    message = error_of(dataset, config.merge(MINE, own))
+    assert "mine.yaml" in message
+    assert expected in message
+
+
+def test_no_training_split(dataset):
+    own = {"dataset": {**MINE["dataset"], "splits": {"val": "."}}}
+    assert "needs a split `train`" in error_of(dataset, own)
+
+
+def test_scientific_notation_that_yaml_reads_as_text(dataset):
+    own = yaml.safe_dump(MINE) + "segmentation: {weight_decay: 1e-4}\n"
+    message = error_of(dataset, own)
+    assert "segmentation.weight_decay" in message
+    assert "write 1.0e-4" in message
+    assert dataset(own.replace("1e-4", "1.0e-4"))["segmentation"]["weight_decay"] == 1e-4
+
+
+def test_unknown_dataset(dataset, tmp_path):
+    dataset(MINE)
+    with pytest.raises(InputError, match=r"'mein', did you mean 'mine'\?; known are mine"):
+        config.dataset_config("mein", DEFAULT, [tmp_path], SCHEMA)
+
+
+def test_earlier_folders_come_first(tmp_path):
+    for name, top_k in (("first", 0.1), ("second", 0.2)):
+        (tmp_path / name).mkdir()
+        content = yaml.safe_dump({**MINE, "masks": {"top_k": top_k}})
+        (tmp_path / name / "mine.yaml").write_text(content)
+    folders = [tmp_path / "first", tmp_path / "second"]
+    assert config.dataset_config("mine", DEFAULT, folders, SCHEMA)["masks"]["top_k"] == 0.1
+    (tmp_path / "first" / "mine.yaml").unlink()
+    assert config.dataset_config("mine", DEFAULT, folders, SCHEMA)["masks"]["top_k"] == 0.2
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", "", "text"])
+def test_files_that_are_no_config(tmp_path, content):
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(InputError, match=r"a\.yaml: (not valid|expected)") as error:
+        config.read_yaml(tmp_path / "a.yaml")
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match=r"b\.yaml: no such config"):
+        config.read_yaml(tmp_path / "b.yaml")
+
+
+def test_canonical_json():
+    first = {"b": {"y": [1, 2], "x": "ü"}, "a": None}
+    second = {"a": None, "b": {"x": "ü", "y": [1, 2]}}
+    assert config.canonical_json(first) == config.canonical_json(second)
+    assert json.loads(config.canonical_json(first)) == first
+    assert config.canonical_json({"a": [1, 2]}) != config.canonical_json({"a": [2, 1]})
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configs_are_valid_and_give_every_rule_its_settings(name):
+    merged = shipped(name)
+    config.validate(merged, SCHEMA, source=name)
+    for rule, paths in config.RULE_SETTINGS.items():
+        settings = config.rule_settings(rule, merged)
+        assert set(settings) == {path.split(".")[0] for path in paths}
+        for section, values in settings.items():
+            if section in paths and section != "dataset":
+                assert values == merged[section]
+        config.canonical_json(settings)
+    config.canonical_json(config.report_settings(merged))
+
+
+def test_the_default_config_is_valid():
+    config.validate(DEFAULT, FOLDER / "schemas" / "workflow.schema.yaml", source="default")
+    assert set(DEFAULT["datasets"]) <= set(SHIPPED)
+    with pytest.raises(InputError, match=r"runtime\.thread', did you mean 'threads'"):
+        config.validate(
+            config.merge(DEFAULT, {"runtime": {"thread": 3}}),
+            FOLDER / "schemas" / "workflow.schema.yaml",
+            source="default",
+        )
+
+
+def stale_after(change, name="demo"):
+    before = shipped(name)
+    after = config.merge(before, change)
+    return {
+        rule
+        for rule in config.RULE_SETTINGS
+        if config.canonical_json(config.rule_settings(rule, before))
+        != config.canonical_json(config.rule_settings(rule, after))
+    }
+
+
+# The table of DESIGN.md: what a change makes stale by itself; what comes after it follows.
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        ({"features": {"shorter_side": 99}}, {"extract_features", "embed_masks"}),
+        ({"masks": {"top_k": 0.11}}, {"make_masks"}),
+        ({"embedding": {"input": "box_crop"}}, {"embed_masks"}),
+        ({"mask_rcnn": {"iterations": 7}}, {"train_mask_rcnn", "predict_candidates"}),
+        ({"confidence": {"threshold": 0.123}}, {"filter_candidates"}),
+        (
+            {"segmentation": {"epochs": 77}},
+            {"train_segmentation", "predict_segmentation", "refine_predictions"},
+        ),
+        ({"crf": {"iterations": 77}}, {"refine_predictions"}),
+        ({"crf": {"rounds": 7}}, set()),  # more jobs, but the same ones
+        ({"seeds": [7, 8]}, set()),
+        ({"report": {"examples": 77}}, set()),
+        ({"dataset": {"root": "elsewhere"}}, set()),
+        ({"dataset": {"ground_truth": False, "classes": []}}, {"evaluate"}),
+        ({"images": {"min_side": 77}}, {"list_images", "write_pseudo_labels"}),
+        (
+            {"clustering": {"clusters": 77}},
+            {
+                "cluster_masks",
+                "paint_masks",
+                "write_pseudo_labels",
+                "filter_candidates",
+                "train_segmentation",
+                "evaluate",
+            },
+        ),
+        ({"clustering": {"redo": 77}}, {"cluster_masks"}),
+    ],
+)
+def test_what_a_change_makes_stale(change, stale):
+    assert stale_after(change) == stale
+
+
+def test_the_evaluated_split():
+    assert config.evaluated_split(shipped("demo")) == "val"
+    assert config.evaluated_split({"dataset": {"splits": {"train": "."}}}) == "train"

@@ -1,0 +1,118 @@
+import base64
+import io
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workflow_scripts.maskdistill import drawing
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_thumbnails_of_image_and_labels_have_one_size():
+    for height, width in [(100, 37), (37, 100), (20, 30), (500, 1)]:
+        image = drawing.thumbnail(noise(height, width), 50)
+        labels = drawing.thumbnail_labels(np.ones((height, width), np.uint16), 50)
+        assert image.shape[:2] == labels.shape
+        assert max(labels.shape) == min(50, max(height, width))
+        assert labels.dtype == np.uint16
+
+
+def test_contours_lie_on_both_sides_of_a_border():
+    labels = np.zeros((5, 6), np.uint8)
+    labels[1:4, 2:5] = 7
+    expected = np.zeros((5, 6), bool)
+    for y, x in np.ndindex(5, 6):
+        around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
+        inside = [labels[p] for p in around if 0 <= p[0] < 5 and 0 <= p[1] < 6]
+        expected[y, x] = any(value != labels[y, x] for value in inside)
+    np.testing.assert_array_equal(drawing.contours(labels), expected)
+
+
+def test_overlay_paints_regions_in_their_colour_and_nothing_else():
+    image = np.full((20, 20, 3), 100, np.uint8)
+    labels = np.zeros((20, 20), np.uint8)
+    labels[5:15, 5:15] = 2
+    colours = np.array([[0, 0, 0], [0, 255, 0], [200, 0, 0]], np.uint8)
+    result = drawing.overlay(image, labels, colours, alpha=0.5)
+    assert result.dtype == np.uint8
+    assert (result[labels == 0] == 100).all()
+    assert result[10, 10].tolist() == [150, 50, 50]
+    assert result[5, 10].min() > 150  # the contour
+    assert (image == 100).all()  # the argument is left alone
+
+
+def test_masked_crop_keeps_the_object_and_fades_the_rest():
+    image = np.full((60, 80, 3), 250, np.uint8)
+    mask = np.zeros((60, 80), bool)
+    mask[20:40, 0:10] = True  # at the image's border, so that the square reaches beyond it
+    crop = drawing.masked_crop(image, mask, 48, margin=0.0)
+    assert crop.shape == (48, 48, 3)
+    assert crop[24, 24].tolist() == [250] * 3
+    assert crop[24, 2].tolist() == [drawing.FADED_TO] * 3  # beyond the image
+    assert abs(int(crop[24, 44, 0]) - (0.18 * 250 + 0.82 * drawing.FADED_TO)) < 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 3)])
+@pytest.mark.parametrize("filled", [True, False])
+def test_masked_crop_takes_any_mask(size, filled):
+    crop = drawing.masked_crop(noise(*size), np.full(size, filled), 32)
+    assert crop.shape == (32, 32, 3)
+
+
+def test_data_uri_is_a_jpeg_of_the_image():
+    image = np.full((30, 40, 3), (10, 120, 230), np.uint8)
+    uri = drawing.data_uri(image)
+    prefix = "data:image/jpeg;base64,"
+    assert uri.startswith(prefix)
+    with Image.open(io.BytesIO(base64.b64decode(uri.removeprefix(prefix)))) as decoded:
+        assert decoded.format == "JPEG"
+        np.testing.assert_allclose(np.asarray(decoded), image, atol=4)
+
+
+def test_css_colour():
+    assert drawing.css_colour(np.array([128, 0, 255], np.uint8)) == "#8000ff"
+
+
+@pytest.mark.parametrize("span", [(0, 1), (0, 23980), (-3, 0.02), (0, 1e-5), (2, 2.5)])
+def test_ticks_are_few_evenly_spaced_and_within_the_span(span):
+    ticks = drawing.nice_ticks(*span)
+    assert 2 <= len(ticks) <= 7
+    assert span[0] - 1e-9 <= ticks[0] <= ticks[-1] <= span[1] + 1e-9
+    gaps = np.diff(ticks)
+    np.testing.assert_allclose(gaps, gaps[0], rtol=1e-6)
+
+
+def test_ticks_of_an_empty_span():
+    assert drawing.nice_ticks(3, 3) == [3]
+
+
+def points(svg, index):
+    line = ElementTree.fromstring(svg).findall("polyline")[index]
+    return np.array([p.split(",") for p in line.get("points").split()], dtype=float)
+
+
+def test_line_chart_scales_its_points_to_the_axes():
+    series = {"loss": drawing.Series([0, 50, 100], [2.0, 1.0, 0.0])}
+    found = points(drawing.line_chart(series, x_label="step", y_label="loss"), 0)
+    np.testing.assert_allclose(np.diff(found[:, 0]), np.diff(found[:, 0])[0])
+    assert found[0, 1] < found[1, 1] < found[2, 1]  # y grows downwards
+
+
+@pytest.mark.parametrize("series", [drawing.Series([5], [0.0]), drawing.Series([1, 2], [-1, -1])])
+def test_line_chart_of_degenerate_series(series):
+    found = points(drawing.line_chart({"loss": series}, x_label="s", y_label="l"), 0)
+    assert np.isfinite(found).all()
+
+
+def test_heat_map_shows_shares_and_escapes_names():
+    svg = drawing.heat_map(np.array([[1.0, 0.001], [0.25, 0.75]]), ["<b>", "cat"], ["x", "y&z"])
+    root = ElementTree.fromstring(svg)
+    cells = [r for r in root.iter("rect") if r.get("class") == "cell"]
+    assert [float(c.get("fill-opacity")) for c in cells] == [1.0, 0.25, 0.75]
+    assert cells[0].find("title").text == "<b> → x: 100.0%"
+    assert {"<b>", "cat", "y&z", "75"} <= {text.text for text in root.iter("text")}

@@ -1,0 +1,63 @@
+import threading
+import time
+
+import pytest
+
+from workflow_scripts.maskdistill.streaming import stream_batches
+
+SHAPES = {0: (8, 6), 1: (4, 4), 2: (8, 6), 3: (4, 9), 4: (4, 4), 5: (8, 6), 6: (4, 4), 7: (8, 6)}
+
+
+def stream(rows=SHAPES, load=str, batch_size=2, workers=2):
+    return stream_batches(
+        rows, load, shape=SHAPES.__getitem__, batch_size=batch_size, workers=workers
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+def test_order_depends_on_neither_batch_size_nor_workers(batch_size, workers):
+    def load(row):
+        time.sleep(0.002 * (row % 3))
+        return str(row)
+
+    batches = list(stream(load=load, batch_size=batch_size, workers=workers))
+    flat = [item for batch in batches for item in batch]
+    assert flat == [(row, str(row)) for row in (1, 4, 6, 3, 0, 2, 5, 7)]
+    for batch in batches:
+        assert 1 <= len(batch) <= batch_size
+        assert len({SHAPES[row] for row, _ in batch}) == 1
+
+
+def test_no_rows():
+    assert list(stream(rows=[])) == []
+
+
+def test_exceptions_reach_the_consumer():
+    def load(row):
+        if row == 3:
+            raise OSError("damaged")
+        return row
+
+    batches = stream(load=load)
+    assert [row for row, _ in next(batches)] == [1, 4]
+    assert [row for row, _ in next(batches)] == [6]
+    with pytest.raises(OSError, match="damaged"):
+        next(batches)
+
+
+def test_few_batches_are_loaded_ahead_and_none_after_the_end():
+    loaded, lock = [], threading.Lock()
+
+    def load(row):
+        with lock:
+            loaded.append(row)
+        return row
+
+    batches = stream_batches(range(1000), load, shape=lambda row: 0, batch_size=5, workers=2)
+    next(batches)
+    time.sleep(0.05)
+    assert len(loaded) <= 10
+    batches.close()
+    time.sleep(0.05)
+    assert len(loaded) <= 10

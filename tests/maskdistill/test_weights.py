@@ -1,0 +1,132 @@
+import argparse
+import datetime
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.weights import load_strictly, read_state_dict
+
+BARE = {"conv1.weight": torch.ones(2), "layer1.0.bias": torch.zeros(3)}
+
+
+def prefixed(prefix):
+    return {prefix + name: value for name, value in BARE.items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        BARE,
+        {"state_dict": BARE, "epoch": 3},
+        {"model": BARE},
+        {"teacher": BARE, "student": {"conv1.weight": torch.zeros(9)}},
+        {"teacher": prefixed("backbone."), "args": argparse.Namespace(arch="vit_small")},
+        {"student": prefixed("module.backbone.")},
+        {
+            "state_dict": prefixed("module.encoder_q.")
+            | {"module.encoder_k.conv1.weight": torch.zeros(2), "module.queue": torch.zeros(4)}
+        },
+        {
+            "state_dict": prefixed("module.base_encoder.")
+            | {"module.momentum_encoder.conv1.weight": torch.zeros(2)}
+        },
+    ],
+    ids=["bare", "state_dict", "model", "teacher", "backbone", "module", "moco", "moco v3"],
+)
+def test_wrappers_and_prefixes_are_removed(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pth")
+
+    assert equal(read_state_dict(tmp_path / "weights.pth"), BARE)
+
+
+def test_safetensors_are_read(tmp_path):
+    save_file(BARE, tmp_path / "weights.safetensors")
+
+    assert equal(read_state_dict(tmp_path / "weights.safetensors"), BARE)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_damaged_and_missing_files_are_refused(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    with pytest.raises(InputError, match="no such weights file"):
+        read_state_dict(path)
+    for content in (b"", b"<html>not found</html>"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="not a readable checkpoint") as error:
+            read_state_dict(path)
+        assert "\n" not in str(error.value)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(BARE, path)
+    path.write_bytes(path.read_bytes()[:-200])
+
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        read_state_dict(path)
+
+
+def test_objects_are_not_unpickled(tmp_path):
+    torch.save({"state_dict": BARE, "when": datetime.timedelta(1)}, tmp_path / "weights.pth")
+
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        read_state_dict(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {"state_dict": {}}])
+def test_a_file_without_tensors_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pth")
+
+    with pytest.raises(InputError, match="holds no state dict"):
+        read_state_dict(tmp_path / "weights.pth")
+
+
+def model():
+    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+
+def test_loading_is_complete():
+    source, target = model(), model()
+
+    load_strictly(
+        target, source.state_dict() | {"fc.bias": torch.ones(1)}, source="w", ignore=("fc.",)
+    )
+
+    assert equal(target.state_dict(), source.state_dict())
+
+
+def test_the_step_counter_of_batch_normalisation_may_be_absent_on_either_side():
+    state = model().state_dict()
+    counter = state.pop("1.num_batches_tracked")
+
+    load_strictly(model(), state, source="w")
+    load_strictly(
+        nn.Sequential(nn.Linear(3, 2)),
+        {n: v for n, v in state.items() if n[0] == "0"} | {"1.num_batches_tracked": counter},
+        source="w",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"0.bias": None}, "missing keys: 0.bias"),
+        ({"2.bias": torch.ones(1)}, "unexpected keys: 2.bias"),
+        ({"0.bias": torch.ones(5)}, r"other shapes: 0.bias \[5\] instead of \[2\]"),
+    ],
+)
+def test_what_does_not_fit_is_listed(change, message):
+    target = model()
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    state = {n: v for n, v in (model().state_dict() | change).items() if v is not None}
+
+    with pytest.raises(InputError, match=f"w.pth: .*Sequential.*{message}"):
+        load_strictly(target, state, source="w.pth")
+    assert equal(target.state_dict(), before)

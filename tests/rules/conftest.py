@@ -1,0 +1,122 @@
+"""One small run of the whole workflow, shared by the tests of this folder."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+BACKBONE = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": 64}
+# As small as every stage allows: what is tested here is the plumbing, not the quality.
+SMALL = {
+    "seeds": [0],
+    "shards": 2,
+    "features": {
+        "backbone": "vit_tiny_patch16_224",
+        "backbone_options": BACKBONE,
+        "weights": "backbone.pth",
+        "shorter_side": 64,
+    },
+    "masks": {"center_keys": True, "source_component": False, "per_image": 2, "top_k": 0.2},
+    "clustering": {"clusters": 6, "redo": 1, "iterations": 10},
+    "mask_rcnn": {
+        "depth": 18,
+        "fpn": False,
+        "norm": "group",
+        "iterations": 4,
+        "batch_size": 2,
+        "train_sides": [64],
+        "test_side": 64,
+        "anchor_sizes": [16, 32, 64],
+        "proposals": 50,
+        "test_proposals": 20,
+        "sampled_proposals": 32,
+        "learning_rate_steps": [3],
+        "warmup_iterations": 1,
+        "candidates_per_image": 5,
+    },
+    "segmentation": {
+        "depth": 18,
+        "epochs": 1,
+        "batch_size": 4,
+        "crop_size": 64,
+        "head_width": 16,
+        "atrous_rates": [1, 2],
+    },
+    "report": {"examples": 2, "crops": 3},
+}
+
+
+class Workflow:
+    """A working directory in which the workflow of this repository runs."""
+
+    def __init__(self, directory: Path, datasets: list[str], overrides: dict) -> None:
+        self.directory = directory
+        self.datasets = datasets
+        self.overrides = overrides
+
+    def snakemake(
+        self,
+        *arguments: str,
+        overrides: dict | None = None,
+        runtime: dict | None = None,
+        repository: Path = REPOSITORY,
+    ) -> subprocess.CompletedProcess:
+        """Run Snakemake with the local profile; stdout holds all that it prints."""
+        config = {
+            "datasets": self.datasets,
+            "overrides": self.overrides if overrides is None else overrides,
+            "runtime": {"device": "cpu", "threads": 2, **(runtime or {})},
+        }
+        path = self.directory / "trial.yaml"
+        path.write_text(yaml.safe_dump(config))
+        command = [sys.executable, "-m", "snakemake", "--snakefile", repository / "Snakefile"]
+        command += ["--directory", self.directory, "--configfile", path]
+        command += ["--profile", repository / "profiles" / "local", "--cores", "2", *arguments]
+        return subprocess.run(
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=840,
+        )
+
+    def stale(self, *arguments: str, **options) -> dict[str, int]:
+        """The jobs that Snakemake would run: rule → number."""
+        done = self.snakemake("--dry-run", "--quiet", "host", *arguments, **options)
+        assert done.returncode == 0, done.stdout
+        if "Nothing to be done" in done.stdout:
+            return {}
+        table = done.stdout.split("Job stats:")[1].split("\n\n")[0]
+        found = dict(re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE))
+        return {rule: int(n) for rule, n in found.items() if rule not in ("total", "all", "job")}
+
+
+def write_backbone(path: Path) -> None:
+    """A randomly drawn vision transformer: masks without meaning, but masks."""
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **BACKBONE)
+    torch.save(model.state_dict(), path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """The demo dataset, tiny, after `snakemake all`."""
+    directory = tmp_path_factory.mktemp("workflow")
+    write_backbone(directory / "backbone.pth")
+    scenes = {"generate": {"train": 14, "val": 6, "seed": 7}}
+    workflow = Workflow(directory, ["demo"], {**SMALL, "dataset": scenes})
+    done = workflow.snakemake("all")
+    assert done.returncode == 0, done.stdout[-6000:] + logs(directory)
+    return workflow
+
+
+def logs(directory: Path) -> str:
+    """The last words of every job, for the message of a failed test."""
+    paths = sorted(directory.glob("logs/**/*.log"))
+    return "\n".join(f"{path}: {path.read_text()[-600:]}" for path in paths)

@@ -1,0 +1,146 @@
+"""The whole workflow on a tiny dataset: outputs, contracts, and nothing to be done after it."""
+
+import io
+import json
+
+import duckdb
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from tests.rules.conftest import REPOSITORY, Workflow
+from workflow_scripts.maskdistill import label_maps, shards
+
+pytestmark = pytest.mark.workflow
+RESULTS = "results/demo"
+STAGES = {
+    "train/images": "images",
+    "train/features": "features",
+    "train/masks": "masks",
+    "train/mask_embeddings": "mask_embeddings",
+    "seed-0/val/assignments": "assignments",
+    "seed-0/train/candidates": "candidates",
+    "seed-0/train/confident": "confident",
+    "seed-0/train/label_maps": "label_maps",
+    "seed-0/val/initial_label_maps": "label_maps",
+    "seed-0/round-0/val/predictions": "predictions",
+    "seed-0/round-0/val/predictions_crf": "predictions",
+}
+
+
+def test_nothing_is_to_be_done_after_a_run(finished: Workflow) -> None:
+    assert finished.stale("all") == {}
+
+
+@pytest.mark.parametrize(("folder", "stage"), STAGES.items())
+def test_shards_have_the_columns_of_the_contract(finished: Workflow, folder, stage) -> None:
+    paths = sorted((finished.directory / RESULTS / folder).glob("*.parquet"))
+    assert [path.name for path in paths] == ["0000.parquet", "0001.parquet"]
+    expected = shards.schema(stage, embedding_size=48)
+    for path in paths:
+        table = shards.read_table([path])
+        assert table.schema.remove_metadata().equals(expected)
+        assert shards.read_metadata(path)["settings"] is not None
+
+
+def test_duckdb_opens_every_stage_by_glob(finished: Workflow) -> None:
+    for folder in STAGES:
+        pattern = finished.directory / RESULTS / folder / "*.parquet"
+        rows = duckdb.sql(f"SELECT count(*) FROM '{pattern}'").fetchone()
+        assert rows[0] > 0
+
+
+def test_every_image_stands_in_every_stage(finished: Workflow) -> None:
+    base = finished.directory / RESULTS
+    for split, per_split in (("train", 14), ("val", 6)):
+        listed = set(
+            shards.read_table(sorted((base / split / "images").glob("*")))["image_id"].to_pylist()
+        )
+        assert len(listed) == per_split
+        folders = [f"{split}/features", f"{split}/masks"]
+        seeded = ("candidates", "confident", "label_maps")
+        folders += [f"seed-0/{split}/{stage}" for stage in seeded]
+        for folder in folders:
+            table = shards.read_table(sorted((base / folder).glob("*.parquet")))
+            assert set(table["image_id"].to_pylist()) == listed, folder
+
+
+def test_pycocotools_loads_pseudo_labels_and_candidates(finished: Workflow) -> None:
+    base = finished.directory / RESULTS / "seed-0"
+    truth = COCO(str(base / "pseudo_labels.json"))
+    assert len(truth.imgs) == 14
+    assert [c["name"] for c in truth.cats.values()] == [f"cluster_{i:03d}" for i in range(1, 7)]
+    annotation = next(iter(truth.anns.values()))
+    assert truth.annToMask(annotation).sum() == annotation["area"]
+    # Candidates are those of the evaluated images: a dataset with their ids takes them in.
+    results = json.loads((base / "val" / "candidates.json").read_text())
+    ids = {result["image_id"] for result in results}
+    truth.dataset["images"] = [{"id": i, "height": 128, "width": 128} for i in ids]
+    truth.createIndex()
+    assert len(truth.loadRes(results).anns) == len(results) > 0
+
+
+@pytest.mark.parametrize("folder", ["label_maps", "predictions"])
+def test_unpacked_label_maps_are_palette_pngs(finished: Workflow, folder) -> None:
+    base = finished.directory / RESULTS
+    source = "seed-0/val/label_maps"
+    if folder == "predictions":
+        source = "seed-0/round-0/val/predictions_crf"
+    rows = [row for path in sorted((base / source).glob("*")) for row in shards.read_rows(path)]
+    files = sorted((base / folder).rglob("*.png"))
+    assert len(files) == len(rows) == 6
+    for row in rows:
+        data = (base / folder / row["image"]["path"]).read_bytes()
+        assert data == row["image"]["bytes"]
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.mode == "P"
+            palette = np.array(image.getpalette("RGB")).reshape(-1, 3)
+            assert (palette == label_maps.PALETTE[: len(palette)]).all()
+            with Image.open(finished.directory / "data/demo" / row["file_name"]) as original:
+                assert image.size == original.size
+
+
+def test_metrics_and_report_are_written(finished: Workflow) -> None:
+    base = finished.directory / RESULTS
+    metrics = json.loads((base / "seed-0" / "metrics.json").read_text())
+    assert list(metrics["steps"]) == ["initial_masks", "mask_rcnn", "segmentation",
+                                      "segmentation_crf"]  # fmt: skip
+    assert all(0 <= step["miou"] <= 1 for step in metrics["steps"].values())
+    report = (base / "report.html").read_text()
+    assert "data:image/" in report
+    assert "https://" not in report
+
+
+def test_every_job_has_log_and_benchmark(finished: Workflow) -> None:
+    for output in (finished.directory / RESULTS).rglob("*.parquet"):
+        relative = output.relative_to(finished.directory / "results").with_suffix("")
+        if relative.name in ("assignments", "centroids", "per_class") or "confident" in str(output):
+            continue  # second outputs of a rule
+        if relative.parent.name == "label_maps":
+            continue
+        assert (finished.directory / "logs" / relative).with_suffix(".log").exists()
+        assert (finished.directory / "benchmarks" / relative).with_suffix(".tsv").exists()
+
+
+def test_no_temporary_file_is_left(finished: Workflow) -> None:
+    assert not [path for path in finished.directory.glob("results/**/.*")]
+
+
+def test_lint_finds_nothing(finished: Workflow) -> None:
+    done = finished.snakemake("--lint")
+    assert done.returncode == 0, done.stdout
+
+
+def test_profiles_name_only_known_options_and_rules() -> None:
+    import yaml
+    from snakemake.cli import get_argument_parser
+
+    known = {
+        option.lstrip("-")
+        for action in get_argument_parser([])._actions
+        for option in action.option_strings
+    }
+    for path in sorted((REPOSITORY / "profiles").glob("*/config.yaml")):
+        profile = yaml.safe_load(path.read_text())
+        assert set(profile) <= known, path

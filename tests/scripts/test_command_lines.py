@@ -1,0 +1,76 @@
+"""What all rule modules have in common as programs."""
+
+import argparse
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts import cli, make_masks
+
+REPOSITORY = Path(__file__).parents[2]
+PROGRAMS = sorted(
+    path.stem
+    for path in (REPOSITORY / "workflow_scripts").glob("*.py")
+    if path.stem not in ("__init__", "cli")
+)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_explains_every_option(name, capsys, monkeypatch):
+    explained = []
+    original = argparse.ArgumentParser.format_help
+
+    def format_help(parser):
+        explained.extend((action.option_strings, action.help) for action in parser._actions)
+        return original(parser)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "format_help", format_help)
+    module = importlib.import_module(f"workflow_scripts.{name}")
+    with pytest.raises(SystemExit) as exit_:
+        module.main(["--help"])
+    assert exit_.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert " ".join(module.__doc__.strip().splitlines()[0].split()) in printed
+    assert explained
+    for names, text in explained:
+        assert names, "positional arguments say nothing in a rule's shell command"
+        assert text, f"{names} is not explained"
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_unknown_options(name, capsys):
+    module = importlib.import_module(f"workflow_scripts.{name}")
+    with pytest.raises(SystemExit) as exit_:
+        module.main(["--no-such-option"])
+    assert exit_.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line_and_exit_code_one(tmp_path):
+    options = ["--settings={}", f"--images={tmp_path}/no.parquet", "--features=a", "--output=b"]
+    done = subprocess.run(
+        [sys.executable, "-m", "workflow_scripts.make_masks", *options],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == f"error: {tmp_path}/no.parquet: no such file\n"
+
+
+def test_settings_are_json(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        make_masks.main(["--settings={oops", "--images=a", "--features=b", "--output=c"])
+    assert exit_.value.code == 2
+    assert "--settings" in capsys.readouterr().err
+
+
+def test_success_ends_with_zero():
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(lambda argv: 0)
+    assert exit_.value.code == 0

@@ -1,0 +1,75 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from workflow_scripts.maskdistill import label_maps, shards
+from workflow_scripts.maskdistill.segmentation import prediction
+from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
+from workflow_scripts.maskdistill.training_run import publish
+from workflow_scripts.predict_segmentation import main
+
+SIZES = [(40, 56), (48, 48), (40, 56), (33, 47)]
+ARCHITECTURE = {
+    "depth": 18,
+    "output_stride": 16,
+    "frozen_stages": 0,
+    "atrous_rates": [1],
+    "head_width": 8,
+    "dropout": 0.5,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(1)
+    model = build_deeplab(3, **ARCHITECTURE)
+    content = {"state_dict": model.state_dict(), "settings": ARCHITECTURE, "clusters": 3}
+    publish(content, tmp_path / "model.pt")
+    rng = np.random.default_rng(0)
+    rows = [{"image_id": 9, "file_name": "bad.jpg", "shard": 0, "status": "missing file"}]
+    (tmp_path / "in").mkdir()
+    for number, (height, width) in enumerate(SIZES):
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"in/{number}.jpg")
+        rows.append(
+            {
+                "image_id": number,
+                "file_name": f"in/{number}.jpg",
+                "height": height,
+                "width": width,
+                "shard": 0,
+                "status": "ok",
+            }
+        )
+    shards.write_table(tmp_path / "images.parquet", "images", rows, {})
+    return tmp_path
+
+
+def arguments(folder, output, batch_size):
+    return [
+        *("--images", str(folder / "images.parquet"), "--root", str(folder)),
+        *("--model", str(folder / "model.pt"), "--output", str(folder / output)),
+        *("--settings", json.dumps({}), "--device", "cpu"),
+        *("--batch-size", str(batch_size), "--workers", "2"),
+    ]
+
+
+def test_every_image_that_is_ok_has_a_label_map_of_its_size(folder):
+    assert main(arguments(folder, "predictions.parquet", 2)) == 0
+    rows = list(shards.read_rows(folder / "predictions.parquet"))
+    assert [row["image_id"] for row in rows] == [0, 1, 2, 3]
+    assert [row["file_name"] for row in rows] == [f"in/{n}.jpg" for n in range(4)]
+    assert [row["image"]["path"] for row in rows] == [f"in/{n}.png" for n in range(4)]
+    found = [label_maps.decode_png(row["image"]["bytes"]) for row in rows]
+    assert [labels.shape for labels in found] == SIZES
+    predictor = prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
+    manifest = prediction.listed_images(folder / "images.parquet")
+    for one in predictor.predict(manifest, folder, batch_size=1, workers=1):
+        # Batches of another size may round the last bit of a logit differently.
+        assert (found[one.row["image_id"]] == one.labels()).mean() > 0.999
+    metadata = shards.read_metadata(folder / "predictions.parquet")
+    assert metadata["stage"] == "predictions"
+    assert metadata["model"] == shards.file_digest(folder / "model.pt")

@@ -1,0 +1,257 @@
+import base64
+import html.parser
+import io
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workflow_scripts import evaluate, report, summarize
+from workflow_scripts.maskdistill import label_maps, masks, shards
+from workflow_scripts.maskdistill.errors import InputError
+
+CLASSES = ("cat", "dog")
+EVIL = "JPEGImages/<script>alert(1)&amp;.jpg"
+NAMES = ("JPEGImages/a.jpg", EVIL, "JPEGImages/c.jpg")
+STEPS = ("initial_masks", "mask_rcnn", "segmentation", "segmentation_crf")
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(html.parser.HTMLParser):
+    """Collects elements, checks that they nest, and that nothing is loaded from elsewhere."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements = Counter()
+        self.images = []
+        self.ids = set()
+        self.anchors = []
+        self.text = ""
+        self._open = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.elements[tag] += 1
+        self.ids.add(attributes.get("id"))
+        for name in ("src", "href", "srcset", "data", "action", "poster", "xlink:href"):
+            if value := attributes.get(name):
+                assert value.startswith(("data:", "#")), f"<{tag} {name}={value[:60]}>"
+        assert "url(" not in attributes.get("style", "")
+        assert not [name for name in attributes if name.startswith("on")]
+        if tag == "img":
+            self.images.append((attributes["alt"], attributes["src"]))
+        if tag == "a":
+            self.anchors.append(attributes["href"])
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run on three images of two classes: returns a function that reports on it."""
+    settings = {
+        "dataset": {
+            "adapter": "voc",
+            "ground_truth": True,
+            "classes": list(CLASSES),
+            "splits": {"val": "val"},
+        },
+        "features": {"weights": "https://example.org/weights.pth", "heads": None},
+        "clustering": {"clusters": 2, "kmeans": {"iterations": 20}},
+        "report": {"examples": 2, "crops": 2},
+    }
+    (tmp_path / "JPEGImages").mkdir()
+    (tmp_path / "SegmentationClass").mkdir()
+    rng = np.random.default_rng(0)
+    manifest, mask_rows, assignments, maps = [], [], [], []
+    for i, name in enumerate(NAMES):
+        Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(tmp_path / name)
+        labels = np.zeros((40, 60), np.uint8)
+        labels[5:25, 10:40] = 1 + i % 2
+        labels[5, 10:40] = 255
+        png = (tmp_path / "SegmentationClass" / name.split("/")[1]).with_suffix(".png")
+        Image.fromarray(labels).save(png)
+        size = {"height": 40, "width": 60}
+        manifest.append({"image_id": i, "file_name": name, **size, "status": "ok"})
+        encoded = masks.encode((labels > 0) & (labels < 255))._asdict()
+        mask_rows.append({"image_id": i, "mask_id": 0, **encoded, "status": "ok"})
+        assignments.append({"image_id": i, "mask_id": 0, "cluster": 2 - i % 2, "distance": 3.0 - i})
+        # Clusters have the classes' numbers the other way round.
+        maps.append(label_maps.row(i, name, np.array([0, 2, 1] + [0] * 253, np.uint8)[labels]))
+    manifest.append({"image_id": 9, "file_name": "<b>bad.jpg", "status": "empty file (0 bytes)"})
+    provenance = shards.provenance("masks", {}, weights={"sha256": "abc123"})
+    for stage, rows in (
+        ("images", manifest),
+        ("masks", mask_rows),
+        ("assignments", assignments),
+        ("label_maps", maps),
+    ):
+        shards.write_table(tmp_path / f"{stage}.parquet", stage, rows, provenance)
+    candidate = {"image_id": 0, "candidate_id": 0, "cluster": 1, "score": 0.9}
+    shards.write_table(tmp_path / "candidates.parquet", "candidates", [candidate], provenance)
+    (tmp_path / "history.csv").write_text("step,loss,loss_mask\n1,2.0,1.5\n2,1.0,0.5\n3,0.5,\n")
+    benchmark = tmp_path / "benchmarks" / "seed-0" / "mask_rcnn" / "model.tsv"
+    benchmark.parent.mkdir(parents=True)
+    benchmark.write_text("s\th:m:s\tmax_rss\n3725.0\t1:02:05\t812.3\n")
+    papers = Path(__file__).parents[2] / "resources" / "paper_tables.json"
+
+    def call(*, truth, steps=STEPS, changes=()):
+        common = [f"--root={tmp_path}", "--split=val"]
+        for step in steps:
+            common += ["--step", step, str(tmp_path / "label_maps.parquet")]
+        options = [*common, "--images", "val", str(tmp_path / "images.parquet")]
+        if truth:
+            small = {k: settings[k] for k in ("dataset", "clustering")}
+            for seed in (0, 1):
+                output = tmp_path / f"metrics-{seed}.json"
+                evaluate.main(
+                    [
+                        *common,
+                        f"--images={tmp_path / 'images.parquet'}",
+                        f"--output={output}",
+                        f"--per-class-csv={tmp_path / 'p.csv'}",
+                        f"--per-class-parquet={tmp_path / 'p.parquet'}",
+                        f"--settings={json.dumps(small)}",
+                    ]
+                )
+                options += ["--metrics", str(seed), str(output)]
+            metrics = [str(tmp_path / f"metrics-{seed}.json") for seed in (0, 1)]
+            summary = f"--output={tmp_path / 'summary.json'}"
+            summarize.main(["--settings={}", summary, "--metrics", *metrics])
+            options += [f"--summary={tmp_path / 'summary.json'}", f"--paper-tables={papers}"]
+        options += ["--masks", "val", str(tmp_path / "masks.parquet")]
+        options += ["--candidates", "val", str(tmp_path / "candidates.parquet")]
+        options += [f"--assignments={tmp_path / 'assignments.parquet'}"]
+        options += ["--history", "Mask R-CNN", str(tmp_path / "history.csv")]
+        options += [f"--benchmarks={tmp_path / 'benchmarks'}", "--git-revision=<i>1234567"]
+        output = tmp_path / "report.html"
+        described = json.dumps(
+            settings | {"dataset": settings["dataset"] | {"ground_truth": truth}}
+        )
+        options += ["--dataset=tiny", f"--settings={described}", f"--output={output}", *changes]
+        assert report.main(options) == 0
+        return output.read_text(encoding="utf-8")
+
+    call.root = tmp_path
+    return call
+
+
+def picture(page, alt):
+    (uri,) = [uri for text, uri in page.images if text == alt]
+    data = base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image).astype(int)
+
+
+def test_report_with_ground_truth(run):
+    text = run(truth=True)
+    page = Page(text)
+    assert {"scores", "examples", "clusters", "training", "images", "times"} <= page.ids
+    assert {anchor.removeprefix("#") for anchor in page.anchors} <= page.ids
+    # 2 examples of 6 pictures, and 3 crops
+    assert len(page.images) == 2 * (2 + len(STEPS)) + 3
+    assert page.elements["svg"] == len(STEPS) + 1
+    for shown in ("Segmentation + CRF", "100.0 ± 0.0", "48.9", "Not comparable with this run"):
+        assert shown in page.text
+    for shown in ("empty file (0 bytes)", "1 h 02 min", "812 MB", "train_mask_rcnn", "abc123"):
+        assert shown in page.text
+    assert "images without any 2" in page.text
+    assert "kmeans.iterations" in page.text
+
+
+def test_prediction_and_ground_truth_look_alike_when_they_agree(run):
+    page = Page(run(truth=True))
+    name = NAMES[2]
+    truth = picture(page, f"Ground truth of {name}")
+    np.testing.assert_allclose(picture(page, f"Segmentation of {name}"), truth, atol=8)
+    assert np.abs(picture(page, f"Image of {name}") - truth).mean() > 10
+
+
+def test_report_without_ground_truth_reads_no_label(run):
+    for path in (run.root / "SegmentationClass").iterdir():
+        path.unlink()
+    page = Page(run(truth=False))
+    assert "scores" not in page.ids
+    assert {"examples", "clusters", "training", "images", "times"} <= page.ids
+    assert len(page.images) == 2 * (1 + len(STEPS)) + 3
+    assert "mIoU" not in page.text
+    assert "cluster 1" in page.text
+    assert "Ground truth" not in page.text
+
+
+def test_nothing_of_the_input_becomes_markup(run):
+    text = run(truth=True)
+    page = Page(text)
+    assert "<script" not in text
+    assert page.elements["b"] == 2 + 4  # two clusters' headings, four marks of the paper
+    assert EVIL in page.text
+    assert "<b>bad.jpg" in page.text
+    assert "<i>1234567" in page.text
+
+
+def test_nothing_is_loaded_from_elsewhere(run):
+    text = run(truth=True)
+    Page(text)  # checks every attribute that loads something
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL).group(1)
+    assert "url(" not in style
+    assert "@import" not in style
+    outside_of_text = re.sub(r">[^<]*<", "><", text)
+    assert "http:" not in outside_of_text
+    assert "https:" not in outside_of_text
+
+
+def test_crops_come_nearest_to_the_centroid_first(run):
+    page = Page(run(truth=False))
+    crops = [alt for alt, _ in page.images if alt.startswith("mask in")]
+    # Cluster 1 holds image 1; cluster 2 holds images 0 and 2, of which 2 is nearer.
+    assert crops == [f"mask in {NAMES[i]}" for i in (1, 2, 0)]
+
+
+def test_a_run_of_fewer_steps(run):
+    page = Page(run(truth=True, steps=STEPS[:1]))
+    assert "Initial masks" in page.text
+    assert "CRF" not in page.text.split("Parameters")[0].split("†")[0]
+
+
+def test_two_reports_differ_in_their_date_only(run):
+    first, second = (re.sub(r"Report of [^<]* UTC", "", run(truth=True)) for _ in range(2))
+    assert first == second
+
+
+def test_metrics_without_summary_are_an_error(run):
+    with pytest.raises(InputError, match="--summary"):
+        run(truth=False, changes=["--summary", "x.json"])
+
+
+def test_an_unknown_split_is_an_error(run):
+    with pytest.raises(InputError, match="split 'test'"):
+        run(truth=False, changes=["--split=test"])
+
+
+def test_a_history_without_loss_is_an_error(run):
+    (run.root / "history.csv").write_text("epoch,accuracy\n1,2\n")
+    with pytest.raises(InputError, match=r"history\.csv"):
+        run(truth=False)
+
+
+def test_an_empty_history_leaves_the_figure_out(run):
+    (run.root / "history.csv").write_text("step,loss\n")
+    assert "training" not in Page(run(truth=False)).ids

@@ -1,0 +1,70 @@
+import json
+
+import numpy as np
+import pytest
+
+from workflow_scripts import summarize
+from workflow_scripts.maskdistill.errors import InputError
+
+
+def run(miou, cat, steps=("initial_masks", "segmentation"), method="hungarian"):
+    """What evaluate writes for one seed, as far as it is read here."""
+    step = {
+        "miou": miou,
+        "pixel_accuracy": miou / 2,
+        "matching": {"method": method, "clusters": {}},
+        "per_class": {"background": {"iou": 0.5}, "cat": {"iou": cat}},
+    }
+    return {
+        "split": "val",
+        "images": 3,
+        "class_names": ["background", "cat"],
+        "steps": dict.fromkeys(steps, step),
+    }
+
+
+def call(tmp_path, *runs):
+    paths = []
+    for seed, content in enumerate(runs):
+        paths.append(tmp_path / f"{seed}.json")
+        paths[-1].write_text(json.dumps(content))
+    output = tmp_path / "summary.json"
+    options = [f"--output={output}", "--settings={}", "--metrics", *map(str, paths)]
+    assert summarize.main(options) == 0
+    return json.loads(output.read_text())
+
+
+def test_mean_and_sd_over_seeds(tmp_path, capsys):
+    values = [0.30, 0.34, 0.41]
+    summary = call(tmp_path, *(run(value, value) for value in values))
+    step = summary["steps"]["segmentation"]
+    expected = {"mean": np.mean(values), "sd": np.std(values, ddof=1), "n": 3}
+    assert step["miou"] == pytest.approx(expected)
+    assert step["per_class"]["cat"] == pytest.approx(expected)
+    assert step["per_class"]["background"]["sd"] == 0
+    printed = capsys.readouterr().out
+    assert "35.0 ± 5.6" in printed
+    assert [line.split()[0] for line in printed.splitlines()[2:]] == list(summary["steps"])
+
+
+def test_one_seed_has_no_sd(tmp_path, capsys):
+    summary = call(tmp_path, run(0.25, None))
+    assert summary["steps"]["segmentation"]["miou"] == {"mean": 0.25, "sd": None, "n": 1}
+    assert summary["steps"]["segmentation"]["per_class"]["cat"]["mean"] is None
+    assert "±" not in capsys.readouterr().out
+
+
+def test_a_class_that_one_seed_leaves_undefined_counts_the_others(tmp_path):
+    summary = call(tmp_path, run(0.2, None), run(0.4, 0.6))
+    assert summary["steps"]["initial_masks"]["per_class"]["cat"] == {
+        "mean": 0.6,
+        "sd": None,
+        "n": 1,
+    }
+
+
+def test_seeds_with_other_steps_or_classes_are_an_error(tmp_path):
+    with pytest.raises(InputError, match="steps"):
+        call(tmp_path, run(0.2, 0.2), run(0.2, 0.2, steps=["initial_masks"]))
+    with pytest.raises(InputError, match="class_names"):
+        call(tmp_path, run(0.2, 0.2), run(0.2, 0.2) | {"class_names": ["background", "dog"]})

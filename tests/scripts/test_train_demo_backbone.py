@@ -1,0 +1,29 @@
+import csv
+import json
+
+import pytest
+import timm
+from safetensors import safe_open
+
+from workflow_scripts import train_demo_backbone
+from workflow_scripts.maskdistill import pretraining, resnet, weights
+
+
+@pytest.mark.parametrize("network", ["transformer", "resnet"])
+def test_weights_that_the_workflow_loads(tmp_path, network):
+    output, curve = tmp_path / "weights.safetensors", tmp_path / "curve.csv"
+    arguments = [network, "--output", str(output), "--curve", str(curve)]
+    # As many clips as a batch of the recipe takes, and as few steps as there can be.
+    recipe = train_demo_backbone.NETWORKS[network][0]
+    arguments += ["--clips", str(recipe.batch_size), "--steps", "1", "--threads", "1"]
+    assert train_demo_backbone.main(arguments) == 0
+    with safe_open(output, "pt") as file:
+        assert json.loads(file.metadata()["recipe"])["steps"] == 1
+    if network == "transformer":
+        model = timm.create_model(
+            pretraining.BACKBONE, num_classes=0, **pretraining.BACKBONE_OPTIONS
+        )
+        weights.load_strictly(model, weights.read_state_dict(output), source=output)
+    else:
+        resnet.build_resnet(pretraining.RESNET_DEPTH, weights=output)
+    assert [row["step"] for row in csv.DictReader(curve.open())] == ["0"]

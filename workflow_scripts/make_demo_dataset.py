@@ -1,0 +1,29 @@
+"""Generate the demo dataset: scenes of textured shapes with ground truth, as a PASCAL VOC tree.
+
+The file given as --output is written last and marks the tree beside it as complete.
+"""
+
+import json
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import atomic, scenes
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the tree around `--output`; exit code 0."""
+    parser = cli.parser(__doc__)
+    parser.add_argument(
+        "--output", type=Path, required=True, help="JSON file to write into the tree's root"
+    )
+    arguments = parser.parse_args(argv)
+    settings = arguments.settings["dataset"]["generate"]
+
+    scenes.write_voc_tree(arguments.output.parent, **settings)
+    description = {**settings, "classes": scenes.CLASS_NAMES}
+    atomic.write_text(arguments.output, json.dumps(description, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

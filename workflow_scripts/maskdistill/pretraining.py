@@ -1,0 +1,354 @@
+"""Self-supervised pretraining of the demo's two networks on generated clips, without any label.
+
+The vision transformer that masks are made with, and the ResNet that Mask R-CNN and DeepLab start
+from (where the paper starts from MoCo's), learn from clips of a resting camera:
+
+* what moves is an object (Pathak et al., "Learning Features by Watching Objects Move", 2017): the
+  median of a clip is its background, and what differs from it has moved. The networks learn to tell
+  moving patches from resting ones in a single frame; the transformer by the two quantities that
+  MaskDistill reads, the affinity of [CLS] to the patches (Eq. 1) and of patches to patches (Eq. 2);
+* two frames of a clip show the same things (InfoNCE; positives as in Wang and Gupta, 2015): their
+  embeddings are alike and those of other clips are not. Colours are mixed at random in every frame,
+  so that shape and texture must tell.
+
+The generator's classes and masks are not looked at.
+"""
+
+import concurrent.futures
+import functools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from scipy import ndimage
+from torch import Tensor, nn
+
+from workflow_scripts.maskdistill import resnet, scenes
+from workflow_scripts.maskdistill.progress import progress, progress_bar
+
+# The demo's transformer, as timm.create_model takes it.
+BACKBONE = "vit_tiny_patch16_224"
+BACKBONE_OPTIONS = {
+    "patch_size": 8,
+    "embed_dim": 128,
+    "depth": 4,
+    "num_heads": 2,
+    "img_size": 128,
+}
+RESNET_DEPTH = 10
+FRAME = 112  # side of a clip in pixels
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the ResNet; the transformer has 0.5
+
+
+class Recipe(NamedTuple):
+    """How long, and on how many clips at a time, a network is trained."""
+
+    clips: int
+    steps: int
+    batch_size: int
+    view: int  # side of the crops in pixels
+    learning_rate: float = 1e-3
+    warmup: int = 50  # steps
+    temperature: float = 0.2
+    seed: int = 0
+
+
+TRANSFORMER = Recipe(clips=3000, steps=900, batch_size=32, view=96)
+RESNET = Recipe(clips=3000, steps=600, batch_size=64, view=80)
+
+
+class Clips(NamedTuple):
+    """Two frames of each clip, and what moved in them."""
+
+    frames: np.ndarray  # n x 2 x H x W x 3, uint8
+    moving: np.ndarray  # n x 2 x H x W, bool
+
+
+def draw_clips(count: int, *, seed: int, workers: int) -> Clips:
+    """Draw clips and find what moves in them, in `workers` processes."""
+    frames = np.empty((count, 2, FRAME, FRAME, 3), np.uint8)
+    moving = np.empty((count, 2, FRAME, FRAME), bool)
+    draw = functools.partial(_draw_clip, seed)
+    with concurrent.futures.ProcessPoolExecutor(workers) as pool:
+        drawn = pool.map(draw, range(count), chunksize=20)
+        for index, (pair, masks) in enumerate(
+            progress(drawn, description="clips", unit="clip", total=count)
+        ):
+            frames[index], moving[index] = pair, masks
+    return Clips(frames, moving)
+
+
+def _draw_clip(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    clip = scenes.clip(np.random.default_rng([seed, index]), size=FRAME)
+    return clip[:2], motion_masks(clip)[:2]
+
+
+def motion_masks(clip: np.ndarray, *, threshold: float = 24.0) -> np.ndarray:
+    """What moves before a resting camera, by background subtraction.
+
+    Args:
+        clip: frames x H x W x 3, uint8.
+        threshold: difference from the median frame, in grey levels, that is no noise.
+
+    Returns:
+        frames x H x W, bool.
+    """
+    background = np.median(clip, axis=0)
+    masks = np.empty(clip.shape[:3], bool)
+    for mask, frame in zip(masks, clip, strict=True):
+        difference = np.abs(frame - background).max(axis=2)
+        changed = ndimage.median_filter(difference, 3) > threshold
+        solid = ndimage.binary_fill_holes(ndimage.binary_closing(changed, iterations=2))
+        mask[:] = ndimage.binary_opening(solid, iterations=2)
+    return masks
+
+
+def recolour(rng: np.random.Generator, images: np.ndarray) -> Tensor:
+    """Mix the colours of images at random, so that hue and polarity say nothing.
+
+    Hues turn, saturation falls, contrast and brightness vary, and light becomes dark in one of two.
+
+    Args:
+        images: B x H x W x 3, uint8.
+
+    Returns:
+        B x 3 x H x W, float32, -1 to 1 before brightness and contrast.
+    """
+    batch = len(images)
+    grey = np.full((3, 3), 1 / 3)
+    angle = rng.uniform(0, 2 * np.pi, size=(batch, 1, 1))
+    # Rodrigues' rotation about the grey axis, less what it leaves on the axis.
+    axial = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    hues = np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * axial
+    contrast = rng.uniform(0.7, 1.3, (batch, 1, 1)) * rng.choice([-1, 1], (batch, 1, 1))
+    mixing = contrast * grey + rng.uniform(size=(batch, 1, 1)) * hues
+    untouched = rng.uniform(size=batch) < 0.15
+    mixing[untouched] = np.eye(3)
+    shift = np.where(untouched, 0, rng.uniform(-0.2, 0.2, batch))
+    pixels = torch.from_numpy(images).float() / 127.5 - 1
+    mixed = torch.einsum("bhwc,bdc->bdhw", pixels, torch.from_numpy(mixing).float())
+    return mixed + torch.from_numpy(shift).float()[:, None, None, None]
+
+
+def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """InfoNCE between the embeddings of two frames, B x d each; all other clips are negatives."""
+    batch = len(first)
+    embeddings = F.normalize(torch.cat([first, second]), dim=1)
+    logits = embeddings @ embeddings.T / temperature
+    logits.fill_diagonal_(-torch.inf)
+    partners = torch.arange(2 * batch).roll(batch)
+    return F.cross_entropy(logits, partners)
+
+
+def pretrain_transformer(recipe: Recipe, clips: Clips) -> tuple[nn.Module, list[dict]]:
+    """Train the demo's vision transformer.
+
+    Returns:
+        The timm model, and the losses every 10 steps.
+    """
+    torch.manual_seed(recipe.seed)
+    model = timm.create_model(BACKBONE, num_classes=0, dynamic_img_size=True, **BACKBONE_OPTIONS)
+    patch = BACKBONE_OPTIONS["patch_size"]
+    learner = _TransformerLearner(model)
+
+    def losses(rng: np.random.Generator, frames: np.ndarray, moving: np.ndarray) -> dict:
+        views, masks = _crop(rng, frames, moving, recipe.view)
+        grid = masks.reshape(*masks.shape[:2], recipe.view // patch, patch, -1, patch)
+        share = torch.from_numpy(grid.mean(axis=(3, 5), dtype=np.float32))  # B x 2 x rows x columns
+        corner = rng.integers(0, 128 // patch - recipe.view // patch + 1, size=2)
+        _, gaze, keys = learner.encode(recolour(rng, views[:, 0]), corner)
+        cut = [
+            recolour(rng, views[:, frame]) * _spread(_torn(rng, share[:, frame]), patch)
+            for frame in (0, 1)
+        ]
+        embeddings = [learner.encode(view, corner)[0] for view in cut]
+        return {
+            "eq1": learner.eq1_loss(gaze, share[:, 0].flatten(1)),
+            "eq2": learner.eq2_loss(keys, masks[:, 0], share[:, 0].flatten(1)),
+            "nce": info_nce(*map(learner.head, embeddings), recipe.temperature),
+        }
+
+    return model, _fit(learner, losses, recipe, clips)
+
+
+class _TransformerLearner(nn.Module):
+    """The transformer with what only pretraining needs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.head = _projector(model.embed_dim)
+        # Scales, and the one offset, of the logits that Eq. 1 and 2 are read as.
+        self.scales = nn.Parameter(torch.tensor([1.0, 1.0]))
+        self.offset = nn.Parameter(torch.tensor(-1.0))
+        for block in model.blocks:
+            # On a CPU the plain products are twice as fast, backwards, as the fused kernel.
+            block.attn.fused_attn = False
+
+    def encode(self, views: Tensor, corner: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """[CLS] (B x d), a_CLS of Eq. 1 (B x N) and the keys less their mean (B x N x d).
+
+        Views take their position embedding from a part of the grid, at `corner`, so that every part
+        of it is trained.
+        """
+        model = self.model
+        patches = model.patch_embed(views)
+        rows, columns = patches.shape[1:3]
+        top, left = (int(c) for c in corner)
+        cls_position, positions = model.pos_embed[:, :1], model.pos_embed[:, 1:]
+        positions = positions.unflatten(1, model.patch_embed.grid_size)
+        patches = patches + positions[:, top : top + rows, left : left + columns]
+        cls = (model.cls_token + cls_position).expand(len(views), -1, -1)
+        tokens = torch.cat([cls, patches.flatten(1, 2)], dim=1)
+        for block in model.blocks[:-1]:
+            tokens = block(tokens)
+        last = model.blocks[-1]
+        heads = last.attn.num_heads
+        query, keys, _ = last.attn.qkv(last.norm1(tokens)).chunk(3, dim=2)
+        affinity = torch.einsum("bd,bnd->bn", query[:, 0], keys[:, 1:]) / heads
+        keys = keys[:, 1:] - keys[:, 1:].mean(dim=1, keepdim=True)
+        return model.norm(last(tokens))[:, 0], affinity, keys / heads**0.5
+
+    def eq1_loss(self, affinity: Tensor, share: Tensor) -> Tensor:
+        """[CLS] is near to the patches that move.
+
+        Args:
+            affinity: a_CLS, B x N.
+            share: of each patch that moves, B x N.
+        """
+        logits = self.scales[0].exp() * affinity / affinity.shape[1] ** 0.5 + self.offset
+        return F.binary_cross_entropy_with_logits(logits, share)
+
+    def eq2_loss(self, keys: Tensor, masks: np.ndarray, share: Tensor) -> Tensor:
+        """Patches of one moving thing have a positive affinity, and a negative one to what rests.
+
+        Args:
+            keys: centred, B x N x d.
+            masks: what moves, B x H x W; its components are the things.
+            share: of each patch that moves, B x N.
+        """
+        things = torch.from_numpy(_things(masks, share.shape[1]))
+        moves = (share > 0.5).float()
+        rests = (share == 0).float()
+        same = (things[:, :, None] == things[:, None, :]).float() * moves[:, None]
+        # Rows are patches that move; of columns, patches of other things and borders say nothing.
+        weight = moves[:, :, None] * (same + rests[:, None])
+        # The two outcomes count alike, however small the thing.
+        balance = same / same.sum(2, keepdim=True).clamp(min=1)
+        balance = balance + (1 - same) / rests.sum(1).clamp(min=1)[:, None, None]
+        logits = self.scales[1].exp() * (keys @ keys.transpose(1, 2)) / keys.shape[2] ** 0.5
+        loss = F.binary_cross_entropy_with_logits(logits, same, reduction="none")
+        weight = weight * balance
+        return (loss * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def pretrain_resnet(recipe: Recipe, clips: Clips) -> tuple[nn.Module, list[dict]]:
+    """Train the ResNet that the demo's Mask R-CNN and DeepLab start from.
+
+    Returns:
+        The torchvision model without classifier, and the losses every 10 steps.
+    """
+    torch.manual_seed(recipe.seed)
+    model = resnet.build_resnet(RESNET_DEPTH)
+    learner = nn.ModuleDict(
+        {"trunk": model, "head": _projector(512), "moving": nn.Conv2d(256, 1, kernel_size=1)}
+    )
+    normalize = torchvision.transforms.Normalize(MEAN, STD)
+
+    def encode(view: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedding B x 512, and logits of moving at stride 16."""
+        pixels = normalize((view + 1) / 2)
+        stem = model.maxpool(model.relu(model.bn1(model.conv1(pixels))))
+        middle = model.layer3(model.layer2(model.layer1(stem)))
+        return model.layer4(middle).mean(dim=(2, 3)), learner["moving"](middle)[:, 0]
+
+    def losses(rng: np.random.Generator, frames: np.ndarray, moving: np.ndarray) -> dict:
+        views, masks = _crop(rng, frames, moving, recipe.view)
+        embeddings, motion = [], []
+        for frame in (0, 1):
+            embedding, logits = encode(recolour(rng, views[:, frame]))
+            embeddings.append(learner["head"](embedding))
+            share = torch.from_numpy(masks[:, frame].astype(np.float32))[:, None]
+            target = F.adaptive_avg_pool2d(share, logits.shape[1:])[:, 0]
+            motion.append(F.binary_cross_entropy_with_logits(logits, target))
+        return {
+            "moving": sum(motion) / 2,
+            "nce": info_nce(*embeddings, recipe.temperature),
+        }
+
+    return model, _fit(learner, losses, recipe, clips)
+
+
+def _projector(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 256), nn.BatchNorm1d(256), nn.GELU(), nn.Linear(256, 96))
+
+
+def _fit(learner: nn.Module, losses, recipe: Recipe, clips: Clips) -> list[dict]:
+    """Minimise the sum of the losses with AdamW; a linear warm-up, then half a cosine."""
+    matrices = [p for p in learner.parameters() if p.ndim > 1]
+    vectors = [p for p in learner.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    curve = []
+    learner.train()
+    with progress_bar(total=recipe.steps, description="pretraining", unit="step") as bar:
+        for step, chosen in enumerate(_batches(recipe, len(clips.frames))):
+            rate = min(1, (step + 1) / recipe.warmup)
+            rate *= 0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * rate
+            rng = np.random.default_rng([recipe.seed, step])
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                parts = losses(rng, clips.frames[chosen], clips.moving[chosen])
+            optimizer.zero_grad()
+            sum(parts.values()).backward()
+            nn.utils.clip_grad_norm_(learner.parameters(), 3.0)
+            optimizer.step()
+            if step % 10 == 0:
+                values = {name: round(part.item(), 4) for name, part in parts.items()}
+                curve.append({"step": step, **values})
+                bar.set_postfix(values)
+            bar.update()
+    return curve
+
+
+def _batches(recipe: Recipe, count: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(recipe.seed)
+    for _ in range(recipe.steps):
+        yield np.sort(rng.choice(count, recipe.batch_size, replace=False))
+
+
+def _crop(
+    rng: np.random.Generator, frames: np.ndarray, moving: np.ndarray, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same window of all frames: B x 2 x side x side x 3, and masks B x 2 x side x side."""
+    top, left = rng.integers(0, FRAME - side + 1, size=2)
+    window = (slice(None), slice(None), slice(top, top + side), slice(left, left + side))
+    return frames[window], moving[window]
+
+
+def _torn(rng: np.random.Generator, share: Tensor) -> Tensor:
+    """Patches that move, as a mask with the faults that masks of Eq. 2 have: B x rows x columns."""
+    faults = torch.from_numpy(rng.uniform(size=share.shape) < 0.04)
+    border = torch.from_numpy(rng.uniform(0.1, 0.7, size=(len(share), 1, 1)))
+    return ((share > border) ^ faults).float()
+
+
+def _spread(grid: Tensor, patch: int) -> Tensor:
+    """A patch grid as pixels: B x rows x columns → B x 1 x H x W."""
+    return grid.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None]
+
+
+def _things(masks: np.ndarray, patches: int) -> np.ndarray:
+    """The number of the moving component that most of each patch belongs to: B x N, 0 is none."""
+    side = math.isqrt(patches)
+    patch = masks.shape[1] // side
+    numbers = np.stack([ndimage.label(mask)[0] for mask in masks])
+    cells = numbers.reshape(len(masks), side, patch, side, patch).swapaxes(2, 3)
+    # A patch has mostly one thing in it; the largest number is as good as the most frequent.
+    return cells.reshape(len(masks), patches, -1).max(axis=2)

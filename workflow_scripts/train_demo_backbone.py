@@ -1,0 +1,59 @@
+"""Remake the weights of the demo, self-supervised, on generated clips and on a CPU.
+
+The transformer makes resources/demo_backbone.safetensors, the resnet demo_resnet.safetensors.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import pretraining
+from workflow_scripts.maskdistill.atomic import atomic_path
+
+NETWORKS = {
+    "transformer": (pretraining.TRANSFORMER, pretraining.pretrain_transformer),
+    "resnet": (pretraining.RESNET, pretraining.pretrain_resnet),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train one network and write its weights; exit code 0."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("network", choices=NETWORKS, help="which of the demo's two networks")
+    parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--curve", type=Path, help="CSV file for the losses")
+    parser.add_argument("--clips", type=int, help="clips to draw")
+    parser.add_argument("--steps", type=int, help="training steps")
+    parser.add_argument("--threads", type=int, default=2, help="threads, and processes that draw")
+    arguments = parser.parse_args(argv)
+
+    torch.set_num_threads(arguments.threads)
+    recipe, pretrain = NETWORKS[arguments.network]
+    changed = {name: getattr(arguments, name) for name in ("clips", "steps")}
+    recipe = recipe._replace(**{k: v for k, v in changed.items() if v is not None})
+    clips = pretraining.draw_clips(recipe.clips, seed=recipe.seed, workers=arguments.threads)
+    model, curve = pretrain(recipe, clips)
+    # Half precision halves the file; activations are computed in float32 all the same.
+    weights = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
+    with atomic_path(arguments.output) as temporary:
+        save_file(weights, temporary, metadata={"recipe": json.dumps(recipe._asdict())})
+    if arguments.curve:
+        with atomic_path(arguments.curve) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, curve[0])
+            writer.writeheader()
+            writer.writerows(curve)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
