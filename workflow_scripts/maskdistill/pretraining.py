@@ -108,8 +108,8 @@ def motion_masks(clip: np.ndarray, *, threshold: float = 24.0) -> np.ndarray:
     return masks
 
 
-def recolour(rng: np.random.Generator, images: np.ndarray) -> Tensor:
-    """Mix the colours of images at random, so that hue and polarity say nothing.
+def recolour(rng: np.random.Generator, images: np.ndarray, share: float = 0.85) -> Tensor:
+    """Mix the colours of a share of the images at random, so that hue and polarity say nothing.
 
     Hues turn, saturation falls, contrast and brightness vary, and light becomes dark in one of two.
 
@@ -127,7 +127,7 @@ def recolour(rng: np.random.Generator, images: np.ndarray) -> Tensor:
     hues = np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * axial
     contrast = rng.uniform(0.7, 1.3, (batch, 1, 1)) * rng.choice([-1, 1], (batch, 1, 1))
     mixing = contrast * grey + rng.uniform(size=(batch, 1, 1)) * hues
-    untouched = rng.uniform(size=batch) < 0.15
+    untouched = rng.uniform(size=batch) >= share
     mixing[untouched] = np.eye(3)
     shift = np.where(untouched, 0, rng.uniform(-0.2, 0.2, batch))
     pixels = torch.from_numpy(images).float() / 127.5 - 1
@@ -156,21 +156,24 @@ def pretrain_transformer(recipe: Recipe, clips: Clips) -> tuple[nn.Module, list[
     patch = BACKBONE_OPTIONS["patch_size"]
     learner = _TransformerLearner(model)
 
-    def losses(rng: np.random.Generator, frames: np.ndarray, moving: np.ndarray) -> dict:
+    def losses(step: int, rng: np.random.Generator, frames: np.ndarray, moving: np.ndarray) -> dict:
         views, masks = _crop(rng, frames, moving, recipe.view)
+        # Frames agree by colour at first, which is learned at once, and must do without it later.
+        share_recoloured = 0.85 * min(1, step / (0.3 * recipe.steps))
         grid = masks.reshape(*masks.shape[:2], recipe.view // patch, patch, -1, patch)
         share = torch.from_numpy(grid.mean(axis=(3, 5), dtype=np.float32))  # B x 2 x rows x columns
         corner = rng.integers(0, 128 // patch - recipe.view // patch + 1, size=2)
         _, gaze, keys = learner.encode(recolour(rng, views[:, 0]), corner)
         cut = [
-            recolour(rng, views[:, frame]) * _spread(_torn(rng, share[:, frame]), patch)
+            recolour(rng, views[:, frame], share_recoloured)
+            * _spread(_torn(rng, share[:, frame]), patch)
             for frame in (0, 1)
         ]
         embeddings = [learner.encode(view, corner)[0] for view in cut]
         return {
             "eq1": learner.eq1_loss(gaze, share[:, 0].flatten(1)),
             "eq2": learner.eq2_loss(keys, masks[:, 0], share[:, 0].flatten(1)),
-            "nce": info_nce(*map(learner.head, embeddings), recipe.temperature),
+            "nce": 0.3 * info_nce(*map(learner.head, embeddings), recipe.temperature),
         }
 
     return model, _fit(learner, losses, recipe, clips)
@@ -267,7 +270,7 @@ def pretrain_resnet(recipe: Recipe, clips: Clips) -> tuple[nn.Module, list[dict]
         middle = model.layer3(model.layer2(model.layer1(stem)))
         return model.layer4(middle).mean(dim=(2, 3)), learner["moving"](middle)[:, 0]
 
-    def losses(rng: np.random.Generator, frames: np.ndarray, moving: np.ndarray) -> dict:
+    def losses(_: int, rng: np.random.Generator, frames: np.ndarray, moving: np.ndarray) -> dict:
         views, masks = _crop(rng, frames, moving, recipe.view)
         embeddings, motion = [], []
         for frame in (0, 1):
@@ -304,7 +307,7 @@ def _fit(learner: nn.Module, losses, recipe: Recipe, clips: Clips) -> list[dict]
                 group["lr"] = recipe.learning_rate * rate
             rng = np.random.default_rng([recipe.seed, step])
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                parts = losses(rng, clips.frames[chosen], clips.moving[chosen])
+                parts = losses(step, rng, clips.frames[chosen], clips.moving[chosen])
             optimizer.zero_grad()
             sum(parts.values()).backward()
             nn.utils.clip_grad_norm_(learner.parameters(), 3.0)

@@ -1,0 +1,43 @@
+"""Every shipped config parses and plans; the documentation names every key."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from tests.rules.conftest import REPOSITORY, Workflow
+from workflow_scripts import describe_config
+from workflow_scripts.maskdistill import scenes
+from workflow_scripts.maskdistill.config import read_yaml
+
+DATASETS = sorted(path.stem for path in (REPOSITORY / "config" / "datasets").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_dry_run_of_a_shipped_config(tmp_path, name):
+    """Data that are not in the repository are replaced by a file of the same format."""
+    shutil.copytree(REPOSITORY / "resources", tmp_path / "resources")
+    dataset = read_yaml(REPOSITORY / "config" / "datasets" / f"{name}.yaml")["dataset"]
+    overrides = {}
+    if dataset.get("generate") is None:
+        assert dataset["adapter"] == "coco"
+        (tmp_path / "images").mkdir()
+        Image.new("RGB", (64, 48)).save(tmp_path / "images" / "1.jpg")
+        listed = {"id": 1, "file_name": "1.jpg", "height": 48, "width": 64}
+        content = {"images": [listed], "annotations": [], "categories": []}
+        (tmp_path / "instances.json").write_text(json.dumps(content))
+        overrides = {"dataset": {"root": "."}}
+    jobs = Workflow(tmp_path, [name], overrides).stale("all")
+    assert jobs["train_segmentation"] == 1
+    assert ("evaluate" in jobs) == bool(dataset["ground_truth"])
+
+
+def test_the_demo_names_the_generators_classes():
+    dataset = read_yaml(REPOSITORY / "config" / "datasets" / "demo.yaml")["dataset"]
+    assert tuple(dataset["classes"]) == scenes.CLASS_NAMES
+
+
+def test_the_table_of_keys_is_up_to_date():
+    text = (REPOSITORY / "config" / "README.md").read_text()
+    assert describe_config.table() in text
