@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         )
 
     def load(row: dict) -> tuple[np.ndarray, np.ndarray]:
-        image = images.read_image(arguments.root / file_names[row["image_id"]])
+        path = arguments.root / file_names[row["image_id"]]
+        image = images.read_listed(path, (row["height"], row["width"]))
         if crop:
             box = (row["x"], row["y"], row["box_width"], row["box_height"])
             return embedding.box_crop(image, box, settings["crop_side"]), np.ones(size(row), bool)

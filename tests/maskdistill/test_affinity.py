@@ -162,6 +162,17 @@ def test_several_masks_do_not_overlap(seed, component):
     np.testing.assert_array_equal(first.grid, found[0].grid)
 
 
+@pytest.mark.parametrize(("next_source", "expected"), [(0.0, 3), (0.5, 2), (0.9, 1)])
+def test_a_far_source_ends_the_search(next_source, expected):
+    """Three things, side by side, whose keys have nothing to do with each other."""
+    keys = np.repeat(np.eye(4, dtype=np.float32), [2, 2, 2, 14], axis=0)
+    cls_affinity = np.repeat([10.0, 8.0, 3.0, 0.0], [2, 2, 2, 14])[None]
+    found = affinity.object_masks(
+        keys, cls_affinity, (1, 20), top_k=0.1, per_image=3, next_source=next_source
+    )
+    assert [mask.source[1] for mask in found] == [0, 2, 4][:expected]
+
+
 def test_no_further_mask_when_nothing_is_left():
     found = affinity.object_masks(np.ones((6, 4)), np.ones((1, 6)), (2, 3), top_k=0.5, per_image=9)
     assert len(found) == 1

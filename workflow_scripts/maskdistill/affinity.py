@@ -33,6 +33,7 @@ def object_masks(
     center_keys: bool = False,
     source_component: bool = False,
     per_image: int = 1,
+    next_source: float = 0.0,
 ) -> list[ObjectMask]:
     """Segment the objects of one image.
 
@@ -50,6 +51,9 @@ def object_masks(
             share a large common part; without centring all their affinities are positive.
         source_component: keep only the 4-connected component of the mask that holds the source.
         per_image: most masks to find; each is searched among the patches that earlier ones left.
+        next_source: how near to [CLS] the source of a further mask must be, as a share of the first
+            source's, both above the image's mean; 0 asks for nothing more than the mean, 1 stops
+            after the first mask.
 
     Returns:
         Between one and `per_image` masks, which do not overlap.
@@ -66,10 +70,14 @@ def object_masks(
     if center_keys:
         keys -= keys.mean(axis=0)
     affinity = average_heads(cls_affinity, heads)
+    mean = affinity.mean()
+    nearest = mean + next_source * (affinity.max() - mean)
     free = np.ones(len(keys), dtype=bool)
     found = []
     while len(found) < per_image and free.any():
         proposals = select_proposals(affinity, top_k, free)
+        if found and affinity[proposals[0]] < nearest:
+            break
         voters = similar_to_source(keys, proposals)
         mask = diffuse(keys, voters) & free
         if source_component:

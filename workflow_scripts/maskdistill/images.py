@@ -5,6 +5,8 @@ import os
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from workflow_scripts.maskdistill.errors import InputError
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 # Size is checked against `max_pixels` before decoding, with a message of our own.
@@ -36,6 +38,29 @@ def read_image(
     """
     with _open(path, max_pixels=max_pixels, min_side=min_side) as image:
         return np.array(_to_rgb(_decode(image)))
+
+
+def read_listed(path: str | os.PathLike, size: tuple[int, int]) -> np.ndarray:
+    """Decode an image that was readable, and of this (height, width), when it was listed.
+
+    Returns:
+        uint8 array of H x W x 3, RGB.
+
+    Raises:
+        InputError: the file has changed since.
+    """
+    try:
+        image = read_image(path)
+    except ImageRejected as rejection:
+        raise InputError(
+            f"{path}: {rejection}; it was readable when it was listed, so run list_images again"
+        ) from rejection
+    if image.shape[:2] != size:
+        raise InputError(
+            f"{path}: {image.shape[0]} x {image.shape[1]} px, but listed as {size[0]} x {size[1]}; "
+            "run list_images again"
+        )
+    return image
 
 
 def probe_image(

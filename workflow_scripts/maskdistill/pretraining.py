@@ -109,30 +109,28 @@ def motion_masks(clip: np.ndarray, *, threshold: float = 24.0) -> np.ndarray:
 
 
 def recolour(rng: np.random.Generator, images: np.ndarray, share: float = 0.85) -> Tensor:
-    """Mix the colours of a share of the images at random, so that hue and polarity say nothing.
+    """Mix the colours of a share of the images at random, so that only shape and texture tell.
 
-    Hues turn, saturation falls, contrast and brightness vary, and light becomes dark in one of two.
+    The mixture is any linear one: hues turn and merge, and light may become dark. Brightness and
+    contrast are drawn anew.
 
     Args:
         images: B x H x W x 3, uint8.
+        share: of the images, 0..1; the rest keep their colours.
 
     Returns:
-        B x 3 x H x W, float32, -1 to 1 before brightness and contrast.
+        B x 3 x H x W, float32, about -1 to 1.
     """
-    batch = len(images)
-    grey = np.full((3, 3), 1 / 3)
-    angle = rng.uniform(0, 2 * np.pi, size=(batch, 1, 1))
-    # Rodrigues' rotation about the grey axis, less what it leaves on the axis.
-    axial = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
-    hues = np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * axial
-    contrast = rng.uniform(0.7, 1.3, (batch, 1, 1)) * rng.choice([-1, 1], (batch, 1, 1))
-    mixing = contrast * grey + rng.uniform(size=(batch, 1, 1)) * hues
-    untouched = rng.uniform(size=batch) >= share
-    mixing[untouched] = np.eye(3)
-    shift = np.where(untouched, 0, rng.uniform(-0.2, 0.2, batch))
     pixels = torch.from_numpy(images).float() / 127.5 - 1
-    mixed = torch.einsum("bhwc,bdc->bdhw", pixels, torch.from_numpy(mixing).float())
-    return mixed + torch.from_numpy(shift).float()[:, None, None, None]
+    mixing = torch.from_numpy(rng.normal(size=(len(images), 3, 3))).float()
+    mixed = torch.einsum("bhwc,bdc->bdhw", pixels, mixing)
+    mixed = mixed - mixed.mean(dim=(1, 2, 3), keepdim=True)
+    contrast, brightness = torch.from_numpy(
+        rng.uniform([[0.25], [-0.3]], [[0.6], [0.3]], size=(2, len(images)))
+    ).float()[:, :, None, None, None]
+    mixed = mixed / mixed.std(dim=(1, 2, 3), keepdim=True) * contrast + brightness
+    chosen = torch.from_numpy(rng.uniform(size=len(images)) < share)[:, None, None, None]
+    return torch.where(chosen, mixed, pixels.permute(0, 3, 1, 2))
 
 
 def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -173,7 +171,7 @@ def pretrain_transformer(recipe: Recipe, clips: Clips) -> tuple[nn.Module, list[
         return {
             "eq1": learner.eq1_loss(gaze, share[:, 0].flatten(1)),
             "eq2": learner.eq2_loss(keys, masks[:, 0], share[:, 0].flatten(1)),
-            "nce": 0.3 * info_nce(*map(learner.head, embeddings), recipe.temperature),
+            "nce": 0.5 * info_nce(*map(learner.head, embeddings), recipe.temperature),
         }
 
     return model, _fit(learner, losses, recipe, clips)

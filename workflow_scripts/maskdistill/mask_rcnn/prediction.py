@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from workflow_scripts.maskdistill import images
-from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn.engines import Candidate, Predictor
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.shards import OK, read_rows
@@ -41,16 +40,7 @@ def candidate_rows(
     root = Path(root)
 
     def load(row: Mapping) -> np.ndarray:
-        path = root / row["file_name"]
-        try:
-            image = images.read_image(path)
-        except images.ImageRejected as error:
-            raise InputError(
-                f"{path}: {error}; it was fine when listed, so list the images again"
-            ) from error
-        if image.shape[:2] != (row["height"], row["width"]):
-            raise InputError(f"{path}: its size has changed; list the images again")
-        return image
+        return images.read_listed(root / row["file_name"], (row["height"], row["width"]))
 
     batches = stream_batches(
         rows,

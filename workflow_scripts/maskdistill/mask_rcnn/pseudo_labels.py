@@ -82,7 +82,9 @@ class PseudoLabels(Dataset):
         record, annotations = self._images[sample.index]
         rng = sample.generator(self.seed)
         side, mirrored = int(rng.choice(self.sides)), self.flip and rng.random() < 0.5
-        image = self._read_image(record)
+        image = images.read_listed(
+            self.root / record["file_name"], (record["height"], record["width"])
+        )
         size = images.resized_size(
             *image.shape[:2], shorter_side=side, longer_side=self.longer_side
         )
@@ -98,21 +100,6 @@ class PseudoLabels(Dataset):
             torch.tensor([a["category_id"] for a in annotations]),
             torch.from_numpy(np.ascontiguousarray(instances, dtype=np.uint8)),
         )
-
-    def _read_image(self, record: dict) -> np.ndarray:
-        path = self.root / record["file_name"]
-        try:
-            image = images.read_image(path)
-        except images.ImageRejected as error:
-            raise InputError(
-                f"{path}: {error}; it was fine when listed, so list the images again"
-            ) from error
-        if image.shape[:2] != (record["height"], record["width"]):
-            raise InputError(
-                f"{path}: {image.shape[0]} x {image.shape[1]} px, but {self.path} says "
-                f"{record['height']} x {record['width']}; list the images again"
-            )
-        return image
 
     def _count_clusters(self, categories: list[dict]) -> int:
         ids = sorted(category["id"] for category in categories)

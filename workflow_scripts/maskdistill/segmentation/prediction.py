@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from workflow_scripts.maskdistill import label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.images import ImageRejected, padded_size, read_image
+from workflow_scripts.maskdistill.images import padded_size, read_listed
 from workflow_scripts.maskdistill.progress import progress
 from workflow_scripts.maskdistill.segmentation.deeplab import (
     ARCHITECTURE,
@@ -73,7 +73,7 @@ class Predictor:
             return padded_size((row["height"], row["width"]), self.model.output_stride)
 
         def load(row: Mapping) -> np.ndarray:
-            return _read_listed(Path(root) / row["file_name"], (row["height"], row["width"]))
+            return read_listed(Path(root) / row["file_name"], (row["height"], row["width"]))
 
         batches = stream_batches(rows, load, shape=shape, batch_size=batch_size, workers=workers)
         for batch in batches:
@@ -98,18 +98,6 @@ class Predictor:
         half = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float16
         with torch.autocast(self.device.type, dtype=half, enabled=cuda):
             return self.model(inputs.contiguous(memory_format=torch.channels_last))
-
-
-def _read_listed(path: Path, size: tuple[int, int]) -> np.ndarray:
-    try:
-        image = read_image(path)
-    except ImageRejected as error:
-        raise InputError(
-            f"{path}: {error}; it could be read when it was listed, run list_images again"
-        ) from error
-    if image.shape[:2] != size:
-        raise InputError(f"{path}: {image.shape[:2]} px, listed as {size}; run list_images again")
-    return image
 
 
 def load_predictor(path: str | os.PathLike, device: torch.device) -> Predictor:

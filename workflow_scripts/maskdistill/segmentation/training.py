@@ -16,7 +16,7 @@ from torch import nn
 
 from workflow_scripts.maskdistill import distributed, label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.images import ImageRejected, read_image
+from workflow_scripts.maskdistill.images import read_listed
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.sampling import BatchPlan, Sample
 from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, build_deeplab, upsample
@@ -141,15 +141,8 @@ class LabelledImages(torch.utils.data.Dataset):
     def __getitem__(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
         """Image (crop x crop x 3, uint8) and labels (crop x crop, int64) of one place."""
         name = self._names[sample.index].as_py()
-        image, classes = (
-            _read_image(self._root / name),
-            _classes(self._encoded[sample.index].as_py(), name),
-        )
-        if image.shape[:2] != classes.shape:
-            raise InputError(
-                f"{self._root / name}: {image.shape[:2]} px, but its label map has {classes.shape};"
-                " the image has changed, run list_images again"
-            )
+        classes = _classes(self._encoded[sample.index].as_py(), name)
+        image = read_listed(self._root / name, classes.shape)
         settings = self._settings
         view = draw_view(
             classes.shape,
@@ -161,15 +154,6 @@ class LabelledImages(torch.utils.data.Dataset):
         )
         image, classes = warp(image, classes, view, settings.crop_size)
         return torch.from_numpy(image), torch.from_numpy(classes).long()
-
-
-def _read_image(path: Path) -> np.ndarray:
-    try:
-        return read_image(path)
-    except ImageRejected as error:
-        raise InputError(
-            f"{path}: {error}; it could be read when it was listed, run list_images again"
-        ) from error
 
 
 def _classes(png: bytes, name: str) -> np.ndarray:
