@@ -1,6 +1,12 @@
 # Object masks from the affinities, and their embeddings (sections 3.1 and 3.2).
 
 
+def embedder_weights(wildcards):
+    """Local weights of the network that embeds, if there are any."""
+    own = CONFIGS[wildcards.dataset]["embedding"]["backbone"] is not None
+    return weights_of("embedding" if own else "features")(wildcards)
+
+
 rule make_masks:
     input:
         images="results/{dataset}/{split}/images/{shard}.parquet",
@@ -31,7 +37,7 @@ rule embed_masks:
     input:
         images="results/{dataset}/{split}/images/{shard}.parquet",
         masks="results/{dataset}/{split}/masks/{shard}.parquet",
-        weights=weights_of("features"),
+        weights=embedder_weights,
     output:
         "results/{dataset}/{split}/mask_embeddings/{shard}.parquet",
     log:

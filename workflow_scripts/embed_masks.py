@@ -1,4 +1,7 @@
-"""Embed masked objects (section 3.2): [CLS] of the image without its background, or of a crop."""
+"""Embed masked objects (section 3.2): [CLS] of the image without its background, or of a crop.
+
+Another network than that of the features may be named for it.
+"""
 
 from pathlib import Path
 
@@ -10,7 +13,6 @@ from workflow_scripts.maskdistill import embedding, images, masks, shards
 from workflow_scripts.maskdistill.device import choose_device
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.streaming import stream_batches
-from workflow_scripts.maskdistill.vit import Backbone
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,9 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = arguments.settings["embedding"]
     features = arguments.settings["features"]
 
-    backbone = Backbone(
-        features["backbone"], options=features["backbone_options"], weights=features["weights"]
-    ).to(choose_device(arguments.device))
+    network = embedding.build_embedder(settings, features).to(choose_device(arguments.device))
     file_names = {row["image_id"]: row["file_name"] for row in shards.read_rows(arguments.images)}
     rows = [row for row in shards.read_rows(arguments.masks) if row["status"] == shards.OK]
     crop = settings["input"] == "box_crop"
@@ -60,15 +60,15 @@ def main(argv: list[str] | None = None) -> int:
             arguments.output,
             "mask_embeddings",
             metadata,
-            embedding_size=backbone.embedding_size,
+            embedding_size=network.model.num_features,
         ) as writer,
         progress_bar(total=len(rows), description="embeddings", unit="mask") as bar,
     ):
         for batch in batches:
             pictures, visible = zip(*(item for _, item in batch), strict=True)
-            pixels = backbone.prepare(pictures)
-            pixels = backbone.remove_background(pixels, torch.from_numpy(np.stack(visible)))
-            vectors = backbone.cls_embedding(pixels).float().cpu().numpy()
+            pixels = network.prepare(pictures)
+            pixels = network.remove_background(pixels, torch.from_numpy(np.stack(visible)))
+            vectors = network.embed(pixels).float().cpu().numpy()
             for (row, _), vector in zip(batch, vectors, strict=True):
                 key = {name: row[name] for name in ("image_id", "mask_id")}
                 writer.write({**key, "embedding": vector})

@@ -28,28 +28,39 @@ def test_what_moves_is_what_the_generator_moved():
 
 def test_clips_do_not_depend_on_the_number_of_processes(clips):
     again = pretraining.draw_clips(12, seed=3, workers=2)
-    np.testing.assert_array_equal(again.frames, clips.frames)
-    np.testing.assert_array_equal(again.moving, clips.moving)
+    for one, other in zip(again, clips, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_things_fill_a_fair_part_of_the_motion_masks(clips):
     assert 0.02 < clips.moving.mean() < 0.4
 
 
-def test_recolouring_keeps_shapes():
-    image = scenes.scene(1, "train", 0).image[None].repeat(4, axis=0)
-    mixed = pretraining.recolour(np.random.default_rng(0), image)
-    grey = np.asarray(image, np.float32).mean(3)
-    for original, changed in zip(grey, mixed.mean(1).numpy(), strict=True):
-        assert abs(np.corrcoef(original.ravel(), changed.ravel())[0, 1]) > 0.999
-    assert not torch.allclose(mixed[0], mixed[1])
+def test_targets_of_single_things_are_standardised(clips):
+    known = ~np.isnan(clips.targets).any(axis=1)
+    assert 4 <= known.sum() <= 12
+    targets = clips.targets[known]
+    assert targets.shape[1] == pretraining.TARGETS
+    np.testing.assert_allclose(targets.mean(axis=0), 0, atol=1e-5)
+    # Three kinds of descriptors with a variance of one each.
+    assert targets.var(axis=0).sum() == pytest.approx(3, rel=0.1)
 
 
-def test_info_nce_is_least_for_matching_pairs():
-    embeddings = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
-    matched = pretraining.info_nce(embeddings, embeddings, 0.1)
-    shuffled = pretraining.info_nce(embeddings, embeddings.roll(1, 0), 0.1)
-    assert matched < 0.2 < shuffled
+def test_recolouring_changes_colours_of_a_share():
+    image = scenes.scene(1, "train", 0).image[None].repeat(200, axis=0)
+    mixed = pretraining.recolour(np.random.default_rng(0), image, share=0.5).numpy()
+    untouched = np.isclose(mixed, image.transpose(0, 3, 1, 2) / 127.5 - 1, atol=1e-5)
+    assert 70 < untouched.all(axis=(1, 2, 3)).sum() < 130
+    assert np.abs(mixed).max() < 6
+
+
+def test_similarity_is_what_the_targets_say():
+    targets = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+    turned = targets @ torch.linalg.qr(torch.randn(4, 4)).Q * 3 + 5
+    assert pretraining.similarity_loss(turned, targets) < 1e-6
+    assert pretraining.similarity_loss(targets.roll(1, 0), targets) > 0.1
+    targets[0] = torch.nan
+    assert pretraining.similarity_loss(turned, targets).isfinite()
 
 
 @pytest.mark.parametrize("network", ["transformer", "resnet"])

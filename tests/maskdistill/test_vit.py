@@ -83,8 +83,8 @@ def test_queries_and_keys_are_those_of_timm_s_own_attention(backbone, size, monk
 def test_cls_embedding(backbone):
     backbone, _ = backbone
     pixels = backbone.prepare(pictures(2, 40, 64))
-    embedding = backbone.cls_embedding(pixels)
-    assert embedding.shape == (2, backbone.embedding_size)
+    embedding = backbone.embed(pixels)
+    assert embedding.shape == (2, backbone.model.num_features)
     with torch.inference_mode():
         torch.testing.assert_close(embedding, backbone.model(pixels), rtol=1e-4, atol=1e-5)
 
@@ -138,8 +138,7 @@ def test_the_background_plays_no_part_in_the_embedding(tiny):
     visible[0, 3:9, 4:12] = True
     second[0, 3:9, 4:12] = first[0, 3:9, 4:12]
     one, other = (
-        tiny.cls_embedding(tiny.remove_background(tiny.prepare(p), visible))
-        for p in (first, second)
+        tiny.embed(tiny.remove_background(tiny.prepare(p), visible)) for p in (first, second)
     )
     assert torch.equal(one, other)
 

@@ -35,7 +35,10 @@ def call(tmp_path, tiny_backbone, write_image, write_manifest):
     shards.write_table(tmp_path / "masks.parquet", "masks", rows, {})
 
     def run(kind, batch_size=2):
-        settings = {"features": tiny_backbone, "embedding": {"input": kind, "crop_side": 24}}
+        settings = {
+            "features": tiny_backbone,
+            "embedding": {"backbone": None, "input": kind, "crop_side": 24},
+        }
         options = [f"--settings={json.dumps(settings)}", f"--root={tmp_path / 'root'}"]
         options += [f"--images={manifest}", f"--masks={tmp_path / 'masks.parquet'}"]
         options += ["--device=cpu", f"--batch-size={batch_size}", f"--output={tmp_path / 'out'}"]

@@ -113,7 +113,7 @@ def _check_dataset(config: Mapping, path: Path) -> None:
         raise InputError(f"{path}: a plain folder has no labels; set dataset.ground_truth: false")
     if dataset["ground_truth"] and dataset["adapter"] == "voc" and not dataset["classes"]:
         raise InputError(f"{path}: dataset.classes must name the classes 1, 2, … of the labels")
-    for stage in ("features", "mask_rcnn", "segmentation"):
+    for stage in ("features", "embedding", "mask_rcnn", "segmentation"):
         weights = config[stage]["weights"]
         if weights is not None and not Path(weights).is_file():
             raise InputError(f"{path}: {stage}.weights: there is no file {weights}")

@@ -1,9 +1,37 @@
 """What the backbone sees of a masked object: the whole image without its background, or a crop."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from PIL import Image
 
 from workflow_scripts.maskdistill import images, masks
+from workflow_scripts.maskdistill.vit import Backbone, Network, build_network
+
+
+def build_embedder(embedding: Mapping, features: Mapping) -> Network:
+    """The network that embeds masked objects: the features' own backbone, unless one is named.
+
+    Args:
+        embedding: settings of this stage; `backbone` may name a transformer or a convolutional
+            network of timm.
+        features: settings of the features.
+
+    Raises:
+        InputError: unknown name, weights that cannot be had or that do not fit.
+    """
+    setting, source = ("features", features)
+    if embedding["backbone"] is not None:
+        setting, source = ("embedding", embedding)
+    chosen = {
+        "options": source["backbone_options"],
+        "weights": source["weights"],
+        "setting": setting,
+    }
+    name = source["backbone"]
+    if name.startswith(("vit_", "eva")):
+        return Backbone(name, **chosen)
+    return Network(build_network(name, **chosen), multiple=1)
 
 
 def masked_image(

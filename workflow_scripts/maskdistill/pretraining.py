@@ -7,9 +7,9 @@ from (where the paper starts from MoCo's), learn from clips of a resting camera:
   median of a clip is its background, and what differs from it has moved. The networks learn to tell
   moving patches from resting ones in a single frame; the transformer by the two quantities that
   MaskDistill reads, the affinity of [CLS] to the patches (Eq. 1) and of patches to patches (Eq. 2);
-* two frames of a clip show the same things (InfoNCE; positives as in Wang and Gupta, 2015): their
-  embeddings are alike and those of other clips are not. Colours are mixed at random in every frame,
-  so that shape and texture must tell.
+* what moved is described by hand-crafted descriptors of shape and texture (`descriptors`), and the
+  embedding learns their similarities (targets as in MaskFeat, Wei et al., 2022; similarities as in
+  Tung and Mori, 2019). Colours are mixed at random in every frame: they say nothing.
 
 The generator's classes and masks are not looked at.
 """
@@ -28,7 +28,7 @@ import torchvision
 from scipy import ndimage
 from torch import Tensor, nn
 
-from workflow_scripts.maskdistill import resnet, scenes
+from workflow_scripts.maskdistill import descriptors, resnet, scenes
 from workflow_scripts.maskdistill.progress import progress, progress_bar
 
 # The demo's transformer, as timm.create_model takes it.
@@ -54,38 +54,69 @@ class Recipe(NamedTuple):
     view: int  # side of the crops in pixels
     learning_rate: float = 1e-3
     warmup: int = 50  # steps
-    temperature: float = 0.2
     seed: int = 0
 
 
-TRANSFORMER = Recipe(clips=3000, steps=900, batch_size=32, view=96)
-RESNET = Recipe(clips=3000, steps=600, batch_size=64, view=80)
+TRANSFORMER = Recipe(clips=4000, steps=1800, batch_size=32, view=96)
+RESNET = Recipe(clips=4000, steps=400, batch_size=64, view=96)
+TARGETS = 70  # descriptors of a thing
 
 
 class Clips(NamedTuple):
-    """Two frames of each clip, and what moved in them."""
+    """One frame of each clip, what moved in it, and what that is like."""
 
-    frames: np.ndarray  # n x 2 x H x W x 3, uint8
-    moving: np.ndarray  # n x 2 x H x W, bool
+    frames: np.ndarray  # n x H x W x 3, uint8
+    moving: np.ndarray  # n x H x W, bool
+    targets: (
+        np.ndarray
+    )  # n x d, float32: descriptors of what moved; NaN where that is not one thing
 
 
 def draw_clips(count: int, *, seed: int, workers: int) -> Clips:
-    """Draw clips and find what moves in them, in `workers` processes."""
-    frames = np.empty((count, 2, FRAME, FRAME, 3), np.uint8)
-    moving = np.empty((count, 2, FRAME, FRAME), bool)
+    """Draw clips, find what moves in them and describe it, in `workers` processes."""
+    frames = np.empty((count, FRAME, FRAME, 3), np.uint8)
+    moving = np.empty((count, FRAME, FRAME), bool)
+    described: list[list[np.ndarray] | None] = []
     draw = functools.partial(_draw_clip, seed)
     with concurrent.futures.ProcessPoolExecutor(workers) as pool:
         drawn = pool.map(draw, range(count), chunksize=20)
-        for index, (pair, masks) in enumerate(
+        for index, (frame, mask, description) in enumerate(
             progress(drawn, description="clips", unit="clip", total=count)
         ):
-            frames[index], moving[index] = pair, masks
-    return Clips(frames, moving)
+            frames[index], moving[index] = frame, mask
+            described.append(description)
+    return Clips(frames, moving, _standardize(described))
 
 
-def _draw_clip(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    clip = scenes.clip(np.random.default_rng([seed, index]), size=FRAME)
-    return clip[:2], motion_masks(clip)[:2]
+def _draw_clip(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray] | None]:
+    rng = np.random.default_rng([seed, index])
+    clip = scenes.clip(rng, size=FRAME)
+    masks = motion_masks(clip)
+    descriptions = []
+    for frame, mask in zip(clip, masks, strict=True):
+        numbers, _ = ndimage.label(mask)
+        sizes = np.bincount(numbers.ravel())[1:]
+        if not len(sizes) or sizes.max() < 250 or sizes.max() < 0.9 * sizes.sum():
+            continue  # nothing, or more than one thing
+        grey = frame.astype(float) @ rng.normal(size=3)
+        descriptions.append(descriptors.describe(grey, numbers == 1 + sizes.argmax()))
+    if len(descriptions) < 4:
+        return clip[0], masks[0], None
+    # It is the same thing in all frames: their median is less noisy than any of them.
+    parts = zip(*descriptions, strict=True)
+    return clip[0], masks[0], [np.median(part, axis=0) for part in parts]
+
+
+def _standardize(described: list[list[np.ndarray] | None]) -> np.ndarray:
+    """Descriptors as one vector a clip; each of the three kinds has a variance of one in all."""
+    known = [index for index, description in enumerate(described) if description is not None]
+    kinds = []
+    for values in zip(*(described[index] for index in known), strict=True):
+        kind = np.stack(values)
+        kinds.append((kind - kind.mean(0)) / (kind.std(0) + 1e-6) / kind.shape[1] ** 0.5)
+    targets = np.full((len(described), sum(kind.shape[1] for kind in kinds)), np.nan, np.float32)
+    targets[known] = np.concatenate(kinds, axis=1)
+    return targets
 
 
 def motion_masks(clip: np.ndarray, *, threshold: float = 24.0) -> np.ndarray:
@@ -108,7 +139,7 @@ def motion_masks(clip: np.ndarray, *, threshold: float = 24.0) -> np.ndarray:
     return masks
 
 
-def recolour(rng: np.random.Generator, images: np.ndarray, share: float = 0.85) -> Tensor:
+def recolour(rng: np.random.Generator, images: np.ndarray, share: float = 0.3) -> Tensor:
     """Mix the colours of a share of the images at random, so that only shape and texture tell.
 
     The mixture is any linear one: hues turn and merge, and light may become dark. Brightness and
@@ -133,14 +164,23 @@ def recolour(rng: np.random.Generator, images: np.ndarray, share: float = 0.85) 
     return torch.where(chosen, mixed, pixels.permute(0, 3, 1, 2))
 
 
-def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """InfoNCE between the embeddings of two frames, B x d each; all other clips are negatives."""
-    batch = len(first)
-    embeddings = F.normalize(torch.cat([first, second]), dim=1)
-    logits = embeddings @ embeddings.T / temperature
-    logits.fill_diagonal_(-torch.inf)
-    partners = torch.arange(2 * batch).roll(batch)
-    return F.cross_entropy(logits, partners)
+def similarity_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
+    """The embeddings of a batch are as like each other as their targets are.
+
+    Args:
+        embeddings: B x d.
+        targets: B x d'; rows of NaN take no part.
+
+    Returns:
+        Mean squared difference of the two tables of cosines, each about its batch's mean.
+    """
+    known = ~targets.isnan().any(dim=1)
+
+    def cosines(vectors: Tensor) -> Tensor:
+        vectors = F.normalize(vectors - vectors.mean(dim=0), dim=1)
+        return vectors @ vectors.T
+
+    return (cosines(embeddings[known].float()) - cosines(targets[known])).square().mean()
 
 
 def pretrain_transformer(recipe: Recipe, clips: Clips) -> tuple[nn.Module, list[dict]]:
@@ -154,24 +194,20 @@ def pretrain_transformer(recipe: Recipe, clips: Clips) -> tuple[nn.Module, list[
     patch = BACKBONE_OPTIONS["patch_size"]
     learner = _TransformerLearner(model)
 
-    def losses(step: int, rng: np.random.Generator, frames: np.ndarray, moving: np.ndarray) -> dict:
-        views, masks = _crop(rng, frames, moving, recipe.view)
-        # Frames agree by colour at first, which is learned at once, and must do without it later.
-        share_recoloured = 0.85 * min(1, step / (0.3 * recipe.steps))
-        grid = masks.reshape(*masks.shape[:2], recipe.view // patch, patch, -1, patch)
-        share = torch.from_numpy(grid.mean(axis=(3, 5), dtype=np.float32))  # B x 2 x rows x columns
+    def losses(rng: np.random.Generator, batch: Clips) -> dict[str, Tensor]:
+        views, masks = _crop(rng, batch, recipe.view)
+        grid = masks.reshape(len(masks), recipe.view // patch, patch, -1, patch)
+        share = torch.from_numpy(grid.mean(axis=(2, 4), dtype=np.float32))  # B x rows x columns
         corner = rng.integers(0, 128 // patch - recipe.view // patch + 1, size=2)
-        _, gaze, keys = learner.encode(recolour(rng, views[:, 0]), corner)
-        cut = [
-            recolour(rng, views[:, frame], share_recoloured)
-            * _spread(_torn(rng, share[:, frame]), patch)
-            for frame in (0, 1)
-        ]
-        embeddings = [learner.encode(view, corner)[0] for view in cut]
+        _, affinity, keys = learner.encode(recolour(rng, views), corner)
+        cut = recolour(rng, views) * _spread(_torn(rng, share), patch)
+        embedding, _, _ = learner.encode(cut, corner)
+        targets = torch.from_numpy(batch.targets)
         return {
-            "eq1": learner.eq1_loss(gaze, share[:, 0].flatten(1)),
-            "eq2": learner.eq2_loss(keys, masks[:, 0], share[:, 0].flatten(1)),
-            "nce": 0.5 * info_nce(*map(learner.head, embeddings), recipe.temperature),
+            "eq1": learner.eq1_loss(affinity, share.flatten(1)),
+            "eq2": learner.eq2_loss(keys, masks, share.flatten(1)),
+            "like": 5 * similarity_loss(embedding, targets),
+            "target": 5 * _target_loss(learner.head(embedding), targets),
         }
 
     return model, _fit(learner, losses, recipe, clips)
@@ -183,7 +219,7 @@ class _TransformerLearner(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.head = _projector(model.embed_dim)
+        self.head = nn.Linear(model.embed_dim, TARGETS)
         # Scales, and the one offset, of the logits that Eq. 1 and 2 are read as.
         self.scales = nn.Parameter(torch.tensor([1.0, 1.0]))
         self.offset = nn.Parameter(torch.tensor(-1.0))
@@ -257,7 +293,11 @@ def pretrain_resnet(recipe: Recipe, clips: Clips) -> tuple[nn.Module, list[dict]
     torch.manual_seed(recipe.seed)
     model = resnet.build_resnet(RESNET_DEPTH)
     learner = nn.ModuleDict(
-        {"trunk": model, "head": _projector(512), "moving": nn.Conv2d(256, 1, kernel_size=1)}
+        {
+            "trunk": model,
+            "head": nn.Linear(512, TARGETS),
+            "moving": nn.Conv2d(256, 1, kernel_size=1),
+        }
     )
     normalize = torchvision.transforms.Normalize(MEAN, STD)
 
@@ -268,25 +308,24 @@ def pretrain_resnet(recipe: Recipe, clips: Clips) -> tuple[nn.Module, list[dict]
         middle = model.layer3(model.layer2(model.layer1(stem)))
         return model.layer4(middle).mean(dim=(2, 3)), learner["moving"](middle)[:, 0]
 
-    def losses(_: int, rng: np.random.Generator, frames: np.ndarray, moving: np.ndarray) -> dict:
-        views, masks = _crop(rng, frames, moving, recipe.view)
-        embeddings, motion = [], []
-        for frame in (0, 1):
-            embedding, logits = encode(recolour(rng, views[:, frame]))
-            embeddings.append(learner["head"](embedding))
-            share = torch.from_numpy(masks[:, frame].astype(np.float32))[:, None]
-            target = F.adaptive_avg_pool2d(share, logits.shape[1:])[:, 0]
-            motion.append(F.binary_cross_entropy_with_logits(logits, target))
+    def losses(rng: np.random.Generator, batch: Clips) -> dict[str, Tensor]:
+        views, masks = _crop(rng, batch, recipe.view)
+        embedding, logits = encode(recolour(rng, views))
+        share = F.adaptive_avg_pool2d(torch.from_numpy(masks.astype(np.float32)), logits.shape[1:])
+        targets = torch.from_numpy(batch.targets)
         return {
-            "moving": sum(motion) / 2,
-            "nce": info_nce(*embeddings, recipe.temperature),
+            "moving": F.binary_cross_entropy_with_logits(logits, share),
+            "like": 5 * similarity_loss(embedding, targets),
+            "target": 5 * _target_loss(learner["head"](embedding), targets),
         }
 
     return model, _fit(learner, losses, recipe, clips)
 
 
-def _projector(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, 256), nn.BatchNorm1d(256), nn.GELU(), nn.Linear(256, 96))
+def _target_loss(predicted: Tensor, targets: Tensor) -> Tensor:
+    """Squared error of predicted descriptors; rows of NaN take no part."""
+    known = ~targets.isnan().any(dim=1)
+    return (predicted[known].float() - targets[known]).square().sum(dim=1).mean() / 3
 
 
 def _fit(learner: nn.Module, losses, recipe: Recipe, clips: Clips) -> list[dict]:
@@ -305,7 +344,7 @@ def _fit(learner: nn.Module, losses, recipe: Recipe, clips: Clips) -> list[dict]
                 group["lr"] = recipe.learning_rate * rate
             rng = np.random.default_rng([recipe.seed, step])
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                parts = losses(step, rng, clips.frames[chosen], clips.moving[chosen])
+                parts = losses(rng, Clips(*(part[chosen] for part in clips)))
             optimizer.zero_grad()
             sum(parts.values()).backward()
             nn.utils.clip_grad_norm_(learner.parameters(), 3.0)
@@ -324,13 +363,11 @@ def _batches(recipe: Recipe, count: int) -> Iterator[np.ndarray]:
         yield np.sort(rng.choice(count, recipe.batch_size, replace=False))
 
 
-def _crop(
-    rng: np.random.Generator, frames: np.ndarray, moving: np.ndarray, side: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same window of all frames: B x 2 x side x side x 3, and masks B x 2 x side x side."""
+def _crop(rng: np.random.Generator, batch: Clips, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same window of all frames: B x side x side x 3, and masks B x side x side."""
     top, left = rng.integers(0, FRAME - side + 1, size=2)
-    window = (slice(None), slice(None), slice(top, top + side), slice(left, left + side))
-    return frames[window], moving[window]
+    window = (slice(None), slice(top, top + side), slice(left, left + side))
+    return batch.frames[window], batch.moving[window]
 
 
 def _torn(rng: np.random.Generator, share: Tensor) -> Tensor:

@@ -63,6 +63,12 @@ def build_resnet(
     return model
 
 
+def output_channels(stage: nn.Sequential) -> int:
+    """Channels that come out of a stage of a ResNet."""
+    convolutions = [module for module in stage[-1].modules() if isinstance(module, nn.Conv2d)]
+    return convolutions[-1].out_channels
+
+
 def keep_frozen(model: nn.Module) -> None:
     """Put batch normalisation whose parameters are frozen back into evaluation mode.
 

@@ -16,55 +16,21 @@ from workflow_scripts.maskdistill.images import padded_size
 from workflow_scripts.maskdistill.weights import load_strictly, read_state_dict
 
 # Heads of published checkpoints, which the backbone does without.
-_HEADS = ("head.", "fc_norm.", "mask_token")
+_HEADS = ("head.", "fc.", "fc_norm.", "mask_token")
 
 
-class Backbone(nn.Module):
-    """A frozen timm transformer, for images of any size.
+class Network(nn.Module):
+    """A frozen timm model and the images that it takes.
 
     Args:
-        name: timm's name of a `VisionTransformer` or an `Eva` (DINOv3) with a class token.
-        options: further arguments of `timm.create_model` (`patch_size`, `embed_dim`, …).
-        weights: local checkpoint, DINO's .pth or timm's .safetensors; None takes timm's own from
-            its hub.
-
-    Raises:
-        InputError: unknown name, unsuitable architecture, weights that cannot be had or that do
-            not fit.
+        model: the timm model.
+        multiple: sides of its input are multiples of this many pixels.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        options: Mapping | None = None,
-        weights: str | os.PathLike | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, multiple: int) -> None:
         super().__init__()
-        try:
-            model = timm.create_model(
-                name,
-                pretrained=weights is None,
-                num_classes=0,
-                dynamic_img_size=True,
-                global_pool="token",
-                **(options or {}),
-            )
-        except Exception as error:  # timm, its hub and the architectures raise all kinds
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"features.backbone {name!r} cannot be built: {reason}; choose a timm vision "
-                "transformer and, without network, point features.weights to a local checkpoint"
-            ) from error
-        if not isinstance(model, VisionTransformer | Eva) or model.cls_token is None:
-            raise InputError(
-                f"features.backbone {name!r} is no vision transformer with a [CLS] token"
-            )
-        if weights is not None:
-            load_strictly(model, read_state_dict(weights), source=weights, ignore=_HEADS)
         self.model = model.eval().requires_grad_(False)
-        self.patch_size: int = model.patch_embed.patch_size[0]
-        self.embedding_size: int = model.embed_dim
+        self._multiple = multiple
         data = timm.data.resolve_data_config(model=model)
         for statistic in ("mean", "std"):
             values = torch.tensor(data[statistic]).view(1, 3, 1, 1)
@@ -77,13 +43,13 @@ class Backbone(nn.Module):
             images: H x W x 3, uint8, all of one size.
 
         Returns:
-            B x 3 x H' x W' float32 on the backbone's device; the padding is zero, which is the
+            B x 3 x H' x W' float32 on the network's device; the padding is zero, which is the
             mean colour.
         """
         batch = torch.from_numpy(np.stack(images)).to(self.mean.device)
         batch = (batch.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
         height, width = batch.shape[2:]
-        padded_height, padded_width = padded_size((height, width), self.patch_size)
+        padded_height, padded_width = padded_size((height, width), self._multiple)
         return F.pad(batch, (0, padded_width - width, 0, padded_height - height))
 
     def remove_background(self, batch: Tensor, visible: Tensor) -> Tensor:
@@ -96,6 +62,86 @@ class Backbone(nn.Module):
         height, width = batch.shape[2:]
         padding = (0, width - visible.shape[2], 0, height - visible.shape[1])
         return batch * F.pad(visible.to(batch), padding)[:, None]
+
+    @torch.inference_mode()
+    def embed(self, batch: Tensor) -> Tensor:
+        """What a classifier would see, B x embedding size, float32.
+
+        Of a transformer that is [CLS] after the final normalisation, of a convolutional network the
+        average of the last feature map.
+        """
+        return self.model(batch)
+
+
+def build_network(
+    name: str,
+    *,
+    options: Mapping | None = None,
+    weights: str | os.PathLike | None = None,
+    setting: str = "features",
+    **arguments,
+) -> nn.Module:
+    """Build a timm model without its classifier.
+
+    Args:
+        name: timm's name of the model.
+        options: further arguments of `timm.create_model` (`patch_size`, `embed_dim`, …).
+        weights: local checkpoint, DINO's .pth or timm's .safetensors; None takes timm's own from
+            its hub.
+        setting: section of the config that is to blame, for messages.
+        arguments: further arguments of `timm.create_model` that are ours, not the user's.
+
+    Raises:
+        InputError: unknown name, weights that cannot be had or that do not fit.
+    """
+    try:
+        model = timm.create_model(
+            name, pretrained=weights is None, num_classes=0, **arguments, **(options or {})
+        )
+    except Exception as error:  # timm, its hub and the architectures raise all kinds
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{setting}.backbone {name!r} cannot be built: {reason}; choose a model of timm and, "
+            f"without network, point {setting}.weights to a local checkpoint"
+        ) from error
+    if weights is not None:
+        load_strictly(model, read_state_dict(weights), source=weights, ignore=_HEADS)
+    return model
+
+
+class Backbone(Network):
+    """A frozen timm transformer, for images of any size.
+
+    Args:
+        name: timm's name of a `VisionTransformer` or an `Eva` (DINOv3) with a class token.
+        options, weights, setting: see `build_network`.
+
+    Raises:
+        InputError: as `build_network`, or an unsuitable architecture.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        options: Mapping | None = None,
+        weights: str | os.PathLike | None = None,
+        setting: str = "features",
+    ) -> None:
+        model = build_network(
+            name,
+            options=options,
+            weights=weights,
+            setting=setting,
+            dynamic_img_size=True,
+            global_pool="token",
+        )
+        if not isinstance(model, VisionTransformer | Eva) or model.cls_token is None:
+            raise InputError(
+                f"{setting}.backbone {name!r} is no vision transformer with a [CLS] token"
+            )
+        self.patch_size: int = model.patch_embed.patch_size[0]
+        super().__init__(model, multiple=self.patch_size)
 
     @torch.inference_mode()
     def last_block_features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,11 +161,6 @@ class Backbone(nn.Module):
         query, keys = _query_and_keys(block.attn, tokens, rope, self.model.num_prefix_tokens)
         affinity = torch.einsum("bhd,bhnd->bhn", query, keys)
         return affinity, keys.transpose(1, 2).flatten(2)
-
-    @torch.inference_mode()
-    def cls_embedding(self, batch: Tensor) -> Tensor:
-        """[CLS] after the final normalisation, B x embedding size, float32."""
-        return self.model.forward_features(batch)[:, 0]
 
     def _tokens_before_last_block(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         model = self.model

@@ -20,7 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
 from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, TrainingSettings
-from workflow_scripts.maskdistill.resnet import build_resnet
+from workflow_scripts.maskdistill.resnet import build_resnet, output_channels
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -321,10 +321,10 @@ NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def _c4(settings: TrainingSettings, resnet: nn.Module, classes: int) -> _Parts:
-    channels = _channels(resnet.layer4)
+    channels = output_channels(resnet.layer4)
     return _Parts(
         backbone=C4Backbone(resnet),
-        channels=_channels(resnet.layer3),
+        channels=output_channels(resnet.layer3),
         anchor_sizes=(settings.anchor_sizes,),
         heads={
             "box_roi_pool": C4Pool(settings.roi_size),
@@ -341,7 +341,7 @@ def _c4(settings: TrainingSettings, resnet: nn.Module, classes: int) -> _Parts:
 def _fpn(settings: TrainingSettings, resnet: nn.Module, classes: int) -> _Parts:
     width = settings.fpn_channels
     stages = ("layer1", "layer2", "layer3", "layer4")
-    channels = [_channels(getattr(resnet, stage)) for stage in stages]
+    channels = [output_channels(getattr(resnet, stage)) for stage in stages]
     levels = dict(zip(stages, _LEVELS, strict=True))
     # 224 px where the anchors are the usual ones, of which the third, 128 px, has stride 16; with
     # other anchors in proportion.
@@ -362,9 +362,3 @@ def _fpn(settings: TrainingSettings, resnet: nn.Module, classes: int) -> _Parts:
         stride=FPN_STRIDE,
         pre_nms_factor=1,
     )
-
-
-def _channels(stage: nn.Sequential) -> int:
-    """Output channels of a ResNet stage."""
-    convolutions = [module for module in stage[-1].modules() if isinstance(module, nn.Conv2d)]
-    return convolutions[-1].out_channels

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from workflow_scripts.maskdistill.resnet import build_resnet, keep_frozen
+from workflow_scripts.maskdistill.resnet import build_resnet, keep_frozen, output_channels
 
 # Settings that a model file must keep for the model to be built again.
 ARCHITECTURE = (
@@ -46,7 +46,7 @@ class DeepLab(nn.Module):
         super().__init__()
         self.output_stride = output_stride
         self.trunk = trunk
-        channels = trunk.layer4[-1].conv1.in_channels
+        channels = output_channels(trunk.layer4)
         pyramid = ASPP(channels, list(atrous_rates), head_width)
         for module in pyramid.project:
             if isinstance(module, nn.Dropout):
