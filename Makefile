@@ -28,7 +28,6 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
-	$(BIN)/snakemake --lint
 
 format: setup  ## Format the code
 	$(BIN)/ruff check --fix .

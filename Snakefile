@@ -22,6 +22,6 @@ include: "rules/report.smk"
 
 
 rule all:
+    default_target: True
     input:
         [target for dataset in config["datasets"] for target in targets(dataset)],
-    default_target: True

@@ -53,8 +53,9 @@ rule cluster_masks:
         "Cluster masks of {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.cluster_masks --settings {params.settings:q}"
-        " --embeddings results/{wildcards.dataset}/train/mask_embeddings"
-        "/{SHARDS:{wildcards.dataset}}.parquet {SUPPORT:{wildcards.dataset}}"
+        " --embeddings"
+        " results/{wildcards.dataset}/train/mask_embeddings/{SHARDS:{wildcards.dataset}}.parquet"
+        " {SUPPORT:{wildcards.dataset}}"
         " --seed {wildcards.seed}"
         " --assignments {output.assignments} --centroids {output.centroids} > {log} 2>&1"
 

@@ -23,11 +23,10 @@ from workflow_scripts.maskdistill.config import (
 from workflow_scripts.maskdistill.errors import InputError
 
 # Jobs find the interpreter that runs Snakemake, and the package, from any directory.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(HOME), os.environ.get("PYTHONPATH")])
+os.environ.update(
+    PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    PYTHONPATH=os.pathsep.join(filter(None, [str(HOME), os.environ.get("PYTHONPATH")])),
 )
-
 
 SCHEMAS = HOME / "config" / "schemas"
 # Datasets of the working directory go before those of the repository; mostly they are the same.
@@ -40,7 +39,9 @@ def load_configs():
     while waiting:
         name = waiting.pop(0)
         if name not in configs:
-            configs[name] = dataset_config(name, config, DATASET_FOLDERS, SCHEMAS / "dataset.schema.yaml")
+            configs[name] = dataset_config(
+                name, config, DATASET_FOLDERS, SCHEMAS / "dataset.schema.yaml"
+            )
             waiting += configs[name]["clustering"]["support"]
             generated = configs[name]["dataset"]["generate"] is not None
             root = configs[name]["dataset"]["root"]

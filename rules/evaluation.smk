@@ -31,7 +31,7 @@ def step_shards(dataset, seed):
     return [
         path
         for folder in steps_of(dataset, seed).values()
-        for path in shards_of(dataset, folder + "/{shard}.parquet")
+        for path in shards_of(dataset, f"{folder}/{{shard}}.parquet")
     ]
 
 
@@ -73,8 +73,8 @@ rule evaluate:
     shell:
         "exec python -m workflow_scripts.evaluate --settings {params.settings:q}"
         " --root {ROOTS:{wildcards.dataset}} --split {EVALUATED:{wildcards.dataset}}"
-        " --images results/{wildcards.dataset}/{EVALUATED:{wildcards.dataset}}/images"
-        "/{SHARDS:{wildcards.dataset}}.parquet {params.steps} --workers {threads}"
+        " --images results/{wildcards.dataset}/{EVALUATED:{wildcards.dataset}}/"
+        "images/{SHARDS:{wildcards.dataset}}.parquet {params.steps} --workers {threads}"
         " --output {output.metrics} --per-class-csv {output.csv}"
         " --per-class-parquet {output.parquet} > {log} 2>&1"
 

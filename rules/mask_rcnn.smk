@@ -82,5 +82,5 @@ rule write_results:
         "Write candidates of {wildcards.dataset} {wildcards.split} as COCO results"
     shell:
         "exec python -m workflow_scripts.write_results --settings {params.settings:q}"
-        " --candidates results/{wildcards.dataset}/seed-{wildcards.seed}/{wildcards.split}"
-        "/candidates/{SHARDS:{wildcards.dataset}}.parquet --output {output} > {log} 2>&1"
+        " --candidates results/{wildcards.dataset}/seed-{wildcards.seed}/{wildcards.split}/"
+        "candidates/{SHARDS:{wildcards.dataset}}.parquet --output {output} > {log} 2>&1"

@@ -26,13 +26,17 @@ def report_inputs(wildcards):
     dataset = wildcards.dataset
     base, seed = f"results/{dataset}", first_seed(dataset)
     folders = [
-        f"{base}/{split}/{stage}" for split in report_splits(dataset) for stage in ("images", "masks")
+        f"{base}/{split}/{stage}"
+        for split in report_splits(dataset)
+        for stage in ("images", "masks")
     ] + [
         f"{base}/seed-{seed}/{split}/{stage}"
         for split in report_splits(dataset)
         for stage in ("candidates", "confident")
     ]
-    files = [path for folder in folders for path in shards_of(dataset, folder + "/{shard}.parquet")]
+    files = [
+        path for folder in folders for path in shards_of(dataset, f"{folder}/{{shard}}.parquet")
+    ]
     files += step_shards(dataset, seed)
     files += report_assignments(dataset)
     files += report_histories(dataset).values()
@@ -97,7 +101,7 @@ def unpacked_shards(wildcards):
 rule unpack_label_maps:
     input:
         lambda wildcards: shards_of(
-            wildcards.dataset, unpacked_shards(wildcards) + "/{shard}.parquet"
+            wildcards.dataset, f"{unpacked_shards(wildcards)}/{{shard}}.parquet"
         ),
     output:
         directory("results/{dataset}/{kind,label_maps|predictions}"),
@@ -127,9 +131,7 @@ rule report:
     input:
         report_inputs,
     output:
-        report(
-            "results/{dataset}/report.html", category="Reports", labels={"dataset": "{dataset}"}
-        ),
+        report("results/{dataset}/report.html", category="Reports", labels={"dataset": "{dataset}"}),
     log:
         "logs/{dataset}/report.log",
     benchmark:
