@@ -102,13 +102,14 @@ def test_segmentation_learns_alike_in_one_process_and_in_two(tmp_path):
         "scale": [1, 1],
         "hardest_fraction": 1.0,
     }
+    nested = {"segmentation": settings, "clustering": {"clusters": 1}}
 
     def arguments(name):
         return [
             *("--label-maps", tmp_path / "label_maps.parquet", "--root", tmp_path),
             *("--work-dir", tmp_path / name / "work", "--model", tmp_path / name / "model.pt"),
-            *("--history", tmp_path / name / "history.csv", "--clusters", 1, "--seed", 0),
-            *("--settings", json.dumps(settings), "--device", "cpu", "--workers", 0),
+            *("--history", tmp_path / name / "history.csv", "--seed", 0),
+            *("--settings", json.dumps(nested), "--device", "cpu", "--workers", 0),
         ]
 
     train_segmentation.main(list(map(str, arguments("one"))))

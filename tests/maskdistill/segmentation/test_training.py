@@ -146,14 +146,15 @@ def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(
 
 
 def command(shard: Path, output: Path, settings: dict) -> list[str]:
+    nested = {"segmentation": settings, "clustering": {"clusters": 2}}
     return [
         sys.executable,
         "-m",
         "workflow_scripts.train_segmentation",
         *("--label-maps", str(shard), "--root", str(shard.parent)),
         *("--work-dir", str(output / "work"), "--model", str(output / "model.pt")),
-        *("--history", str(output / "history.csv"), "--clusters", "2", "--seed", "3"),
-        *("--settings", json.dumps(settings), "--device", "cpu", "--workers", "1"),
+        *("--history", str(output / "history.csv"), "--seed", "3"),
+        *("--settings", json.dumps(nested), "--device", "cpu", "--workers", "1"),
     ]
 
 
@@ -301,7 +302,7 @@ def test_an_image_that_has_gone_is_one_line(tmp_path, workers):
 def test_an_image_of_another_size_than_its_label_map_is_an_error(tmp_path):
     shard = write_images(tmp_path, count=4)
     Image.new("RGB", (20, 20)).save(tmp_path / "1.png")
-    with pytest.raises(InputError, match=r"1\.png: \(20, 20\)"):
+    with pytest.raises(InputError, match=r"1\.png: 20 x 20 px, but listed as"):
         train(shard, tmp_path)
 
 
