@@ -26,7 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("network", choices=NETWORKS, help="which of the demo's two networks")
+    parser.add_argument(
+        "--network", choices=NETWORKS, required=True, help="which of the demo's two networks"
+    )
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--curve", type=Path, help="CSV file for the losses")
     parser.add_argument("--clips", type=int, help="clips to draw")

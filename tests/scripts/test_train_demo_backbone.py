@@ -12,7 +12,7 @@ from workflow_scripts.maskdistill import pretraining, resnet, weights
 @pytest.mark.parametrize("network", ["transformer", "resnet"])
 def test_weights_that_the_workflow_loads(tmp_path, network):
     output, curve = tmp_path / "weights.safetensors", tmp_path / "curve.csv"
-    arguments = [network, "--output", str(output), "--curve", str(curve)]
+    arguments = ["--network", network, "--output", str(output), "--curve", str(curve)]
     # As many clips as a batch of the recipe takes, and as few steps as there can be.
     recipe = train_demo_backbone.NETWORKS[network][0]
     arguments += ["--clips", str(recipe.batch_size), "--steps", "1", "--threads", "1"]
