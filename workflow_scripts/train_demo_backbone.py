@@ -40,7 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     recipe, pretrain = NETWORKS[arguments.network]
     changed = {name: getattr(arguments, name) for name in ("clips", "steps")}
     recipe = recipe._replace(**{k: v for k, v in changed.items() if v is not None})
-    clips = pretraining.draw_clips(recipe.clips, seed=recipe.seed, workers=arguments.threads)
+    clips = pretraining.draw_clips(
+        recipe.clips,
+        seed=recipe.seed,
+        workers=arguments.threads,
+        describe=arguments.network == "resnet",
+    )
     model, curve = pretrain(recipe, clips)
     # Half precision halves the file; activations are computed in float32 all the same.
     weights = {

@@ -8,8 +8,10 @@ from (where the paper starts from MoCo's), learn from clips of a resting camera:
   moving patches from resting ones in a single frame; the transformer by the two quantities that
   MaskDistill reads, the affinity of [CLS] to the patches (Eq. 1) and of patches to patches (Eq. 2);
 * what moved is described by hand-crafted descriptors of shape and texture (`descriptors`), and the
-  embedding learns their similarities (targets as in MaskFeat, Wei et al., 2022; similarities as in
-  Tung and Mori, 2019). Colours are mixed at random in every frame: they say nothing.
+  ResNet's embedding learns their similarities (targets as in MaskFeat, Wei et al., 2022;
+  similarities as in Tung and Mori, 2019).
+
+Colours of a share of the frames are mixed at random: they say nothing.
 
 The generator's classes and masks are not looked at.
 """
@@ -57,7 +59,7 @@ class Recipe(NamedTuple):
     seed: int = 0
 
 
-TRANSFORMER = Recipe(clips=4000, steps=1800, batch_size=32, view=96)
+TRANSFORMER = Recipe(clips=8000, steps=4000, batch_size=32, view=80)
 RESNET = Recipe(clips=4000, steps=400, batch_size=64, view=96)
 TARGETS = 70  # descriptors of a thing
 
@@ -72,12 +74,12 @@ class Clips(NamedTuple):
     )  # n x d, float32: descriptors of what moved; NaN where that is not one thing
 
 
-def draw_clips(count: int, *, seed: int, workers: int) -> Clips:
-    """Draw clips, find what moves in them and describe it, in `workers` processes."""
+def draw_clips(count: int, *, seed: int, workers: int, describe: bool) -> Clips:
+    """Draw clips, find what moves in them and, if asked to, describe it, in `workers` processes."""
     frames = np.empty((count, FRAME, FRAME, 3), np.uint8)
     moving = np.empty((count, FRAME, FRAME), bool)
     described: list[list[np.ndarray] | None] = []
-    draw = functools.partial(_draw_clip, seed)
+    draw = functools.partial(_draw_clip, seed, describe)
     with concurrent.futures.ProcessPoolExecutor(workers) as pool:
         drawn = pool.map(draw, range(count), chunksize=20)
         for index, (frame, mask, description) in enumerate(
@@ -85,13 +87,18 @@ def draw_clips(count: int, *, seed: int, workers: int) -> Clips:
         ):
             frames[index], moving[index] = frame, mask
             described.append(description)
-    return Clips(frames, moving, _standardize(described))
+    targets = _standardize(described) if describe else np.empty((count, 0), np.float32)
+    return Clips(frames, moving, targets)
 
 
-def _draw_clip(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray] | None]:
+def _draw_clip(
+    seed: int, describe: bool, index: int
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray] | None]:
     rng = np.random.default_rng([seed, index])
     clip = scenes.clip(rng, size=FRAME)
     masks = motion_masks(clip)
+    if not describe:
+        return clip[0], masks[0], None
     descriptions = []
     for frame, mask in zip(clip, masks, strict=True):
         numbers, _ = ndimage.label(mask)
@@ -199,15 +206,10 @@ def pretrain_transformer(recipe: Recipe, clips: Clips) -> tuple[nn.Module, list[
         grid = masks.reshape(len(masks), recipe.view // patch, patch, -1, patch)
         share = torch.from_numpy(grid.mean(axis=(2, 4), dtype=np.float32))  # B x rows x columns
         corner = rng.integers(0, 128 // patch - recipe.view // patch + 1, size=2)
-        _, affinity, keys = learner.encode(recolour(rng, views), corner)
-        cut = recolour(rng, views) * _spread(_torn(rng, share), patch)
-        embedding, _, _ = learner.encode(cut, corner)
-        targets = torch.from_numpy(batch.targets)
+        affinity, keys = learner.encode(recolour(rng, views), corner)
         return {
             "eq1": learner.eq1_loss(affinity, share.flatten(1)),
             "eq2": learner.eq2_loss(keys, masks, share.flatten(1)),
-            "like": 5 * similarity_loss(embedding, targets),
-            "target": 5 * _target_loss(learner.head(embedding), targets),
         }
 
     return model, _fit(learner, losses, recipe, clips)
@@ -219,7 +221,6 @@ class _TransformerLearner(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.head = nn.Linear(model.embed_dim, TARGETS)
         # Scales, and the one offset, of the logits that Eq. 1 and 2 are read as.
         self.scales = nn.Parameter(torch.tensor([1.0, 1.0]))
         self.offset = nn.Parameter(torch.tensor(-1.0))
@@ -227,8 +228,8 @@ class _TransformerLearner(nn.Module):
             # On a CPU the plain products are twice as fast, backwards, as the fused kernel.
             block.attn.fused_attn = False
 
-    def encode(self, views: Tensor, corner: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """[CLS] (B x d), a_CLS of Eq. 1 (B x N) and the keys less their mean (B x N x d).
+    def encode(self, views: Tensor, corner: np.ndarray) -> tuple[Tensor, Tensor]:
+        """a_CLS of Eq. 1 (B x N), and the keys less their mean (B x N x d).
 
         Views take their position embedding from a part of the grid, at `corner`, so that every part
         of it is trained.
@@ -249,7 +250,7 @@ class _TransformerLearner(nn.Module):
         query, keys, _ = last.attn.qkv(last.norm1(tokens)).chunk(3, dim=2)
         affinity = torch.einsum("bd,bnd->bn", query[:, 0], keys[:, 1:]) / heads
         keys = keys[:, 1:] - keys[:, 1:].mean(dim=1, keepdim=True)
-        return model.norm(last(tokens))[:, 0], affinity, keys / heads**0.5
+        return affinity, keys / heads**0.5
 
     def eq1_loss(self, affinity: Tensor, share: Tensor) -> Tensor:
         """[CLS] is near to the patches that move.
@@ -368,18 +369,6 @@ def _crop(rng: np.random.Generator, batch: Clips, side: int) -> tuple[np.ndarray
     top, left = rng.integers(0, FRAME - side + 1, size=2)
     window = (slice(None), slice(top, top + side), slice(left, left + side))
     return batch.frames[window], batch.moving[window]
-
-
-def _torn(rng: np.random.Generator, share: Tensor) -> Tensor:
-    """Patches that move, as a mask with the faults that masks of Eq. 2 have: B x rows x columns."""
-    faults = torch.from_numpy(rng.uniform(size=share.shape) < 0.04)
-    border = torch.from_numpy(rng.uniform(0.1, 0.7, size=(len(share), 1, 1)))
-    return ((share > border) ^ faults).float()
-
-
-def _spread(grid: Tensor, patch: int) -> Tensor:
-    """A patch grid as pixels: B x rows x columns → B x 1 x H x W."""
-    return grid.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None]
 
 
 def _things(masks: np.ndarray, patches: int) -> np.ndarray:
