@@ -42,6 +42,17 @@ def add_runtime(arguments: argparse.ArgumentParser, *, batch_size: bool = True) 
         arguments.add_argument("--batch-size", type=int, default=8, help="images in one pass")
 
 
+def prediction_parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line of programs that apply a trained model to a shard of images."""
+    result = parser(description)
+    result.add_argument("--images", type=Path, required=True, help="manifest shard of the images")
+    add_root(result)
+    result.add_argument("--model", type=Path, required=True, help="trained model")
+    result.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    add_runtime(result)
+    return result
+
+
 def run(main: Callable[[list[str] | None], int]) -> None:
     """Run a rule's `main` as a program: bad input ends it with one line on stderr."""
     try:

@@ -3,8 +3,6 @@
 Of the settings, those of the training are ignored here.
 """
 
-from pathlib import Path
-
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import shards
 from workflow_scripts.maskdistill.device import choose_device
@@ -15,13 +13,7 @@ from workflow_scripts.maskdistill.mask_rcnn.settings import prediction_settings
 
 def main(argv: list[str] | None = None) -> int:
     """Run the rule predict_candidates."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="manifest shard of the images")
-    cli.add_root(parser)
-    parser.add_argument("--model", type=Path, required=True, help="model of train_mask_rcnn")
-    parser.add_argument("--output", type=Path, required=True, help="candidates shard to write")
-    cli.add_runtime(parser)
-    arguments = parser.parse_args(argv)
+    arguments = cli.prediction_parser(__doc__).parse_args(argv)
 
     settings = prediction_settings(arguments.settings["mask_rcnn"])
     predictor = load_predictor(

@@ -1,7 +1,5 @@
 """Predict label maps with a trained DeepLab-v3 (rule predict_segmentation)."""
 
-from pathlib import Path
-
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import shards
 from workflow_scripts.maskdistill.device import choose_device
@@ -10,13 +8,7 @@ from workflow_scripts.maskdistill.segmentation import prediction
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`."""
-    arguments = cli.parser(__doc__)
-    arguments.add_argument("--images", type=Path, required=True, help="manifest shard")
-    cli.add_root(arguments)
-    arguments.add_argument("--model", type=Path, required=True, help="trained segmentation model")
-    arguments.add_argument("--output", type=Path, required=True, help="predictions, Parquet")
-    cli.add_runtime(arguments)
-    options = arguments.parse_args(argv)
+    options = cli.prediction_parser(__doc__).parse_args(argv)
     predictor = prediction.load_predictor(options.model, choose_device(options.device))
     rows = prediction.listed_images(options.images)
     predictions = predictor.predict(

@@ -4,13 +4,13 @@ Options with a NAME are given once for every split, step, seed or training; step
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import report
 from workflow_scripts.maskdistill.atomic import write_text
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.json_files import read_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,11 +52,11 @@ def main(argv: list[str] | None = None) -> int:
             confident=_by_name(options.confident),
             steps=_by_name(options.step),
             assignments=options.assignments,
-            metrics={seed: _read_json(path) for seed, path in options.metrics},
-            summary=_read_json(options.summary) if options.summary else None,
+            metrics={seed: _read(path) for seed, path in options.metrics},
+            summary=_read(options.summary) if options.summary else None,
             histories={name: Path(path) for name, path in options.history},
             benchmarks=options.benchmarks,
-            paper_tables=_read_json(options.paper_tables) if options.paper_tables else {},
+            paper_tables=_read(options.paper_tables) if options.paper_tables else {},
             git_revision=options.git_revision,
         )
     )
@@ -88,13 +88,8 @@ def _by_name(groups: list[list[str]]) -> dict[str, list[Path]]:
     return {name: [Path(path) for path in paths] for name, *paths in groups}
 
 
-def _read_json(path: str | Path) -> dict:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run the workflow again") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); remove it and run again") from error
+def _read(path: str | Path) -> dict:
+    return read_json(path, remedy="run the workflow again")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from workflow_scripts import cli
 from workflow_scripts.maskdistill import shards
 from workflow_scripts.maskdistill.atomic import write_text
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.json_files import read_json
 
 METRICS = ("miou", "pixel_accuracy")
 
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--output", type=Path, required=True, help="the summary, JSON")
     options = arguments.parse_args(argv)
 
-    runs = [_read(path) for path in options.metrics]
+    runs = [read_json(path, remedy="run evaluate again") for path in options.metrics]
     for path, run in zip(options.metrics, runs, strict=True):
         for key in ("split", "class_names", "images"):
             if run[key] != runs[0][key]:
@@ -36,15 +37,6 @@ def main(argv: list[str] | None = None) -> int:
     write_text(options.output, json.dumps({"provenance": provenance, **summary}, indent=1) + "\n")
     print(table(summary))
     return 0
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run evaluate first") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); remove it and run again") from error
 
 
 def summarize(runs: Sequence[Mapping]) -> dict:

@@ -8,7 +8,7 @@ from workflow_scripts.maskdistill import pretraining, resnet, scenes
 
 @pytest.fixture(scope="module")
 def clips() -> pretraining.Clips:
-    return pretraining.draw_clips(12, seed=3, workers=1)
+    return pretraining.draw_clips(12, seed=3, workers=1, describe=True)
 
 
 def test_what_moves_is_what_the_generator_moved():
@@ -27,7 +27,7 @@ def test_what_moves_is_what_the_generator_moved():
 
 
 def test_clips_do_not_depend_on_the_number_of_processes(clips):
-    again = pretraining.draw_clips(12, seed=3, workers=2)
+    again = pretraining.draw_clips(12, seed=3, workers=2, describe=True)
     for one, other in zip(again, clips, strict=True):
         np.testing.assert_array_equal(one, other)
 

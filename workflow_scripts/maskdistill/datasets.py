@@ -7,7 +7,6 @@ came or went; its shard is another hash of the path, for the same reason.
 
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from workflow_scripts.maskdistill import images
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.json_files import read_json
 
 
 class ListedImage(NamedTuple):
@@ -180,13 +180,7 @@ def read_coco(path: str | os.PathLike) -> dict:
     Raises:
         InputError: missing, not JSON, or without a list of images.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such annotation file; check `annotations`") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
+    content = read_json(path, remedy="check `annotations` in the config of the dataset")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise InputError(f"{path}: not a COCO annotation file: it has no list `images`")
     return content

@@ -1,6 +1,5 @@
 """Pseudo-labels in a COCO dataset file as a torch data set: decoding and augmentation."""
 
-import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from torch.utils.data import Dataset
 
 from workflow_scripts.maskdistill import images, masks
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.json_files import read_json
 from workflow_scripts.maskdistill.sampling import Sample
 
 
@@ -51,7 +51,7 @@ class PseudoLabels(Dataset):
     ) -> None:
         self.path, self.root = Path(path), Path(root)
         self.sides, self.longer_side, self.flip, self.seed = sides, longer_side, flip, seed
-        content = _read(self.path)
+        content = read_json(self.path, remedy="run write_pseudo_labels first")
         try:
             self.clusters = self._count_clusters(content["categories"])
             records = {int(record["id"]): record for record in content["images"]}
@@ -123,15 +123,6 @@ class PseudoLabels(Dataset):
             raise InputError(f"{name}: the mask is not of the image's size")
         if min(annotation["bbox"][2:]) <= 0:
             raise InputError(f"{name}: the mask is empty")
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run write_pseudo_labels first") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
 
 
 def _decode(annotation: dict) -> np.ndarray:
