@@ -184,3 +184,24 @@ def test_the_defaults_are_the_papers():
     assert (settings.iterations, settings.gaussian_weight, settings.gaussian_sigma) == (10, 3, 1)
     assert settings.bilateral_weight == 4
     assert (settings.bilateral_sigma_xy, settings.bilateral_sigma_rgb) == (67, 3)
+
+
+def test_labels_that_are_nowhere_cost_nothing_and_change_little():
+    rng = np.random.default_rng(4)
+    _, image, probabilities = noisy_square()
+    absent = rng.uniform(0, 0.002, (40, *image.shape[:2])).astype(np.float32)
+    many = np.concatenate([probabilities, absent])
+    many /= many.sum(0)
+    full = crf.refine(many, image, crf.Settings())
+    pruned = crf.refine(many, image, crf.Settings(min_probability=0.01))
+    assert not pruned[2:].any()
+    np.testing.assert_array_equal(pruned.argmax(0), full.argmax(0))
+    np.testing.assert_allclose(pruned[:2], full[:2], atol=0.02)
+
+
+def test_the_most_probable_label_always_stays():
+    probabilities = np.full((60, 8, 8), 1 / 61, np.float32)
+    probabilities[7] = 2 / 61
+    image = np.zeros((8, 8, 3), np.uint8)
+    labels = crf.refined_labels(probabilities, image, crf.Settings(min_probability=0.5))
+    assert (labels == 7).all()

@@ -38,6 +38,7 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
         "crf.bilateral_weight",
         "crf.bilateral_sigma_xy",
         "crf.bilateral_sigma_rgb",
+        "crf.min_probability",
     ),
     "evaluate": ("dataset", "clustering.clusters"),
     "summarize": (),

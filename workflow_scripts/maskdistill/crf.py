@@ -29,6 +29,7 @@ class Settings:
     bilateral_weight: float = 4.0  # … and so do near pixels of like colour
     bilateral_sigma_xy: float = 67.0  # pixels
     bilateral_sigma_rgb: float = 3.0  # of 255
+    min_probability: float = 0.0  # labels that stay below it everywhere in an image take no part
 
     def __post_init__(self) -> None:
         for name in ("gaussian_sigma", "bilateral_sigma_xy", "bilateral_sigma_rgb"):
@@ -37,6 +38,8 @@ class Settings:
         for name in ("iterations", "gaussian_weight", "bilateral_weight"):
             if getattr(self, name) < 0:
                 raise InputError(f"crf.{name}: must not be negative")
+        if not 0 <= self.min_probability < 1:
+            raise InputError("crf.min_probability: must be at least 0 and below 1")
 
 
 def read_settings(values: Mapping) -> Settings:
@@ -68,9 +71,13 @@ def refine(probabilities: np.ndarray, image: np.ndarray, settings: Settings) -> 
         raise ValueError(
             f"image {image.dtype} {image.shape} does not fit probabilities {probabilities.shape}"
         )
-    model = pydensecrf.densecrf.DenseCRF2D(width, height, classes)
-    unary = -np.log(np.clip(probabilities, _FLOOR, 1.0).astype(np.float32))
-    model.setUnaryEnergy(np.ascontiguousarray(unary.reshape(classes, -1)))
+    # The cost grows with the number of labels, and of many most are nowhere in an image.
+    kept = probabilities.max(axis=(1, 2)) >= settings.min_probability
+    kept[np.unique(probabilities.argmax(axis=0))] = True
+    labels = np.flatnonzero(kept)
+    model = pydensecrf.densecrf.DenseCRF2D(width, height, len(labels))
+    unary = -np.log(np.clip(probabilities[labels], _FLOOR, 1.0).astype(np.float32))
+    model.setUnaryEnergy(np.ascontiguousarray(unary.reshape(len(labels), -1)))
     model.addPairwiseGaussian(sxy=settings.gaussian_sigma, compat=settings.gaussian_weight)
     model.addPairwiseBilateral(
         sxy=settings.bilateral_sigma_xy,
@@ -78,8 +85,10 @@ def refine(probabilities: np.ndarray, image: np.ndarray, settings: Settings) -> 
         rgbim=np.ascontiguousarray(image),
         compat=settings.bilateral_weight,
     )
-    refined = np.array(model.inference(settings.iterations), dtype=np.float32)
-    return refined.reshape(classes, height, width)
+    refined = np.zeros(probabilities.shape, dtype=np.float32)
+    inferred = np.array(model.inference(settings.iterations), dtype=np.float32)
+    refined[labels] = inferred.reshape(len(labels), height, width)
+    return refined
 
 
 def refined_labels(probabilities: np.ndarray, image: np.ndarray, settings: Settings) -> np.ndarray:
