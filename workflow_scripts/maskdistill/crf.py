@@ -66,7 +66,7 @@ def refine(probabilities: np.ndarray, image: np.ndarray, settings: Settings) -> 
     Raises:
         ValueError: shapes or dtype that do not fit.
     """
-    classes, height, width = probabilities.shape
+    height, width = probabilities.shape[1:]
     if image.shape != (height, width, 3) or image.dtype != np.uint8:
         raise ValueError(
             f"image {image.dtype} {image.shape} does not fit probabilities {probabilities.shape}"
