@@ -35,20 +35,23 @@ def step_shards(dataset, seed):
     ]
 
 
-def evaluated_images(wildcards):
-    """Manifests of the evaluated split."""
-    split = evaluated_split(CONFIGS[wildcards.dataset])
-    return shards_of(
-        wildcards.dataset, f"results/{wildcards.dataset}/{split}/images/{{shard}}.parquet"
+def evaluated(pattern):
+    """An input function: all shards of the evaluated split, which is filled in."""
+    return lambda wildcards: shards_of(
+        wildcards.dataset,
+        pattern.replace("{split}", evaluated_split(CONFIGS[wildcards.dataset])),
     )
 
 
 EVALUATED = ByDataset({name: evaluated_split(settings) for name, settings in CONFIGS.items()})
+EVALUATED_FOLDERS = ByDataset(
+    {name: f"results/{name}/{split}" for name, split in EVALUATED.items()}
+)
 
 
 rule evaluate:
     input:
-        images=evaluated_images,
+        images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
         steps=lambda wildcards: step_shards(wildcards.dataset, wildcards.seed),
     output:
         metrics="results/{dataset}/seed-{seed}/metrics.json",
@@ -73,19 +76,65 @@ rule evaluate:
     shell:
         "exec python -m workflow_scripts.evaluate --settings {params.settings:q}"
         " --root {ROOTS:{wildcards.dataset}} --split {EVALUATED:{wildcards.dataset}}"
-        " --images results/{wildcards.dataset}/{EVALUATED:{wildcards.dataset}}/"
-        "images/{SHARDS:{wildcards.dataset}}.parquet {params.steps} --workers {threads}"
+        " --images {EVALUATED_FOLDERS:{wildcards.dataset}}/images/{SHARDS:{wildcards.dataset}}.parquet"
+        " {params.steps} --workers {threads}"
         " --output {output.metrics} --per-class-csv {output.csv}"
         " --per-class-parquet {output.parquet} > {log} 2>&1"
 
 
+def evaluated_assignments(wildcards):
+    """Clusters of the masks of the evaluated split."""
+    if evaluated_split(CONFIGS[wildcards.dataset]) == "train":
+        return f"results/{wildcards.dataset}/seed-{wildcards.seed}/clusters/assignments.parquet"
+    return evaluated("results/{dataset}/seed-{seed}/{split}/assignments/{shard}.parquet")(wildcards)
+
+
+rule evaluate_instances:
+    input:
+        images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
+        masks=evaluated("results/{dataset}/{split}/masks/{shard}.parquet"),
+        assignments=evaluated_assignments,
+        candidates=evaluated("results/{dataset}/seed-{seed}/{split}/candidates/{shard}.parquet"),
+        metrics="results/{dataset}/seed-{seed}/metrics.json",
+    output:
+        "results/{dataset}/seed-{seed}/instances.json",
+    log:
+        "logs/{dataset}/seed-{seed}/instances.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/instances.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 2
+    resources:
+        mem_mb=attempts(16000),
+        runtime=attempts(240),
+    params:
+        settings=settings_of("evaluate_instances"),
+        code=code_of("evaluate_instances"),
+    message:
+        "Evaluate masks of {wildcards.dataset} against objects, seed {wildcards.seed}"
+    shell:
+        "exec python -m workflow_scripts.evaluate_instances --settings {params.settings:q}"
+        " --root {ROOTS:{wildcards.dataset}} --split {EVALUATED:{wildcards.dataset}}"
+        " --images {EVALUATED_FOLDERS:{wildcards.dataset}}/images/{SHARDS:{wildcards.dataset}}.parquet"
+        " --masks {EVALUATED_FOLDERS:{wildcards.dataset}}/masks/{SHARDS:{wildcards.dataset}}.parquet"
+        " --assignments {input.assignments}"
+        " --candidates results/{wildcards.dataset}/seed-{wildcards.seed}/"
+        "{EVALUATED:{wildcards.dataset}}/candidates/{SHARDS:{wildcards.dataset}}.parquet"
+        " --metrics {input.metrics} --workers {threads} --output {output} > {log} 2>&1"
+
+
+def seeds_of(pattern):
+    """An input function: the files of all seeds."""
+    return lambda wildcards: expand(
+        pattern, dataset=wildcards.dataset, seed=CONFIGS[wildcards.dataset]["seeds"]
+    )
+
+
 rule summarize:
     input:
-        lambda wildcards: expand(
-            "results/{dataset}/seed-{seed}/metrics.json",
-            dataset=wildcards.dataset,
-            seed=CONFIGS[wildcards.dataset]["seeds"],
-        ),
+        metrics=seeds_of("results/{dataset}/seed-{seed}/metrics.json"),
+        instances=seeds_of("results/{dataset}/seed-{seed}/instances.json"),
     output:
         "results/{dataset}/metrics.json",
     log:
@@ -105,4 +154,4 @@ rule summarize:
         "Summarize {wildcards.dataset} over its seeds"
     shell:
         "exec python -m workflow_scripts.summarize --settings {params.settings:q}"
-        " --metrics {input} --output {output} > {log} 2>&1"
+        " --metrics {input.metrics} --instances {input.instances} --output {output} > {log} 2>&1"

@@ -1,26 +1,28 @@
-"""Score the label maps of every step against the ground truth: mIoU and pixel accuracy.
+"""Score the label maps of every step against the ground truth: mIoU and more.
 
 This is the first stage that reads labels. Each step has its own matching of clusters to classes.
 """
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import label_maps, matching, metrics, shards
+from workflow_scripts.maskdistill import boundaries, label_maps, matching, metrics, shards
 from workflow_scripts.maskdistill.atomic import atomic_path, write_text
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.progress import progress
 
+Result = TypeVar("Result")
 PER_CLASS = pa.schema(
     [
         ("step", pa.string()),
@@ -47,6 +49,11 @@ def main(argv: list[str] | None = None) -> int:
         metavar=("NAME", "SHARD"),
         help="a step's name and its shards of label maps; repeat for every step, in their order",
     )
+    arguments.add_argument(
+        "--supervised",
+        action="store_true",
+        help="label maps hold the classes themselves (linear probe): nothing is matched",
+    )
     arguments.add_argument("--workers", type=int, default=1, help="threads that decode and count")
     arguments.add_argument("--output", type=Path, required=True, help="metrics, JSON")
     arguments.add_argument(
@@ -57,9 +64,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     options = arguments.parse_args(argv)
     settings = options.settings
-    clusters = settings["clustering"]["clusters"]
 
     truth = GroundTruth(settings["dataset"], options.root, options.split)
+    class_names = ("background", *truth.class_names)
+    clusters = settings["clustering"]["clusters"]
+    if options.supervised:
+        clusters = len(truth.class_names)
     manifest = shards.read_table(options.images, ["image_id", "status"]).to_pylist()
     usable = [row["image_id"] for row in manifest if row["status"] == shards.OK]
     steps = {}
@@ -71,13 +81,18 @@ def main(argv: list[str] | None = None) -> int:
                 raise InputError(
                     f"{paths[0]} (step {name}): an image stands there twice; run again"
                 )
-            steps[name] = metrics_of_step(counts, ("background", *truth.class_names))
+            if options.supervised:
+                matched = matching.Matching(np.arange(clusters + 1), "supervised")
+            else:
+                matched = matching.match(counts)
+            outlines = boundary_iou(paths, truth, matched.mapping, pool, name)
+            steps[name] = metrics_of_step(counts, matched, outlines, class_names)
     result = {
         "provenance": shards.provenance("evaluate", settings),
         "split": options.split,
         "images": len(usable),
         "clusters": clusters,
-        "class_names": ["background", *truth.class_names],
+        "class_names": list(class_names),
         "steps": steps,
     }
     rows = list(per_class_rows(steps))
@@ -99,39 +114,83 @@ def confusion(
     Returns:
         (K + 1) x (C + 1) pixel counts, and the ids of the images in the order of the shards.
     """
+
+    def count(prediction: np.ndarray, target: np.ndarray) -> metrics.ConfusionMatrix:
+        part = metrics.ConfusionMatrix(len(truth.class_names), clusters)
+        part.add(prediction, target)
+        return part
+
     total = metrics.ConfusionMatrix(len(truth.class_names), clusters)
     counted = []
-    for path in paths:
-        rows = list(shards.read_rows(path))
-        tasks = pool.map(partial(_count_image, truth=truth, clusters=clusters), rows)
-        for part in progress(tasks, description=name, unit="image", total=len(rows)):
-            total += part
-        counted += [row["image_id"] for row in rows]
+    for image_id, part in _of_images(count, paths, truth, pool, name):
+        total += part
+        counted.append(image_id)
     return total.counts, counted
 
 
-def _count_image(row: dict, *, truth: GroundTruth, clusters: int) -> metrics.ConfusionMatrix:
-    part = metrics.ConfusionMatrix(len(truth.class_names), clusters)
-    prediction = label_maps.decode_png(row["image"]["bytes"])
-    try:
-        part.add(prediction, truth.semantic(row["image_id"], row["file_name"]))
-    except InputError as error:
-        raise InputError(f"{row['file_name']}: {error}") from error
-    return part
+def boundary_iou(
+    paths: Iterable[str],
+    truth: GroundTruth,
+    mapping: np.ndarray,
+    pool: ThreadPoolExecutor,
+    name: str,
+) -> np.ndarray:
+    """Boundary IoU of one step's label maps by class, K + 1; see `boundaries`.
+
+    Outlines of classes can be told only once the clusters are matched, so that the label maps are
+    read again.
+    """
+    classes = len(truth.class_names)
+    count = partial(boundaries.boundary_counts, mapping=mapping, classes=classes)
+    parts = _of_images(count, paths, truth, pool, f"{name}, boundaries")
+    return boundaries.boundary_iou(sum(part for _, part in parts))
 
 
-def metrics_of_step(counts: np.ndarray, class_names: tuple[str, ...]) -> dict:
+def _of_images(
+    function: Callable[[np.ndarray, np.ndarray], Result],
+    paths: Iterable[str],
+    truth: GroundTruth,
+    pool: ThreadPoolExecutor,
+    description: str,
+) -> Iterator[tuple[int, Result]]:
+    """Yield (image_id, function(prediction, target)) for the images of several shards."""
+
+    def of_image(row: dict) -> tuple[int, Result]:
+        prediction = label_maps.decode_png(row["image"]["bytes"])
+        try:
+            target = truth.semantic(row["image_id"], row["file_name"])
+            return row["image_id"], function(prediction, target)
+        except InputError as error:
+            raise InputError(f"{row['file_name']}: {error}") from error
+
+    for path in paths:
+        rows = list(shards.read_rows(path))
+        yield from progress(
+            pool.map(of_image, rows), description=description, unit="image", total=len(rows)
+        )
+
+
+def metrics_of_step(
+    counts: np.ndarray,
+    matched: matching.Matching,
+    outlines: np.ndarray,
+    class_names: tuple[str, ...],
+) -> dict:
     """The part of metrics.json that belongs to one step; fractions of 1, null for undefined.
 
     Args:
         counts: (K + 1) x (C + 1) pixel counts.
+        outlines: boundary IoU of the K + 1 classes.
         class_names: background and the K classes.
     """
-    matched = matching.match(counts)
     scores = metrics.scores(counts, matched.mapping)
+    agreement = metrics.agreement(counts)
+    defined = outlines[~np.isnan(outlines)]
     return {
         "miou": _number(scores.miou),
         "pixel_accuracy": _number(scores.pixel_accuracy),
+        "boundary_iou": float(defined.mean()) if len(defined) else None,
+        **{name: _number(value) for name, value in agreement._asdict().items()},
         "matching": {
             "method": matched.method,
             "clusters": {
@@ -142,6 +201,7 @@ def metrics_of_step(counts: np.ndarray, class_names: tuple[str, ...]) -> dict:
         "per_class": {
             name: {
                 "iou": _number(scores.iou[class_id]),
+                "boundary_iou": _number(outlines[class_id]),
                 "clusters": np.flatnonzero(matched.mapping == class_id).tolist(),
             }
             for class_id, name in enumerate(class_names)

@@ -11,7 +11,14 @@ from workflow_scripts.maskdistill.atomic import write_text
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.json_files import read_json
 
-METRICS = ("miou", "pixel_accuracy")
+METRICS = {
+    "miou": "mIoU",
+    "pixel_accuracy": "pixel accuracy",
+    "boundary_iou": "boundary IoU",
+    "nmi": "NMI",
+    "ari": "ARI",
+    "purity": "purity",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,23 +27,37 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument(
         "--metrics", type=Path, nargs="+", required=True, help="metrics.json of every seed"
     )
+    arguments.add_argument(
+        "--instances", type=Path, nargs="*", default=[], help="instances.json of every seed"
+    )
     arguments.add_argument("--output", type=Path, required=True, help="the summary, JSON")
     options = arguments.parse_args(argv)
 
-    runs = [read_json(path, remedy="run evaluate again") for path in options.metrics]
-    for path, run in zip(options.metrics, runs, strict=True):
-        for key in ("split", "class_names", "images"):
-            if run[key] != runs[0][key]:
-                raise InputError(
-                    f"{path}: '{key}' differs from {options.metrics[0]}; evaluate both again"
-                )
-        if run["steps"].keys() != runs[0]["steps"].keys():
-            raise InputError(f"{path}: other steps than {options.metrics[0]}; evaluate both again")
+    runs = _read_all(options.metrics)
     summary = summarize(runs)
+    if options.instances:
+        found = _read_all(options.instances)
+        objects = [run["objects"] for run in found]
+        summary["instances"] = {
+            "objects": objects[0],
+            "steps": moments_of([r["steps"] for r in found]),
+        }
     provenance = shards.provenance("summarize", options.settings)
     write_text(options.output, json.dumps({"provenance": provenance, **summary}, indent=1) + "\n")
     print(table(summary))
     return 0
+
+
+def _read_all(paths: Sequence[Path]) -> list[dict]:
+    """The results of all seeds, which must be of the same images, classes and steps."""
+    runs = [read_json(path, remedy="run evaluate again") for path in paths]
+    for path, run in zip(paths, runs, strict=True):
+        for key in ("split", "class_names", "images"):
+            if run[key] != runs[0][key]:
+                raise InputError(f"{path}: '{key}' differs from {paths[0]}; evaluate both again")
+        if run["steps"].keys() != runs[0]["steps"].keys():
+            raise InputError(f"{path}: other steps than {paths[0]}; evaluate both again")
+    return runs
 
 
 def summarize(runs: Sequence[Mapping]) -> dict:
@@ -70,6 +91,18 @@ def summarize(runs: Sequence[Mapping]) -> dict:
     }
 
 
+def moments_of(values: Sequence[object]) -> object:
+    """`moments` of every number in trees of the same form; of texts, those that occur."""
+    first = values[0]
+    if isinstance(first, Mapping):
+        return {key: moments_of([value[key] for value in values]) for key in first}
+    if isinstance(first, list):
+        return [moments_of(items) for items in zip(*values, strict=True)]
+    if isinstance(first, str):
+        return sorted(set(values))
+    return moments(values)
+
+
 def moments(values: Sequence[float | None]) -> dict:
     """Mean, sample standard deviation (null for fewer than two) and number of defined values."""
     defined = [value for value in values if value is not None]
@@ -82,7 +115,17 @@ def moments(values: Sequence[float | None]) -> dict:
 
 def table(summary: Mapping) -> str:
     """The summary as aligned text, in percent."""
-    header = ["step", "mIoU", "pixel accuracy", "runs", "matching"]
+    header = [
+        "step",
+        "mIoU",
+        "pixel accuracy",
+        "boundary IoU",
+        "NMI",
+        "ARI",
+        "purity",
+        "runs",
+        "matching",
+    ]
     rows = [
         [
             name,

@@ -1,6 +1,12 @@
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
+from sklearn.metrics import (
+    accuracy_score,
+    adjusted_rand_score,
+    confusion_matrix,
+    jaccard_score,
+    normalized_mutual_info_score,
+)
 
 from workflow_scripts.maskdistill import metrics
 from workflow_scripts.maskdistill.errors import InputError
@@ -111,3 +117,39 @@ def test_clusters_of_one_class_add_up():
     counts = np.array([[6, 0, 0, 1], [0, 3, 2, 0]])
     mapping = np.array([0, 1, 1, 0])
     np.testing.assert_array_equal(metrics.matched_counts(counts, mapping), [[7, 0, 0], [0, 5, 0]])
+
+
+@pytest.mark.parametrize("quality", [0.0, 0.5, 1.0])
+def test_agreement_is_that_of_scikit_learn(quality):
+    rng = np.random.default_rng(2)
+    truth = rng.integers(0, 5, 3000)
+    noise = rng.integers(0, 7, 3000)
+    found = np.where(rng.random(3000) < quality, truth, noise)
+    counts = np.zeros((5, 7), dtype=np.int64)
+    np.add.at(counts, (truth, found), 1)
+    agreement = metrics.agreement(counts)
+    assert agreement.nmi == pytest.approx(normalized_mutual_info_score(truth, found))
+    assert agreement.ari == pytest.approx(adjusted_rand_score(truth, found))
+    # Purity by its definition, cluster by cluster.
+    right = sum(np.bincount(truth[found == c]).max() for c in np.unique(found))
+    assert agreement.purity == pytest.approx(right / 3000)
+
+
+def test_agreement_at_the_edges():
+    one_block = np.array([[50]])
+    assert metrics.agreement(one_block) == (1, 1, 1)
+    assert np.isnan(metrics.agreement(np.zeros((2, 2), dtype=np.int64))).all()
+    # All in one cluster tells nothing of three classes.
+    nmi, ari, purity = metrics.agreement(np.array([[20, 0], [20, 0], [60, 0]]))
+    assert (nmi, ari, purity) == (0, 0, 0.6)
+
+
+def test_agreement_of_more_pixels_than_64_bits_of_pairs():
+    counts = np.array([[7, 1], [2, 5]], dtype=np.int64)
+    large = metrics.agreement(counts * 10**9)
+    # Without the pairs of a pixel with itself, which vanish among so many.
+    pairs = [(np.float64(part) ** 2).sum() for part in (counts, counts.sum(0), counts.sum(1))]
+    expected = pairs[1] * pairs[2] / 15**2
+    assert large.ari == pytest.approx(
+        (pairs[0] - expected) / ((pairs[1] + pairs[2]) / 2 - expected), rel=1e-6
+    )

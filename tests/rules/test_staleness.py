@@ -12,7 +12,7 @@ from workflow_scripts.maskdistill.config import merge
 
 pytestmark = pytest.mark.workflow
 
-REPORTING = {"evaluate", "summarize", "report"}
+REPORTING = {"evaluate", "evaluate_instances", "summarize", "report"}
 REFINEMENT = {"refine_predictions", "unpack_label_maps"} | REPORTING
 SEGMENTATION = {"train_segmentation", "predict_segmentation"} | REFINEMENT
 CONFIDENCE = {"filter_candidates"} | SEGMENTATION

@@ -51,8 +51,9 @@ def write_step(path, labels):
     return str(path)
 
 
-def call(root, *steps, settings=SETTINGS, workers=2):
-    options = [f"--root={root}", "--split=val", f"--workers={workers}"]
+def call(root, *steps, settings=SETTINGS, workers=2, options=()):
+    options = [*options]
+    options += [f"--root={root}", "--split=val", f"--workers={workers}"]
     options += ["--images", str(root / "images0.parquet"), str(root / "images1.parquet")]
     for step in steps:
         options += ["--step", *step]
@@ -78,7 +79,8 @@ def test_perfect_and_empty_predictions(tree):
     assert result["provenance"]["settings"] == SETTINGS
 
     best = result["steps"]["segmentation"]
-    assert best["miou"] == best["pixel_accuracy"] == 1.0
+    assert best["miou"] == best["pixel_accuracy"] == best["boundary_iou"] == 1.0
+    assert best["nmi"] == best["ari"] == best["purity"] == pytest.approx(1)
     assert best["matching"] == {
         "method": "hungarian",
         "clusters": {"0": "background", "2": "cat", "3": "dog", "1": "car"},
@@ -154,3 +156,18 @@ def test_a_label_map_of_another_size_names_its_image(tree):
     labels[3] = labels[3][:-1]
     with pytest.raises(InputError, match=r"JPEGImages/3\.jpg"):
         call(root, ["initial_masks", write_step(root / "l.parquet", labels)])
+
+
+def test_supervised_label_maps_are_not_matched(tree):
+    root, truth = tree
+    clean = {i: np.where(t == 255, 0, t).astype(np.uint8) for i, t in truth.items()}
+    renamed = {i: RENAMED[labels] for i, labels in clean.items()}
+    steps = [["linear_probe", write_step(root / "c.parquet", clean)]]
+    steps += [["renamed", write_step(root / "r.parquet", renamed)]]
+    settings = SETTINGS | {"clustering": {"clusters": 40}}
+    result = call(root, *steps, settings=settings, options=["--supervised"])
+    assert result["clusters"] == 3
+    right, wrong = result["steps"].values()
+    assert right["matching"]["method"] == "supervised"
+    assert right["miou"] == right["boundary_iou"] == 1.0
+    assert [entry["iou"] for entry in wrong["per_class"].values()] == [1.0, 0.0, 0.0, 0.0]

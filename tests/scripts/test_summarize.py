@@ -11,7 +11,7 @@ def run(miou, cat, steps=("initial_masks", "segmentation"), method="hungarian"):
     """What evaluate writes for one seed, as far as it is read here."""
     step = {
         "miou": miou,
-        "pixel_accuracy": miou / 2,
+        **dict.fromkeys(("pixel_accuracy", "boundary_iou", "nmi", "ari", "purity"), miou / 2),
         "matching": {"method": method, "clusters": {}},
         "per_class": {"background": {"iou": 0.5}, "cat": {"iou": cat}},
     }
@@ -23,13 +23,15 @@ def run(miou, cat, steps=("initial_masks", "segmentation"), method="hungarian"):
     }
 
 
-def call(tmp_path, *runs):
+def call(tmp_path, *runs, instances=()):
     paths = []
     for seed, content in enumerate(runs):
         paths.append(tmp_path / f"{seed}.json")
         paths[-1].write_text(json.dumps(content))
     output = tmp_path / "summary.json"
     options = [f"--output={output}", "--settings={}", "--metrics", *map(str, paths)]
+    if instances:
+        options += ["--instances", *map(str, instances)]
     assert summarize.main(options) == 0
     return json.loads(output.read_text())
 
@@ -68,3 +70,21 @@ def test_seeds_with_other_steps_or_classes_are_an_error(tmp_path):
         call(tmp_path, run(0.2, 0.2), run(0.2, 0.2, steps=["initial_masks"]))
     with pytest.raises(InputError, match="class_names"):
         call(tmp_path, run(0.2, 0.2), run(0.2, 0.2) | {"class_names": ["background", "dog"]})
+
+
+def test_numbers_on_instances_are_summed_up_wherever_they_stand(tmp_path):
+    paths = []
+    for seed, ap in enumerate((0.1, 0.3)):
+        bins = [{"count": 4 + seed, "iou": None if seed else 0.5}]
+        step = {"matching": "hungarian", "multi": {"ap": ap}, "calibration": {"bins": bins}}
+        found = {**run(0, 0), "objects": 7, "steps": {"mask_rcnn": step}}
+        paths.append(tmp_path / f"instances-{seed}.json")
+        paths[-1].write_text(json.dumps(found))
+    summary = call(tmp_path, run(0.2, 0.2), run(0.4, 0.4), instances=paths)["instances"]
+    step = summary["steps"]["mask_rcnn"]
+    assert summary["objects"] == 7
+    assert step["matching"] == ["hungarian"]
+    assert step["multi"]["ap"] == pytest.approx({"mean": 0.2, "sd": 0.2 / np.sqrt(2), "n": 2})
+    (row,) = step["calibration"]["bins"]
+    assert row["count"]["mean"] == 4.5
+    assert row["iou"] == {"mean": 0.5, "sd": None, "n": 1}

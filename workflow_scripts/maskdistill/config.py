@@ -41,6 +41,7 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
         "crf.min_probability",
     ),
     "evaluate": ("dataset", "clustering.clusters"),
+    "evaluate_instances": ("dataset", "clustering.clusters"),
     "summarize": (),
     "unpack_label_maps": (),
 }

@@ -1,10 +1,12 @@
 """Which class a cluster stands for: the one place where labels meet clusters."""
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.metrics import UNMATCHED, iou_table
 
 
@@ -12,7 +14,7 @@ class Matching(NamedTuple):
     """Clusters and their classes."""
 
     mapping: np.ndarray  # C + 1 int64: cluster → class 0..K or UNMATCHED; background → background
-    method: Literal["hungarian", "majority"]
+    method: Literal["hungarian", "majority", "supervised"]  # the last: labels are classes already
 
 
 def match(counts: np.ndarray) -> Matching:
@@ -66,3 +68,21 @@ def majority(counts: np.ndarray) -> np.ndarray:
     mapping = np.where(counts.sum(axis=0) > 0, counts.argmax(axis=0), UNMATCHED).astype(np.int64)
     mapping[0] = 0
     return mapping
+
+
+def stored_mapping(metrics: Mapping, step: str) -> np.ndarray:
+    """The mapping of a step from the content of metrics.json, as `Matching.mapping`.
+
+    Raises:
+        InputError: the metrics lack the step.
+    """
+    if step not in metrics["steps"]:
+        raise InputError(f"the metrics lack the step '{step}'; evaluate again")
+    index = {name: i for i, name in enumerate(metrics["class_names"])}
+    matched = metrics["steps"][step]["matching"]["clusters"]
+    return np.array(
+        [
+            UNMATCHED if (name := matched[str(cluster)]) is None else index[name]
+            for cluster in range(metrics["clusters"] + 1)
+        ]
+    )

@@ -93,6 +93,48 @@ def matched_counts(counts: np.ndarray, mapping: np.ndarray) -> np.ndarray:
     return result
 
 
+class Agreement(NamedTuple):
+    """How far clusters and classes are one partition of the pixels, without any matching."""
+
+    nmi: float  # mutual information over the mean of both entropies, 0..1
+    ari: float  # pairs of pixels that both keep together or apart, 0 by chance, at most 1
+    purity: float  # share of pixels in the class that most pixels of their cluster have
+
+
+def agreement(counts: np.ndarray) -> Agreement:
+    """Normalised mutual information, adjusted Rand index and purity; background is one of both.
+
+    Args:
+        counts: (K + 1) x (C + 1) pixel counts.
+
+    Returns:
+        nan where nothing was counted.
+    """
+    total = int(counts.sum())
+    if not total:
+        return Agreement(np.nan, np.nan, np.nan)
+    rows, columns = counts.sum(axis=1), counts.sum(axis=0)
+    entropies = _entropy(rows / total), _entropy(columns / total)
+    # Rounding may leave less than nothing.
+    shared = max(0.0, sum(entropies) - _entropy(counts.ravel() / total))
+    nmi = 2 * shared / sum(entropies) if sum(entropies) else 1.0
+    # Squared pixel numbers of a large split leave 64 bits behind: Python's integers do not.
+    together, by_class, by_cluster = (
+        sum(n * (n - 1) // 2 for n in part.ravel().tolist()) for part in (counts, rows, columns)
+    )
+    pairs = total * (total - 1) // 2
+    expected = by_class * by_cluster / pairs if pairs else 0.0
+    largest = (by_class + by_cluster) / 2
+    # Both are one block, or both single pixels: the same partition.
+    ari = (together - expected) / (largest - expected) if largest != expected else 1.0
+    return Agreement(float(nmi), float(ari), float(counts.max(axis=0).sum() / total))
+
+
+def _entropy(shares: np.ndarray) -> float:
+    present = shares[shares > 0]
+    return float(-(present * np.log(present)).sum())
+
+
 class Scores(NamedTuple):
     """What one confusion matrix and one matching amount to; fractions of 1."""
 

@@ -13,6 +13,7 @@ import numpy as np
 from workflow_scripts.maskdistill import drawing, images, label_maps, masks, shards
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.matching import stored_mapping
 from workflow_scripts.maskdistill.metrics import UNMATCHED, matched_counts
 
 PICTURE_SIZE = 320  # longer side of an example, in pixels
@@ -46,6 +47,7 @@ RULES = {
     "seed/predictions/*": "predict_segmentation",
     "seed/predictions_crf/*": "refine_predictions",
     "seed/metrics": "evaluate",
+    "seed/instances": "evaluate_instances",
     "metrics": "summarize",
     "unpacked_label_maps": "unpack_label_maps",
     "unpacked_predictions": "unpack_label_maps",
@@ -169,7 +171,7 @@ def cluster_colours(inputs: Inputs) -> dict[str, StepColours]:
     names = first["class_names"]
     result = {}
     for step in inputs.steps:
-        mapping = _mapping(first, step)
+        mapping = stored_mapping(first, step)
         # Labels beyond the classes' give the unmatched clusters colours that are left.
         labels = np.where(mapping == UNMATCHED, len(names) - 1 + np.arange(count + 1), mapping)
         classes = [None if m == UNMATCHED else names[m] for m in mapping]
@@ -181,20 +183,6 @@ def _palette(labels: np.ndarray) -> np.ndarray:
     """VOC's colours; beyond 254 they come round again, without background and ignore."""
     wrapped = np.where(labels > 0, (labels - 1) % (label_maps.IGNORE - 1) + 1, 0)
     return label_maps.PALETTE[wrapped]
-
-
-def _mapping(metrics: Mapping, step: str) -> np.ndarray:
-    """Cluster → class 0..K or UNMATCHED, from metrics.json."""
-    if step not in metrics["steps"]:
-        raise InputError(f"the metrics lack the step '{step}'; evaluate again")
-    index = {name: i for i, name in enumerate(metrics["class_names"])}
-    matched = metrics["steps"][step]["matching"]["clusters"]
-    return np.array(
-        [
-            UNMATCHED if (name := matched[str(cluster)]) is None else index[name]
-            for cluster in range(metrics["clusters"] + 1)
-        ]
-    )
 
 
 def _legend(inputs: Inputs, clusters: Mapping[str, StepColours]) -> list[dict]:
@@ -353,7 +341,7 @@ def _scores(inputs: Inputs) -> dict:
     published_classes = published["per_class"] if set(names) == set(published["per_class"]) else {}
     steps = []
     for step, values in inputs.summary["steps"].items():
-        mapping = _mapping(first, step)
+        mapping = stored_mapping(first, step)
         steps.append(
             {
                 "title": step_title(step),
