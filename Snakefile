@@ -18,6 +18,7 @@ include: "rules/mask_rcnn.smk"
 include: "rules/confidence.smk"
 include: "rules/segmentation.smk"
 include: "rules/evaluation.smk"
+include: "rules/linear_probe.smk"
 include: "rules/report.smk"
 
 

@@ -139,6 +139,12 @@ def has_ground_truth(dataset):
     return CONFIGS[dataset]["dataset"]["ground_truth"]
 
 
+def has_linear_probe(dataset):
+    """Whether the linear protocol is part of the evaluation."""
+    enabled = CONFIGS[dataset]["evaluation"]["linear_probe"]["enabled"]
+    return has_ground_truth(dataset) and enabled
+
+
 def targets(dataset):
     """What `snakemake all` makes of a dataset."""
     base = f"results/{dataset}"

@@ -18,11 +18,10 @@ def steps_of(dataset, seed):
     return steps
 
 
-def step_options(dataset, seed):
+def options_of_steps(dataset, folders):
     """`--step NAME SHARD…` for every step, in their order."""
     return " ".join(
-        f"--step {name} {folder}/{SHARDS[dataset]}.parquet"
-        for name, folder in steps_of(dataset, seed).items()
+        f"--step {name} {folder}/{SHARDS[dataset]}.parquet" for name, folder in folders.items()
     )
 
 
@@ -70,7 +69,9 @@ rule evaluate:
     params:
         settings=settings_of("evaluate"),
         code=code_of("evaluate"),
-        steps=lambda wildcards: step_options(wildcards.dataset, wildcards.seed),
+        steps=lambda wildcards: options_of_steps(
+            wildcards.dataset, steps_of(wildcards.dataset, wildcards.seed)
+        ),
     message:
         "Evaluate {wildcards.dataset}, seed {wildcards.seed}"
     shell:
@@ -135,6 +136,11 @@ rule summarize:
     input:
         metrics=seeds_of("results/{dataset}/seed-{seed}/metrics.json"),
         instances=seeds_of("results/{dataset}/seed-{seed}/instances.json"),
+        linear_probes=lambda wildcards: (
+            seeds_of("results/{dataset}/seed-{seed}/linear_probe.json")(wildcards)
+            if has_linear_probe(wildcards.dataset)
+            else []
+        ),
     output:
         "results/{dataset}/metrics.json",
     log:
@@ -154,4 +160,5 @@ rule summarize:
         "Summarize {wildcards.dataset} over its seeds"
     shell:
         "exec python -m workflow_scripts.summarize --settings {params.settings:q}"
-        " --metrics {input.metrics} --instances {input.instances} --output {output} > {log} 2>&1"
+        " --metrics {input.metrics} --instances {input.instances}"
+        " --linear-probes {input.linear_probes} --output {output} > {log} 2>&1"

@@ -54,12 +54,16 @@ def report_assignments(dataset):
 def report_histories(dataset):
     """Training → loss history, of the first seed."""
     base = f"results/{dataset}/seed-{first_seed(dataset)}"
-    return {"mask_rcnn": f"{base}/mask_rcnn/history.csv"} | {
+    histories = {"mask_rcnn": f"{base}/mask_rcnn/history.csv"} | {
         f"segmentation_round_{number}" if number else "segmentation": (
             f"{base}/round-{number}/segmentation/history.csv"
         )
         for number in range(last_round(dataset) + 1)
     }
+    if has_linear_probe(dataset):
+        folder = f"{base}/round-{last_round(dataset)}/linear_probe"
+        histories["linear_probe"] = f"{folder}/history.csv"
+    return histories
 
 
 def report_metrics(dataset):
@@ -73,7 +77,10 @@ def report_options(wildcards):
     """The command line of the report, less what changes no picture and no number."""
     dataset = wildcards.dataset
     base, seed, shards = f"results/{dataset}", first_seed(dataset), SHARDS[dataset]
-    options = [f"--split {evaluated_split(CONFIGS[dataset])}", step_options(dataset, seed)]
+    options = [
+        f"--split {evaluated_split(CONFIGS[dataset])}",
+        options_of_steps(dataset, steps_of(dataset, seed)),
+    ]
     for split in report_splits(dataset):
         options += [
             f"--images {split} {base}/{split}/images/{shards}.parquet",

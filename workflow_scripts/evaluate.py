@@ -67,9 +67,8 @@ def main(argv: list[str] | None = None) -> int:
 
     truth = GroundTruth(settings["dataset"], options.root, options.split)
     class_names = ("background", *truth.class_names)
-    clusters = settings["clustering"]["clusters"]
-    if options.supervised:
-        clusters = len(truth.class_names)
+    classes = len(truth.class_names)
+    clusters = classes if options.supervised else settings["clustering"]["clusters"]
     manifest = shards.read_table(options.images, ["image_id", "status"]).to_pylist()
     usable = [row["image_id"] for row in manifest if row["status"] == shards.OK]
     steps = {}

@@ -30,6 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument(
         "--instances", type=Path, nargs="*", default=[], help="instances.json of every seed"
     )
+    arguments.add_argument(
+        "--linear-probes", type=Path, nargs="*", default=[], help="linear_probe.json of every seed"
+    )
     arguments.add_argument("--output", type=Path, required=True, help="the summary, JSON")
     options = arguments.parse_args(argv)
 
@@ -42,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
             "objects": objects[0],
             "steps": moments_of([r["steps"] for r in found]),
         }
+    if options.linear_probes:
+        summary["linear_probe"] = summarize(_read_all(options.linear_probes))
     provenance = shards.provenance("summarize", options.settings)
     write_text(options.output, json.dumps({"provenance": provenance, **summary}, indent=1) + "\n")
     print(table(summary))

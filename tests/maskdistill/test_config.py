@@ -181,6 +181,15 @@ def stale_after(change, name="demo"):
     }
 
 
+READS_LABELS = {
+    "evaluate",
+    "evaluate_instances",
+    "write_ground_truth",
+    "train_linear_probe",
+    "evaluate_linear_probe",
+}
+
+
 # The table of DESIGN.md: what a change makes stale by itself; what comes after it follows.
 @pytest.mark.parametrize(
     ("change", "stale"),
@@ -192,14 +201,20 @@ def stale_after(change, name="demo"):
         ({"confidence": {"threshold": 0.123}}, {"filter_candidates"}),
         (
             {"segmentation": {"epochs": 77}},
-            {"train_segmentation", "predict_segmentation", "refine_predictions"},
+            {
+                "train_segmentation",
+                "predict_segmentation",
+                "refine_predictions",
+                "train_linear_probe",
+            },
         ),
         ({"crf": {"iterations": 77}}, {"refine_predictions"}),
         ({"crf": {"rounds": 7}}, set()),  # more jobs, but the same ones
         ({"seeds": [7, 8]}, set()),
         ({"report": {"examples": 77}}, set()),
         ({"dataset": {"root": "elsewhere"}}, set()),
-        ({"dataset": {"ground_truth": False, "classes": []}}, {"evaluate"}),
+        ({"evaluation": {"linear_probe": {"epochs": 7}}}, {"train_linear_probe"}),
+        ({"dataset": {"ground_truth": False, "classes": []}}, READS_LABELS),
         ({"images": {"min_side": 77}}, {"list_images", "write_pseudo_labels"}),
         (
             {"clustering": {"clusters": 77}},
@@ -210,6 +225,7 @@ def stale_after(change, name="demo"):
                 "filter_candidates",
                 "train_segmentation",
                 "evaluate",
+                "evaluate_instances",
             },
         ),
         ({"clustering": {"redo": 77}}, {"cluster_masks"}),

@@ -54,6 +54,8 @@ SMALL = {
         "head_width": 16,
         "atrous_rates": [1, 2],
     },
+    "crf": {"rounds": 1},
+    "evaluation": {"linear_probe": {"enabled": True, "epochs": 1, "batch_size": 4}},
     "report": {"examples": 2, "crops": 3},
 }
 

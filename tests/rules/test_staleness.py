@@ -12,9 +12,13 @@ from workflow_scripts.maskdistill.config import merge
 
 pytestmark = pytest.mark.workflow
 
+PROBE = {"train_linear_probe", "predict_linear_probe", "refine_linear_probe"}
+PROBE |= {"evaluate_linear_probe", "summarize", "report"}
 REPORTING = {"evaluate", "evaluate_instances", "summarize", "report"}
-REFINEMENT = {"refine_predictions", "unpack_label_maps"} | REPORTING
-SEGMENTATION = {"train_segmentation", "predict_segmentation"} | REFINEMENT
+# A refined prediction of the training images is what the next round learns from.
+REFINEMENT = {"refine_predictions", "train_segmentation", "predict_segmentation"}
+REFINEMENT |= {"unpack_label_maps"} | REPORTING | PROBE
+SEGMENTATION = REFINEMENT
 CONFIDENCE = {"filter_candidates"} | SEGMENTATION
 MASK_RCNN = {"train_mask_rcnn", "predict_candidates", "write_results"} | CONFIDENCE
 CLUSTERS = {"cluster_masks", "assign_masks", "paint_masks", "write_pseudo_labels"} | MASK_RCNN
@@ -38,6 +42,7 @@ IMAGES = {"list_images"} | FEATURES
         ({"confidence": {"threshold": 0.8}}, CONFIDENCE),
         ({"segmentation": {"hardest_fraction": 0.4}}, SEGMENTATION),
         ({"crf": {"iterations": 7}}, REFINEMENT),
+        ({"evaluation": {"linear_probe": {"learning_rate": 0.2}}}, PROBE),
         ({"report": {"examples": 3}}, {"report"}),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",

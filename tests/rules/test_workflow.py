@@ -15,6 +15,7 @@ from workflow_scripts.maskdistill import label_maps, shards
 
 pytestmark = pytest.mark.workflow
 RESULTS = "results/demo"
+SECOND_OUTPUTS = ("assignments", "centroids", "per_class", "linear_probe_per_class")
 STAGES = {
     "train/images": "images",
     "train/features": "features",
@@ -27,6 +28,12 @@ STAGES = {
     "seed-0/val/initial_label_maps": "label_maps",
     "seed-0/round-0/val/predictions": "predictions",
     "seed-0/round-0/val/predictions_crf": "predictions",
+    "seed-0/round-0/train/predictions_crf": "predictions",
+    "seed-0/round-1/val/predictions": "predictions",
+    "seed-0/round-1/val/predictions_crf": "predictions",
+    "train/ground_truth": "label_maps",
+    "seed-0/round-1/val/linear_probe": "predictions",
+    "seed-0/round-1/val/linear_probe_crf": "predictions",
 }
 
 
@@ -87,7 +94,7 @@ def test_unpacked_label_maps_are_palette_pngs(finished: Workflow, folder) -> Non
     base = finished.directory / RESULTS
     source = "seed-0/val/label_maps"
     if folder == "predictions":
-        source = "seed-0/round-0/val/predictions_crf"
+        source = "seed-0/round-1/val/predictions_crf"
     rows = [row for path in sorted((base / source).glob("*")) for row in shards.read_rows(path)]
     files = sorted((base / folder).rglob("*.png"))
     assert len(files) == len(rows) == 6
@@ -105,18 +112,41 @@ def test_unpacked_label_maps_are_palette_pngs(finished: Workflow, folder) -> Non
 def test_metrics_and_report_are_written(finished: Workflow) -> None:
     base = finished.directory / RESULTS
     metrics = json.loads((base / "seed-0" / "metrics.json").read_text())
-    assert list(metrics["steps"]) == ["initial_masks", "mask_rcnn", "segmentation",
-                                      "segmentation_crf"]  # fmt: skip
+    rounds = [
+        "segmentation",
+        "segmentation_crf",
+        "segmentation_round_1",
+        "segmentation_round_1_crf",
+    ]
+    assert list(metrics["steps"]) == ["initial_masks", "mask_rcnn", *rounds]
     assert all(0 <= step["miou"] <= 1 for step in metrics["steps"].values())
     report = (base / "report.html").read_text()
     assert "data:image/" in report
     assert "https://" not in report
 
 
+def test_every_number_of_the_evaluation_is_summarized(finished: Workflow) -> None:
+    base = finished.directory / RESULTS
+    summary = json.loads((base / "metrics.json").read_text())
+    instances = json.loads((base / "seed-0" / "instances.json").read_text())
+    assert list(instances["steps"]) == ["initial_masks", "mask_rcnn"]
+    for step, found in instances["steps"].items():
+        assert found["matching"] == "hungarian"
+        for name in ("class_agnostic_multi", "class_aware_multi", "class_agnostic_single"):
+            mean = summary["instances"]["steps"][step][name]["ap50"]
+            assert mean == {"mean": found[name]["ap50"], "sd": None, "n": 1}
+    probe = json.loads((base / "seed-0" / "linear_probe.json").read_text())
+    assert list(probe["steps"]) == ["linear_probe", "linear_probe_crf"]
+    for step, found in probe["steps"].items():
+        assert found["matching"]["method"] == "supervised"
+        assert summary["linear_probe"]["steps"][step]["miou"]["mean"] == found["miou"]
+    assert set(summary["steps"]["segmentation"]) >= {"boundary_iou", "nmi", "ari", "purity"}
+
+
 def test_every_job_has_log_and_benchmark(finished: Workflow) -> None:
     for output in (finished.directory / RESULTS).rglob("*.parquet"):
         relative = output.relative_to(finished.directory / "results").with_suffix("")
-        if relative.name in ("assignments", "centroids", "per_class") or "confident" in str(output):
+        if relative.name in SECOND_OUTPUTS or "confident" in str(output):
             continue  # second outputs of a rule
         if relative.parent.name == "label_maps":
             continue

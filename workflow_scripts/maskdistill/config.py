@@ -42,6 +42,9 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     ),
     "evaluate": ("dataset", "clustering.clusters"),
     "evaluate_instances": ("dataset", "clustering.clusters"),
+    "write_ground_truth": ("dataset",),
+    "train_linear_probe": ("dataset", "segmentation", "evaluation.linear_probe"),
+    "evaluate_linear_probe": ("dataset",),
     "summarize": (),
     "unpack_label_maps": (),
 }

@@ -154,5 +154,6 @@ def publish(state: Mapping, path: str | os.PathLike) -> None:
     """
     if distributed.rank():
         return
-    with atomic_path(path) as temporary:
-        torch.save(dict(state), temporary)
+    # Given a name, torch.save would write it, process number and all, into the file.
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        torch.save(dict(state), file)

@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,12 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.images import read_listed
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.sampling import BatchPlan, Sample
-from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, build_deeplab, upsample
+from workflow_scripts.maskdistill.segmentation.deeplab import (
+    ARCHITECTURE,
+    DeepLab,
+    build_deeplab,
+    upsample,
+)
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX, hard_pixel_loss
 from workflow_scripts.maskdistill.segmentation.transforms import draw_view, normalize, warp
 from workflow_scripts.maskdistill.training_run import (
@@ -207,8 +212,49 @@ def train(
     fingerprint = {
         "stage": "train_segmentation",
         "settings": dataclasses.asdict(settings) | {"weights": None},
-        "weights": settings.weights and shards.file_digest(_existing(settings.weights)),
-        "label_maps": [shards.file_digest(_existing(path)) for path in paths],
+        "weights": settings.weights and shards.file_digest(existing(settings.weights)),
+    }
+    architecture = {name: getattr(settings, name) for name in ARCHITECTURE}
+    train_model(
+        lambda: build_deeplab(clusters, weights=settings.weights, **architecture),
+        paths,
+        root,
+        clusters=clusters,
+        settings=settings,
+        seed=seed,
+        fingerprint=fingerprint,
+        work_dir=work_dir,
+        model_path=model_path,
+        history_path=history_path,
+        device=device,
+        workers=workers,
+    )
+
+
+def train_model(
+    build: Callable[[], DeepLab],
+    paths: Sequence[str | os.PathLike],
+    root: str | os.PathLike,
+    *,
+    clusters: int,
+    settings: Settings,
+    seed: int,
+    fingerprint: Mapping,
+    work_dir: str | os.PathLike,
+    model_path: str | os.PathLike,
+    history_path: str | os.PathLike,
+    device: torch.device,
+    workers: int = 0,
+) -> None:
+    """Train whatever parameters of a model want gradients; arguments and errors as of `train`.
+
+    Args:
+        build: makes the model with `clusters` + 1 outputs; called with `seed` set.
+        fingerprint: what decides the result besides label maps, clusters and seed.
+    """
+    fingerprint = {
+        **fingerprint,
+        "label_maps": [shards.file_digest(existing(path)) for path in paths],
         "clusters": clusters,
         "seed": seed,
     }
@@ -220,8 +266,7 @@ def train(
         training_run(work_dir, fingerprint) as run,
     ):
         torch.manual_seed(seed)
-        architecture = {name: getattr(settings, name) for name in ARCHITECTURE}
-        model = build_deeplab(clusters, weights=settings.weights, **architecture)
+        model = build()
         trainer = _Trainer(model, settings, seed, device)
         trainer.fit(run, data, workers)
         run.write_history(history_path)
@@ -232,7 +277,12 @@ def train(
         )
 
 
-def _existing(path: str | os.PathLike) -> Path:
+def existing(path: str | os.PathLike) -> Path:
+    """The path of an input file.
+
+    Raises:
+        InputError: there is no such file.
+    """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     return Path(path)

@@ -1,0 +1,123 @@
+# Linear protocol (section 4.1): what a linear classifier with labels makes of frozen features.
+
+
+rule write_ground_truth:
+    input:
+        "results/{dataset}/{split}/images/{shard}.parquet",
+    output:
+        "results/{dataset}/{split}/ground_truth/{shard}.parquet",
+    log:
+        "logs/{dataset}/{split}/ground_truth/{shard}.log",
+    benchmark:
+        "benchmarks/{dataset}/{split}/ground_truth/{shard}.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(4000),
+        runtime=attempts(60),
+    params:
+        settings=settings_of("write_ground_truth"),
+        code=code_of("write_ground_truth"),
+    message:
+        "Write ground truth of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+    shell:
+        "exec python -m workflow_scripts.write_ground_truth --settings {params.settings:q}"
+        " --root {ROOTS:{wildcards.dataset}} --split {wildcards.split} --images {input}"
+        " --output {output} > {log} 2>&1"
+
+
+rule train_linear_probe:
+    input:
+        ground_truth=all_shards("results/{dataset}/train/ground_truth/{shard}.parquet"),
+        model="results/{dataset}/seed-{seed}/round-{round}/segmentation/model.pt",
+    output:
+        model="results/{dataset}/seed-{seed}/round-{round}/linear_probe/model.pt",
+        history="results/{dataset}/seed-{seed}/round-{round}/linear_probe/history.csv",
+    log:
+        "logs/{dataset}/seed-{seed}/round-{round}/linear_probe/model.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/round-{round}/linear_probe/model.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: RUNTIME["threads"]
+    resources:
+        gpu=GPUS,
+        mem_mb=attempts(16000),
+        runtime=attempts(1440),
+    params:
+        settings=settings_of("train_linear_probe"),
+        code=code_of("train_linear_probe"),
+    message:
+        "Train a linear probe on {wildcards.dataset}, seed {wildcards.seed}"
+    shell:
+        "exec python -m workflow_scripts.train_linear_probe --settings {params.settings:q}"
+        " --root {ROOTS:{wildcards.dataset}} --split train --ground-truth"
+        " results/{wildcards.dataset}/train/ground_truth/{SHARDS:{wildcards.dataset}}.parquet"
+        " --segmentation-model {input.model}"
+        " --work-dir checkpoints/{wildcards.dataset}/seed-{wildcards.seed}/linear_probe"
+        " --seed {wildcards.seed} {DEVICE} --workers {threads}"
+        " --model {output.model} --history {output.history} > {log} 2>&1"
+
+
+# A probe's model file is one of DeepLab, with classes for clusters.
+use rule predict_segmentation as predict_linear_probe with:
+    input:
+        images="results/{dataset}/{split}/images/{shard}.parquet",
+        model="results/{dataset}/seed-{seed}/round-{round}/linear_probe/model.pt",
+    output:
+        "results/{dataset}/seed-{seed}/round-{round}/{split}/linear_probe/{shard}.parquet",
+    log:
+        "logs/{dataset}/seed-{seed}/round-{round}/{split}/linear_probe/{shard}.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/round-{round}/{split}/linear_probe/{shard}.tsv"
+    message:
+        "Predict by linear probe on {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+
+
+use rule refine_predictions as refine_linear_probe with:
+    input:
+        images="results/{dataset}/{split}/images/{shard}.parquet",
+        model="results/{dataset}/seed-{seed}/round-{round}/linear_probe/model.pt",
+    output:
+        "results/{dataset}/seed-{seed}/round-{round}/{split}/linear_probe_crf/{shard}.parquet",
+    log:
+        "logs/{dataset}/seed-{seed}/round-{round}/{split}/linear_probe_crf/{shard}.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/round-{round}/{split}/linear_probe_crf/{shard}.tsv"
+    message:
+        "Refine the linear probe on {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+
+
+def linear_probe_folders(wildcards):
+    """Step → folder of the probe's label maps, of the last round."""
+    dataset = wildcards.dataset
+    split = evaluated_split(CONFIGS[dataset])
+    base = f"results/{dataset}/seed-{wildcards.seed}/round-{last_round(dataset)}/{split}"
+    names = ["linear_probe"] + ["linear_probe_crf"] * CONFIGS[dataset]["crf"]["enabled"]
+    return {name: f"{base}/{name}" for name in names}
+
+
+use rule evaluate as evaluate_linear_probe with:
+    input:
+        images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
+        steps=lambda wildcards: [
+            path
+            for folder in linear_probe_folders(wildcards).values()
+            for path in shards_of(wildcards.dataset, f"{folder}/{{shard}}.parquet")
+        ],
+    output:
+        metrics="results/{dataset}/seed-{seed}/linear_probe.json",
+        csv="results/{dataset}/seed-{seed}/linear_probe_per_class.csv",
+        parquet="results/{dataset}/seed-{seed}/linear_probe_per_class.parquet",
+    log:
+        "logs/{dataset}/seed-{seed}/linear_probe.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/linear_probe.tsv"
+    params:
+        settings=settings_of("evaluate_linear_probe"),
+        code=code_of("evaluate"),
+        steps=lambda wildcards: "--supervised "
+        + options_of_steps(wildcards.dataset, linear_probe_folders(wildcards)),
+    message:
+        "Evaluate the linear probe of {wildcards.dataset}, seed {wildcards.seed}"

@@ -1,0 +1,160 @@
+"""The linear probe on features whose classes are known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional as F
+
+from workflow_scripts.maskdistill import label_maps, shards
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.segmentation import linear_probe, training
+from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
+from workflow_scripts.maskdistill.segmentation.prediction import load_predictor
+from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
+
+CPU = torch.device("cpu")
+SEGMENTATION = training.Settings(
+    depth=10,
+    output_stride=8,
+    frozen_stages=0,
+    atrous_rates=(1,),
+    head_width=16,
+    crop_size=32,
+    scale=(1.0, 1.0),
+    rotation=0.0,
+    flip=False,
+)
+COLOURS = np.array([[90, 90, 90], [220, 30, 30], [30, 220, 30]], np.uint8)
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    """An untrained segmentation model of 5 clusters."""
+    torch.manual_seed(0)
+    architecture = {k: getattr(SEGMENTATION, k) for k in training.ARCHITECTURE}
+    model = build_deeplab(5, **architecture)
+    model.head[2].weight.data.fill_(100)  # untrained features are tiny
+    path = tmp_path / "segmentation.pt"
+    state = {"state_dict": model.state_dict(), "clusters": 5}
+    torch.save(state | {"settings": dataclasses.asdict(SEGMENTATION)}, path)
+    return path
+
+
+def write_images(root, *, count=12, shuffle=False):
+    """Images of one colour each; the class is the colour, or has nothing to do with it."""
+    rng, rows = np.random.default_rng(0), []
+    for number in range(count):
+        Image.fromarray(np.broadcast_to(COLOURS[number % 3], (32, 32, 3))).save(
+            root / f"{number}.png"
+        )
+        class_id = rng.integers(0, 3) if shuffle else number % 3
+        rows.append(label_maps.row(number, f"{number}.png", np.full((32, 32), class_id, np.uint8)))
+    path = root / "ground_truth.parquet"
+    shards.write_table(path, "label_maps", rows, {})
+    return path
+
+
+def train(shard, model_file, output="out", **changes):
+    root = shard.parent
+    settings = {"epochs": 40, "batch_size": 12, "learning_rate_milestones": (30,)} | changes
+    linear_probe.train(
+        [shard],
+        root,
+        classes=2,
+        segmentation_model=model_file,
+        segmentation=SEGMENTATION,
+        settings=linear_probe.read_settings(settings),
+        seed=1,
+        work_dir=root / output / "work",
+        model_path=root / output / "model.pt",
+        history_path=root / output / "history.csv",
+        device=CPU,
+    )
+    return root / output / "model.pt"
+
+
+def labels_of(model_path, root, numbers):
+    rows = [{"file_name": f"{n}.png", "height": 32, "width": 32, "n": n} for n in numbers]
+    predictor = load_predictor(model_path, CPU)
+    found = predictor.predict(rows, root, batch_size=4, workers=1)
+    return {prediction.row["n"]: prediction.labels() for prediction in found}
+
+
+def test_classes_that_the_features_tell_apart_are_found(tmp_path, model_file):
+    found = labels_of(train(write_images(tmp_path), model_file), tmp_path, range(3))
+    for number, labels in found.items():
+        assert (labels == number).mean() > 0.9
+
+
+def test_only_the_classifier_learns(tmp_path, model_file):
+    path = train(write_images(tmp_path), model_file, epochs=2)
+    before = torch.load(model_file, weights_only=True)["state_dict"]
+    content = torch.load(path, weights_only=True)
+    assert content["clusters"] == 2
+    changed = [k for k, v in content["state_dict"].items() if not torch.equal(v, before[k])]
+    assert changed == ["head.4.weight", "head.4.bias"]
+    assert content["state_dict"]["head.4.weight"].shape == (3, 16, 1, 1)
+
+
+def test_the_loss_reaches_that_of_logistic_regression(tmp_path, model_file):
+    """On shuffled labels no classifier can be right; the best linear one is known."""
+    shard = write_images(tmp_path, shuffle=True)
+    path = train(
+        shard,
+        model_file,
+        epochs=300,
+        learning_rate=0.3,
+        learning_rate_milestones=[200],
+        weight_decay=0.0,
+    )
+    model = load_predictor(path, CPU).model
+    features = {}
+    model.head[-1].register_forward_pre_hook(lambda _, inputs: features.update(x=inputs[0]))
+    images = np.stack([np.broadcast_to(COLOURS[n % 3], (32, 32, 3)) for n in range(12)])
+    truth = np.array([int(m[0, 0]) for _, _, m in label_maps.read_shard(shard)])
+    with torch.inference_mode():
+        logits = model(training.normalize(torch.from_numpy(images)))
+    x = features["x"].permute(0, 2, 3, 1).reshape(-1, 16).numpy()
+    y = truth.repeat(len(x) // 12)
+    ours = F.cross_entropy(logits.permute(0, 2, 3, 1).reshape(-1, 3), torch.from_numpy(y)).item()
+    best = LogisticRegression(C=1e6, max_iter=5000).fit(x, y).predict_proba(x)
+    optimum = -np.log(best[np.arange(len(y)), y]).mean()
+    chance = np.log(3)
+    assert optimum - 1e-3 <= ours <= optimum + 0.02 < chance
+
+
+def test_an_interrupted_training_goes_on_where_it_was(tmp_path, model_file, monkeypatch):
+    shard = write_images(tmp_path)
+    whole = train(shard, model_file, "whole", epochs=4, batch_size=4)
+    record = TrainingRun.record
+
+    def stop_at_five(run, *, step, **values):
+        record(run, step=step, **values)
+        if step == 5:
+            run.request_stop()
+
+    monkeypatch.setattr(TrainingRun, "record", stop_at_five)
+    with pytest.raises(Interrupted):
+        train(shard, model_file, "broken", epochs=4, batch_size=4)
+    monkeypatch.undo()
+    broken = train(shard, model_file, "broken", epochs=4, batch_size=4)
+    assert broken.read_bytes() == whole.read_bytes()
+
+
+def test_the_paper_s_schedule():
+    settings = linear_probe.training_settings(linear_probe.Settings(), SEGMENTATION)
+    rates = [training.learning_rate(step, 10, settings) for step in (0, 249, 250, 449)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01])
+    assert (settings.epochs, settings.batch_size, settings.weight_decay) == (45, 24, 1e-4)
+    assert (settings.optimizer, settings.hardest_fraction) == ("sgd", 1)
+
+
+def test_unknown_settings_and_missing_files_are_errors(tmp_path, model_file):
+    with pytest.raises(InputError, match=r"evaluation\.linear_probe\.epoch: no such setting"):
+        linear_probe.read_settings({"epoch": 3})
+    with pytest.raises(InputError, match=r"none\.pt: no such file"):
+        train(write_images(tmp_path), tmp_path / "none.pt")

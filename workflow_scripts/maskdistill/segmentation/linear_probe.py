@@ -1,0 +1,126 @@
+"""Linear protocol (Section 4.1): a 1 x 1 convolution, learned with labels on frozen features.
+
+The features are those that DeepLab's own classifier reads, the output of its head before the last
+convolution. This is evaluation: it tells what the features know, and nothing learns from it.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.segmentation import training
+from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab
+from workflow_scripts.maskdistill.segmentation.prediction import load_predictor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Schedule of the linear classifier; the defaults are the paper's."""
+
+    epochs: int = 45
+    batch_size: int = 24  # images of one step over all processes
+    learning_rate: float = 0.1
+    learning_rate_milestones: Sequence[int] = (25,)  # epochs after which it is multiplied
+    learning_rate_decay: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0001
+
+
+def read_settings(values: Mapping) -> Settings:
+    """Read the config's `evaluation.linear_probe`; `enabled` is the workflow's business.
+
+    Raises:
+        InputError: an unknown key.
+    """
+    values = {name: value for name, value in values.items() if name != "enabled"}
+    if unknown := sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)}):
+        raise InputError(
+            f"evaluation.linear_probe.{unknown[0]}: no such setting; see config/README.md"
+        )
+    return Settings(**values)
+
+
+def training_settings(settings: Settings, segmentation: training.Settings) -> training.Settings:
+    """Architecture and views of the segmentation, schedule of the probe, the loss of all pixels."""
+    return dataclasses.replace(
+        segmentation,
+        **dataclasses.asdict(settings),
+        optimizer="sgd",
+        hardest_fraction=1.0,
+        dropout=0.0,  # frozen features are those of prediction
+    )
+
+
+def with_linear_classifier(model: DeepLab, classes: int) -> DeepLab:
+    """Freeze a model, and put an untrained 1 x 1 convolution in the place of its last one.
+
+    Without dropout in the model, `train()` then changes nothing: batch normalisation whose
+    parameters are frozen keeps its statistics.
+
+    Args:
+        classes: K; the convolution has K + 1 outputs.
+    """
+    model.requires_grad_(False)
+    classifier = nn.Conv2d(model.head[-1].in_channels, classes + 1, 1)
+    nn.init.normal_(classifier.weight, std=0.01)
+    nn.init.zeros_(classifier.bias)
+    model.head[-1] = classifier
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def train(
+    label_maps: Sequence[str | os.PathLike],
+    root: str | os.PathLike,
+    *,
+    classes: int,
+    segmentation_model: str | os.PathLike,
+    segmentation: training.Settings,
+    settings: Settings,
+    seed: int,
+    work_dir: str | os.PathLike,
+    model_path: str | os.PathLike,
+    history_path: str | os.PathLike,
+    device: torch.device,
+    workers: int = 0,
+) -> None:
+    """Train a linear classifier, going on from the last checkpoint if there is one.
+
+    The model file is one of DeepLab, with classes for clusters; `prediction` reads it.
+
+    Args:
+        label_maps: shards of ground-truth label maps, 0..`classes` and ignore.
+        segmentation_model: model file of `training.train`.
+        segmentation: settings that it was trained with.
+
+    Further arguments and errors are those of `training.train`.
+    """
+    training.train_model(
+        lambda: with_linear_classifier(
+            load_predictor(segmentation_model, torch.device("cpu")).model, classes
+        ),
+        label_maps,
+        root,
+        clusters=classes,
+        settings=training_settings(settings, segmentation),
+        seed=seed,
+        fingerprint={
+            "stage": "train_linear_probe",
+            "settings": dataclasses.asdict(training_settings(settings, segmentation))
+            | {"weights": None},
+            "model": shards.file_digest(training.existing(segmentation_model)),
+        },
+        work_dir=work_dir,
+        model_path=model_path,
+        history_path=history_path,
+        device=device,
+        workers=workers,
+    )

@@ -1,0 +1,52 @@
+"""Train a linear classifier with labels on the frozen features of the segmentation model.
+
+Checkpoints are kept under --work-dir, by fingerprint of settings, model and labels: a run that was
+killed goes on where it was. Several processes train together under torchrun.
+"""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill.device import choose_device
+from workflow_scripts.maskdistill.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.segmentation import linear_probe, training
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line `argv`."""
+    arguments = cli.parser(__doc__)
+    arguments.add_argument(
+        "--ground-truth", type=Path, nargs="+", required=True, help="shards of write_ground_truth"
+    )
+    cli.add_root(arguments)
+    arguments.add_argument("--split", required=True, help="split that these labels are of")
+    arguments.add_argument(
+        "--segmentation-model", type=Path, required=True, help="model whose features are probed"
+    )
+    arguments.add_argument("--work-dir", type=Path, required=True, help="keeps the checkpoints")
+    arguments.add_argument("--model", type=Path, required=True, help="model file to write")
+    arguments.add_argument("--history", type=Path, required=True, help="loss history to write, CSV")
+    arguments.add_argument("--seed", type=int, required=True, help="of order and augmentation")
+    cli.add_runtime(arguments, batch_size=False)
+    options = arguments.parse_args(argv)
+    settings = options.settings
+    truth = GroundTruth(settings["dataset"], options.root, options.split)
+    linear_probe.train(
+        options.ground_truth,
+        options.root,
+        classes=len(truth.class_names),
+        segmentation_model=options.segmentation_model,
+        segmentation=training.read_settings(settings["segmentation"]),
+        settings=linear_probe.read_settings(settings["evaluation"]["linear_probe"]),
+        seed=options.seed,
+        work_dir=options.work_dir,
+        model_path=options.model,
+        history_path=options.history,
+        device=choose_device(options.device),
+        workers=options.workers,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

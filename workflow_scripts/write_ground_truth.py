@@ -1,0 +1,29 @@
+"""Write the ground truth of one shard of images as label maps for the linear probe."""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import label_maps, shards
+from workflow_scripts.maskdistill.ground_truth import GroundTruth
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the label maps of one shard; exit code 0."""
+    arguments = cli.parser(__doc__)
+    cli.add_root(arguments)
+    arguments.add_argument("--split", required=True, help="split whose labels are read")
+    arguments.add_argument("--images", type=Path, required=True, help="manifest shard")
+    arguments.add_argument("--output", type=Path, required=True, help="label maps, Parquet")
+    options = arguments.parse_args(argv)
+    truth = GroundTruth(options.settings["dataset"], options.root, options.split)
+    metadata = shards.provenance("ground_truth", options.settings)
+    with shards.shard_writer(options.output, "label_maps", metadata) as writer:
+        for row in shards.read_rows(options.images, ["image_id", "file_name", "status"]):
+            if row["status"] == shards.OK:
+                labels = truth.semantic(row["image_id"], row["file_name"])
+                writer.write(label_maps.row(row["image_id"], row["file_name"], labels))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
