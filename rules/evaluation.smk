@@ -54,7 +54,12 @@ rule evaluate:
         steps=lambda wildcards: step_shards(wildcards.dataset, wildcards.seed),
     output:
         metrics="results/{dataset}/seed-{seed}/metrics.json",
-        csv="results/{dataset}/seed-{seed}/per_class.csv",
+        csv=report(
+            "results/{dataset}/seed-{seed}/per_class.csv",
+            caption="captions/per_class.rst",
+            category="Scores",
+            labels={"dataset": "{dataset}", "what": "by class", "seed": "{seed}"},
+        ),
         parquet="results/{dataset}/seed-{seed}/per_class.parquet",
     log:
         "logs/{dataset}/seed-{seed}/metrics.log",
@@ -98,7 +103,12 @@ rule evaluate_instances:
         candidates=evaluated("results/{dataset}/seed-{seed}/{split}/candidates/{shard}.parquet"),
         metrics="results/{dataset}/seed-{seed}/metrics.json",
     output:
-        "results/{dataset}/seed-{seed}/instances.json",
+        report(
+            "results/{dataset}/seed-{seed}/instances.json",
+            caption="captions/instances.rst",
+            category="Scores",
+            labels={"dataset": "{dataset}", "what": "objects", "seed": "{seed}"},
+        ),
     log:
         "logs/{dataset}/seed-{seed}/instances.log",
     benchmark:
@@ -142,7 +152,12 @@ rule summarize:
             else []
         ),
     output:
-        "results/{dataset}/metrics.json",
+        report(
+            "results/{dataset}/metrics.json",
+            caption="captions/summary.rst",
+            category="Scores",
+            labels={"dataset": "{dataset}", "what": "summary", "seed": "all"},
+        ),
     log:
         "logs/{dataset}/metrics.log",
     benchmark:

@@ -108,7 +108,12 @@ use rule evaluate as evaluate_linear_probe with:
         ],
     output:
         metrics="results/{dataset}/seed-{seed}/linear_probe.json",
-        csv="results/{dataset}/seed-{seed}/linear_probe_per_class.csv",
+        csv=report(
+            "results/{dataset}/seed-{seed}/linear_probe_per_class.csv",
+            caption="captions/per_class.rst",
+            category="Scores",
+            labels={"dataset": "{dataset}", "what": "linear probe by class", "seed": "{seed}"},
+        ),
         parquet="results/{dataset}/seed-{seed}/linear_probe_per_class.parquet",
     log:
         "logs/{dataset}/seed-{seed}/linear_probe.log",

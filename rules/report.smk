@@ -138,7 +138,12 @@ rule report:
     input:
         report_inputs,
     output:
-        report("results/{dataset}/report.html", category="Reports", labels={"dataset": "{dataset}"}),
+        report(
+            "results/{dataset}/report.html",
+            caption="captions/report.rst",
+            category="Reports",
+            labels={"dataset": "{dataset}"},
+        ),
     log:
         "logs/{dataset}/report.log",
     benchmark:

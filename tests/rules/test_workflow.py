@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import shutil
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -166,6 +168,36 @@ def test_lint_finds_nothing_that_is_not_meant(finished: Workflow) -> None:
     titles = re.findall(r"^    \* (.+)$", text, flags=re.MULTILINE)
     meant = ("Mixed rules and functions", "Shell command directly uses variable")
     assert [title for title in titles if not title.startswith(meant)] == []
+
+
+def test_snakemake_writes_its_own_report(finished: Workflow) -> None:
+    done = finished.snakemake("--report", "overview.html")
+    assert done.returncode == 0, done.stdout[-3000:]
+    text = (finished.directory / "overview.html").read_text()
+    for shown in ("Reports", "Scores", "linear probe by class", "mask AP by pycocotools"):
+        assert shown in text, shown
+
+
+def test_labels_change_nothing_before_the_evaluation(finished: Workflow, tmp_path: Path) -> None:
+    """All label files change places; every file that is learned or predicted keeps its bytes."""
+    shutil.copytree(finished.directory / "data", tmp_path / "data")
+    shutil.copyfile(finished.directory / "backbone.pth", tmp_path / "backbone.pth")
+    for folder in ("SegmentationClass", "SegmentationObject"):
+        paths = sorted((tmp_path / "data/demo" / folder).glob("*.png"))
+        contents = [path.read_bytes() for path in paths]
+        assert len(set(contents)) > 1
+        for path, content in zip(paths, contents[1:] + contents[:1], strict=True):
+            path.write_bytes(content)
+    predictions = [f"{RESULTS}/seed-0/round-1/val/predictions_crf/000{i}.parquet" for i in (0, 1)]
+    results = [f"{RESULTS}/seed-0/val/initial_label_maps/000{i}.parquet" for i in (0, 1)]
+    again = Workflow(tmp_path, finished.datasets, finished.overrides)
+    done = again.snakemake(*predictions, *results, f"{RESULTS}/seed-0/val/candidates.json")
+    assert done.returncode == 0, done.stdout[-3000:]
+    written = [path for path in (tmp_path / RESULTS).rglob("*") if path.is_file()]
+    assert len(written) > 40
+    for path in written:
+        original = finished.directory / path.relative_to(tmp_path)
+        assert path.read_bytes() == original.read_bytes(), path
 
 
 def test_profiles_name_only_known_options_and_rules() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from workflow_scripts.maskdistill import drawing, images, label_maps, masks, shards
+from workflow_scripts.maskdistill import comparison, drawing, images, label_maps, masks, shards
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.matching import stored_mapping
@@ -26,6 +26,8 @@ STEP_TITLES = {
     "mask_rcnn": "Mask R-CNN",
     "segmentation": "Segmentation",
     "segmentation_crf": "Segmentation + CRF",
+    "linear_probe": "Linear probe",
+    "linear_probe_crf": "Linear probe + CRF",
 }
 
 # Path of a rule's benchmark file, without split, round and numbers → rule, in the workflow's order.
@@ -104,7 +106,12 @@ def render(inputs: Inputs) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "duration": _duration, "plain": _plain}
+    environment.filters |= {
+        "percent": _percent,
+        "signed": _signed,
+        "duration": _duration,
+        "plain": _plain,
+    }
     return environment.get_template("report.html.j2").render(
         dataset=inputs.dataset,
         split=inputs.split,
@@ -140,7 +147,10 @@ def render(inputs: Inputs) -> str:
 
 def step_title(name: str) -> str:
     """A step's name for people."""
-    return STEP_TITLES.get(name) or name.replace("_", " ").capitalize()
+    if name in STEP_TITLES:
+        return STEP_TITLES[name]
+    base = name.removesuffix("_crf")
+    return base.replace("_", " ").capitalize() + (" + CRF" if base != name else "")
 
 
 def _read(paths: Sequence[Path], columns: list[str] | None = None) -> list[dict]:
@@ -341,59 +351,84 @@ def _crops(
 def _scores(inputs: Inputs) -> dict:
     """Everything about metrics, for the template."""
     first = next(iter(inputs.metrics.values()))
+    summary, paper = inputs.summary, inputs.paper_tables
     names = first["class_names"]
-    published = _published(inputs.paper_tables)
-    published_classes = published["per_class"] if set(names) == set(published["per_class"]) else {}
-    steps = []
-    for step, values in inputs.summary["steps"].items():
+    dataset = comparison.paper_dataset(inputs.settings)
+    steps = {}
+    for step, values in summary["steps"].items():
         mapping = stored_mapping(first, step)
-        steps.append(
+        steps[step] = {
+            **values,
+            "title": step_title(step),
+            "cell": comparison.step_miou(summary, step, paper, dataset),
+            "by_seed": [run["steps"][step]["miou"] for run in inputs.metrics.values()],
+            "classes": [None if m == UNMATCHED else names[m] for m in mapping],
+            "heat_map": _confusion_figure(first, step, mapping),
+        }
+    class_iou = comparison.class_iou(summary, paper)
+    return {
+        "steps": list(steps.values()),
+        "groups": [
+            {"method": method, "steps": [steps[step] for step in members]}
+            for method, members in comparison.step_groups(summary).items()
+        ],
+        "linear": [
+            {**summary["linear_probe"]["steps"][step], "title": step_title(step), "cell": cell}
+            for step, cell in comparison.linear_miou(summary, paper, dataset).items()
+        ],
+        "instances": [
+            {**table, "rows": [{**r, "title": step_title(r["step"])} for r in table["rows"]]}
+            for table in comparison.instance_tables(summary, paper, dataset)
+        ],
+        "masks": [
+            {**step, "title": step_title(name)}
+            for name, step in summary.get("instances", {"steps": {}})["steps"].items()
+        ],
+        "calibration": _calibration_figure(summary),
+        "obstacles": comparison.obstacles(inputs.settings, summary),
+        "seeds": list(inputs.metrics),
+        "images": summary["images"],
+        "class_columns": [
             {
                 "title": step_title(step),
-                "miou": values["miou"],
-                "pixel_accuracy": values["pixel_accuracy"],
-                "by_seed": [run["steps"][step]["miou"] for run in inputs.metrics.values()],
-                "paper": published["miou"].get(step),
-                "matching": values["matching"],
-                "classes": [None if m == UNMATCHED else names[m] for m in mapping],
-                "heat_map": _confusion_figure(first, step, mapping),
+                "paper": any(cell["paper"] is not None for cell in cells.values()),
             }
-        )
-    per_class = [
-        {
-            "name": name,
-            "colour": drawing.css_colour(_palette(np.array(i))),
-            "iou": [step["per_class"][name] for step in inputs.summary["steps"].values()],
-            "paper": published_classes.get(name),
-        }
-        for i, name in enumerate(names)
-    ]
-    return {
-        "steps": steps,
-        "seeds": list(inputs.metrics),
-        "images": inputs.summary["images"],
-        "per_class": per_class,
-        "paper_classes": bool(published_classes),
+            for step, cells in class_iou.items()
+        ],
+        "per_class": [
+            {
+                "name": name,
+                "colour": drawing.css_colour(_palette(np.array(i))),
+                "cells": [cells[name] for cells in class_iou.values()],
+            }
+            for i, name in enumerate(names)
+        ],
         "cluster_count": first["clusters"],
     }
 
 
-def _published(tables: Mapping) -> dict:
-    """The paper's clustering results on VOC 2012 val as fractions of 1: Tables S1 and S2."""
-    if not tables:
-        return {"miou": {}, "per_class": {}}
-    components = tables["tableS1_components_voc_val_miou"]
-    steps = {
-        "initial_masks": "initial_masks",
-        "mask_rcnn": "mask_rcnn_masks",
-        "segmentation": "segmentation",
-        "segmentation_crf": "segmentation_crf",
+def _calibration_figure(summary: Mapping) -> dict | None:
+    """Mask IoU of the candidates over their score; None without candidates."""
+    steps = summary.get("instances", {"steps": {}})["steps"]
+    found = steps.get("mask_rcnn", {}).get("calibration", {"bins": []})
+    bins = [row for row in found["bins"] if row["score"]["mean"] is not None]
+    if not bins:
+        return None
+    x = [row["score"]["mean"] for row in bins]
+    series = {
+        "mask IoU with the best object": [row["iou"]["mean"] for row in bins],
+        "share with an IoU above 0.5": [row["hit_rate"]["mean"] for row in bins],
+        "equal to the score": x,
     }
-    rows = tables["tableS2_voc_val_iou"]
-    per_class = rows["rows"]["maskdistill_clustering"]
     return {
-        "miou": {step: components[key] / 100 for step, key in steps.items()},
-        "per_class": {name: per_class[name] / 100 for name in rows["classes"]},
+        "names": list(series),
+        "svg": drawing.line_chart(
+            {name: drawing.Series(x, y) for name, y in series.items()},
+            x_label="score of the candidate, mean of ten intervals",
+            y_label="mean",
+        ),
+        "rank_correlation": found["rank_correlation"],
+        "bins": bins,
     }
 
 
@@ -571,6 +606,11 @@ def _percent(value: float | Mapping | None) -> str:
         spread = "" if value["sd"] is None else f" ± {100 * value['sd']:.1f}"
         return _percent(value["mean"]) + spread
     return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _signed(value: float | None) -> str:
+    """A difference of fractions in percentage points."""
+    return "–" if value is None else f"{100 * value:+.1f}"
 
 
 def _duration(seconds: float) -> str:

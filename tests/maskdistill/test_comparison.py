@@ -1,0 +1,138 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts.maskdistill import comparison
+
+PAPER = json.loads(
+    (Path(__file__).parents[2] / "resources" / "paper_tables.json").read_text(encoding="utf-8")
+)
+VOC_CLASSES = PAPER["tableS2_voc_val_iou"]["classes"]
+SETTINGS = {
+    "dataset": {"adapter": "voc"},
+    "features": {"backbone": comparison.PAPER_BACKBONE, "weights": None},
+    "mask_rcnn": {"weights": "weights/moco_v2.pth"},
+    "segmentation": {"weights": "weights/moco_v2.pth"},
+    "clustering": {"clusters": 20},
+}
+
+
+def mean(value):
+    return {"mean": value, "sd": None, "n": 1}
+
+
+def summary(method="hungarian", classes=VOC_CLASSES, images=1449, miou=0.5):
+    def step(method):
+        per_class = {name: mean(0.5) for name in classes}
+        return {"matching": [method], "miou": mean(miou), "per_class": per_class}
+
+    triple = {"ap": mean(0.1), "ap50": mean(0.3), "ap75": mean(0.05)}
+    instance = {"matching": [method], **dict.fromkeys(comparison.AP_SETTINGS, triple)}
+    return {
+        "class_names": classes,
+        "images": images,
+        "steps": {"segmentation": step(method), "segmentation_round_1": step(method)},
+        "linear_probe": {"steps": {"linear_probe": step("supervised")}},
+        "instances": {"steps": {"initial_masks": instance, "mask_rcnn": instance}},
+    }
+
+
+def test_miou_stands_beside_the_papers():
+    found = comparison.step_miou(summary(), "segmentation", PAPER, "voc")
+    assert (found["paper"], found["difference"]) == pytest.approx((0.458, 0.042))
+    # The paper's table knows no further rounds, and no other dataset.
+    assert comparison.step_miou(summary(), "segmentation_round_1", PAPER, "voc")["paper"] is None
+    assert comparison.step_miou(summary(), "segmentation", PAPER, "coco20k")["paper"] is None
+    assert comparison.step_miou(summary(), "segmentation", {}, "voc")["paper"] is None
+
+
+def test_an_undefined_number_has_no_difference():
+    found = comparison.step_miou(summary(miou=None), "segmentation", PAPER, "voc")
+    assert found["paper"] == pytest.approx(0.458)
+    assert found["difference"] is None
+
+
+def test_the_linear_probe_has_its_own_column_of_the_paper():
+    found = comparison.linear_miou(summary(), PAPER, "voc")
+    assert found["linear_probe"]["paper"] == pytest.approx(0.587)
+    assert comparison.linear_miou({"steps": {}}, PAPER, "voc") == {}
+
+
+def test_majority_matching_stands_beside_nothing_of_the_paper():
+    overclustered = summary("majority")
+    assert comparison.step_miou(overclustered, "segmentation", PAPER, "voc")["paper"] is None
+    cells = comparison.class_iou(overclustered, PAPER)
+    assert cells["segmentation"]["cat"]["paper"] is None
+    assert cells["linear_probe"]["cat"]["paper"] == pytest.approx(0.827)
+    for table in comparison.instance_tables(overclustered, PAPER, "voc"):
+        papers = [cell["paper"] for row in table["rows"] for cell in row["cells"]]
+        assert table["matching"] in ("majority", None)
+        assert (papers[0] is None) == (
+            table["matching"] == "majority" or "single" in table["title"]
+        )
+
+
+def test_steps_of_different_matchings_share_no_table():
+    mixed = summary()
+    mixed["steps"]["segmentation_round_1"]["matching"] = ["majority"]
+    assert comparison.step_groups(mixed) == {
+        "hungarian": ["segmentation"],
+        "majority": ["segmentation_round_1"],
+    }
+    mixed["instances"]["steps"]["mask_rcnn"] = {
+        **mixed["instances"]["steps"]["mask_rcnn"],
+        "matching": ["majority"],
+    }
+    for table in comparison.instance_tables(mixed, PAPER, "voc"):
+        if table["title"].startswith("Class-aware"):
+            assert len(table["rows"]) == 1
+
+
+def test_mask_ap_stands_beside_table_3():
+    tables = {
+        table["title"]: table for table in comparison.instance_tables(summary(), PAPER, "voc")
+    }
+    candidates = tables["Class-agnostic, multi-object"]["rows"][1]
+    assert candidates["step"] == "mask_rcnn"
+    assert [cell["paper"] for cell in candidates["cells"]] == pytest.approx([0.243, 0.099, 0.069])
+    assert candidates["cells"][0]["difference"] == pytest.approx(0.3 - 0.243)
+    single = tables["Class-aware, single object"]["rows"][1]
+    assert single["cells"][0]["paper"] == pytest.approx(0.328)
+    coco = {t["title"]: t for t in comparison.instance_tables(summary(), PAPER, "coco20k")}
+    aware = coco["Class-aware, multi-object"]["rows"][0]["cells"]
+    assert [cell["paper"] for cell in aware] == pytest.approx([0.041, 0.017, 0.014])
+
+
+def test_classes_stand_beside_table_s2_only_if_they_are_vocs():
+    cells = comparison.class_iou(summary(), PAPER)["segmentation"]
+    assert cells["cat"]["paper"] == pytest.approx(0.724)
+    assert cells["cat"]["difference"] == pytest.approx(0.5 - 0.724)
+    others = comparison.class_iou(summary(classes=["background", "cat"]), PAPER)
+    assert others["segmentation"]["cat"]["paper"] is None
+
+
+def test_the_papers_own_experiment_has_no_obstacle():
+    assert comparison.obstacles(SETTINGS, summary()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        ({"clustering": {"clusters": 27}}, "27 clusters, not 20"),
+        ({"features": {"backbone": "vit_tiny", "weights": None}}, "ViT-S/16: vit_tiny"),
+        ({"mask_rcnn": {"weights": None}}, "Mask R-CNN from randomly drawn weights"),
+        ({"segmentation": {"weights": "r50.pth"}}, "segmentation from r50.pth"),
+    ],
+)
+def test_obstacles_are_named(change, phrase):
+    (found,) = comparison.obstacles(SETTINGS | change, summary())
+    assert phrase in found
+
+
+def test_another_dataset_is_an_obstacle():
+    (found,) = comparison.obstacles(SETTINGS, summary(images=120))
+    assert "20 classes, 120 images" in found
+    coco = SETTINGS | {"dataset": {"adapter": "coco"}, "clustering": {"clusters": 80}}
+    (found,) = comparison.obstacles(coco, summary())
+    assert "COCO20k" in found

@@ -1,0 +1,160 @@
+"""Our numbers beside those of the paper's tables, and what keeps them from being compared.
+
+`summary` is the content of a dataset's metrics.json (`summarize`), `paper` that of
+resources/paper_tables.json; both hold means over seeds. Numbers are fractions of 1.
+"""
+
+from collections.abc import Iterator, Mapping
+
+PAPER_BACKBONE = "vit_small_patch16_224.dino"
+# Paper's dataset → its number of classes, of evaluated images, and of clusters.
+PAPER_DATASETS = {"voc": (20, 1449, 20), "coco20k": (80, 19817, 80)}
+AP_COLUMNS = ("ap50", "ap", "ap75")  # in the order of the paper's triples
+AP_SETTINGS = {
+    "class_agnostic_multi": "Class-agnostic, multi-object",
+    "class_agnostic_single": "Class-agnostic, single object",
+    "class_aware_multi": "Class-aware, multi-object",
+    "class_aware_single": "Class-aware, single object",
+}
+_COMPONENTS = {
+    "initial_masks": "initial_masks",
+    "mask_rcnn": "mask_rcnn_masks",
+    "segmentation": "segmentation",
+    "segmentation_crf": "segmentation_crf",
+}
+_LINEAR = {"linear_probe": "maskdistill", "linear_probe_crf": "maskdistill_crf"}
+_CLASS_ROWS = {
+    "segmentation": "maskdistill_clustering",
+    "segmentation_crf": "maskdistill_crf_clustering",
+    "linear_probe": "maskdistill_linear",
+    "linear_probe_crf": "maskdistill_crf_linear",
+}
+
+
+def paper_dataset(settings: Mapping) -> str:
+    """The paper's dataset that a dataset is likest to: coco20k for COCO's layout, else voc."""
+    return "coco20k" if settings["dataset"]["adapter"] == "coco" else "voc"
+
+
+def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
+    """What differs from the paper's experiment; with anything here, numbers do not compare.
+
+    Args:
+        settings: the dataset's whole config.
+
+    Returns:
+        One phrase for each difference. Weights files are named, as it cannot be told from them
+        whether they are the paper's.
+    """
+    name = paper_dataset(settings)
+    classes, images, clusters = PAPER_DATASETS[name]
+    found = []
+    if (len(summary["class_names"]) - 1, summary["images"]) != (classes, images):
+        title = "PASCAL VOC 2012 val" if name == "voc" else "COCO20k"
+        found.append(
+            f"another dataset ({len(summary['class_names']) - 1} classes, {summary['images']} "
+            f"images) than {title} ({classes} classes, {images} images)"
+        )
+    features = settings.get("features", {})
+    if features.get("backbone") != PAPER_BACKBONE:
+        found.append(f"another backbone than DINO's ViT-S/16: {features.get('backbone')}")
+    elif features.get("weights"):
+        found.append(f"weights of the backbone from {features['weights']}")
+    for stage, title in (("mask_rcnn", "Mask R-CNN"), ("segmentation", "segmentation")):
+        weights = settings.get(stage, {}).get("weights")
+        if weights is None:
+            found.append(f"{title} from randomly drawn weights, not MoCo's")
+        elif "moco" not in str(weights).lower():
+            found.append(f"{title} from {weights}, not MoCo's weights")
+    if settings["clustering"]["clusters"] != clusters:
+        found.append(f"{settings['clustering']['clusters']} clusters, not {clusters}")
+    return found
+
+
+def step_groups(summary: Mapping) -> dict[str, list[str]]:
+    """Matching method → names of the steps; steps of different methods share no table."""
+    groups: dict[str, list[str]] = {}
+    for name, step in summary["steps"].items():
+        groups.setdefault(" and ".join(step["matching"]), []).append(name)
+    return groups
+
+
+def beside(ours: Mapping, paper: float | None) -> dict:
+    """One cell: mean, sd and n of ours, the paper's number, and ours less the paper's."""
+    known = paper is not None and ours["mean"] is not None
+    return {"ours": ours, "paper": paper, "difference": ours["mean"] - paper if known else None}
+
+
+def step_miou(summary: Mapping, step: str, paper: Mapping, dataset: str) -> dict:
+    """mIoU of a step with clusters beside Tables 1, 2 and S1, which are for VOC.
+
+    What majority matching says has no counterpart in the paper.
+    """
+    values = summary["steps"][step]
+    key = _COMPONENTS.get(step)
+    if not paper or key is None or dataset != "voc" or values["matching"] != ["hungarian"]:
+        return beside(values["miou"], None)
+    return beside(values["miou"], paper["tableS1_components_voc_val_miou"][key] / 100)
+
+
+def linear_miou(summary: Mapping, paper: Mapping, dataset: str) -> dict[str, dict]:
+    """Step of the linear probe → mIoU beside Table 2; empty without a probe."""
+    published = paper["table2_voc_val_miou"]["linear"] if paper and dataset == "voc" else {}
+    return {
+        step: beside(
+            values["miou"],
+            published[_LINEAR[step]] / 100 if _LINEAR[step] in published else None,
+        )
+        for step, values in summary.get("linear_probe", {"steps": {}})["steps"].items()
+    }
+
+
+def instance_tables(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]:
+    """Mask AP beside Table 3, a table for each of the settings.
+
+    Yields:
+        `title`, `matching` (None where classes play no part) and `rows`: step and three cells, of
+        AP50, AP and AP75.
+    """
+    if "instances" not in summary:
+        return
+    steps = summary["instances"]["steps"]
+    for setting, title in AP_SETTINGS.items():
+        aware = setting.startswith("class_aware")
+        methods = {" and ".join(step["matching"]) for step in steps.values()} if aware else {None}
+        for method in sorted(methods, key=str):
+            rows = []
+            for name, step in steps.items():
+                if method not in (None, " and ".join(step["matching"])):
+                    continue
+                triple = None
+                if paper and method in (None, "hungarian"):
+                    published = paper["table3_mask_ap"].get(f"{dataset}_{setting}", {})
+                    triple = published.get(name)
+                rows.append(
+                    {
+                        "step": name,
+                        "cells": [
+                            beside(step[setting][column], triple[i] / 100 if triple else None)
+                            for i, column in enumerate(AP_COLUMNS)
+                        ],
+                    }
+                )
+            yield {"title": title, "matching": method, "rows": rows}
+
+
+def class_iou(summary: Mapping, paper: Mapping) -> dict[str, dict[str, dict]]:
+    """Step (clustering, then linear probe) → class → IoU beside Table S2, if classes are VOC's."""
+    rows = {}
+    table = paper.get("tableS2_voc_val_iou", {"classes": [], "rows": {}})
+    same = set(summary["class_names"]) == set(table["classes"])
+    for part in (summary, summary.get("linear_probe", {"steps": {}})):
+        for step, values in part["steps"].items():
+            published = table["rows"].get(_CLASS_ROWS.get(step), {}) if same else {}
+            if values["matching"] == ["majority"]:
+                published = {}
+            rows[step] = {
+                name: beside(iou, published[name] / 100 if name in published else None)
+                for name, iou in values["per_class"].items()
+            }
+    return rows
