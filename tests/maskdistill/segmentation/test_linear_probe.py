@@ -44,7 +44,7 @@ def model_file(tmp_path):
     return path
 
 
-def write_images(root, *, count=12, shuffle=False):
+def write_images(root, *, count=6, shuffle=False):
     """Images of one colour each; the class is the colour, or has nothing to do with it."""
     rng, rows = np.random.default_rng(0), []
     for number in range(count):
@@ -60,7 +60,8 @@ def write_images(root, *, count=12, shuffle=False):
 
 def train(shard, model_file, output="out", **changes):
     root = shard.parent
-    settings = {"epochs": 40, "batch_size": 12, "learning_rate_milestones": (30,)} | changes
+    settings = {"epochs": 100, "batch_size": 6, "learning_rate": 0.5} | changes
+    settings = {"learning_rate_milestones": (80,)} | settings
     linear_probe.train(
         [shard],
         root,
@@ -106,20 +107,20 @@ def test_the_loss_reaches_that_of_logistic_regression(tmp_path, model_file):
     path = train(
         shard,
         model_file,
-        epochs=300,
+        epochs=150,
         learning_rate=0.3,
-        learning_rate_milestones=[200],
+        learning_rate_milestones=[120],
         weight_decay=0.0,
     )
     model = load_predictor(path, CPU).model
     features = {}
     model.head[-1].register_forward_pre_hook(lambda _, inputs: features.update(x=inputs[0]))
-    images = np.stack([np.broadcast_to(COLOURS[n % 3], (32, 32, 3)) for n in range(12)])
+    images = np.stack([np.broadcast_to(COLOURS[n % 3], (32, 32, 3)) for n in range(6)])
     truth = np.array([int(m[0, 0]) for _, _, m in label_maps.read_shard(shard)])
     with torch.inference_mode():
         logits = model(training.normalize(torch.from_numpy(images)))
     x = features["x"].permute(0, 2, 3, 1).reshape(-1, 16).numpy()
-    y = truth.repeat(len(x) // 12)
+    y = truth.repeat(len(x) // 6)
     ours = F.cross_entropy(logits.permute(0, 2, 3, 1).reshape(-1, 3), torch.from_numpy(y)).item()
     best = LogisticRegression(C=1e6, max_iter=5000).fit(x, y).predict_proba(x)
     optimum = -np.log(best[np.arange(len(y)), y]).mean()
@@ -129,7 +130,7 @@ def test_the_loss_reaches_that_of_logistic_regression(tmp_path, model_file):
 
 def test_an_interrupted_training_goes_on_where_it_was(tmp_path, model_file, monkeypatch):
     shard = write_images(tmp_path)
-    whole = train(shard, model_file, "whole", epochs=4, batch_size=4)
+    whole = train(shard, model_file, "whole", epochs=4, batch_size=2)
     record = TrainingRun.record
 
     def stop_at_five(run, *, step, **values):
@@ -139,9 +140,9 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path, model_file, monk
 
     monkeypatch.setattr(TrainingRun, "record", stop_at_five)
     with pytest.raises(Interrupted):
-        train(shard, model_file, "broken", epochs=4, batch_size=4)
+        train(shard, model_file, "broken", epochs=4, batch_size=2)
     monkeypatch.undo()
-    broken = train(shard, model_file, "broken", epochs=4, batch_size=4)
+    broken = train(shard, model_file, "broken", epochs=4, batch_size=2)
     assert broken.read_bytes() == whole.read_bytes()
 
 
