@@ -113,7 +113,7 @@ def run(tmp_path):
     benchmark.write_text("s\th:m:s\tmax_rss\n3725.0\t1:02:05\t812.3\n")
     papers = Path(__file__).parents[2] / "resources" / "paper_tables.json"
 
-    def call(*, truth, steps=STEPS, changes=()):
+    def call(*, truth, steps=STEPS, changes=(), edit=None):
         common = [f"--root={tmp_path}", "--split=val"]
         for step in steps:
             common += ["--step", step, str(tmp_path / "label_maps.parquet")]
@@ -136,6 +136,10 @@ def run(tmp_path):
             metrics = [str(tmp_path / f"metrics-{seed}.json") for seed in (0, 1)]
             summary = f"--output={tmp_path / 'summary.json'}"
             summarize.main(["--settings={}", summary, "--metrics", *metrics])
+            if edit:
+                content = json.loads((tmp_path / "summary.json").read_text())
+                edit(content)
+                (tmp_path / "summary.json").write_text(json.dumps(content))
             options += [f"--summary={tmp_path / 'summary.json'}", f"--paper-tables={papers}"]
         options += ["--masks", "val", str(tmp_path / "masks.parquet")]
         options += ["--candidates", "val", str(tmp_path / "candidates.parquet")]
@@ -255,3 +259,56 @@ def test_a_history_without_loss_is_an_error(run):
 def test_an_empty_history_leaves_the_figure_out(run):
     (run.root / "history.csv").write_text("step,loss\n")
     assert "training" not in Page(run(truth=False)).ids
+
+
+def mean(value):
+    return {"mean": value, "sd": 0.01, "n": 5}
+
+
+def test_objects_calibration_and_linear_probe_are_shown(run):
+    def edit(summary):
+        triple = {"ap50": mean(0.321), "ap": mean(0.123), "ap75": mean(0.045)}
+        settings = [f"class_{a}_{b}" for a in ("agnostic", "aware") for b in ("multi", "single")]
+        step = {
+            "matching": ["hungarian"],
+            "masks_per_image": mean(2.25),
+            "coverage": mean(0.77),
+            "best_object_iou": {"mean": mean(0.5), "median": mean(0.6)},
+            **dict.fromkeys(settings, triple),
+        }
+        bins = [
+            {"low": mean(i / 10), "high": mean((i + 1) / 10), "count": mean(count), **means}
+            for i, count, means in (
+                (0, 0, dict.fromkeys(("score", "iou", "hit_rate"), mean(None))),
+                (3, 4, dict.fromkeys(("score", "iou", "hit_rate"), mean(0.35))),
+                (8, 6, dict.fromkeys(("score", "iou", "hit_rate"), mean(0.85))),
+            )
+        ]
+        calibration = {"rank_correlation": mean(0.62), "bins": bins}
+        summary["instances"] = {
+            "objects": 3,
+            "steps": {"initial_masks": step, "mask_rcnn": {**step, "calibration": calibration}},
+        }
+        probe = {**summary["steps"]["segmentation"], "matching": ["supervised"]}
+        summary["linear_probe"] = {"steps": {"linear_probe": probe}}
+
+    page = Page(run(truth=True, edit=edit))
+    assert page.elements["svg"] == len(STEPS) + 2
+    text = " ".join(page.text.split())
+    for shown in ("32.1 ± 1.0", "12.3 ± 1.0", "24.3", "+7.8", "77.0 ± 1.0", "2.25"):
+        assert shown in text
+    for shown in ("rank correlation of score and mask IoU 0.62", "0.8 – 0.9", "58.7", "+41.3"):
+        assert shown in text
+    assert "0.0 – 0.1" not in text
+    assert "with labels" in text
+
+
+def test_overclustering_is_labelled_and_stands_beside_no_number_of_the_paper(run):
+    def edit(summary):
+        for step in summary["steps"].values():
+            step["matching"] = ["majority"]
+
+    text = Page(run(truth=True, edit=edit)).text
+    assert "Overclustering: majority matching" in text
+    assert "one to one" not in text
+    assert "48.9" not in text
