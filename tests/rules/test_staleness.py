@@ -25,7 +25,7 @@ CLUSTERS = {"cluster_masks", "assign_masks", "paint_masks", "write_pseudo_labels
 EMBEDDING = {"embed_masks"} | CLUSTERS
 MASKS = {"make_masks"} | EMBEDDING
 FEATURES = {"extract_features"} | MASKS
-IMAGES = {"list_images"} | FEATURES
+IMAGES = {"list_images", "write_ground_truth"} | FEATURES
 
 
 @pytest.mark.parametrize(
