@@ -72,6 +72,22 @@ class ByDataset(dict):
         return self[dataset]
 
 
+class Program:
+    """How to start a training: {TRAIN:{resources.gpu}}, under torchrun with more than one GPU.
+
+    Processes have 100 s to save a checkpoint after SIGTERM, of the 120 s that SLURM gives.
+    """
+
+    def __format__(self, gpus):
+        if int(gpus) < 2:
+            return "python -m"
+        return (
+            "python -m torch.distributed.run --standalone --shutdown-timeout 100"
+            f" --nproc-per-node {gpus} -m"
+        )
+
+
+TRAIN = Program()
 # Where a copy of the images lies changes no result.
 ROOTS = ByDataset({name: shlex.quote(c["dataset"]["root"]) for name, c in CONFIGS.items()})
 # All shards, for the shell to expand: a command line may hold only so much text.
@@ -82,6 +98,9 @@ DEVICE = f"--device {RUNTIME['device']}"
 BATCH = f"--batch-size {RUNTIME['batch_size']}"
 CHECKPOINTS = f"--checkpoint-every {RUNTIME['checkpoint_every']}"
 GPUS = 0 if RUNTIME["device"] == "cpu" else 1
+# Of one training; its threads and memory are those of so many processes.
+TRAINING_GPUS = GPUS * RUNTIME["gpus"]
+TRAINING_PROCESSES = max(1, TRAINING_GPUS)
 
 
 wildcard_constraints:

@@ -14,10 +14,10 @@ rule train_mask_rcnn:
         "benchmarks/{dataset}/seed-{seed}/mask_rcnn/model.tsv"
     conda:
         "../envs/maskdistill.yaml"
-    threads: RUNTIME["threads"]
+    threads: RUNTIME["threads"] * TRAINING_PROCESSES
     resources:
-        gpu=GPUS,
-        mem_mb=attempts(16000),
+        gpu=TRAINING_GPUS,
+        mem_mb=attempts(16000 * TRAINING_PROCESSES),
         runtime=attempts(1440),
     params:
         settings=settings_of("train_mask_rcnn"),
@@ -25,7 +25,7 @@ rule train_mask_rcnn:
     message:
         "Train Mask R-CNN on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
-        "exec python -m workflow_scripts.train_mask_rcnn --settings {params.settings:q}"
+        "exec {TRAIN:{resources.gpu}} workflow_scripts.train_mask_rcnn --settings {params.settings:q}"
         " --root {ROOTS:{wildcards.dataset}} --pseudo-labels {input.pseudo_labels}"
         " --work-dir checkpoints/{wildcards.dataset}/seed-{wildcards.seed}/mask_rcnn"
         " --seed {wildcards.seed} {DEVICE} --workers {threads} {CHECKPOINTS}"

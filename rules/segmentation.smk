@@ -24,10 +24,10 @@ rule train_segmentation:
         "benchmarks/{dataset}/seed-{seed}/round-{round}/segmentation/model.tsv"
     conda:
         "../envs/maskdistill.yaml"
-    threads: RUNTIME["threads"]
+    threads: RUNTIME["threads"] * TRAINING_PROCESSES
     resources:
-        gpu=GPUS,
-        mem_mb=attempts(16000),
+        gpu=TRAINING_GPUS,
+        mem_mb=attempts(16000 * TRAINING_PROCESSES),
         runtime=attempts(1440),
     params:
         settings=settings_of("train_segmentation"),
@@ -36,7 +36,7 @@ rule train_segmentation:
     message:
         "Train DeepLab-v3 on {wildcards.dataset}, seed {wildcards.seed}, round {wildcards.round}"
     shell:
-        "exec python -m workflow_scripts.train_segmentation --settings {params.settings:q}"
+        "exec {TRAIN:{resources.gpu}} workflow_scripts.train_segmentation --settings {params.settings:q}"
         " --root {ROOTS:{wildcards.dataset}}"
         " --label-maps {params.label_maps}/{SHARDS:{wildcards.dataset}}.parquet"
         " --work-dir checkpoints/{wildcards.dataset}/seed-{wildcards.seed}/segmentation"

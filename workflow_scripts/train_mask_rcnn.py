@@ -8,6 +8,7 @@ it runs on several GPUs.
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.maskdistill import distributed
 from workflow_scripts.maskdistill.device import choose_device
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn import engines
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         history=arguments.history,
         runtime=engines.Runtime(
             device=choose_device(arguments.device),
-            workers=arguments.workers,
+            workers=distributed.share_of(arguments.workers),
             checkpoint_every=arguments.checkpoint_every,
         ),
     )

@@ -1,6 +1,7 @@
 """One small run of the whole workflow, shared by the tests of this folder."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,22 @@ class Workflow:
         table = done.stdout.split("Job stats:")[1].split("\n\n")[0]
         found = dict(re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE))
         return {rule: int(n) for rule, n in found.items() if rule not in ("total", "all", "job")}
+
+
+def copy_repository(target: Path) -> Path:
+    """The files of this checkout, edited ones too, in a folder of their own, to edit or run in."""
+    files = subprocess.run(
+        ["git", "-C", REPOSITORY, "ls-files", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    for source in (REPOSITORY / name for name in files):
+        copy = target / source.relative_to(REPOSITORY)
+        if source.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy, follow_symlinks=False)
+    return target
 
 
 def write_backbone(path: Path) -> None:

@@ -2,12 +2,11 @@
 
 import copy
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.rules.conftest import REPOSITORY, Workflow
+from tests.rules.conftest import Workflow, copy_repository
 from workflow_scripts.maskdistill.config import merge
 
 pytestmark = pytest.mark.workflow
@@ -73,17 +72,7 @@ def test_a_copy_elsewhere_is_not_stale(finished: Workflow, tmp_path: Path) -> No
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of the repository, to edit."""
-    files = subprocess.run(
-        ["git", "-C", REPOSITORY, "ls-files", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    for name in files:
-        if (REPOSITORY / name).is_file() and not (REPOSITORY / name).is_symlink():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(REPOSITORY / name, tmp_path / name)
-    return tmp_path
+    return copy_repository(tmp_path)
 
 
 def edit(checkout: Path, module: str, old: str, new: str) -> None:

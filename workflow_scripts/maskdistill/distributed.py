@@ -1,12 +1,15 @@
 """Training on several GPUs or nodes under torchrun; a no-op in a single process."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
 from torch import nn
+
+from workflow_scripts.maskdistill.errors import InputError
 
 T = TypeVar("T")
 
@@ -23,12 +26,21 @@ def world_size() -> int:
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
-    """Join the other processes (NCCL on GPUs, gloo on CPUs); yields this process's device."""
+    """Join the other processes (NCCL on GPUs, gloo on CPUs); yields this process's device.
+
+    Raises:
+        InputError: a process has no GPU of its own.
+    """
     if world_size() == 1:
         yield device
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= torch.cuda.device_count():
+            raise InputError(
+                f"{world_size()} training processes, but {torch.cuda.device_count()} GPUs here; "
+                "set runtime.gpus to what one node has"
+            )
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
@@ -45,6 +57,11 @@ def parallel(model: nn.Module, device: torch.device) -> nn.Module:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     ids = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+
+def share_of(workers: int) -> int:
+    """How many of a job's `workers` are this process's; 0 stays 0."""
+    return math.ceil(workers / world_size())
 
 
 def any_process(flag: bool, device: torch.device) -> bool:

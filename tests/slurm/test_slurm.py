@@ -1,0 +1,253 @@
+"""The small workflow through a real SLURM, and the same on this machine without it."""
+
+import csv
+import filecmp
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import yaml
+
+from tests.rules.conftest import REPOSITORY, SMALL, copy_repository, logs, write_backbone
+from tests.slurm.controller import Controller, missing_programs
+from workflow_scripts.maskdistill.config import merge, read_yaml
+
+pytestmark = [
+    pytest.mark.workflow,
+    pytest.mark.skipif(
+        bool(missing_programs()),
+        reason=f"no SLURM here: {', '.join(missing_programs())} not installed "
+        "(Debian: slurm-wlm and munge)",
+    ),
+]
+QUEUE = "State:20,Partition:20,NumCPUs:20,MinMemory:20,TimeLimit:20,tres-per-job:20,Comment:60"
+STEPS = 40  # of Mask R-CNN: enough to be caught in
+DATASET = merge(
+    SMALL,
+    {
+        "dataset": {
+            "root": "data/small",
+            "adapter": "voc",
+            "splits": {"train": "train"},
+            "ground_truth": True,
+            "classes": read_yaml(REPOSITORY / "config/datasets/demo.yaml")["dataset"]["classes"],
+            "generate": {"train": 8, "val": 1, "seed": 7},
+        },
+        "shards": 1,
+        "mask_rcnn": {"iterations": STEPS},
+    },
+)
+RUNTIME = {"device": "auto", "threads": 1, "gpus": 2, "batch_size": 8, "checkpoint_every": STEPS}
+GPU_RULES = {
+    "extract_features": 1,
+    "embed_masks": 1,
+    "train_mask_rcnn": 2,
+    "predict_candidates": 1,
+    "train_segmentation": 2,
+    "predict_segmentation": 1,
+    "refine_predictions": 1,
+}
+
+
+class Runs(NamedTuple):
+    """The folders of both runs, every job that SLURM had, and what was seen in between."""
+
+    cluster: Path
+    here: Path
+    jobs: list[dict[str, str]]
+    queue: str
+    checkpoint: Mapping
+
+
+@pytest.fixture(scope="module")
+def controller() -> Iterator[Controller]:
+    """A SLURM of our own."""
+    controller = Controller()
+    try:
+        controller.start()
+        yield controller
+    finally:
+        controller.stop()
+
+
+@pytest.fixture(scope="module")
+def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Both runs to their end; on SLURM, the training of Mask R-CNN is cancelled once."""
+    here, cluster = (checkout(tmp_path_factory.mktemp(name)) for name in ("here", "cluster"))
+    local = snakemake(here, "--profile", "profiles/local", "--resources", "gpu=2", "--cores", "2")
+    output = local.communicate(timeout=600)[0]
+    assert local.returncode == 0, output[-4000:] + logs(here)
+
+    profile = cluster / "profiles" / "slurm" / "config.yaml"
+    text = profile.read_text().replace("# slurm-partition-config", "slurm-partition-config")
+    profile.write_text(text + "slurm-init-seconds-before-status-checks: 2\n")
+    process = snakemake(cluster, "--profile", "slurm", **controller.environment)
+    try:
+        (history,) = wait_for(lambda: written(cluster.glob("checkpoints/*/*/mask_rcnn/*/*.jsonl")))
+        queue = controller.run("squeue", "--noheader", f"--Format={QUEUE}")
+        (training,) = running(controller, "train_mask_rcnn")
+        controller.run("scancel", training)
+        wait_for(lambda: not running(controller, "train_mask_rcnn"))
+        checkpoint = torch.load(history.parent / "last.pt", weights_only=True)
+        output = process.communicate(timeout=600)[0]
+    finally:
+        process.kill()
+    # Snakemake says at the end which jobs failed at first.
+    assert process.returncode == 0, output[-4000:] + logs(cluster) + controller.logs()
+    return Runs(cluster, here, controller.jobs(), queue, checkpoint)
+
+
+def checkout(folder: Path) -> Path:
+    """The repository, with a small dataset as all that there is to do."""
+    copy_repository(folder)
+    write_backbone(folder / "backbone.pth")
+    (folder / "config" / "datasets" / "small.yaml").write_text(yaml.safe_dump(DATASET))
+    config = read_yaml(folder / "config" / "default.yaml")
+    changed = {**config, "datasets": ["small"], "runtime": RUNTIME}
+    (folder / "config" / "default.yaml").write_text(yaml.safe_dump(changed))
+    return folder
+
+
+def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    """`snakemake … all` in a folder, as a person would start it there."""
+    variables = os.environ | environment
+    # GPUs of this machine, if any, are not SLURM's; both runs are to compute on CPUs.
+    variables |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables["PATH"]])
+    return subprocess.Popen(
+        ["snakemake", *arguments, "all"],
+        cwd=folder,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(condition, seconds: float = 400):
+    """The first value of `condition` that counts as true."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return value
+
+
+def written(paths) -> list[Path]:
+    return [path for path in paths if path.stat().st_size]
+
+
+def rule_of(job: Mapping[str, str]) -> str:
+    """The rule of a job, which the plugin writes into its comment."""
+    return re.match(r"rule_(\w+?)(_wildcards_.*)?$", job["Comment"])[1]
+
+
+def running(controller: Controller, rule: str) -> list[str]:
+    """Numbers of the jobs of a rule that run or are about to end."""
+    states = ("RUNNING", "COMPLETING")
+    jobs = [job for job in controller.jobs() if job["JobState"] in states]
+    return [job["JobId"] for job in jobs if rule_of(job) == rule]
+
+
+def promised() -> dict[str, dict[str, int]]:
+    """Threads, memory (MB), runtime (min) and GPUs that every rule states."""
+    names = {"attempts": int, "RUNTIME": RUNTIME, "GPUS": 1}
+    names |= {"TRAINING_GPUS": RUNTIME["gpus"], "TRAINING_PROCESSES": RUNTIME["gpus"]}
+    patterns = {
+        "threads": r"threads: (.+)",
+        "mem_mb": r"mem_mb=(.+),",
+        "runtime": r"runtime=(.+),",
+        "gpu": r"gpu=(.+),",
+    }
+    found = {}
+    for path in (REPOSITORY / "rules").glob("*.smk"):
+        for name, body in re.findall(r"\nrule (\w+):\n((?:    .*\n|\n)+)", path.read_text()):
+            values = {key: re.search(pattern, body) for key, pattern in patterns.items()}
+            found[name] = {k: eval(v[1], names) if v else 0 for k, v in values.items()}
+    return found
+
+
+def minutes(text: str) -> int:
+    """A time limit of SLURM, [DAYS-]HH:MM:SS."""
+    days, _, clock = text.rpartition("-")
+    hours, rest, _ = map(int, clock.split(":"))
+    return 1440 * int(days or 0) + 60 * hours + rest
+
+
+def megabytes(text: str) -> int:
+    """A size of SLURM, which writes round ones in GB."""
+    return int(float(text[:-1]) * {"M": 1, "G": 1024}[text[-1]])
+
+
+def test_every_job_has_the_resources_that_its_rule_promises(runs: Runs) -> None:
+    rules = promised()
+    attempts = dict.fromkeys(rules, 0)
+    for job in runs.jobs:
+        rule = rule_of(job)
+        attempts[rule] += 1
+        assert {
+            "threads": int(job["CPUs/Task"]),
+            "mem_mb": megabytes(job["MinMemoryNode"]),
+            "runtime": minutes(job["TimeLimit"]),
+            "gpu": int(job.get("TresPerJob", "gres:gpu:0").removeprefix("gres:gpu:")),
+        } == rules[rule] | {
+            "mem_mb": attempts[rule] * rules[rule]["mem_mb"],
+            "runtime": attempts[rule] * rules[rule]["runtime"],
+        }, rule
+        assert job["NumNodes"] == job["NumTasks"] == "1"
+        assert "TERM@120" in runs.cluster.joinpath("profiles/slurm/config.yaml").read_text()
+    # Each rule once, but for the cancelled training, and folders of two kinds of label maps.
+    twice = {"train_mask_rcnn", "unpack_label_maps"}
+    expected = {rule: 1 + (rule in twice) for rule in rules if rule != "assign_masks"}
+    assert {rule: n for rule, n in attempts.items() if n} == expected
+
+
+def test_rules_with_a_gpu_are_those_that_use_one(runs: Runs) -> None:
+    found = {rule_of(job): job for job in runs.jobs if "TresPerJob" in job}
+    asked = {rule: int(job["TresPerJob"].rpartition(":")[2]) for rule, job in found.items()}
+    assert asked == GPU_RULES
+
+
+def test_the_partition_file_sends_jobs_with_a_gpu_elsewhere(runs: Runs) -> None:
+    for job in runs.jobs:
+        assert job["Partition"] == ("gpu" if rule_of(job) in GPU_RULES else "cpu")
+
+
+def test_the_queue_shows_the_training_with_its_resources(runs: Runs) -> None:
+    (line,) = [line for line in runs.queue.splitlines() if "rule_train_mask_rcnn" in line]
+    assert line.split()[:6] == ["RUNNING", "gpu", "2", "32000M", "2-00:00:00", "gres:gpu:2"]
+
+
+def test_a_cancelled_training_goes_on_in_the_next_attempt(runs: Runs) -> None:
+    first, second = [job for job in runs.jobs if rule_of(job) == "train_mask_rcnn"]
+    assert (first["JobState"], second["JobState"]) == ("CANCELLED", "COMPLETED")
+    assert 0 < runs.checkpoint["step"] < STEPS
+    with open(runs.cluster / "results/small/seed-0/mask_rcnn/history.csv", newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, STEPS + 1))
+
+
+def test_results_are_those_of_a_run_without_slurm(runs: Runs) -> None:
+    names = [
+        sorted(path.relative_to(folder) for path in folder.rglob("results/**/*") if path.is_file())
+        for folder in (runs.here, runs.cluster)
+    ]
+    assert names[0] == names[1]
+    assert len(names[0]) > 30
+    same, different, failed = filecmp.cmpfiles(runs.here, runs.cluster, names[0], shallow=False)
+    assert [str(path) for path in different + failed] == []
+    assert len(same) == len(names[0])
+
+
+@pytest.mark.parametrize("profile", ["slurm", "profiles/local"])
+def test_neither_profile_would_do_anything_again(runs: Runs, controller, profile) -> None:
+    process = snakemake(
+        runs.cluster, "--profile", profile, "--dry-run", "--cores", "1", **controller.environment
+    )
+    assert "Nothing to be done" in process.communicate(timeout=120)[0]
