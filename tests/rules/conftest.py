@@ -122,6 +122,12 @@ def copy_repository(target: Path) -> Path:
     return target
 
 
+def rules() -> dict[str, str]:
+    """The text of every rule, by name."""
+    texts = [path.read_text() for path in sorted((REPOSITORY / "rules").glob("*.smk"))]
+    return dict(re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", "\n".join(texts), re.MULTILINE))
+
+
 def write_backbone(path: Path) -> None:
     """A randomly drawn vision transformer: masks without meaning, but masks."""
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from tests.rules.conftest import REPOSITORY, Workflow
+from tests.rules.conftest import Workflow
 from workflow_scripts.maskdistill import label_maps, shards
 
 pytestmark = pytest.mark.workflow
@@ -198,17 +198,3 @@ def test_labels_change_nothing_before_the_evaluation(finished: Workflow, tmp_pat
     for path in written:
         original = finished.directory / path.relative_to(tmp_path)
         assert path.read_bytes() == original.read_bytes(), path
-
-
-def test_profiles_name_only_known_options_and_rules() -> None:
-    import yaml
-    from snakemake.cli import get_argument_parser
-
-    known = {
-        option.lstrip("-")
-        for action in get_argument_parser([])._actions
-        for option in action.option_strings
-    }
-    for path in sorted((REPOSITORY / "profiles").glob("*/config.yaml")):
-        profile = yaml.safe_load(path.read_text())
-        assert set(profile) <= known, path
