@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from workflow_scripts import train_mask_rcnn, train_segmentation
 from workflow_scripts.maskdistill import distributed, label_maps, masks, shards
+from workflow_scripts.maskdistill.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -41,11 +43,16 @@ with distributed.process_group(cpu) as device:
 """
 
 
-def torchrun(*arguments):
+def start_torchrun(*arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
     command += ["--nproc-per-node", "2", *map(str, arguments)]
-    subprocess.run(command, env=environment, check=True, timeout=300)
+    return subprocess.Popen(command, env=environment)
+
+
+def torchrun(*arguments):
+    with start_torchrun(*arguments) as process:
+        assert process.wait(timeout=600) == 0
 
 
 def test_two_processes_agree(tmp_path):
@@ -146,14 +153,14 @@ def write_scenes(folder, order):
     (folder / "pseudo_labels.json").write_text(json.dumps(content))
 
 
-def command_line(program, folder):
-    """Train on the scenes of a folder."""
+def command_line(program, folder, **changes):
+    """Train on the scenes of a folder; `changes` are those of the settings of Mask R-CNN."""
     if program is train_segmentation:
         options = ["--label-maps", folder / "label_maps.parquet"]
         settings = {"segmentation": SEGMENTATION, "clustering": {"clusters": 1}}
     else:
         options = ["--pseudo-labels", folder / "pseudo_labels.json"]
-        settings = {"mask_rcnn": MASK_RCNN}
+        settings = {"mask_rcnn": MASK_RCNN | changes}
     options += ["--root", folder, "--work-dir", folder / "work", "--model", folder / "model.pt"]
     options += ["--history", folder / "history.csv", "--seed", 0, "--device", "cpu"]
     return list(map(str, [*options, "--settings", json.dumps(settings), "--workers", 0]))
@@ -187,3 +194,38 @@ def test_1_x_16_and_2_x_8_agree_within_the_noise_of_data_order(tmp_path, program
     assert two[-3:].mean() < 0.95 * two[0]
     (run,) = (tmp_path / "two" / "work").iterdir()  # the first process alone writes
     assert {path.name for path in run.iterdir()} >= {"last.pt", "history.jsonl"}
+
+
+def test_sigterm_reaches_the_processes_and_leaves_a_checkpoint(tmp_path):
+    write_scenes(tmp_path, range(4))
+    arguments = command_line(train_mask_rcnn, tmp_path, iterations=60, batch_size=2)
+    with start_torchrun("-m", train_mask_rcnn.__name__, *arguments) as process:
+        while not (started := list(tmp_path.glob("work/*/history.jsonl"))):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=300) != 0
+    checkpoint = torch.load(started[0].parent / "last.pt", weights_only=True)
+    assert 0 < checkpoint["step"] < 60
+    assert not (tmp_path / "model.pt").exists()
+    # Goes on from there, with as many processes as there are now.
+    train_mask_rcnn.main(arguments)
+    steps = np.loadtxt(tmp_path / "history.csv", delimiter=",", skiprows=1, usecols=0)
+    assert steps.tolist() == list(range(1, 61))
+
+
+def test_workers_are_shared_by_the_processes(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert [distributed.share_of(workers) for workers in (0, 1, 3, 4)] == [0, 1, 1, 2]
+
+
+def test_more_processes_than_gpus_is_an_error_of_one_line(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    message = "2 training processes, but 1 GPUs here; set runtime.gpus"
+    with (
+        pytest.raises(InputError, match=message),
+        distributed.process_group(torch.device("cuda")),
+    ):
+        pass

@@ -83,7 +83,15 @@ class Controller:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
-        self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": PATH}
+        # The plugin keeps SLURM_CONF from the srun of its jobs.
+        srun = self.folder / "bin" / "srun"
+        srun.parent.mkdir()
+        configuration = self.folder / "slurm.conf"
+        program = shutil.which("srun", path=PATH)
+        srun.write_text(f'#!/bin/sh\nSLURM_CONF={configuration} exec {program} "$@"\n')
+        srun.chmod(0o755)
+        path = os.pathsep.join([str(srun.parent), PATH])
+        self.environment = {"SLURM_CONF": str(configuration), "PATH": path}
         self._daemons: list[subprocess.Popen] = []
 
     def start(self) -> None:
