@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -47,7 +48,7 @@ def start_torchrun(*arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
     command += ["--nproc-per-node", "2", *map(str, arguments)]
-    return subprocess.Popen(command, env=environment)
+    return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
 def torchrun(*arguments):
@@ -199,11 +200,12 @@ def test_1_x_16_and_2_x_8_agree_within_the_noise_of_data_order(tmp_path, program
 def test_sigterm_reaches_the_processes_and_leaves_a_checkpoint(tmp_path):
     write_scenes(tmp_path, range(4))
     arguments = command_line(train_mask_rcnn, tmp_path, iterations=60, batch_size=2)
+    arguments[arguments.index("--workers") + 1] = "2"  # one of each process
     with start_torchrun("-m", train_mask_rcnn.__name__, *arguments) as process:
         while not (started := list(tmp_path.glob("work/*/history.jsonl"))):
             assert process.poll() is None
             time.sleep(0.05)
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # all of them at once, as SLURM does
         assert process.wait(timeout=300) != 0
     checkpoint = torch.load(started[0].parent / "last.pt", weights_only=True)
     assert 0 < checkpoint["step"] < 60

@@ -42,7 +42,7 @@ SchedulerParameters=sched_interval=2,batch_sched_delay=0
 SlurmdParameters=config_overrides
 ReturnToService=2
 MinJobAge=3600
-KillWait=10
+KillWait=60
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=200000 Gres=gpu:2
 PartitionName=cpu Nodes={host} Default=YES MaxTime=7-0

@@ -94,21 +94,24 @@ def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Ru
     profile.write_text(text + "slurm-init-seconds-before-status-checks: 2\n")
     process = snakemake(cluster, "--profile", "slurm", **controller.environment)
     try:
-        (history,) = wait_for(lambda: written(cluster.glob("checkpoints/*/*/mask_rcnn/*/*.jsonl")))
+        histories = "checkpoints/*/*/mask_rcnn/*/history.jsonl"
+        wait_for(lambda: process.poll() is not None or written(cluster.glob(histories)))
+        assert process.poll() is None, printed(cluster) + logs(cluster) + controller.logs()
+        (history,) = cluster.glob(histories)
         queue = controller.run("squeue", "--noheader", f"--Format={QUEUE}")
         (training,) = running(controller, "train_mask_rcnn")
         controller.run("scancel", training)
         wait_for(lambda: not running(controller, "train_mask_rcnn"))
         checkpoint = torch.load(history.parent / "last.pt", weights_only=True)
-        output = process.communicate(timeout=1500)[0]
+        process.wait(timeout=1500)
     finally:
         process.kill()
-    assert process.returncode == 0, output[-4000:] + logs(cluster) + controller.logs()
+        process.wait()
+    assert process.returncode == 0, printed(cluster) + logs(cluster) + controller.logs()
 
     options = ["--profile", "profiles/local", "--resources", "gpu=2", "--cores", "2"]
     with snakemake(here, *options) as process:
-        output = process.communicate(timeout=1500)[0]
-    assert process.returncode == 0, output[-4000:] + logs(here)
+        assert process.wait(timeout=1500) == 0, printed(here) + logs(here)
     return Runs(cluster, here, controller.jobs(), queue, checkpoint)
 
 
@@ -129,14 +132,19 @@ def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.P
     # GPUs of this machine, if any, are not SLURM's; both runs are to compute on CPUs.
     variables |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables["PATH"]])
-    return subprocess.Popen(
-        ["snakemake", *arguments, "all"],
-        cwd=folder,
-        env=variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with open(folder / "printed.txt", "w") as output:
+        return subprocess.Popen(
+            ["snakemake", *arguments, "all"],
+            cwd=folder,
+            env=variables,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def printed(folder: Path) -> str:
+    """What Snakemake printed there at last."""
+    return (folder / "printed.txt").read_text()[-4000:]
 
 
 def wait_for(condition, seconds: float = 1500):
@@ -253,7 +261,7 @@ def test_results_are_those_of_a_run_without_slurm(runs: Runs) -> None:
 
 @pytest.mark.parametrize("profile", ["slurm", "profiles/local"])
 def test_neither_profile_would_do_anything_again(runs: Runs, controller, profile) -> None:
-    process = snakemake(
-        runs.cluster, "--profile", profile, "--dry-run", "--cores", "1", **controller.environment
-    )
-    assert "Nothing to be done" in process.communicate(timeout=120)[0]
+    arguments = ["--profile", profile, "--dry-run", "--cores", "1"]
+    with snakemake(runs.cluster, *arguments, **controller.environment) as process:
+        assert process.wait(timeout=300) == 0
+    assert "Nothing to be done" in printed(runs.cluster)

@@ -1,5 +1,6 @@
 """Which image goes into which training step: a plan that any process can enter at any step."""
 
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,6 +17,15 @@ class Sample(NamedTuple):
     def generator(self, seed: int) -> np.random.Generator:
         """Random numbers for this place: the same whichever process or worker draws them."""
         return np.random.default_rng([seed, self.step, self.position])
+
+
+def leave_sigterm_to_trainer(worker: int) -> None:
+    """Start of a loading process (`worker_init_fn`): it goes on until the trainer has saved.
+
+    SLURM sends SIGTERM to all processes of a job, and a loading process that dies of it would
+    take the trainer with it.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class BatchPlan:

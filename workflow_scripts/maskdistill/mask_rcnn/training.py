@@ -17,7 +17,7 @@ from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import Example, Pseudo
 from workflow_scripts.maskdistill.mask_rcnn.settings import TrainingSettings
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.resnet import keep_frozen
-from workflow_scripts.maskdistill.sampling import BatchPlan
+from workflow_scripts.maskdistill.sampling import BatchPlan, leave_sigterm_to_trainer
 from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
 
 
@@ -62,6 +62,7 @@ def train(
         examples,
         batch_sampler=_plan(len(examples), settings, seed=seed, start=start),
         num_workers=runtime.workers,
+        worker_init_fn=leave_sigterm_to_trainer,
         collate_fn=list,
         pin_memory=device.type == "cuda",
     )

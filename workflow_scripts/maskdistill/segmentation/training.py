@@ -18,7 +18,7 @@ from workflow_scripts.maskdistill import distributed, label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.images import read_listed
 from workflow_scripts.maskdistill.progress import progress_bar
-from workflow_scripts.maskdistill.sampling import BatchPlan, Sample
+from workflow_scripts.maskdistill.sampling import BatchPlan, Sample, leave_sigterm_to_trainer
 from workflow_scripts.maskdistill.segmentation.deeplab import (
     ARCHITECTURE,
     DeepLab,
@@ -362,6 +362,7 @@ class _Trainer:
             data,
             batch_sampler=plan,
             num_workers=workers,
+            worker_init_fn=leave_sigterm_to_trainer,
             pin_memory=self.device.type == "cuda",
         )
         try:
