@@ -1,5 +1,6 @@
 """The small workflow through a real SLURM, and the same on this machine without it."""
 
+import collections
 import csv
 import filecmp
 import os
@@ -50,9 +51,13 @@ DATASET = merge(
         },
         "shards": 1,
         "mask_rcnn": {"iterations": STEPS},
+        "crf": {"rounds": 0},
+        "evaluation": {"linear_probe": {"enabled": False}},
     },
 )
 RUNTIME = {"device": "auto", "threads": 1, "gpus": 2, "batch_size": 8, "checkpoint_every": STEPS}
+# There is one split, and no linear probe.
+UNUSED = {"assign_masks", "write_ground_truth", "train_linear_probe"}
 GPU_RULES = {
     "extract_features": 1,
     "embed_masks": 1,
@@ -203,24 +208,25 @@ def megabytes(text: str) -> int:
 
 def test_every_job_has_the_resources_that_its_rule_promises(runs: Runs) -> None:
     stated = promised()
-    attempts = dict.fromkeys(stated, 0)
+    attempts = collections.Counter()
     for job in runs.jobs:
         rule = rule_of(job)
-        attempts[rule] += 1
+        attempts[job["Comment"]] += 1
+        attempt = attempts[job["Comment"]]
         assert {
             "threads": int(job["CPUs/Task"]),
             "mem_mb": megabytes(job["MinMemoryNode"]),
             "runtime": minutes(job["TimeLimit"]),
             "gpu": int(job.get("TresPerJob", "gres:gpu:0").removeprefix("gres:gpu:")),
         } == stated[rule] | {
-            "mem_mb": attempts[rule] * stated[rule]["mem_mb"],
-            "runtime": attempts[rule] * stated[rule]["runtime"],
+            "mem_mb": attempt * stated[rule]["mem_mb"],
+            "runtime": attempt * stated[rule]["runtime"],
         }, rule
         assert job["NumNodes"] == job["NumTasks"] == "1"
-    # Each rule once, but for the cancelled training, and folders of two kinds of label maps.
-    twice = {"train_mask_rcnn", "unpack_label_maps"}
-    expected = {rule: 1 + (rule in twice) for rule in stated if rule != "assign_masks"}
-    assert {rule: n for rule, n in attempts.items() if n} == expected
+    assert {rule_of(job) for job in runs.jobs} == stated.keys() - UNUSED
+    # All at the first attempt but for the cancelled training.
+    again = [rule_of({"Comment": comment}) for comment, n in attempts.items() if n > 1]
+    assert again == ["train_mask_rcnn"]
 
 
 def test_rules_with_a_gpu_are_those_that_use_one(runs: Runs) -> None:
