@@ -50,7 +50,10 @@ def test_a_changed_setting(finished: Workflow, change: dict, expected: set) -> N
     assert set(finished.stale("all", overrides=merge(finished.overrides, change))) == expected
 
 
-@pytest.mark.parametrize("runtime", [{"batch_size": 3}, {"threads": 1}, {"checkpoint_every": 7}])
+@pytest.mark.parametrize(
+    "runtime",
+    [{"batch_size": 3}, {"threads": 1}, {"checkpoint_every": 7}, {"device": "auto", "gpus": 2}],
+)
 def test_runtime_makes_nothing_stale(finished: Workflow, runtime: dict) -> None:
     assert finished.stale("all", runtime=runtime) == {}
 
