@@ -34,5 +34,5 @@ format: setup  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile rules
 
-clean:  ## Remove everything that runs have made, checkpoints included
-	rm -rf results logs benchmarks checkpoints data .snakemake
+clean:  ## Remove everything that runs have made, checkpoints included; downloads in data/ stay
+	rm -rf results logs benchmarks checkpoints data/demo .snakemake

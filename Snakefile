@@ -9,6 +9,8 @@ configfile: workflow.source_path("config/default.yaml")
 
 
 include: "rules/common.smk"
+include: "rules/weights.smk"
+include: "rules/data.smk"
 include: "rules/demo.smk"
 include: "rules/images.smk"
 include: "rules/features.smk"

@@ -2,6 +2,7 @@
 import functools
 import hashlib
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -11,11 +12,14 @@ from snakemake.exceptions import WorkflowError
 HOME = Path(workflow.basedir)
 sys.path.insert(0, str(HOME))
 
+from workflow_scripts.maskdistill.catalogue import dataset_source, read_catalogue
 from workflow_scripts.maskdistill.code_digest import code_digest
 from workflow_scripts.maskdistill.config import (
     canonical_json,
+    check_support,
     dataset_config,
     evaluated_split,
+    is_downloaded,
     report_settings,
     rule_settings,
     validate,
@@ -31,6 +35,8 @@ os.environ.update(
 SCHEMAS = HOME / "config" / "schemas"
 # Datasets of the working directory go before those of the repository; mostly they are the same.
 DATASET_FOLDERS = [Path("config/datasets"), HOME / "config" / "datasets"]
+# Checksums of files that are published without any, recorded by the first download.
+CHECKSUMS = shlex.quote(str(HOME / "resources" / "checksums.json"))
 
 
 def load_configs():
@@ -40,23 +46,34 @@ def load_configs():
         name = waiting.pop(0)
         if name not in configs:
             configs[name] = dataset_config(
-                name, config, DATASET_FOLDERS, SCHEMAS / "dataset.schema.yaml"
+                name,
+                config,
+                DATASET_FOLDERS,
+                SCHEMAS / "dataset.schema.yaml",
+                downloadable=CATALOGUE["files"],
             )
             waiting += configs[name]["clustering"]["support"]
             generated = configs[name]["dataset"]["generate"] is not None
             root = configs[name]["dataset"]["root"]
             if generated and root != f"data/{name}":
                 raise InputError(f"{name}: dataset.root of generated scenes must be data/{name}")
-            if not generated and not Path(root).is_dir():
+            if is_downloaded(configs[name]):
+                dataset_source(configs[name]["dataset"]["download"], CATALOGUE)
+            elif not generated and not Path(root).is_dir():
                 raise InputError(
                     f"{name}: there is no folder {root}; set dataset.root in "
                     f"config/datasets/{name}.yaml to where the images lie"
                 )
+    for name in configs:
+        check_support(name, configs)
     return configs
 
 
 try:
     validate(config, SCHEMAS / "workflow.schema.yaml", source="config")
+    CATALOGUE = read_catalogue(
+        HOME / "resources" / "downloads.yaml", SCHEMAS / "downloads.schema.yaml"
+    )
     CONFIGS = load_configs()
 except InputError as error:
     raise WorkflowError(str(error))
@@ -136,6 +153,11 @@ def all_shards(pattern):
 def weights_of(stage):
     """An input function: the local weights file of a stage, if there is one."""
     return lambda wildcards: CONFIGS[wildcards.dataset][stage]["weights"] or []
+
+
+def one_of(values):
+    """A pattern of exactly these values; of none, one that nothing matches."""
+    return "|".join(map(re.escape, values)) or r"(?!)"
 
 
 def first_seed(dataset):

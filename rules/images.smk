@@ -12,7 +12,7 @@ def listing(dataset, split):
 def check_listings():
     """Find missing lists, empty folders and the like before any job starts."""
     for name, settings in CONFIGS.items():
-        if settings["dataset"]["generate"] is None:
+        if settings["dataset"]["generate"] is None and not is_downloaded(settings):
             for split in settings["dataset"]["splits"]:
                 listing(name, split)
 
@@ -27,11 +27,13 @@ if workflow.is_main_process:  # not again in every job that goes to a cluster
 def listing_digest(wildcards):
     """Digest of one shard's files: the shard is listed again when an image comes, goes or changes.
 
-    Scenes that a rule generates are watched through that rule's output instead.
+    Data that a rule generates or downloads are watched through that rule's output instead.
     """
     settings = CONFIGS[wildcards.dataset]
     if settings["dataset"]["generate"] is not None:
         return "generated"
+    if is_downloaded(settings):
+        return "downloaded"
     images = datasets.images_of_shard(
         listing(wildcards.dataset, wildcards.split), int(wildcards.shard), settings["shards"]
     )
@@ -48,6 +50,7 @@ def generated_dataset(wildcards):
 rule list_images:
     input:
         generated_dataset,
+        downloaded_files,
     output:
         "results/{dataset}/{split}/images/{shard}.parquet",
     log:

@@ -18,9 +18,11 @@ def main(argv: list[str] | None = None) -> int:
 
     keys, vectors = shards.read_embeddings([arguments.embeddings])
     centroids = np.stack([row["centroid"] for row in shards.read_rows(arguments.centroids)])
-    clusters, distances = clustering.assign(
-        vectors, centroids, metric=arguments.settings["clustering"]["metric"]
-    )
+    settings = arguments.settings["clustering"]
+    if settings["standardize"]:
+        deviation = shards.read_metadata(arguments.centroids)["standard_deviation"]
+        vectors = vectors / np.array(deviation, dtype=np.float32)
+    clusters, distances = clustering.assign(vectors, centroids, metric=settings["metric"])
     metadata = shards.provenance("assignments", arguments.settings)
     shards.write_assignments(arguments.output, keys, clusters, distances, metadata)
     return 0

@@ -53,6 +53,16 @@ def prediction_parser(description: str | None) -> argparse.ArgumentParser:
     return result
 
 
+def add_checksums(arguments: argparse.ArgumentParser) -> None:
+    """Add `--checksums`."""
+    arguments.add_argument(
+        "--checksums",
+        type=Path,
+        required=True,
+        help="JSON file in which the checksums of first downloads are recorded",
+    )
+
+
 def run(main: Callable[[list[str] | None], int]) -> None:
     """Run a rule's `main` as a program: bad input ends it with one line on stderr."""
     try:

@@ -32,6 +32,11 @@ def main(argv: list[str] | None = None) -> int:
     points = vectors
     if arguments.support:
         points = np.concatenate([vectors, shards.read_embeddings(arguments.support)[1]])
+    extra = {}
+    if settings["standardize"]:
+        scale = clustering.standard_deviation(points)
+        vectors, points = vectors / scale, points / scale
+        extra["standard_deviation"] = scale.tolist()
     options = {
         name: settings[name] for name in ("clusters", "metric", "iterations", "redo", "max_points")
     }
@@ -40,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     sizes = np.bincount(clusters, minlength=len(centroids) + 1)[1:]
     print(f"{len(vectors)} masks in {len(centroids)} clusters of {sizes.min()} to {sizes.max()}")
 
-    metadata = shards.provenance("clusters", arguments.settings, seed=arguments.seed)
+    # assign_masks takes the standard deviation from here.
+    metadata = shards.provenance("clusters", arguments.settings, seed=arguments.seed, **extra)
     shards.write_assignments(arguments.assignments, keys, clusters, distances, metadata)
     shards.write_table(
         arguments.centroids,

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def size(row: dict) -> tuple[int, int]:
         if crop:
-            return settings["crop_side"], settings["crop_side"]
+            return embedding.crop_size(row["box_height"], row["box_width"], settings["crop_side"])
         return images.resized_size(
             row["height"],
             row["width"],
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         image = images.read_listed(path, (row["height"], row["width"]))
         if crop:
             box = (row["x"], row["y"], row["box_width"], row["box_height"])
-            return embedding.box_crop(image, box, settings["crop_side"]), np.ones(size(row), bool)
+            return embedding.box_crop(image, box, size(row)), np.ones(size(row), bool)
         mask = masks.decode(row["rle_counts"], row["height"], row["width"])
         return embedding.masked_image(image, mask, size(row))
 

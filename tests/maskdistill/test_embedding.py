@@ -27,17 +27,25 @@ def test_size_unchanged():
 
 
 def test_box_crop():
-    crop = embedding.box_crop(IMAGE, (5.0, 3.0, 12.0, 12.0), 12)
+    crop = embedding.box_crop(IMAGE, (5.0, 3.0, 12.0, 12.0), (12, 12))
     np.testing.assert_array_equal(crop, IMAGE[3:15, 5:17])
-    assert embedding.box_crop(IMAGE, (0.0, 0.0, 30.0, 20.0), 7).shape == (7, 7, 3)
+    assert embedding.box_crop(IMAGE, (0.0, 0.0, 30.0, 20.0), (7, 9)).shape == (7, 9, 3)
 
 
 def test_a_crop_is_stretched_to_a_square():
     marked = np.zeros((20, 30, 3), np.uint8)
     marked[4:14, 5:25] = 200
-    crop = embedding.box_crop(marked, (5.0, 4.0, 20.0, 10.0), 40)
+    crop = embedding.box_crop(marked, (5.0, 4.0, 20.0, 10.0), (40, 40))
     # Bicubic interpolation looks two pixels beyond the border, 8 and 4 of the crop's.
     assert (crop[8:-8, 4:-4] == 200).all()
     assert crop[8:-8].min() > 90
     # One pixel in the corner
-    assert (embedding.box_crop(marked, (29.0, 19.0, 1.0, 1.0), 4) == 0).all()
+    assert (embedding.box_crop(marked, (29.0, 19.0, 1.0, 1.0), (4, 4)) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"), [(24, (24, 24)), (None, (12, 31))], ids=["square", "own size"]
+)
+def test_crop_size(side, expected):
+    assert embedding.crop_size(12.0, 31.0, side) == expected
+    assert embedding.crop_size(0.2, 0.4, None) == (1, 1)

@@ -61,6 +61,16 @@ def fit(
     return kmeans.centroids[np.argsort(-sizes, kind="stable")]
 
 
+def standard_deviation(embeddings: np.ndarray) -> np.ndarray:
+    """What to divide every dimension of n x d embeddings by; 1 where a dimension is constant.
+
+    Returns:
+        d, float32.
+    """
+    deviation = embeddings.std(axis=0, dtype=np.float64)
+    return np.where(deviation > 0, deviation, 1).astype(np.float32)
+
+
 def assign(
     embeddings: np.ndarray, centroids: np.ndarray, *, metric: str
 ) -> tuple[np.ndarray, np.ndarray]:

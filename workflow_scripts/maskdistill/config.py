@@ -3,7 +3,7 @@
 import copy
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "make_masks": ("masks",),
     "embed_masks": ("features", "embedding"),
     "cluster_masks": ("clustering",),
-    "assign_masks": ("clustering.metric",),
+    "assign_masks": ("clustering.metric", "clustering.standardize"),
     "paint_masks": ("clustering.clusters",),
     "write_pseudo_labels": ("clustering.clusters", "images"),
     "train_mask_rcnn": ("mask_rcnn",),
@@ -79,14 +79,24 @@ def merge(base: Mapping, *overrides: Mapping) -> dict:
     return result
 
 
-def dataset_config(name: str, config: Mapping, folders: Sequence[Path], schema: Path) -> dict:
+def dataset_config(
+    name: str,
+    config: Mapping,
+    folders: Sequence[Path],
+    schema: Path,
+    *,
+    downloadable: Collection[str] = (),
+) -> dict:
     """The whole config of one dataset: defaults, then its own file, then the overrides.
+
+    A file with `extends: OTHER` goes over that other dataset's.
 
     Args:
         name: of the dataset; its file is `name`.yaml.
         config: the workflow's config.
         folders: where the files of datasets lie; earlier folders come first.
         schema: of the merged config.
+        downloadable: files that need not be there yet, because the workflow downloads them.
 
     Raises:
         InputError: an unknown dataset or key, or an unsuitable value; names it and the remedy.
@@ -97,13 +107,30 @@ def dataset_config(name: str, config: Mapping, folders: Sequence[Path], schema: 
             f"unknown dataset {name!r}{_nearest(name, sorted(known))}; known are "
             f"{', '.join(sorted(known))}; describe your own in {folders[0] / name}.yaml"
         )
-    merged = merge(config["defaults"], read_yaml(known[name]), config["overrides"])
+    merged = merge(config["defaults"], *_layers(known[name], known), config["overrides"])
     validate(merged, schema, source=str(known[name]))
-    _check_dataset(merged, known[name])
+    _check_dataset(merged, known[name], downloadable)
     return merged
 
 
-def _check_dataset(config: Mapping, path: Path) -> None:
+def _layers(path: Path, known: Mapping[str, Path]) -> list[dict]:
+    """The files of a dataset, and before them those of the dataset that it extends."""
+    layers: list[dict] = []
+    seen = []
+    while path not in seen:
+        seen.append(path)
+        own = read_yaml(path)
+        base = own.pop("extends", None)
+        layers.insert(0, own)
+        if base is None:
+            return layers
+        if base not in known:
+            raise InputError(f"{path}: extends: unknown dataset {base!r}{_nearest(base, [*known])}")
+        path = known[base]
+    raise InputError(f"{path}: extends itself, by way of {', '.join(p.stem for p in seen)}")
+
+
+def _check_dataset(config: Mapping, path: Path, downloadable: Collection[str]) -> None:
     """What a schema cannot say."""
     dataset = config["dataset"]
     if "train" not in dataset["splits"]:
@@ -120,7 +147,7 @@ def _check_dataset(config: Mapping, path: Path) -> None:
         raise InputError(f"{path}: dataset.classes must name the classes 1, 2, … of the labels")
     for stage in ("features", "embedding", "mask_rcnn", "segmentation"):
         weights = config[stage]["weights"]
-        if weights is not None and not Path(weights).is_file():
+        if weights is not None and weights not in downloadable and not Path(weights).is_file():
             raise InputError(f"{path}: {stage}.weights: there is no file {weights}")
 
 
@@ -179,13 +206,36 @@ def report_settings(config: Mapping) -> dict:
 def _without_origin(settings: Mapping) -> dict:
     """Settings without where the files lie and how they came there, which changes no result."""
     dataset = settings.get("dataset", {})
-    kept = {key: value for key, value in dataset.items() if key not in ("root", "generate")}
+    origin = ("root", "generate", "download")
+    kept = {key: value for key, value in dataset.items() if key not in origin}
     return {**settings, "dataset": kept} if dataset else dict(settings)
 
 
 def canonical_json(value: Any) -> str:
     """One text for equal values, whatever the order of their keys."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def check_support(name: str, configs: Mapping[str, Mapping]) -> None:
+    """Check that a dataset's support is embedded in the same way as the dataset itself.
+
+    Raises:
+        InputError: names both.
+    """
+    for support in configs[name]["clustering"]["support"]:
+        if rule_settings("embed_masks", configs[name]) != rule_settings(
+            "embed_masks", configs[support]
+        ):
+            raise InputError(
+                f"{name}: clustering.support: {support} has other settings of `features` or "
+                "`embedding`, so that their embeddings cannot be clustered together; make them equal"
+            )
+
+
+def is_downloaded(config: Mapping) -> bool:
+    """Whether the workflow downloads this dataset, rather than reading a copy of the user's."""
+    name = config["dataset"]["download"]
+    return name is not None and config["dataset"]["root"] == f"data/{name}"
 
 
 def evaluated_split(config: Mapping) -> str:

@@ -140,24 +140,35 @@ def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
 
 
 def _list_coco(split: Mapping, root: Path) -> Iterable[ListedImage]:
-    """COCO; `split` has `annotations`, `images` and optionally `image_list`."""
+    """COCO; `split` has `annotations`, `images` and perhaps `image_list` or `excluded_list`."""
     entries = coco_images(str(root / split["annotations"]))
-    chosen = None
+    chosen = {PurePosixPath(name).name for name in entries.values()}
     if split.get("image_list"):
-        path = Path(split["image_list"])
-        if not path.is_file():
-            raise InputError(f"{path}: no such image list; check `image_list` in the config")
-        chosen = {PurePosixPath(line.strip()).name for line in path.read_text().splitlines()}
-        chosen.discard("")
-        if absent := chosen - {PurePosixPath(name).name for name in entries.values()}:
+        listed = _listed_names(split["image_list"])
+        if absent := listed - chosen:
             raise InputError(
-                f"{path}: {len(absent)} listed images are not in {split['annotations']}, "
-                f"for instance {min(absent)}"
+                f"{split['image_list']}: {len(absent)} listed images are not in "
+                f"{split['annotations']}, for instance {min(absent)}"
             )
+        chosen = listed
+    if split.get("excluded_list"):
+        chosen -= _listed_names(split["excluded_list"])
     for image_id, name in entries.items():
-        if chosen is None or PurePosixPath(name).name in chosen:
+        if PurePosixPath(name).name in chosen:
             file_name = (PurePosixPath(split["images"]) / name).as_posix()
             yield ListedImage(image_id, file_name)
+
+
+def _listed_names(path: str) -> set[str]:
+    """The file names, without folders, that a list has one a line."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such list of images; check `splits` in the dataset's config, or, if "
+            f"resources/downloads.yaml has it, download it: snakemake --cores 1 {path}"
+        ) from None
+    return {PurePosixPath(line.strip()).name for line in lines if line.strip()}
 
 
 @functools.lru_cache(maxsize=4)

@@ -52,20 +52,29 @@ def masked_image(
     return images.resize(image, size), masks.resize_mask(mask, size)
 
 
-def box_crop(image: np.ndarray, box: tuple[float, float, float, float], side: int) -> np.ndarray:
-    """The image inside a box, background included, as a square.
+def crop_size(height: float, width: float, side: int | None) -> tuple[int, int]:
+    """Size in pixels of the crop of a box: a square of this side, or for None the box's own."""
+    if side is not None:
+        return side, side
+    return max(1, round(height)), max(1, round(width))
+
+
+def box_crop(
+    image: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]
+) -> np.ndarray:
+    """The image inside a box, background included.
 
     Args:
         image: H x W x 3, uint8.
         box: XYWH in pixels.
-        side: side of the result in pixels.
+        size: (height, width) of the result in pixels, see `crop_size`.
 
     Returns:
-        side x side x 3, uint8.
+        uint8 of size x 3.
     """
     x, y, width, height = box
     return np.asarray(
         Image.fromarray(image).resize(
-            (side, side), Image.Resampling.BICUBIC, box=(x, y, x + width, y + height)
+            size[::-1], Image.Resampling.BICUBIC, box=(x, y, x + width, y + height)
         )
     )

@@ -1,0 +1,48 @@
+# Datasets that the workflow downloads and unpacks. One that is here already is no rule's output, and
+# a copy of the user's, anywhere else than in data/NAME, is only read.
+
+DOWNLOADED = "data/{name}/downloaded.json"  # written last
+MISSING_DATASETS = [
+    name for name in CATALOGUE["datasets"] if not Path(DOWNLOADED.format(name=name)).is_file()
+]
+
+
+def downloaded_files(wildcards):
+    """The marker of a downloaded dataset, and the lists of its images that can be downloaded."""
+    dataset = CONFIGS[wildcards.dataset]["dataset"]
+    files = []
+    if is_downloaded(CONFIGS[wildcards.dataset]):
+        files.append(DOWNLOADED.format(name=dataset["download"]))
+    if dataset["adapter"] == "coco":
+        split = dataset["splits"][wildcards.split]
+        lists = [split.get("image_list"), split.get("excluded_list")]
+        files += [path for path in lists if path in CATALOGUE["files"]]
+    return files
+
+
+localrules:
+    download_dataset,
+
+
+rule download_dataset:
+    output:
+        DOWNLOADED,
+    log:
+        "logs/data/{name}.log",
+    benchmark:
+        "benchmarks/data/{name}.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(4000),
+        runtime=attempts(720),
+    wildcard_constraints:
+        name=one_of(MISSING_DATASETS),
+    params:
+        settings=lambda wildcards: canonical_json(CATALOGUE["datasets"][wildcards.name]),
+    message:
+        "Download and unpack {wildcards.name}"
+    shell:
+        "exec python -m workflow_scripts.download_dataset --settings {params.settings:q}"
+        " --checksums {CHECKSUMS} --archives data/archives --output {output} > {log} 2>&1"

@@ -1,0 +1,31 @@
+"""Make the augmented training set of PASCAL VOC 2012 from a copy of VOC and one of SBD.
+
+Both copies are only read. The list, `ImageSets/Segmentation/train_aug.txt` in --output, can be
+named by its absolute path as `dataset.splits.train`. Data that the workflow downloads have it.
+"""
+
+import argparse
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import voc_augmentation
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write list and masks; exit code 0."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--voc", type=Path, required=True, help="VOC2012, with ImageSets/")
+    parser.add_argument(
+        "--sbd", type=Path, required=True, help="SBD's folder `dataset`, with train.txt and cls/"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder to write into")
+    arguments = parser.parse_args(argv)
+    count = voc_augmentation.write_augmentation(arguments.voc, arguments.sbd, arguments.output)
+    print(f"{count} images in {arguments.output / 'ImageSets/Segmentation/train_aug.txt'}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,74 @@
+"""Download and unpack a dataset: archives verified, and a folder that appears whole or not at all.
+
+The file given as --output marks the folder around it as complete. Archives that are already here
+are verified and used; after unpacking they are removed.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import archives, download, voc_augmentation
+from workflow_scripts.maskdistill.catalogue import archive_name
+from workflow_scripts.maskdistill.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the folder around `--output`; exit code 0."""
+    parser = cli.parser(__doc__)
+    cli.add_checksums(parser)
+    parser.add_argument(
+        "--archives", type=Path, required=True, help="folder for archives until they are unpacked"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="JSON file to write into the dataset's root"
+    )
+    arguments = parser.parse_args(argv)
+    root = arguments.output.parent
+    if root.is_dir() and any(root.iterdir()):
+        raise InputError(
+            f"{root}: holds files that are no complete download; to use them as they are set "
+            "dataset.root to a path outside of data/, or else remove the folder"
+        )
+
+    fetched = [fetch(source, arguments) for source in arguments.settings["archives"]]
+    staging = root.with_name(f".{root.name}.unpacking")
+    shutil.rmtree(staging, ignore_errors=True)
+    for source, (path, _) in zip(arguments.settings["archives"], fetched, strict=True):
+        archives.unpack(
+            path,
+            staging / source.get("into", "."),
+            strip=source.get("strip", ""),
+            keep=source.get("keep", ()),
+        )
+    if sbd := arguments.settings.get("augment"):
+        count = voc_augmentation.write_augmentation(staging, staging / sbd, staging)
+        print(f"{count} images in the augmented training set")
+    marker = {
+        source["url"]: {"sha256": digest}
+        for source, (_, digest) in zip(arguments.settings["archives"], fetched, strict=True)
+    }
+    (staging / arguments.output.name).write_text(json.dumps(marker, indent=2) + "\n")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(staging, root)  # over an empty folder, if there is one
+    for path, _ in fetched:
+        path.unlink()
+    return 0
+
+
+def fetch(source: dict, arguments) -> tuple[Path, str]:
+    """An archive and its SHA-256, downloaded unless it is already here."""
+    path = arguments.archives / archive_name(source)
+    source = download.pinned(source, arguments.checksums)
+    if path.is_file():
+        digest = download.verify(source, path)
+    else:
+        digest = download.download(source, path)
+    download.pin(source, digest, path, arguments.checksums)
+    return path, digest
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,27 @@
+"""Download one file, for instance weights: resumed where it stopped, verified, whole or not at all.
+
+A file whose SHA-256 is not published gets it recorded, and must be the same ever after.
+"""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import download
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the file; exit code 0."""
+    parser = cli.parser(__doc__)
+    cli.add_checksums(parser)
+    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    arguments = parser.parse_args(argv)
+
+    source = download.pinned(arguments.settings, arguments.checksums)
+    digest = download.download(source, arguments.output)
+    download.pin(source, digest, arguments.output, arguments.checksums)
+    print(f"{arguments.output}: SHA-256 {digest}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,96 @@
+"""Unpacking of tar and zip archives whose members may not leave their directory."""
+
+import os
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.progress import progress
+
+
+def unpack(
+    archive: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    strip: str = "",
+    keep: Iterable[str] = (),
+) -> int:
+    """Unpack an archive, or a part of it, into a folder.
+
+    Args:
+        archive: tar (also compressed) or zip.
+        target: folder to unpack into; made if missing.
+        strip: folder of the archive whose content is unpacked, POSIX; "" for all of it.
+        keep: files and folders directly below `strip` that are unpacked; none for all.
+
+    Returns:
+        The number of files written.
+
+    Raises:
+        InputError: damaged, no archive, nothing to unpack, or a member that would lie outside of
+            the folder; names the archive.
+    """
+    archive, target = Path(archive), Path(target)
+    target.mkdir(parents=True, exist_ok=True)
+    keep = frozenset(keep)
+    try:
+        if zipfile.is_zipfile(archive):
+            count = _unpack_zip(archive, target, strip, keep)
+        else:
+            count = _unpack_tar(archive, target, strip, keep)
+    except tarfile.FilterError as error:
+        raise InputError(f"{archive}: unsafe archive, not unpacked: {error}") from error
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{archive}: damaged archive, or none ({error})") from error
+    if not count:
+        raise InputError(f"{archive}: has nothing of {strip or 'it'} to unpack; is it another one?")
+    return count
+
+
+def _unpack_tar(archive: Path, target: Path, strip: str, keep: frozenset[str]) -> int:
+    count = 0
+    with tarfile.open(archive) as tar:
+        for member in progress(tar, description=archive.name, unit="file"):
+            name = _inside(member.name, archive)
+            if member.isfile() and (relative := _selected(name, strip, keep)):
+                # Only plain files: no link can lead a later member outside.
+                tar.extract(member.replace(name=relative, deep=False), target, filter="data")
+                count += 1
+    return count
+
+
+def _unpack_zip(archive: Path, target: Path, strip: str, keep: frozenset[str]) -> int:
+    count = 0
+    with zipfile.ZipFile(archive) as zipped:
+        for member in progress(zipped.infolist(), description=archive.name, unit="file"):
+            name = _inside(member.filename, archive)
+            if not member.is_dir() and (relative := _selected(name, strip, keep)):
+                path = target / relative
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with zipped.open(member) as source, open(path, "wb") as file:
+                    shutil.copyfileobj(source, file)
+                count += 1
+    return count
+
+
+def _inside(name: str, archive: Path) -> PurePosixPath:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        raise InputError(
+            f"{archive}: unsafe archive, not unpacked: {name!r} would lie outside of its folder"
+        )
+    return path
+
+
+def _selected(name: PurePosixPath, strip: str, keep: frozenset[str]) -> str | None:
+    """The path of a member in the folder, None where it is left out."""
+    if strip and not name.is_relative_to(strip):
+        return None
+    relative = name.relative_to(strip) if strip else name
+    if not relative.parts or (keep and relative.parts[0] not in keep):
+        return None
+    return relative.as_posix()
