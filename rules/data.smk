@@ -31,14 +31,14 @@ rule download_dataset:
         "logs/data/{name}.log",
     benchmark:
         "benchmarks/data/{name}.tsv"
+    wildcard_constraints:
+        name=one_of(MISSING_DATASETS),
     conda:
         "../envs/maskdistill.yaml"
     threads: 1
     resources:
         mem_mb=attempts(4000),
         runtime=attempts(720),
-    wildcard_constraints:
-        name=one_of(MISSING_DATASETS),
     params:
         settings=lambda wildcards: canonical_json(CATALOGUE["datasets"][wildcards.name]),
     message:

@@ -15,14 +15,14 @@ rule download_file:
         "logs/{file}.log",
     benchmark:
         "benchmarks/{file}.tsv"
+    wildcard_constraints:
+        file=one_of(MISSING_FILES),
     conda:
         "../envs/maskdistill.yaml"
     threads: 1
     resources:
         mem_mb=attempts(1000),
         runtime=attempts(240),
-    wildcard_constraints:
-        file=one_of(MISSING_FILES),
     params:
         settings=lambda wildcards: canonical_json(CATALOGUE["files"][wildcards.file]),
     message:

@@ -62,10 +62,8 @@ def fetch(source: dict, arguments) -> tuple[Path, str]:
     """An archive and its SHA-256, downloaded unless it is already here."""
     path = arguments.archives / archive_name(source)
     source = download.pinned(source, arguments.checksums)
-    if path.is_file():
-        digest = download.verify(source, path)
-    else:
-        digest = download.download(source, path)
+    get = download.verify if path.is_file() else download.download
+    digest = get(source, path)
     download.pin(source, digest, path, arguments.checksums)
     return path, digest
 

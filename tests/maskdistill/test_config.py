@@ -28,9 +28,11 @@ def dataset(tmp_path):
 
 
 def shipped(name):
-    """The config of a shipped dataset, weights that are not here left out."""
-    own = yaml.safe_load((FOLDER / "datasets" / f"{name}.yaml").read_text())
-    return config.merge(DEFAULT["defaults"], own)
+    """The config of a shipped dataset, as if all that can be downloaded were here."""
+    catalogue = yaml.safe_load((FOLDER.parent / "resources" / "downloads.yaml").read_text())
+    return config.dataset_config(
+        name, DEFAULT, [FOLDER / "datasets"], SCHEMA, downloadable=catalogue["files"]
+    )
 
 
 def test_merge():
@@ -229,10 +231,52 @@ READS_LABELS = {
             },
         ),
         ({"clustering": {"redo": 77}}, {"cluster_masks"}),
+        ({"clustering": {"standardize": True}}, {"cluster_masks", "assign_masks"}),
+        ({"embedding": {"crop_side": None}}, {"embed_masks"}),
+        ({"dataset": {"download": "elsewhere"}}, set()),
     ],
 )
 def test_what_a_change_makes_stale(change, stale):
     assert stale_after(change) == stale
+
+
+def test_extending_another_dataset(tmp_path, dataset):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**MINE, "masks": {"top_k": 0.3}}))
+    (tmp_path / "middle.yaml").write_text("extends: base\nmasks: { per_image: 2 }")
+    result = dataset({"extends": "middle", "masks": {"per_image": 4}})
+    assert (result["masks"]["top_k"], result["masks"]["per_image"]) == (0.3, 4)
+    assert "extends" not in result
+    assert "'bse', did you mean 'base'?" in error_of(dataset, {"extends": "bse"})
+    (tmp_path / "base.yaml").write_text("extends: middle")
+    assert "extends itself" in error_of(dataset, {"extends": "middle"})
+
+
+def test_support_is_embedded_in_the_same_way():
+    for name in ("voc2012", "voc2012_official", "coco20k", "coco20k_official"):
+        own = shipped(name)
+        (support,) = own["clustering"]["support"]
+        config.check_support(name, {name: own, support: shipped(support)})
+    mixed = {"voc2012": shipped("voc2012"), "voc2007": shipped("voc2007_official")}
+    with pytest.raises(InputError, match="voc2007 has other settings of `features` or"):
+        config.check_support("voc2012", mixed)
+
+
+def test_weights_that_can_be_downloaded_need_not_be_here(tmp_path):
+    own = {**MINE, "mask_rcnn": {"weights": "data/weights/some.pth"}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own))
+    arguments = ("mine", DEFAULT, [tmp_path], SCHEMA)
+    with pytest.raises(InputError, match=r"there is no file data/weights/some\.pth"):
+        config.dataset_config(*arguments)
+    config.dataset_config(*arguments, downloadable=["data/weights/some.pth"])
+
+
+@pytest.mark.parametrize(
+    ("root", "download", "expected"),
+    [("data/voc", "voc", True), ("/data/voc", "voc", False), ("data/voc", None, False)],
+)
+def test_only_a_root_in_data_is_downloaded_into(root, download, expected):
+    dataset = {"dataset": {"root": root, "download": download}}
+    assert config.is_downloaded(dataset) == expected
 
 
 def test_the_evaluated_split():

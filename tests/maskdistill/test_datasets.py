@@ -127,7 +127,7 @@ def test_coco_with_an_image_list(tmp_path):
     write_coco(tmp_path, [(139, "000139.jpg"), (9, "000009.jpg"), (40, "000040.jpg")])
     split = {**COCO["splits"]["train"], "image_list": str(tmp_path / "list.txt")}
     dataset = {"adapter": "coco", "splits": {"train": split}}
-    with pytest.raises(InputError, match=r"list\.txt: no such image list"):
+    with pytest.raises(InputError, match=r"list\.txt: no such list of images"):
         names(dataset, tmp_path)
     (tmp_path / "list.txt").write_text("train2014/000139.jpg\n\n000009.jpg\n")
     assert names(dataset, tmp_path) == ["train2014/000009.jpg", "train2014/000139.jpg"]

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from workflow_scripts.maskdistill import embedding
 

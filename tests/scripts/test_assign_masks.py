@@ -15,7 +15,8 @@ def call(tmp_path, vectors, centroids, metric):
         {"cluster": n, "size": 1, "centroid": np.float32(v)} for n, v in enumerate(centroids, 1)
     )
     shards.write_table(tmp_path / "c", "centroids", rows, {}, embedding_size=2)
-    options = [f"--settings={json.dumps({'clustering': {'metric': metric}})}"]
+    settings = {"clustering": {"metric": metric, "standardize": False}}
+    options = [f"--settings={json.dumps(settings)}"]
     options += [f"--embeddings={tmp_path / 'a'}", f"--centroids={tmp_path / 'c'}"]
     assert assign_masks.main([*options, f"--output={tmp_path / 'out'}"]) == 0
     rows = list(shards.read_rows(tmp_path / "out"))

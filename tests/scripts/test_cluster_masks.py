@@ -10,6 +10,7 @@ from workflow_scripts.maskdistill.errors import InputError
 CLUSTERING = {
     "clusters": 3,
     "metric": "cosine",
+    "standardize": False,
     "iterations": 20,
     "redo": 2,
     "max_points": 1000,
@@ -88,12 +89,32 @@ def test_too_few_masks(tmp_path, truth):
     assert not (tmp_path / "assignments.parquet").exists()
 
 
+def test_standardized_dimensions_weigh_alike(tmp_path):
+    """The clusters are told apart by the second dimension; the first is noise, only larger."""
+    truth = np.array([0, 1] * 20)
+    noise = np.random.default_rng(0).normal(size=40)
+    vectors = np.stack([100 * noise, 2 * truth - 1], axis=1).astype(np.float32)
+    rows = ({"image_id": n, "mask_id": 0, "embedding": v} for n, v in enumerate(vectors))
+    shards.write_table(tmp_path / "a", "mask_embeddings", rows, {}, embedding_size=2)
+
+    def agreement(**options):
+        assignments, _ = cluster(tmp_path, paths=["a"], clusters=2, **options)
+        found = np.array([row["cluster"] for row in assignments]) - 1
+        return max((found == truth).mean(), (found != truth).mean())
+
+    assert agreement(metric="euclidean") < 0.8
+    assert agreement(metric="cosine") < 0.8
+    assert agreement(metric="cosine", standardize=True) > 0.8
+
+
+@pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_assigning_the_training_masks_again_gives_the_same(tmp_path, truth, metric):
-    assignments, _ = cluster(tmp_path, metric=metric)
+def test_assigning_the_training_masks_again_gives_the_same(tmp_path, truth, metric, standardize):
+    assignments, _ = cluster(tmp_path, metric=metric, standardize=standardize)
+    own = {"clustering": {"metric": metric, "standardize": standardize}}
     found = []
     for name in ("a", "b"):
-        options = [f"--settings={json.dumps({'clustering': {'metric': metric}})}"]
+        options = [f"--settings={json.dumps(own)}"]
         options += [f"--embeddings={tmp_path / name}", f"--output={tmp_path / 'out'}"]
         options += [f"--centroids={tmp_path / 'centroids.parquet'}"]
         assert assign_masks.main(options) == 0

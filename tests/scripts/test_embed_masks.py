@@ -34,10 +34,10 @@ def call(tmp_path, tiny_backbone, write_image, write_manifest):
         rows.append({"image_id": image_id, "mask_id": mask_id, "status": "ok", **encoded})
     shards.write_table(tmp_path / "masks.parquet", "masks", rows, {})
 
-    def run(kind, batch_size=2):
+    def run(kind, batch_size=2, side=24):
         settings = {
             "features": tiny_backbone,
-            "embedding": {"backbone": None, "input": kind, "crop_side": 24},
+            "embedding": {"backbone": None, "input": kind, "crop_side": side},
         }
         options = [f"--settings={json.dumps(settings)}", f"--root={tmp_path / 'root'}"]
         options += [f"--images={manifest}", f"--masks={tmp_path / 'masks.parquet'}"]
@@ -91,6 +91,16 @@ def test_box_crops(call, backbone, tmp_path):
         image = Image.open(tmp_path / "root" / f"{image_id}.png")
         crop = image.resize((24, 24), Image.Resampling.BICUBIC, box=box)
         expected = cls(backbone, backbone.prepare([np.asarray(crop)]))
+        np.testing.assert_allclose(found[image_id, mask_id], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_box_crops_of_their_own_size(call, backbone, tmp_path):
+    found = call("box_crop", side=None)
+    for (image_id, mask_id), shift in MASKS.items():
+        rows, columns = np.nonzero(ellipse(SIZES[image_id], shift))
+        image = images.read_image(tmp_path / "root" / f"{image_id}.png")
+        crop = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        expected = cls(backbone, backbone.prepare([crop]))
         np.testing.assert_allclose(found[image_id, mask_id], expected, rtol=1e-3, atol=1e-4)
 
 

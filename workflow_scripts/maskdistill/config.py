@@ -228,7 +228,7 @@ def check_support(name: str, configs: Mapping[str, Mapping]) -> None:
         ):
             raise InputError(
                 f"{name}: clustering.support: {support} has other settings of `features` or "
-                "`embedding`, so that their embeddings cannot be clustered together; make them equal"
+                "`embedding`, so that their embeddings cannot share clusters; make them equal"
             )
 
 
