@@ -1,0 +1,216 @@
+"""The paper's recipes: whole plans from nothing, and small runs from download to report.
+
+A server on this machine has the archives and weights in their real formats, only small; the recipes
+run as they are, with sizes and lengths reduced by an overlay. The runs take minutes:
+pytest -m recipes.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from tests import miniatures
+from tests.http_server import Server, serving
+from tests.rules.conftest import REPOSITORY, Workflow, logs
+from workflow_scripts.maskdistill import shards
+
+# Sizes and lengths only; what is not here is as in the recipe.
+OVERLAY = {
+    "shards": 1,
+    "seeds": [0],
+    "features": {"shorter_side": 64},
+    "clustering": {"clusters": 3},
+    "mask_rcnn": {
+        "iterations": 2,
+        "batch_size": 2,
+        "learning_rate_steps": [1],
+        "warmup_iterations": 1,
+        "train_sides": [64],
+        "test_side": 64,
+        "proposals": 40,
+        "sampled_proposals": 16,
+        "test_proposals": 20,
+        "candidates_per_image": 5,
+    },
+    "segmentation": {"epochs": 1, "batch_size": 4, "crop_size": 64},
+    "crf": {"iterations": 2},
+    "report": {"examples": 2, "crops": 2},
+}
+OWN, SBD_ONLY = ["2007_000032", "2007_000039"], ["2008_000002", "2008_000003"]
+VAL = ["2007_000033", "2007_000042"]
+COCO20K, OTHERS = [9, 25, 30, 34], [36, 42]
+
+
+def weights_content() -> dict[str, bytes]:
+    return {
+        "data/weights/dino_deitsmall16_pretrain.pth": miniatures.dino_weights(16),
+        "data/weights/moco_v2_800ep_pretrain.pth.tar": miniatures.moco_weights(),
+    }
+
+
+def voc2012() -> dict[str, bytes]:
+    lists = {"train": OWN, "val": VAL, "trainval": OWN + VAL}
+    return {
+        "VOCtrainval_11-May-2012.tar": miniatures.tar(
+            miniatures.voc_files(2012, OWN + VAL + SBD_ONLY, lists)
+        ),
+        # SBD's own lists overlap VOC's, validation images among them.
+        "benchmark.tgz": miniatures.tar(
+            miniatures.sbd_files([SBD_ONLY[0], OWN[0]], [SBD_ONLY[1], VAL[0]]), "gz"
+        ),
+        "VOCtrainval_06-Nov-2007.tar": miniatures.tar(
+            miniatures.voc_files(2007, ["000005", "000007"], {"train": ["000005"]})
+        ),
+        "VOCtest_06-Nov-2007.tar": miniatures.tar(
+            miniatures.voc_files(2007, ["000001"], {"test": ["000001"]})
+        ),
+    }
+
+
+def coco2014() -> dict[str, bytes]:
+    annotations, pictures = miniatures.coco_files(COCO20K + OTHERS)
+    return {
+        "annotations_trainval2014.zip": miniatures.zipped(annotations),
+        "train2014.zip": miniatures.zipped(pictures),
+    }
+
+
+@pytest.fixture
+def server():
+    with serving() as state:
+        yield state
+
+
+def checkout(folder: Path, server: Server, archives: dict[str, bytes]) -> Path:
+    """A copy of the repository whose list of downloads points to the server."""
+    copied = folder / "checkout"
+    for name in subprocess.run(
+        ["git", "-C", REPOSITORY, "ls-files", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines():
+        if (REPOSITORY / name).is_file() and not (REPOSITORY / name).is_symlink():
+            (copied / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPOSITORY / name, copied / name)
+    path = copied / "resources" / "downloads.yaml"
+    catalogue = yaml.safe_load(path.read_text())
+    single = weights_content()
+    single["data/lists/coco20k.txt"] = "".join(
+        f"train2014/{miniatures.coco_name(i)}\n" for i in COCO20K
+    ).encode()
+    for name, content in archives.items():
+        server.files[name] = content
+    for source in [a for d in catalogue["datasets"].values() for a in d["archives"]]:
+        name = source["url"].rsplit("/", 1)[1]
+        source["url"] = server.url(name)
+        if name in archives:
+            source["bytes"] = len(archives[name])
+            source["sha256"] = hashlib.sha256(archives[name]).hexdigest()
+            source.pop("md5", None)
+    for name, content in single.items():
+        server.files[name] = content
+        source = catalogue["files"][name] = {"url": server.url(name)}
+        if "moco" in name:  # as published: the beginning of the MD5
+            source["md5"] = hashlib.md5(content).hexdigest()[:8]
+    path.write_text(yaml.safe_dump(catalogue))
+    return copied
+
+
+def run(tmp_path: Path, server: Server, name: str, archives: dict[str, bytes]) -> Workflow:
+    """A recipe from nothing to its report; then nothing is to be done, nor asked of the server."""
+    copied = checkout(tmp_path, server, archives)
+    directory = tmp_path / "run"
+    directory.mkdir()
+    workflow = Workflow(directory, [name], OVERLAY)
+    done = workflow.snakemake("all", repository=copied)
+    assert done.returncode == 0, done.stdout[-6000:] + logs(directory)
+    asked = [path for path, _ in server.requests]
+    assert len(asked) == len(set(asked))  # every file once
+    pins = json.loads((copied / "resources" / "checksums.json").read_text())
+    assert {entry["sha256"] for entry in pins.values()} >= {
+        hashlib.sha256(content).hexdigest() for content in weights_content().values()
+    }
+    assert workflow.stale("all", repository=copied) == {}
+    return workflow
+
+
+@pytest.mark.recipes
+def test_voc2012_from_download_to_report(tmp_path, server):
+    workflow = run(tmp_path, server, "voc2012", voc2012())
+    root, base = workflow.directory / "data/voc2012", workflow.directory / "results/voc2012"
+    train = (root / "ImageSets/Segmentation/train_aug.txt").read_text().split()
+    assert train == sorted(OWN + SBD_ONLY)
+    assert {path.stem for path in (root / "SegmentationClassAug").iterdir()} == set(train)
+    with Image.open(root / "SegmentationClass" / f"{VAL[0]}.png") as image:
+        assert image.mode == "P"
+        assert 255 in set(image.getdata())
+    assert not (root / "SBD" / "img").exists()
+    assert not list((workflow.directory / "data/archives").iterdir())
+    support = workflow.directory / "results/voc2007/train/mask_embeddings/0000.parquet"
+    assert shards.read_table([support]).num_rows == 3
+    metrics = json.loads((base / "seed-0/metrics.json").read_text())
+    assert metrics["images"] == len(VAL)
+    assert set(metrics["steps"]) == {
+        "initial_masks",
+        "mask_rcnn",
+        "segmentation",
+        "segmentation_crf",
+    }
+    assert (base / "report.html").stat().st_size > 10_000
+    # Other settings may change what they like: weights and data are nobody's output any more.
+    change = {**OVERLAY, "masks": {"top_k": 0.3}, "seeds": [0, 1]}
+    stale = workflow.stale("all", overrides=change, repository=tmp_path / "checkout")
+    assert "make_masks" in stale
+    assert not {rule for rule in stale if rule.startswith("download")}
+
+
+@pytest.mark.recipes
+def test_coco20k_from_download_to_report(tmp_path, server):
+    workflow = run(tmp_path, server, "coco20k", coco2014())
+    results = workflow.directory / "results"
+    for name, expected in (("coco20k", COCO20K), ("coco2014", OTHERS)):
+        table = shards.read_table([results / name / "train/images/0000.parquet"])
+        assert table["image_id"].to_pylist() == expected
+    metrics = json.loads((results / "coco20k/seed-0/metrics.json").read_text())
+    assert metrics["class_names"] == ["background", "person", "cat"]
+    assert (results / "coco20k/report.html").stat().st_size > 10_000
+
+
+@pytest.mark.workflow
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"VOCtrainval_11-May-2012.tar": b"tampered"}, "bytes instead of"),
+        ({"benchmark.tgz": None}, "404"),
+    ],
+    ids=["another archive", "no archive"],
+)
+def test_a_download_that_fails_leaves_nothing_half_written(tmp_path, server, change, message):
+    copied = checkout(tmp_path, server, voc2012())
+    for name, content in change.items():
+        server.files[name] = content
+        if content is None:
+            del server.files[name]
+    workflow = Workflow(tmp_path / "run", ["voc2012"], OVERLAY)
+    workflow.directory.mkdir()
+    marker = "data/voc2012/downloaded.json"
+    done = workflow.snakemake(marker, repository=copied)
+    assert done.returncode != 0
+    (line,) = (workflow.directory / "logs/data/voc2012.log").read_text().splitlines()[-1:]
+    assert line.startswith("error:")
+    assert message in line
+    data = workflow.directory / "data"
+    assert not list((data / "voc2012").iterdir())
+    assert not [path for path in data.rglob("*") if path.name.startswith(".")]
+    # Mended, it goes on with what has arrived.
+    server.files.update(voc2012())
+    done = workflow.snakemake(marker, repository=copied)
+    assert done.returncode == 0, logs(workflow.directory)
+    assert (workflow.directory / marker).is_file()

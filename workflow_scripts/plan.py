@@ -1,0 +1,137 @@
+"""Print what a run will do before it starts: jobs, GPU hours, space on the disk. Runs nothing.
+
+Jobs are those of Snakemake's dry-run. Hours are expected from resources/throughput.json, whose
+numbers say what they rest on, and are of all jobs of a rule, also where some are done already.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import plan
+from workflow_scripts.maskdistill.catalogue import dataset_source, read_catalogue
+from workflow_scripts.maskdistill.config import dataset_config, is_downloaded, merge, read_yaml
+from workflow_scripts.maskdistill.errors import InputError
+
+HOME = Path(__file__).parents[1]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the plan; exit code 0."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", required=True, help="a file config/datasets/DATASET.yaml")
+    parser.add_argument("--configfile", type=Path, help="a file with overrides, as for snakemake")
+    parser.add_argument(
+        "--throughput",
+        type=Path,
+        default=HOME / "resources" / "throughput.json",
+        help="JSON file with the seconds of every rule",
+    )
+    arguments = parser.parse_args(argv)
+    config = read_yaml(HOME / "config" / "default.yaml")
+    if arguments.configfile:
+        config = merge(config, read_yaml(arguments.configfile))
+    throughput = cli.read_json(arguments.throughput)
+    catalogue = read_catalogue(
+        HOME / "resources" / "downloads.yaml", HOME / "config/schemas/downloads.schema.yaml"
+    )
+    print("\n".join(lines(arguments, config, catalogue, throughput)))
+    return 0
+
+
+def lines(arguments, config: dict, catalogue: dict, throughput: dict) -> list[str]:
+    """The plan, line by line."""
+
+    def read(name: str) -> dict:
+        folders = [Path("config/datasets"), HOME / "config" / "datasets"]
+        schema = HOME / "config" / "schemas" / "dataset.schema.yaml"
+        return dataset_config(name, config, folders, schema, downloadable=catalogue["files"])
+
+    own = read(arguments.dataset)
+    configs = {arguments.dataset: own} | {name: read(name) for name in own["clustering"]["support"]}
+    counts = {name: plan.split_counts(one, catalogue) for name, one in configs.items()}
+    jobs = planned_jobs(arguments.dataset, arguments.configfile)
+
+    seconds: Counter[str] = Counter()
+    disk: Counter[str] = Counter()
+    unknown: list[str] = []
+    for name, one in configs.items():
+        support = name != arguments.dataset
+        gpu = plan.support_gpu_seconds if support else plan.gpu_seconds
+        seconds.update(gpu(one, counts[name], throughput["rules"]))
+        disk.update(plan.disk_bytes(one, counts[name], backbone_of(one), support=support))
+    for name in {one["dataset"]["download"] for one in configs.values() if is_downloaded(one)}:
+        size, urls = plan.download_bytes(dataset_source(name, catalogue))
+        disk[f"data/{name}"] = size
+        unknown += urls
+
+    result = [f"{name}: {split_text(counts[name])}" for name in configs]
+    result += ["", f"Jobs to run, and GPU hours expected on one {throughput['gpu']}:", ""]
+    rows = [(rule, n, hours(seconds.get(rule))) for rule, n in jobs.items()]
+    rows.append(("total", sum(jobs.values()), hours(sum(seconds.values()))))
+    result += plan.table(("rule", "jobs", "GPU hours"), rows)
+    result += ["", "What the hours rest on:", ""]
+    result += [
+        f"  {rule}: {one['seconds']} s a{'n' if one['per'][0] in 'aei' else ''} {one['per']}; "
+        f"{one['basis']}"
+        for rule, one in throughput["rules"].items()
+    ]
+    result += ["", "Space on the disk, before compression:", ""]
+    rows = [(stage, plan.in_units(size)) for stage, size in disk.items()]
+    rows.append(("total", plan.in_units(sum(disk.values()))))
+    result += plan.table(("stage", "space"), rows)
+    result += [f"  not counted, its size is not published: {url}" for url in unknown]
+    return result
+
+
+def split_text(counts: dict[str, int]) -> str:
+    """Numbers of images, for people."""
+    return ", ".join(f"{count:,} images ({split})" for split, count in counts.items())
+
+
+def hours(seconds: float | None) -> str:
+    """GPU hours, for people."""
+    return "" if seconds is None else f"{seconds / 3600:.1f}"
+
+
+def backbone_of(config: dict) -> plan.Backbone:
+    """Patch size, width and heads of the features' network, without its weights."""
+    import timm
+    import torch
+
+    features = config["features"]
+    with torch.device("meta"):
+        model = timm.create_model(features["backbone"], **features["backbone_options"])
+    return plan.Backbone(
+        model.patch_embed.patch_size[0], model.embed_dim, model.blocks[0].attn.num_heads
+    )
+
+
+def planned_jobs(dataset: str, configfile: Path | None) -> dict[str, int]:
+    """Rule → jobs that Snakemake would run.
+
+    Raises:
+        InputError: Snakemake refuses; with its last words.
+    """
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(HOME / "Snakefile")]
+    command += ["--profile", str(HOME / "profiles" / "local"), "--dry-run", "--quiet", "rules"]
+    command += ["--configfile", str(configfile)] if configfile else []
+    command += ["--config", f"datasets={json.dumps([dataset])}", "--", "all"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        words = [line for line in done.stdout.splitlines() if line.strip()]
+        raise InputError(f"{dataset}: {words[-1] if words else 'snakemake failed'}")
+    stats = done.stdout.partition("Job stats:")[2].partition("\n\n")[0]
+    found = re.findall(r"^(\w+) +(\d+)$", stats, flags=re.MULTILINE)
+    return {rule: int(n) for rule, n in found if rule not in ("all", "total")}
+
+
+if __name__ == "__main__":
+    cli.run(main)
