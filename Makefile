@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
+DATASET ?= voc2012
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo plan test lint format clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -20,6 +21,9 @@ demo: setup  ## Run the whole workflow on generated scenes (CPU, a few minutes)
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES) --config datasets='[demo]' --quiet rules host -- all
 	@cat logs/demo/metrics.log
 	@echo "report: results/demo/report.html"
+
+plan: setup  ## Say what a run of DATASET would do and need, before it starts: make plan DATASET=voc2012
+	@$(BIN)/python -m workflow_scripts.plan --dataset $(DATASET)
 
 test: setup lint  ## Lint, then run all tests
 	$(BIN)/python -m pytest

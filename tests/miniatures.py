@@ -1,4 +1,4 @@
-"""PASCAL VOC, SBD, COCO 2014 and published weights in their own formats, only with few small images.
+"""PASCAL VOC, SBD, COCO 2014 and published weights in their own formats, only few and small.
 
 Every function gives the files of an archive as it is published: name in the archive → content.
 """
@@ -24,7 +24,7 @@ CLASSES = {8: "cat", 15: "person"}
 
 
 def scene(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An image with two things on it: RGB uint8, classes and objects as VOC draws them, with 255."""
+    """An image with two things on it: RGB uint8, and classes and objects with borders of 255."""
     generator = np.random.default_rng(seed)
     image = np.full((HEIGHT, WIDTH, 3), generator.integers(0, 90, 3), np.uint8)
     classes, objects = np.zeros((2, HEIGHT, WIDTH), np.uint8)

@@ -17,6 +17,7 @@ from workflow_scripts.maskdistill import plan
 from workflow_scripts.maskdistill.catalogue import dataset_source, read_catalogue
 from workflow_scripts.maskdistill.config import dataset_config, is_downloaded, merge, read_yaml
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.json_files import read_json
 
 HOME = Path(__file__).parents[1]
 
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     config = read_yaml(HOME / "config" / "default.yaml")
     if arguments.configfile:
         config = merge(config, read_yaml(arguments.configfile))
-    throughput = cli.read_json(arguments.throughput)
+    throughput = read_json(arguments.throughput, remedy="check --throughput")
     catalogue = read_catalogue(
         HOME / "resources" / "downloads.yaml", HOME / "config/schemas/downloads.schema.yaml"
     )

@@ -9,18 +9,28 @@ from PIL import Image
 from tests.rules.conftest import REPOSITORY, Workflow
 from workflow_scripts import describe_config
 from workflow_scripts.maskdistill import scenes
-from workflow_scripts.maskdistill.config import read_yaml
+from workflow_scripts.maskdistill.config import dataset_config, read_yaml
 
 DATASETS = sorted(path.stem for path in (REPOSITORY / "config" / "datasets").glob("*.yaml"))
+
+
+def shipped(name: str) -> dict:
+    return dataset_config(
+        name,
+        read_yaml(REPOSITORY / "config" / "default.yaml"),
+        [REPOSITORY / "config" / "datasets"],
+        REPOSITORY / "config" / "schemas" / "dataset.schema.yaml",
+        downloadable=read_yaml(REPOSITORY / "resources" / "downloads.yaml")["files"],
+    )
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_dry_run_of_a_shipped_config(tmp_path, name):
     """Data that are not in the repository are replaced by a file of the same format."""
     shutil.copytree(REPOSITORY / "resources", tmp_path / "resources")
-    dataset = read_yaml(REPOSITORY / "config" / "datasets" / f"{name}.yaml")["dataset"]
-    overrides = {}
-    if dataset.get("generate") is None:
+    own = shipped(name)
+    dataset, overrides = own["dataset"], {}
+    if dataset["generate"] is None and dataset["download"] is None:
         assert dataset["adapter"] == "coco"
         (tmp_path / "images").mkdir()
         Image.new("RGB", (64, 48)).save(tmp_path / "images" / "1.jpg")
@@ -29,8 +39,17 @@ def test_dry_run_of_a_shipped_config(tmp_path, name):
         (tmp_path / "instances.json").write_text(json.dumps(content))
         overrides = {"dataset": {"root": "."}}
     jobs = Workflow(tmp_path, [name], overrides).stale("all")
-    assert jobs["train_segmentation"] == 1
+    assert jobs["train_segmentation"] == len(own["seeds"])
     assert ("evaluate" in jobs) == bool(dataset["ground_truth"])
+    supports = own["clustering"]["support"]
+    downloaded = {one["dataset"]["download"] for one in (own, *map(shipped, supports))} - {None}
+    assert jobs.get("download_dataset", 0) == len(downloaded)
+    lists = [split for split in dataset["splits"].values() if isinstance(split, dict)]
+    listed_by = {split.get("image_list") or split.get("excluded_list") for split in lists} - {None}
+    stages = ("features", "embedding", "mask_rcnn", "segmentation")
+    weights = {own[stage]["weights"] for stage in stages} - {None}
+    here = {path for path in weights if path.startswith("resources/")}
+    assert jobs.get("download_file", 0) == len(weights - here) + len(listed_by)
 
 
 def test_the_demo_names_the_generators_classes():

@@ -37,6 +37,7 @@ IMAGES = {"list_images", "write_ground_truth"} | FEATURES
         ({"embedding": {"input": "box_crop"}}, EMBEDDING),
         ({"clustering": {"clusters": 5}}, CLUSTERS),
         ({"clustering": {"iterations": 11}}, CLUSTERS),
+        ({"clustering": {"standardize": True}}, CLUSTERS),
         ({"mask_rcnn": {"learning_rate": 0.01}}, MASK_RCNN),
         ({"confidence": {"threshold": 0.8}}, CONFIDENCE),
         ({"segmentation": {"hardest_fraction": 0.4}}, SEGMENTATION),

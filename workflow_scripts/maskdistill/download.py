@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from workflow_scripts.maskdistill.atomic import write_text
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.json_files import read_json
 from workflow_scripts.maskdistill.progress import progress_bar
 
 TIMEOUT = 60  # seconds without a byte
@@ -123,13 +124,7 @@ def pin(
 
 
 def _read_pins(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); restore it from git") from error
-    return content
+    return read_json(path, remedy="restore it from git") if path.exists() else {}
 
 
 def _receive(source: Mapping, file: BinaryIO, target: Path, attempts: int, pause: float) -> None:

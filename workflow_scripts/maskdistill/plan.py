@@ -49,7 +49,7 @@ def count_images(config: Mapping, split: str, catalogue: Mapping) -> int:
 
 
 def split_counts(config: Mapping, catalogue: Mapping) -> dict[str, int]:
-    """Images of every split that the workflow goes through: `train` and, where it differs, `val`."""
+    """Images of the splits that the workflow goes through: `train` and, if it differs, `val`."""
     splits = dict.fromkeys(["train", evaluated_split(config)])
     return {split: count_images(config, split, catalogue) for split in splits}
 
