@@ -136,6 +136,17 @@ def test_coco_with_an_image_list(tmp_path):
         names(dataset, tmp_path)
 
 
+def test_coco_without_a_list_of_images(tmp_path):
+    write_coco(tmp_path, [(139, "000139.jpg"), (9, "000009.jpg"), (40, "000040.jpg")])
+    (tmp_path / "list.txt").write_text("train2014/000139.jpg\nelsewhere.jpg\n")
+    split = {**COCO["splits"]["train"], "excluded_list": str(tmp_path / "list.txt")}
+    dataset = {"adapter": "coco", "splits": {"train": split}}
+    assert names(dataset, tmp_path) == ["train2014/000009.jpg", "train2014/000040.jpg"]
+    (tmp_path / "list.txt").unlink()
+    with pytest.raises(InputError, match=r"download it: snakemake --cores 1 .*list\.txt"):
+        names(dataset, tmp_path)
+
+
 def test_listings_that_cannot_be(tmp_path):
     with pytest.raises(InputError, match=r"nowhere: no such folder; set `root`"):
         names(FOLDER, tmp_path / "nowhere")
@@ -145,7 +156,7 @@ def test_listings_that_cannot_be(tmp_path):
         names(FOLDER, tmp_path, "val")
     with pytest.raises(InputError, match=r"no list ImageSets/Segmentation/train\.txt"):
         names(VOC, tmp_path)
-    with pytest.raises(InputError, match=r"a\.json: no such annotation file"):
+    with pytest.raises(InputError, match=r"a\.json: no such file; check `annotations`"):
         names(COCO, tmp_path)
 
 

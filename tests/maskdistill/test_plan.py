@@ -3,9 +3,7 @@ import pytest
 from workflow_scripts.maskdistill import plan
 
 CATALOGUE = {
-    "datasets": {
-        "coco": {"archives": [], "images": {"train.json": 100, "train_aug": 50, "val": 7}}
-    },
+    "datasets": {"coco": {"images": {"train.json": 100, "train_aug": 50, "val": 7}}},
     "files": {"list.txt": {"url": "http://a", "images": 30}},
 }
 CONFIG = {

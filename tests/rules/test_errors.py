@@ -30,6 +30,17 @@ PHOTOS = {"dataset": {"root": "photos", "splits": {"train": "."}}}
         ({**PHOTOS, "features": {"weights": "no.pth"}}, {"features": {}}, "no file no.pth"),
         ({**PHOTOS, "confidence": {"threshold": "1e-4"}}, {}, "write 1.0e-4"),
         ({"dataset": {"root": "photos"}}, {}, "needs a split `train`"),
+        (
+            {"dataset": {"root": "data/voc2011", "download": "voc2011", "splits": {"train": "."}}},
+            {},
+            "there is no 'voc2011' in resources/downloads.yaml",
+        ),
+        # A copy of the user's is read as it is, whatever could be downloaded.
+        (
+            {"dataset": {"root": "mine", "download": "voc2012", "splits": {"train": "."}}},
+            {},
+            "there is no folder mine",
+        ),
     ],
 )
 def test_one_line_before_any_job(tmp_path, dataset, options, message) -> None:

@@ -42,7 +42,8 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
         InputError: missing, damaged, or of another format.
     """
     try:
-        labels = loadmat(path)["GTcls"]["Segmentation"][0, 0]
+        with open(path, "rb") as file:
+            labels = loadmat(file)["GTcls"]["Segmentation"][0, 0]
     except FileNotFoundError:
         raise InputError(f"{path}: no such mask; unpack all of SBD's folder cls") from None
     except (
