@@ -49,6 +49,16 @@ def test_voc(tmp_path):
     np.testing.assert_array_equal(found[1].mask, second)
 
 
+def test_labels_of_the_augmented_training_set(tmp_path):
+    labels = np.full((4, 6), 2, np.uint8)
+    write_png(tmp_path / "SegmentationClass" / "a.png", labels)
+    write_png(tmp_path / "SegmentationClassAug" / "a.png", 0 * labels)
+    write_png(tmp_path / "SegmentationClassAug" / "b.png", labels // 2)
+    truth = GroundTruth(VOC, tmp_path, "val")
+    assert (truth.semantic(1, "JPEGImages/a.jpg") == 2).all()  # VOC's own come first
+    assert (truth.semantic(2, "JPEGImages/b.jpg") == 1).all()
+
+
 def test_voc_without_labels(tmp_path):
     with pytest.raises(InputError, match="SegmentationClass: no such folder"):
         GroundTruth(VOC, tmp_path, "val")

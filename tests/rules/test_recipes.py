@@ -193,7 +193,8 @@ def test_coco20k_from_download_to_report(tmp_path, server):
     ids=["another archive", "no archive"],
 )
 def test_a_download_that_fails_leaves_nothing_half_written(tmp_path, server, change, message):
-    copied = checkout(tmp_path, server, voc2012())
+    archives = voc2012()
+    copied = checkout(tmp_path, server, archives)
     for name, content in change.items():
         server.files[name] = content
         if content is None:
@@ -207,10 +208,10 @@ def test_a_download_that_fails_leaves_nothing_half_written(tmp_path, server, cha
     assert line.startswith("error:")
     assert message in line
     data = workflow.directory / "data"
-    assert not list((data / "voc2012").iterdir())
+    assert not list(data.glob("voc2012/*"))
     assert not [path for path in data.rglob("*") if path.name.startswith(".")]
     # Mended, it goes on with what has arrived.
-    server.files.update(voc2012())
+    server.files.update(archives)
     done = workflow.snakemake(marker, repository=copied)
     assert done.returncode == 0, logs(workflow.directory)
     assert (workflow.directory / marker).is_file()

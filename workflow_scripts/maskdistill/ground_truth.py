@@ -71,7 +71,11 @@ class GroundTruth:
             InputError: missing or damaged label map.
         """
         if self._adapter == "voc":
-            return label_maps.read_png(self._voc_path("SegmentationClass", file_name))
+            path = self._voc_path("SegmentationClass", file_name)
+            augmented = self._voc_path("SegmentationClassAug", file_name)  # of train_aug
+            if not path.is_file() and augmented.is_file():
+                path = augmented
+            return label_maps.read_png(path)
         instances = self.instances(image_id, file_name)
         labels = np.zeros(self._sizes[image_id], dtype=label_maps.dtype(len(self.class_names)))
         for instance in instances:
