@@ -173,5 +173,5 @@ def test_no_ground_truth(tmp_path):
     assert not has_ground_truth(dataset)
     with pytest.raises(InputError, match="no ground truth"):
         GroundTruth(dataset, tmp_path, "val")
-    with pytest.raises(InputError, match=r"a\.json: no such annotation file"):
+    with pytest.raises(InputError, match=r"a\.json: no such file; check `annotations`"):
         GroundTruth(COCO, tmp_path, "val")
