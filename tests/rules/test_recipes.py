@@ -50,6 +50,7 @@ COCO20K, OTHERS = [9, 25, 30, 34], [36, 42]
 def weights_content() -> dict[str, bytes]:
     return {
         "data/weights/dino_deitsmall16_pretrain.pth": miniatures.dino_weights(16),
+        "data/weights/dino_deitsmall8_pretrain.pth": miniatures.dino_weights(8),
         "data/weights/moco_v2_800ep_pretrain.pth.tar": miniatures.moco_weights(),
     }
 
@@ -134,8 +135,8 @@ def run(tmp_path: Path, server: Server, name: str, archives: dict[str, bytes]) -
     asked = [path for path, _ in server.requests]
     assert len(asked) == len(set(asked))  # every file once
     pins = json.loads((copied / "resources" / "checksums.json").read_text())
-    assert {entry["sha256"] for entry in pins.values()} >= {
-        hashlib.sha256(content).hexdigest() for content in weights_content().values()
+    assert {url: entry["sha256"] for url, entry in pins.items()} == {
+        server.url(path): hashlib.sha256(server.files[path]).hexdigest() for path in asked
     }
     assert workflow.stale("all", repository=copied) == {}
     return workflow
@@ -181,6 +182,45 @@ def test_coco20k_from_download_to_report(tmp_path, server):
     metrics = json.loads((results / "coco20k/seed-0/metrics.json").read_text())
     assert metrics["class_names"] == ["background", "person", "cat"]
     assert (results / "coco20k/report.html").stat().st_size > 10_000
+
+
+@pytest.mark.recipes
+def test_the_variant_of_the_published_code(tmp_path, server):
+    workflow = run(tmp_path, server, "voc2012_official", voc2012())
+    results = workflow.directory / "results"
+    (metadata,) = (
+        shards.read_metadata(path)
+        for path in results.glob("voc2012_official/seed-0/clusters/centroids.parquet")
+    )
+    assert len(metadata["standard_deviation"]) == 384
+    embedding = results / "voc2007_official/train/mask_embeddings/0000.parquet"
+    settings = shards.read_metadata(embedding)["settings"]["embedding"]
+    assert settings["input"] == "box_crop"
+    assert settings["backbone"] == "vit_small_patch8_224.dino"
+    assert (results / "voc2012_official/report.html").stat().st_size > 10_000
+
+
+@pytest.mark.workflow
+def test_a_copy_of_the_users_is_only_read(tmp_path):
+    files = miniatures.voc_files(2012, OWN + VAL, {"train": OWN, "val": VAL})
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "train_aug.txt").write_text("".join(f"{name}\n" for name in OWN))
+    overrides = {
+        **OVERLAY,
+        "clustering": {"clusters": 3, "support": []},
+        "dataset": {
+            "root": str(tmp_path / "VOCdevkit/VOC2012"),
+            "splits": {"train": str(tmp_path / "train_aug.txt")},
+        },
+    }
+    directory = tmp_path / "run"
+    directory.mkdir()
+    jobs = Workflow(directory, ["voc2012"], overrides).stale("all")
+    assert "download_dataset" not in jobs
+    assert jobs["download_file"] == 2  # weights
+    assert jobs["list_images"] == 2
 
 
 @pytest.mark.workflow
