@@ -28,6 +28,8 @@ def world_size() -> int:
 def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the other processes (NCCL on GPUs, gloo on CPUs); yields this process's device.
 
+    A group that the program's launcher has formed already is taken as it is.
+
     Raises:
         InputError: a process has no GPU of its own.
     """
@@ -42,7 +44,8 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
                 "set runtime.gpus to what one node has"
             )
         torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
     finally:

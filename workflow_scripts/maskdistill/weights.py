@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,14 @@ _WRAPPERS = ("teacher", "student", "state_dict", "model")
 # What they put before the name of every parameter. Of MoCo, the query encoder is the one whose
 # weights are published for transfer; v3 calls it base_encoder.
 _PREFIXES = ("module.encoder_q.", "module.base_encoder.", "module.", "backbone.")
+# From torchvision's names of a ResNet's parameters to Detectron2's, one after the other.
+_DETECTRON2_NAMES = (
+    (r"^(conv1|bn1)\.", r"stem.\1."),
+    (r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}."),
+    (r"\.bn(\d)\.", r".conv\1.norm."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+)
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -62,6 +71,19 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         if inside:
             tensors = inside
     return tensors
+
+
+def detectron2_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of a ResNet under Detectron2's names (stem, res2 to res5) instead of torchvision's.
+
+    Other names stay as they are.
+    """
+    renamed = {}
+    for name, value in state_dict.items():
+        for pattern, replacement in _DETECTRON2_NAMES:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    return renamed
 
 
 def load_strictly(

@@ -12,12 +12,12 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn import torchvision_engine as engine
 from workflow_scripts.maskdistill.mask_rcnn import training
 from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime, load_predictor
+from workflow_scripts.maskdistill.mask_rcnn.network import build_mask_rcnn
 from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, training_settings
 from workflow_scripts.maskdistill.resnet import build_resnet
 from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
 
 CPU = torch.device("cpu")
-COLOURS = {1: np.array([180, 180, 180]), 2: np.array([180, 0, 0])}
 TINY = {
     "depth": 18,
     "weights": None,
@@ -37,41 +37,6 @@ TINY = {
     "optimizer": "adamw",
     "learning_rate": 1e-3,
 }
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    """Twelve images of a white square (cluster 1) or red disc (cluster 2); COCO file and root."""
-    root = tmp_path_factory.mktemp("shapes")
-    rng = np.random.default_rng(0)
-    content = {"images": [], "annotations": []}
-    content["categories"] = [{"id": c, "name": f"cluster_{c:03d}"} for c in (1, 2)]
-    rows, columns = np.mgrid[:48, :56]
-    for number in range(1, 13):
-        y, x, radius = rng.uniform(14, 34), rng.uniform(14, 42), rng.uniform(8, 12)
-        cluster = 1 + number % 2
-        dy, dx = np.abs(rows - y), np.abs(columns - x)
-        mask = (np.maximum(dy, dx) if cluster == 1 else np.hypot(dy, dx)) < radius
-        image = rng.integers(0, 60, (48, 56, 3)) + mask[..., None] * COLOURS[cluster]
-        Image.fromarray(image.astype(np.uint8)).save(root / f"{number}.png")
-        encoded = masks.encode(mask)
-        content["images"].append(
-            {"id": number, "file_name": f"{number}.png", "height": 48, "width": 56}
-        )
-        content["annotations"].append(
-            {
-                "id": number,
-                "image_id": number,
-                "category_id": cluster,
-                "segmentation": {"size": [48, 56], "counts": encoded.rle_counts.decode()},
-                "bbox": [encoded.x, encoded.y, encoded.box_width, encoded.box_height],
-                "area": encoded.area,
-                "iscrowd": 0,
-            }
-        )
-    path = root / "pseudo_labels.json"
-    path.write_text(json.dumps(content))
-    return path, root
 
 
 def fit(shapes, folder, *, workers=0, checkpoint_every=100, **settings):
@@ -227,7 +192,7 @@ def test_a_fingerprint_names_weights_by_content(shapes, tmp_path):
         path = tmp_path / name
         path.write_bytes(content)
         settings = training_settings(TINY | {"weights": str(path)})
-        return engine.fingerprint(shapes[0], settings=settings, seed=0)
+        return training.fingerprint(shapes[0], settings=settings, seed=0)
 
     assert digest("a.pth", b"1") == digest("b.pth", b"1")
     assert digest("a.pth", b"1") != digest("a.pth", b"2")
@@ -269,7 +234,7 @@ def test_learning_rate_is_warmed_up_and_lowered_at_the_steps():
 
 def test_normalisation_is_spared_weight_decay():
     settings = training_settings(TINY | {"optimizer": "sgd", "weight_decay": 0.1})
-    network = engine.build_mask_rcnn(settings, 2)
+    network = build_mask_rcnn(settings, 2)
 
     decayed, spared = training.build_optimizer(network, settings).param_groups
 

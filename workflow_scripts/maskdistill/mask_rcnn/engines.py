@@ -19,7 +19,10 @@ from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, 
 from workflow_scripts.maskdistill.masks import EncodedMask
 
 # name → module that fulfils `Engine`
-_MODULES = {"torchvision": "workflow_scripts.maskdistill.mask_rcnn.torchvision_engine"}
+_MODULES = {
+    "torchvision": "workflow_scripts.maskdistill.mask_rcnn.torchvision_engine",
+    "detectron2": "workflow_scripts.maskdistill.mask_rcnn.detectron2_engine",
+}
 
 
 class Candidate(NamedTuple):
@@ -94,7 +97,7 @@ def engine(name: str) -> Engine:
     """The engine of that name; its libraries are imported now.
 
     Raises:
-        InputError: no such engine.
+        InputError: no such engine, or its libraries are not installed.
     """
     if name not in _MODULES:
         raise InputError(

@@ -22,7 +22,7 @@ class TrainingSettings:
     The defaults are those of the paper: Detectron2's R50-C4 for PASCAL VOC.
     """
 
-    engine: str = "torchvision"
+    engine: str = "torchvision"  # or detectron2, which has C4 only
 
     depth: int = 50  # of the ResNet: 10, 18 or 50
     fpn: bool = False  # False: C4, whose last stage is the head of boxes and masks
@@ -59,6 +59,11 @@ class TrainingSettings:
                 "mask_rcnn: frozen_stages and norm: frozen would freeze random values without "
                 "mask_rcnn.weights; name a weights file, or set frozen_stages: 0 and norm: batch "
                 "or group"
+            )
+        if self.fpn and self.engine == "detectron2":
+            raise InputError(
+                "mask_rcnn.fpn: the engine detectron2 has C4 only; set fpn: false, or "
+                "engine: torchvision"
             )
         if self.fpn and len(self.anchor_sizes) != 5:
             raise InputError(

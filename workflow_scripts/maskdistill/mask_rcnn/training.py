@@ -2,23 +2,80 @@
 
 import bisect
 import contextlib
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from workflow_scripts.maskdistill import distributed
+from workflow_scripts.maskdistill import distributed, training_run
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime
-from workflow_scripts.maskdistill.mask_rcnn.network import NORM_LAYERS, MaskRCNN
-from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import Example, PseudoLabels
+from workflow_scripts.maskdistill.mask_rcnn.network import NORM_LAYERS
+from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import Example
 from workflow_scripts.maskdistill.mask_rcnn.settings import TrainingSettings
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.resnet import keep_frozen
 from workflow_scripts.maskdistill.sampling import BatchPlan, leave_sigterm_to_trainer
+from workflow_scripts.maskdistill.shards import file_digest
 from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
+
+# Told of every step: the run's directory, the number of steps done, losses and learning rate.
+Observer = Callable[[Path, int, Mapping[str, float]], None]
+
+
+def fit_network(
+    network: nn.Module,
+    examples: Dataset,
+    settings: TrainingSettings,
+    *,
+    clusters: int,
+    pseudo_labels: Path,
+    seed: int,
+    work_dir: Path,
+    model: Path,
+    history: Path,
+    runtime: Runtime,
+    observe: Observer | None = None,
+) -> None:
+    """Train an engine's network and write its files; the arguments are those of `Engine.fit`.
+
+    Args:
+        network: from lists of images and targets to losses by name, see `network.MaskRCNN`.
+        examples: makes the `Example` of a `Sample`.
+        clusters: number of classes, for the model file.
+        observe: called on the first process after every step.
+    """
+    with (
+        distributed.process_group(runtime.device) as device,
+        training_run.training_run(
+            work_dir, fingerprint(pseudo_labels, settings=settings, seed=seed)
+        ) as run,
+    ):
+        runtime = dataclasses.replace(runtime, device=device)
+        train(network, examples, settings, seed=seed, run=run, runtime=runtime, observe=observe)
+        training_run.publish(
+            {
+                "engine": settings.engine,
+                "settings": dataclasses.asdict(settings),
+                "clusters": clusters,
+                "seed": seed,
+                "state_dict": {k: v.cpu() for k, v in network.state_dict().items()},
+            },
+            model,
+        )
+        run.write_history(history)
+
+
+def fingerprint(pseudo_labels: Path, *, settings: TrainingSettings, seed: int) -> dict:
+    """What decides the result of a training; files count by content, not by name."""
+    values = dataclasses.asdict(settings)
+    if settings.weights is not None:
+        values["weights"] = file_digest(settings.weights)
+    return {"settings": values, "seed": seed, "pseudo_labels": file_digest(pseudo_labels)}
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:
@@ -30,13 +87,14 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
 
 
 def train(
-    network: MaskRCNN,
-    examples: PseudoLabels,
+    network: nn.Module,
+    examples: Dataset,
     settings: TrainingSettings,
     *,
     seed: int,
     run: TrainingRun,
     runtime: Runtime,
+    observe: Observer | None = None,
 ) -> None:
     """Train `network` in place to the end of the schedule, from the run's last checkpoint on.
 
@@ -94,6 +152,9 @@ def train(
                 for name, value in losses.items()
             }
             run.record(step=step + 1, loss=sum(parts.values()), **parts)
+            if observe is not None and run.writes:
+                rate = optimizer.param_groups[0]["lr"]
+                observe(run.directory, step + 1, {**run.history[-1], "learning_rate": rate})
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             if settings.gradient_clip is not None:

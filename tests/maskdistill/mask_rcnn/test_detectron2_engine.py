@@ -1,0 +1,417 @@
+import csv
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from workflow_scripts.maskdistill import masks
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.mask_rcnn import network as torchvision_network
+from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime, load_predictor
+from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, training_settings
+from workflow_scripts.maskdistill.resnet import build_resnet
+from workflow_scripts.maskdistill.sampling import Sample
+from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
+
+pytest.importorskip("detectron2", reason="Detectron2 is not installed (README says how)")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
+
+from workflow_scripts.maskdistill.mask_rcnn import (  # noqa: E402
+    detectron2_data,
+    detectron2_network,
+)
+from workflow_scripts.maskdistill.mask_rcnn import detectron2_engine as engine  # noqa: E402
+
+CPU = torch.device("cpu")
+TINY = {
+    "engine": "detectron2",
+    "depth": 10,
+    "weights": None,
+    "frozen_stages": 0,
+    "norm": "batch",
+    "roi_size": 4,
+    "anchor_sizes": [16, 24, 32],
+    "iterations": 4,
+    "batch_size": 2,
+    "train_sides": [40, 48],
+    "proposals": 20,
+    "sampled_proposals": 16,
+    "sampled_anchors": 32,
+    "learning_rate_steps": [3],
+    "warmup_iterations": 2,
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+}
+
+
+def fit(shapes, folder, *, workers=0, checkpoint_every=100, **settings):
+    path, root = shapes
+    engine.fit(
+        path,
+        root,
+        settings=training_settings(TINY | settings),
+        seed=5,
+        work_dir=folder / "runs",
+        model=folder / "model.pt",
+        history=folder / "history.csv",
+        runtime=Runtime(device=CPU, workers=workers, checkpoint_every=checkpoint_every),
+    )
+    return torch.load(folder / "model.pt", weights_only=True)
+
+
+def assert_same_weights(a, b):
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+    for name, value in a["state_dict"].items():
+        assert torch.equal(value, b["state_dict"][name]), name
+
+
+def losses(folder):
+    with open(folder / "history.csv", newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+def write_moco(path, depth, *, prefix="module.encoder_q."):
+    """A checkpoint as MoCo publishes it; its normalisation is not the identity."""
+    generator = torch.Generator().manual_seed(1)
+    state = build_resnet(depth).state_dict()
+    for name, value in state.items():
+        if value.ndim == 1:  # of normalisation
+            state[name] = torch.rand(value.shape, generator=generator) + 0.5
+    content = {prefix + name: value for name, value in state.items()}
+    content |= {prefix + "fc.0.weight": torch.zeros(4, 4), "module.queue": torch.zeros(2)}
+    torch.save({"state_dict": content}, path)
+    return state
+
+
+def registered_names():
+    return [name for name in (*DatasetCatalog, *MetadataCatalog) if "maskdistill" in name]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shapes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return fit(shapes, folder), folder
+
+
+@pytest.mark.parametrize(("depth", "norm"), [(10, "batch"), (18, "frozen"), (50, "batch")])
+def test_both_engines_have_the_same_features(tmp_path, depth, norm):
+    write_moco(tmp_path / "moco.pth", depth)
+    values = {"depth": depth, "norm": norm, "weights": str(tmp_path / "moco.pth")}
+    ours = torchvision_network.build_mask_rcnn(training_settings(values), 3).eval()
+    theirs = detectron2_network.build_mask_rcnn(
+        training_settings(values | {"engine": "detectron2"}), 3
+    ).eval()
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, 96, 64), dtype=torch.uint8, generator=generator)
+
+    with torch.inference_mode():
+        batch = theirs.preprocess_image([{"image": image}]).tensor
+        torch.testing.assert_close(batch, ours._batch([image]).tensors)
+        a = ours.backbone(batch)["0"]
+        b = theirs.backbone(batch)["res4"]
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max()))
+        # The shared head, too, but for the normalisation that follows in MoCo's recipe.
+        regions = a[:, :, :4, :4]
+        c = ours.roi_heads.box_head(regions)
+        d = theirs.roi_heads.res5[:-1](regions)
+        torch.testing.assert_close(c, d, rtol=1e-4, atol=1e-5 * float(c.abs().max()))
+    assert a.std() > 0
+
+
+def test_r50_c4_is_that_of_mocos_recipe():
+    settings = {"engine": "detectron2", "weights": None, "frozen_stages": 0}
+    model = detectron2_network.build_mask_rcnn(training_settings(settings), 20)
+
+    names = model.state_dict().keys()
+    assert sum(name.startswith("roi_heads.res5.norm.") for name in names) == 5
+    assert model.backbone.output_shape()["res4"].channels == 1024
+    assert model.proposal_generator.rpn_head.objectness_logits.out_channels == 15
+    assert model.proposal_generator.pre_nms_topk == {True: 12_000, False: 6000}
+    assert model.proposal_generator.post_nms_topk == {True: 2000, False: 1000}
+    shared = model.roi_heads.res5(torch.zeros(2, 1024, 14, 14))
+    assert shared.shape == (2, 2048, 7, 7)
+    assert model.roi_heads.mask_head.layers(shared).shape == (2, 20, 14, 14)
+    assert isinstance(model.roi_heads.res5.norm, torch.nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("prefix", ["module.encoder_q.", "module.base_encoder."])
+def test_initial_weights_are_read_and_frozen_stages_stay(shapes, tmp_path, prefix):
+    start = write_moco(tmp_path / "moco.pth", 10, prefix=prefix)
+
+    model = fit(
+        shapes,
+        tmp_path,
+        weights=str(tmp_path / "moco.pth"),
+        frozen_stages=2,
+        iterations=1,
+        warmup_iterations=0,
+    )["state_dict"]
+
+    frozen = {
+        "stem.conv1.weight": "conv1.weight",
+        "stem.conv1.norm.running_var": "bn1.running_var",
+        "res2.0.conv2.norm.weight": "layer1.0.bn2.weight",
+    }
+    for name, source in frozen.items():
+        assert torch.equal(model[f"backbone.{name}"], start[source]), name
+    trained = {
+        "backbone.res3.0.conv1.weight": "layer2.0.conv1.weight",
+        "backbone.res4.0.shortcut.norm.running_mean": "layer3.0.downsample.1.running_mean",
+        "roi_heads.res5.0.conv1.weight": "layer4.0.conv1.weight",
+    }
+    for name, source in trained.items():
+        assert 0 < (model[name] - start[source]).abs().max() < 2, name
+
+
+def test_sigterm_saves_and_the_resumed_training_ends_the_same(
+    shapes, uninterrupted, tmp_path, monkeypatch
+):
+    record = TrainingRun.record
+
+    def terminate_at_two(run, *, step, **values):
+        record(run, step=step, **values)
+        if step == 2:
+            assert len(set(registered_names())) == 1
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingRun, "record", terminate_at_two)
+    with pytest.raises(Interrupted):
+        fit(shapes, tmp_path)
+    monkeypatch.undo()
+    assert not (tmp_path / "model.pt").exists()
+    assert registered_names() == []
+
+    # Other runtime options, too: they change nothing.
+    resumed = fit(shapes, tmp_path, workers=2, checkpoint_every=1)
+
+    model, folder = uninterrupted
+    assert_same_weights(resumed, model)
+    assert losses(tmp_path) == losses(folder)
+    assert registered_names() == []
+
+
+def test_a_killed_training_goes_on_from_its_last_checkpoint(
+    shapes, uninterrupted, tmp_path, monkeypatch
+):
+    record = TrainingRun.record
+
+    def die_at_four(run, *, step, **values):
+        record(run, step=step, **values)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingRun, "record", die_at_four)
+    with pytest.raises(KeyboardInterrupt):
+        fit(shapes, tmp_path, checkpoint_every=2)
+    monkeypatch.undo()
+    resumed = fit(shapes, tmp_path, checkpoint_every=2)
+
+    model, folder = uninterrupted
+    assert_same_weights(resumed, model)
+    assert losses(tmp_path) == losses(folder)
+    assert [step for step, _ in event_scalars(tmp_path, "loss")] == [1, 2, 3, 4]
+
+
+def event_scalars(folder, name):
+    """The (step, value) pairs of tfevents below a folder, as TensorBoard shows them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (file, *_) = folder.glob("runs/*/events.out.tfevents.*")
+    events = EventAccumulator(str(file.parent))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_losses_and_statistics_go_to_tensorboard(uninterrupted):
+    _, folder = uninterrupted
+
+    steps, values = zip(*event_scalars(folder, "loss"), strict=True)
+    assert steps == (1, 2, 3, 4)
+    assert values == pytest.approx(losses(folder), rel=1e-5)
+    rates = [value for _, value in event_scalars(folder, "learning_rate")]
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 1e-4])
+    assert all(count > 0 for _, count in event_scalars(folder, "roi_head/num_fg_samples"))
+
+
+def test_history_has_the_columns_of_the_other_engine(uninterrupted):
+    _, folder = uninterrupted
+
+    with open(folder / "history.csv", newline="") as file:
+        columns = next(csv.reader(file))
+
+    parts = {"classifier", "box_reg", "mask", "objectness", "rpn_box_reg"}
+    assert set(columns) == {"step", "loss"} | parts
+
+
+def test_the_loss_falls_and_objects_are_found(shapes, tmp_path):
+    fit(
+        shapes,
+        tmp_path,
+        iterations=60,
+        learning_rate_steps=[50],
+        batch_size=4,
+        train_sides=[64],
+        roi_size=8,
+        norm="group",
+        gradient_clip=5.0,
+        warmup_iterations=10,
+    )
+    curve = losses(tmp_path)
+    predictor = load_predictor(
+        tmp_path / "model.pt",
+        settings=PredictionSettings(test_side=64, test_proposals=20, candidates_per_image=3),
+        device=CPU,
+    )
+    path, root = shapes
+    overlaps, right = [], []
+    for annotation in json.loads(path.read_text())["annotations"]:
+        image = np.asarray(Image.open(root / f"{annotation['image_id']}.png"))
+        best = predictor.predict([image])[0][0]
+        found = masks.decode(best.mask.rle_counts, 48, 56)
+        true = masks.decode(annotation["segmentation"]["counts"].encode(), 48, 56)
+        overlaps.append((found & true).sum() / (found | true).sum())
+        right.append(best.cluster == annotation["category_id"])
+
+    assert np.mean(curve[-10:]) < 0.5 * np.mean(curve[:5])
+    assert np.mean(overlaps) > 0.5
+    assert np.mean(right) > 0.9
+
+
+def test_candidates_are_in_pixels_of_the_image_whatever_the_test_side(shapes, uninterrupted):
+    _, folder = uninterrupted
+    image = np.asarray(Image.open(shapes[1] / "1.png"))
+    settings = PredictionSettings(
+        test_side=96, test_proposals=20, candidates_per_image=4, score_floor=0.0
+    )
+    predictor = load_predictor(folder / "model.pt", settings=settings, device=CPU)
+
+    found, again = predictor.predict([image, image])
+
+    assert predictor.predict([]) == []
+    assert 0 < len(found) <= 4
+    assert [c.cluster for c in found] == [c.cluster for c in again]
+    assert [c.score for c in found] == sorted((c.score for c in found), reverse=True)
+    for candidate in found:
+        x, y, width, height = candidate.box
+        assert candidate.cluster in (1, 2)
+        assert 0 <= x < x + width <= 56 + 1e-3
+        assert 0 <= y < y + height <= 48 + 1e-3
+        assert (candidate.mask.height, candidate.mask.width) == (48, 56)
+        assert candidate.mask.area > 0
+
+
+def test_examples_are_bitmaps_resized_and_mirrored_with_their_image(shapes):
+    path, root = shapes
+    settings = training_settings(TINY | {"train_sides": [48, 96]})
+    with detectron2_data.registered(path, root) as name:
+        examples = detectron2_data.RegisteredDataset(name, settings, seed=0)
+        drawn = [examples[Sample(step, 0, 1)] for step in range(12)]
+        again = examples[Sample(0, 0, 1)]
+
+    assert len(examples) == 12
+    assert {example.image.shape for example in drawn} == {(3, 48, 56), (3, 96, 112)}
+    assert len({bytes(example.masks.numpy()) for example in drawn}) == 4  # sides x mirrored
+    for example in drawn:
+        bright = example.image.float().amax(0) > 120
+        mask = example.masks[0].bool()
+        assert (bright & mask).sum() > 0.9 * (bright | mask).sum()
+        rows, columns = np.nonzero(mask.numpy())
+        edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(example.boxes[0], edges, atol=1.01)
+        assert example.labels.tolist() == [1]
+    for a, b in zip(drawn[0], again, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_image_that_vanished_is_an_error_of_one_line(shapes, tmp_path):
+    path, _ = shapes
+
+    with pytest.raises(InputError, match=r"png: missing file") as error:
+        fit((path, tmp_path / "elsewhere"), tmp_path, workers=1)
+
+    assert "\n" not in str(error.value)
+    assert registered_names() == []
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+    """Detectron2's launcher, on CPUs as it would be on two GPUs."""
+    monkeypatch.setattr(engine, "_processes", lambda *_: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_the_launcher_shares_a_batch_and_normalises_it_together(shapes, tmp_path, two_processes):
+    model = fit(shapes, tmp_path, iterations=2, train_sides=[48], flip=False)["state_dict"]
+
+    assert len(losses(tmp_path)) == 2
+    assert all(value.isfinite().all() for value in model.values())
+    # One process that sees the whole batch has the same running mean at the stem after a step.
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    options = {"iterations": 1, "train_sides": [48], "flip": False, "warmup_iterations": 100}
+    synchronised = fit(shapes, both, **options)["state_dict"]
+    engine._fit(
+        *shapes,
+        settings=training_settings(TINY | options),
+        seed=5,
+        work_dir=alone / "runs",
+        model=alone / "model.pt",
+        history=alone / "history.csv",
+        runtime=Runtime(device=CPU),
+    )
+    single = torch.load(alone / "model.pt", weights_only=True)["state_dict"]
+    name = "backbone.stem.conv1.norm.running_mean"
+    torch.testing.assert_close(synchronised[name], single[name])
+
+
+def test_sigterm_reaches_the_launchers_processes(shapes, tmp_path, two_processes):
+    def terminate():
+        if any(tmp_path.glob("runs/*/history.jsonl")):
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            waiting = threading.Timer(0.1, terminate)
+            waiting.daemon = True
+            waiting.start()
+
+    terminate()
+    with pytest.raises(Interrupted):
+        fit(shapes, tmp_path, iterations=500, checkpoint_every=500)
+
+    (checkpoint,) = tmp_path.glob("runs/*/last.pt")
+    step = torch.load(checkpoint, weights_only=True)["step"]
+    assert 0 < step < 500
+
+
+def test_an_error_in_a_process_of_the_launcher_is_one_line(shapes, tmp_path, two_processes):
+    path, _ = shapes
+
+    with pytest.raises(InputError, match=r"png: missing file") as error:
+        fit((path, Path(tmp_path / "elsewhere")), tmp_path)
+
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "batch_size", "environment", "processes"),
+    [
+        ("cuda", 8, 16, {}, 8),
+        ("cuda", 3, 16, {}, 2),
+        ("cuda", 1, 16, {}, 1),
+        ("cuda:1", 8, 16, {}, 1),
+        ("cuda", 8, 16, {"RANK": "0"}, 1),
+        ("cpu", 8, 16, {}, 1),
+    ],
+)
+def test_gpus_are_shared_out(monkeypatch, device, visible, batch_size, environment, processes):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert engine._processes(torch.device(device), batch_size) == processes

@@ -1,0 +1,96 @@
+"""Pseudo-labels through Detectron2: registered data set, augmentation, masks as bitmaps."""
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetFromList,
+    MetadataCatalog,
+    get_detection_dataset_dicts,
+)
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as augmentation
+from detectron2.data.datasets import register_coco_instances
+from torch.utils.data import Dataset
+
+from workflow_scripts.maskdistill import images
+from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import Example
+from workflow_scripts.maskdistill.mask_rcnn.settings import TrainingSettings
+from workflow_scripts.maskdistill.sampling import Sample
+
+
+@contextlib.contextmanager
+def registered(pseudo_labels: Path, root: Path) -> Iterator[str]:
+    """Register a COCO dataset file with Detectron2 for the duration of the block.
+
+    Yields:
+        The name that Detectron2 knows it by.
+    """
+    name = f"maskdistill_{uuid.uuid4().hex}"
+    register_coco_instances(name, {}, str(pseudo_labels), str(root))
+    try:
+        yield name
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+class RegisteredDataset(Dataset):
+    """The annotated images of a registered data set; an item is made for a place in the plan.
+
+    Images are read as everywhere in this project, resized and mirrored as Detectron2 does.
+
+    Args:
+        name: of the registered data set.
+        seed: with the place in the plan, decides side and mirroring.
+    """
+
+    def __init__(self, name: str, settings: TrainingSettings, *, seed: int) -> None:
+        self._records = DatasetFromList(get_detection_dataset_dicts(name), copy=False)
+        self._seed = seed
+        chosen = [
+            augmentation.ResizeShortestEdge(settings.train_sides, settings.longer_side, "choice")
+        ]
+        if settings.flip:
+            chosen.append(augmentation.RandomFlip())
+        self._augment = augmentation.AugmentationList(chosen)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, sample: Sample) -> Example:
+        """The image at a place in the plan.
+
+        Raises:
+            InputError: the image cannot be read, or is not of the size in the file.
+        """
+        record = self._records[sample.index]
+        image = images.read_listed(record["file_name"], (record["height"], record["width"]))
+        # Detectron2's augmentations draw from NumPy's global generator.
+        np.random.seed(sample.generator(self._seed).integers(2**32))
+        augmented = augmentation.AugInput(image)
+        transforms = self._augment(augmented)
+        size = augmented.image.shape[:2]
+        annotations = [
+            utils.transform_instance_annotations(annotation, transforms, size)
+            for annotation in record["annotations"]
+        ]
+        instances = utils.filter_empty_instances(
+            utils.annotations_to_instances(annotations, size, mask_format="bitmask")
+        )
+        return Example(
+            torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1))),
+            instances.gt_boxes.tensor,
+            instances.gt_classes + 1,
+            instances.gt_masks.tensor.to(torch.uint8),
+        )
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize an H x W x 3 uint8 image to `size` = (height, width) as Detectron2 does."""
+    return augmentation.ResizeTransform(*image.shape[:2], *size).apply_image(image)

@@ -1,0 +1,103 @@
+"""Candidates of whole images from a trained network, whichever engine built it."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from workflow_scripts.maskdistill import images
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.mask_rcnn.engines import Candidate
+from workflow_scripts.maskdistill.mask_rcnn.pasting import paste
+from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, training_settings
+
+Resize = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
+
+
+class NetworkPredictor:
+    """A trained network on its device; see `engines.Predictor`.
+
+    Args:
+        network: in evaluation mode, from a list of images (3 x H x W, uint8, RGB) to a list of
+            dicts of "boxes" (n x 4, XYXY), "labels", "scores" and "masks" (n x 1 x M x M).
+        resize: from an H x W x 3 uint8 image and a (height, width) to the resized image.
+    """
+
+    def __init__(
+        self, network: nn.Module, settings: PredictionSettings, resize: Resize = images.resize
+    ) -> None:
+        self.network, self.settings, self.resize = network, settings, resize
+
+    @torch.inference_mode()
+    def predict(self, pictures: Sequence[np.ndarray]) -> list[list[Candidate]]:
+        """The candidates of each image (H x W x 3 uint8, all of one size), by falling score."""
+        if not pictures:
+            return []
+        size = pictures[0].shape[:2]
+        resized = images.resized_size(
+            *size, shorter_side=self.settings.test_side, longer_side=self.settings.longer_side
+        )
+        device = next(self.network.parameters()).device
+        pixels = np.stack([self.resize(picture, resized) for picture in pictures])
+        batch = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
+        scale = torch.tensor([size[1] / resized[1], size[0] / resized[0]] * 2)
+        return [
+            _candidates({name: value.cpu() for name, value in found.items()}, scale, size)
+            for found in self.network(list(batch))
+        ]
+
+
+def load_network(
+    build: Callable[..., nn.Module],
+    model: Mapping,
+    *,
+    settings: PredictionSettings,
+    device: torch.device,
+    resize: Resize = images.resize,
+) -> NetworkPredictor:
+    """Make a predictor of the content of a model file.
+
+    Args:
+        build: an engine's `build(training_settings, clusters, prediction=, initial_weights=)`.
+
+    Raises:
+        InputError: the file is of another version.
+    """
+    try:
+        network = build(
+            training_settings(model["settings"]),
+            model["clusters"],
+            prediction=settings,
+            initial_weights=False,
+        )
+        network.load_state_dict(model["state_dict"])
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"the Mask R-CNN model was written by another version ({reason}); train it again"
+        ) from error
+    return NetworkPredictor(network.to(device).eval(), settings, resize)
+
+
+def _candidates(
+    found: dict[str, torch.Tensor], scale: torch.Tensor, size: tuple[int, int]
+) -> list[Candidate]:
+    """Detections on the resized image to candidates on the image itself, without empty masks."""
+    candidates = []
+    # A stable sort: what comes first on a tie must not depend on the batch.
+    order = torch.argsort(found["scores"], descending=True, stable=True).tolist()
+    boxes = (found["boxes"] * scale).tolist()
+    for index in order:
+        left, top, right, bottom = boxes[index]
+        mask = paste(found["masks"][index, 0].numpy(), boxes[index], size)
+        if mask is not None:
+            candidates.append(
+                Candidate(
+                    cluster=int(found["labels"][index]),
+                    score=float(found["scores"][index]),
+                    box=(left, top, right - left, bottom - top),
+                    mask=mask,
+                )
+            )
+    return candidates
