@@ -1,6 +1,15 @@
 # Mask R-CNN trained on the pseudo-labels, and the candidates that it predicts (section 3.3).
 
 
+def engine_environment(wildcards):
+    """The conda environment of the engine that is chosen for a dataset."""
+    engine = CONFIGS[wildcards.dataset]["mask_rcnn"]["engine"]
+    return {
+        "torchvision": "../envs/maskdistill.yaml",
+        "detectron2": "../envs/detectron2.yaml",
+    }[engine]
+
+
 rule train_mask_rcnn:
     input:
         pseudo_labels="results/{dataset}/seed-{seed}/pseudo_labels.json",
@@ -13,7 +22,7 @@ rule train_mask_rcnn:
     benchmark:
         "benchmarks/{dataset}/seed-{seed}/mask_rcnn/model.tsv"
     conda:
-        "../envs/maskdistill.yaml"
+        engine_environment
     threads: RUNTIME["threads"] * TRAINING_PROCESSES
     resources:
         gpu=TRAINING_GPUS,
@@ -43,7 +52,7 @@ rule predict_candidates:
     benchmark:
         "benchmarks/{dataset}/seed-{seed}/{split}/candidates/{shard}.tsv"
     conda:
-        "../envs/maskdistill.yaml"
+        engine_environment
     threads: RUNTIME["threads"]
     resources:
         gpu=GPUS,

@@ -7,7 +7,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.weights import load_strictly, read_state_dict
+from workflow_scripts.maskdistill.weights import (
+    detectron2_names,
+    load_strictly,
+    read_state_dict,
+)
 
 BARE = {"conv1.weight": torch.ones(2), "layer1.0.bias": torch.zeros(3)}
 
@@ -86,6 +90,22 @@ def test_a_file_without_tensors_is_refused(tmp_path, content):
 
     with pytest.raises(InputError, match="holds no state dict"):
         read_state_dict(tmp_path / "weights.pth")
+
+
+def test_detectron2_has_other_names_for_resnets():
+    renamed = {
+        "conv1.weight": "stem.conv1.weight",
+        "bn1.running_var": "stem.conv1.norm.running_var",
+        "layer1.0.conv1.weight": "res2.0.conv1.weight",
+        "layer4.2.bn3.bias": "res5.2.conv3.norm.bias",
+        "layer2.0.downsample.0.weight": "res3.0.shortcut.weight",
+        "layer2.0.downsample.1.running_mean": "res3.0.shortcut.norm.running_mean",
+    }
+    state = {name: torch.full((2,), float(i)) for i, name in enumerate(renamed)}
+
+    result = detectron2_names(state)
+
+    assert equal(result, {renamed[name]: value for name, value in state.items()})
 
 
 def model():

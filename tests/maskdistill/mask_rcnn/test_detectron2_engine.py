@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from workflow_scripts import convert_weights
 from workflow_scripts.maskdistill import masks
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn import network as torchvision_network
@@ -18,10 +19,12 @@ from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, 
 from workflow_scripts.maskdistill.resnet import build_resnet
 from workflow_scripts.maskdistill.sampling import Sample
 from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
+from workflow_scripts.maskdistill.weights import detectron2_names
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed (README says how)")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
+from detectron2.checkpoint import DetectionCheckpointer  # noqa: E402
 from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 
 from workflow_scripts.maskdistill.mask_rcnn import (  # noqa: E402
@@ -140,6 +143,20 @@ def test_r50_c4_is_that_of_mocos_recipe():
     assert shared.shape == (2, 2048, 7, 7)
     assert model.roi_heads.mask_head.layers(shared).shape == (2, 20, 14, 14)
     assert isinstance(model.roi_heads.res5.norm, torch.nn.BatchNorm2d)
+
+
+def test_detectron2_itself_loads_converted_weights(tmp_path):
+    start = write_moco(tmp_path / "moco.pth", 10)
+    options = ["--depth", "10", "--names", "detectron2", "--weights", tmp_path / "moco.pth"]
+    convert_weights.main([*map(str, options), "--output", str(tmp_path / "converted.pth")])
+    model = detectron2_network.build_mask_rcnn(training_settings(TINY), 2)
+
+    DetectionCheckpointer(model).load(str(tmp_path / "converted.pth"))
+
+    state = model.state_dict()
+    for name, value in detectron2_names(start).items():
+        part = "roi_heads" if name.startswith("res5") else "backbone"
+        assert torch.equal(state[f"{part}.{name}"], value), name
 
 
 @pytest.mark.parametrize("prefix", ["module.encoder_q.", "module.base_encoder."])

@@ -25,6 +25,22 @@ def test_torchvision_is_imported_only_when_chosen():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_without_detectron2_choosing_it_is_an_error_with_the_remedy():
+    program = (
+        "import sys; sys.modules['detectron2'] = None\n"
+        "from workflow_scripts.maskdistill.errors import InputError\n"
+        "from workflow_scripts.maskdistill.mask_rcnn import engines\n"
+        "try:\n    engines.engine('detectron2')\nexcept InputError as error:\n    print(error)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    (line,) = done.stdout.splitlines()
+    assert "mask_rcnn.engine: Detectron2 cannot be imported here" in line
+    assert "envs/detectron2.yaml" in line
+    assert "mask_rcnn.engine: torchvision" in line
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

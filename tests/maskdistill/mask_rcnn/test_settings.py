@@ -39,6 +39,7 @@ def test_a_misspelt_key_names_the_nearest():
         ({"learning_rate": -1, "weights": "w"}, "negative"),
         ({"train_sides": [], "weights": "w"}, "empty"),
         ({"fpn": True, "anchor_sizes": [32, 64], "weights": "w"}, "five levels"),
+        ({"fpn": True, "engine": "detectron2", "weights": "w"}, "C4 only"),
         ({"frozen_stages": 1}, "random"),
         ({"norm": "frozen", "frozen_stages": 0}, "random"),
         ([1], "JSON object"),

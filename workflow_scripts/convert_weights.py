@@ -1,0 +1,41 @@
+"""Convert a published ResNet checkpoint to the names of torchvision or of Detectron2.
+
+Reads MoCo v1, v2 and v3, DINO (teacher or student) and torchvision checkpoints; what is not of the
+network itself (projector, queue, momentum encoder, classifier) is left out. The workflow does not
+need this: it reads such checkpoints as they are. Detectron2 loads the result by MODEL.WEIGHTS.
+"""
+
+import argparse
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill.resnet import DEPTHS, build_resnet
+from workflow_scripts.maskdistill.training_run import publish
+from workflow_scripts.maskdistill.weights import detectron2_names
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the converted checkpoint; exit code 0."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", type=Path, required=True, help="checkpoint to read")
+    parser.add_argument("--depth", type=int, choices=DEPTHS, default=50, help="of the ResNet")
+    parser.add_argument(
+        "--names", choices=("torchvision", "detectron2"), required=True, help="names to write"
+    )
+    parser.add_argument("--output", type=Path, required=True, help=".pth file to write")
+    arguments = parser.parse_args(argv)
+
+    state = build_resnet(arguments.depth, weights=arguments.weights).state_dict()
+    if arguments.names == "torchvision":
+        publish(state, arguments.output)
+    else:
+        # Detectron2 then looks for the module (backbone, res5 in the heads) that each name fits.
+        content = {"model": detectron2_names(state), "matching_heuristics": True}
+        publish(content, arguments.output)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
