@@ -6,18 +6,19 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.scripts.test_train_mask_rcnn import ENGINES
 from workflow_scripts import predict_candidates
 from workflow_scripts.maskdistill import masks, shards
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.mask_rcnn.network import build_mask_rcnn
+from workflow_scripts.maskdistill.mask_rcnn import engines
 from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
 
 SIZES = {11: (32, 40), 12: (32, 40), 13: (48, 32), 14: (32, 40), 15: (20, 20)}
 SETTINGS = {"test_side": 32, "test_proposals": 12, "candidates_per_image": 3, "score_floor": 0.0}
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(params=ENGINES)
+def folder(tmp_path, request):
     """Five images of three sizes, the last one rejected; a manifest; an untrained model."""
     rng = np.random.default_rng(0)
     rows = []
@@ -40,6 +41,7 @@ def folder(tmp_path):
     torch.manual_seed(0)
     settings = training_settings(
         {
+            "engine": request.param,
             "depth": 18,
             "weights": None,
             "frozen_stages": 0,
@@ -48,11 +50,12 @@ def folder(tmp_path):
             "anchor_sizes": [16, 24],
         }
     )
+    network = engines.engine(settings.engine).build_mask_rcnn(settings, 2)
     model = {
-        "engine": "torchvision",
+        "engine": settings.engine,
         "settings": dataclasses.asdict(settings),
         "clusters": 2,
-        "state_dict": build_mask_rcnn(settings, 2).state_dict(),
+        "state_dict": network.state_dict(),
     }
     torch.save(model, tmp_path / "model.pt")
     return tmp_path

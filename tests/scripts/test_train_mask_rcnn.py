@@ -1,4 +1,5 @@
 import csv
+import importlib.util
 import json
 import os
 import subprocess
@@ -29,6 +30,17 @@ SETTINGS = {
     "learning_rate": 0.001,
     "test_side": 32,
 }
+# Everything that is so whichever engine trains; Detectron2 where it is installed.
+ENGINES = [
+    "torchvision",
+    pytest.param(
+        "detectron2",
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec("detectron2") is None,
+            reason="Detectron2 is not installed (README says how)",
+        ),
+    ),
+]
 
 
 def options(folder, **settings):
@@ -71,11 +83,12 @@ def history(folder):
         return list(csv.DictReader(file))
 
 
-def test_model_and_history_are_written(tmp_path):
-    assert train_mask_rcnn.main(options(tmp_path)) == 0
+@pytest.mark.parametrize("engine", ENGINES)
+def test_model_and_history_are_written(tmp_path, engine):
+    assert train_mask_rcnn.main(options(tmp_path, engine=engine)) == 0
 
     model = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
-    assert (model["engine"], model["clusters"], model["seed"]) == ("torchvision", 1, 3)
+    assert (model["engine"], model["clusters"], model["seed"]) == (engine, 1, 3)
     assert model["settings"]["iterations"] == 2
     rows = history(tmp_path)
     assert [row["step"] for row in rows] == ["1", "2"]
@@ -84,9 +97,12 @@ def test_model_and_history_are_written(tmp_path):
         assert float(row["loss"]) == pytest.approx(sum(float(row[p]) for p in parts), rel=1e-5)
 
 
-def test_two_processes_share_the_batch_and_one_writes(tmp_path):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_processes_share_the_batch_and_one_writes(tmp_path, engine):
+    settings = {"engine": engine, "norm": "batch" if engine == "detectron2" else "group"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "workflow_scripts.train_mask_rcnn", *options(tmp_path), "--workers", "0"]
+    command += ["-m", "workflow_scripts.train_mask_rcnn", *options(tmp_path, **settings)]
+    command += ["--workers", "0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     subprocess.run(command, env=environment, check=True, timeout=300)

@@ -6,7 +6,6 @@ follows the last stage (res5), whose features the heads of boxes and masks share
 
 from collections.abc import Sequence
 
-import torch
 from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
@@ -173,10 +172,9 @@ def _norm(settings: TrainingSettings) -> str:
     """Detectron2's name of the normalisation."""
     if settings.norm != "batch":
         return {"frozen": "FrozenBN", "group": "GN"}[settings.norm]
-    if distributed.world_size() == 1:
-        return "BN"
-    # PyTorch's own works on GPUs only.
-    return "SyncBN" if torch.cuda.is_available() else "naiveSyncBN"
+    # On GPUs `distributed.parallel` puts PyTorch's own in the place of Detectron2's, which also works
+    # on CPUs.
+    return "BN" if distributed.world_size() == 1 else "naiveSyncBN"
 
 
 def _instances(target: dict[str, Tensor], size: tuple[int, int]) -> Instances:
