@@ -172,8 +172,7 @@ def _norm(settings: TrainingSettings) -> str:
     """Detectron2's name of the normalisation."""
     if settings.norm != "batch":
         return {"frozen": "FrozenBN", "group": "GN"}[settings.norm]
-    # On GPUs `distributed.parallel` puts PyTorch's own in the place of Detectron2's, which also works
-    # on CPUs.
+    # Detectron2's own works on CPUs, too; on GPUs `distributed.parallel` puts PyTorch's in its place.
     return "BN" if distributed.world_size() == 1 else "naiveSyncBN"
 
 
