@@ -172,7 +172,7 @@ def _norm(settings: TrainingSettings) -> str:
     """Detectron2's name of the normalisation."""
     if settings.norm != "batch":
         return {"frozen": "FrozenBN", "group": "GN"}[settings.norm]
-    # Detectron2's own works on CPUs, too; on GPUs `distributed.parallel` puts PyTorch's in its place.
+    # Detectron2's own, which works on CPUs, too; `distributed.parallel` puts PyTorch's on GPUs.
     return "BN" if distributed.world_size() == 1 else "naiveSyncBN"
 
 
