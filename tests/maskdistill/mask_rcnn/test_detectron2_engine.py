@@ -268,20 +268,21 @@ def test_history_has_the_columns_of_the_other_engine(uninterrupted):
     assert set(columns) == {"step", "loss"} | parts
 
 
-def test_the_loss_falls_and_objects_are_found(shapes, tmp_path):
+def test_objects_are_found_after_a_short_training(shapes, tmp_path):
     fit(
         shapes,
         tmp_path,
-        iterations=60,
-        learning_rate_steps=[50],
+        iterations=100,
+        learning_rate_steps=[90],
         batch_size=4,
         train_sides=[64],
         roi_size=8,
         norm="group",
         gradient_clip=5.0,
         warmup_iterations=10,
+        sampled_proposals=32,
+        sampled_anchors=64,
     )
-    curve = losses(tmp_path)
     predictor = load_predictor(
         tmp_path / "model.pt",
         settings=PredictionSettings(test_side=64, test_proposals=20, candidates_per_image=3),
@@ -297,8 +298,7 @@ def test_the_loss_falls_and_objects_are_found(shapes, tmp_path):
         overlaps.append((found & true).sum() / (found | true).sum())
         right.append(best.cluster == annotation["category_id"])
 
-    assert np.mean(curve[-10:]) < 0.5 * np.mean(curve[:5])
-    assert np.mean(overlaps) > 0.5
+    assert np.mean(overlaps) > 0.6
     assert np.mean(right) > 0.9
 
 
