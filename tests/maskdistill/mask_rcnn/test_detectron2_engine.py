@@ -3,7 +3,6 @@ import json
 import os
 import signal
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +54,7 @@ TINY = {
 }
 
 
-def fit(shapes, folder, *, workers=0, checkpoint_every=100, **settings):
+def fit(shapes, folder, *, workers=0, checkpoint_every=100, processes=1, device=CPU, **settings):
     path, root = shapes
     engine.fit(
         path,
@@ -65,7 +64,12 @@ def fit(shapes, folder, *, workers=0, checkpoint_every=100, **settings):
         work_dir=folder / "runs",
         model=folder / "model.pt",
         history=folder / "history.csv",
-        runtime=Runtime(device=CPU, workers=workers, checkpoint_every=checkpoint_every),
+        runtime=Runtime(
+            device=device,
+            workers=workers,
+            checkpoint_every=checkpoint_every,
+            processes=processes,
+        ),
     )
     return torch.load(folder / "model.pt", weights_only=True)
 
@@ -358,37 +362,20 @@ def test_an_image_that_vanished_is_an_error_of_one_line(shapes, tmp_path):
     assert registered_names() == []
 
 
-@pytest.fixture
-def two_processes(monkeypatch):
-    """Detectron2's launcher, on CPUs as it would be on two GPUs."""
-    monkeypatch.setattr(engine, "_processes", lambda *_: 2)
+def test_the_launcher_shares_a_batch_and_normalises_it_together(shapes, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = {"iterations": 1, "train_sides": [48], "flip": False}
+    shared = fit(shapes, tmp_path / "shared", processes=2, **options)["state_dict"]
+    alone = fit(shapes, tmp_path / "alone", **options)["state_dict"]
 
-
-def test_the_launcher_shares_a_batch_and_normalises_it_together(shapes, tmp_path, two_processes):
-    model = fit(shapes, tmp_path, iterations=2, train_sides=[48], flip=False)["state_dict"]
-
-    assert len(losses(tmp_path)) == 2
-    assert all(value.isfinite().all() for value in model.values())
-    # One process that sees the whole batch has the same running mean at the stem after a step.
-    both, alone = tmp_path / "both", tmp_path / "alone"
-    options = {"iterations": 1, "train_sides": [48], "flip": False, "warmup_iterations": 100}
-    synchronised = fit(shapes, both, **options)["state_dict"]
-    engine._fit(
-        *shapes,
-        settings=training_settings(TINY | options),
-        seed=5,
-        work_dir=alone / "runs",
-        model=alone / "model.pt",
-        history=alone / "history.csv",
-        runtime=Runtime(device=CPU),
-    )
-    single = torch.load(alone / "model.pt", weights_only=True)["state_dict"]
+    assert len(losses(tmp_path / "shared")) == 1
+    assert all(value.isfinite().all() for value in shared.values())
+    # Of half of the batch each, the processes would have another mean than of all of it.
     name = "backbone.stem.conv1.norm.running_mean"
-    torch.testing.assert_close(synchronised[name], single[name])
+    torch.testing.assert_close(shared[name], alone[name])
 
 
-def test_sigterm_reaches_the_launchers_processes(shapes, tmp_path, two_processes):
+def test_sigterm_reaches_the_launchers_processes(shapes, tmp_path):
     def terminate():
         if any(tmp_path.glob("runs/*/history.jsonl")):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -399,36 +386,32 @@ def test_sigterm_reaches_the_launchers_processes(shapes, tmp_path, two_processes
 
     terminate()
     with pytest.raises(Interrupted):
-        fit(shapes, tmp_path, iterations=500, checkpoint_every=500)
+        fit(shapes, tmp_path, processes=2, iterations=500, checkpoint_every=500)
 
     (checkpoint,) = tmp_path.glob("runs/*/last.pt")
     step = torch.load(checkpoint, weights_only=True)["step"]
     assert 0 < step < 500
 
 
-def test_an_error_in_a_process_of_the_launcher_is_one_line(shapes, tmp_path, two_processes):
+def test_an_error_in_a_process_of_the_launcher_is_one_line(shapes, tmp_path):
     path, _ = shapes
 
     with pytest.raises(InputError, match=r"png: missing file") as error:
-        fit((path, Path(tmp_path / "elsewhere")), tmp_path)
+        fit((path, tmp_path / "elsewhere"), tmp_path, processes=2)
 
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("device", "visible", "batch_size", "environment", "processes"),
-    [
-        ("cuda", 8, 16, {}, 8),
-        ("cuda", 3, 16, {}, 2),
-        ("cuda", 1, 16, {}, 1),
-        ("cuda:1", 8, 16, {}, 1),
-        ("cuda", 8, 16, {"RANK": "0"}, 1),
-        ("cpu", 8, 16, {}, 1),
-    ],
+    ("device", "environment", "message"),
+    [("cuda", {}, "2 processes, but 1 GPUs here"), ("cpu", {"RANK": "0"}, "torchrun")],
 )
-def test_gpus_are_shared_out(monkeypatch, device, visible, batch_size, environment, processes):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+def test_processes_that_cannot_be_started_are_refused(
+    shapes, tmp_path, monkeypatch, device, environment, message
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
-    assert engine._processes(torch.device(device), batch_size) == processes
+    with pytest.raises(InputError, match=message):
+        fit(shapes, tmp_path, processes=2, device=torch.device(device))

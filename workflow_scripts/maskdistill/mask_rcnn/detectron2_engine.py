@@ -1,6 +1,8 @@
 """The engine on Detectron2; fulfils `engines.Engine`. It downloads nothing."""
 
 import contextlib
+import dataclasses
+import math
 import multiprocessing
 import os
 import signal
@@ -53,9 +55,10 @@ def fit(
 ) -> None:
     """Train on a COCO dataset file; see `engines.Engine.fit`.
 
-    Under torchrun this is one of its processes. Otherwise, where several GPUs are visible and none
-    of them is named, Detectron2's launcher starts a process for each.
+    Under torchrun this is one of its processes; otherwise Detectron2's launcher starts
+    `runtime.processes` of them.
     """
+    _check_processes(runtime)
     arguments = {
         "pseudo_labels": pseudo_labels,
         "root": root,
@@ -66,11 +69,12 @@ def fit(
         "history": history,
         "runtime": runtime,
     }
-    processes = _processes(runtime.device, settings.batch_size)
-    if processes == 1:
+    if runtime.processes == 1:
         _fit(**arguments)
     else:
-        _launch(processes, arguments)
+        share = math.ceil(runtime.workers / runtime.processes)
+        arguments["runtime"] = dataclasses.replace(runtime, workers=share)
+        _launch(runtime.processes, arguments)
 
 
 def predictor(
@@ -136,12 +140,13 @@ class _Events:
             self._writer.close()
 
 
-def _processes(device: torch.device, batch_size: int) -> int:
-    """How many processes to start: the most GPUs that can share a batch evenly."""
-    if "RANK" in os.environ or device.type != "cuda" or device.index is not None:
-        return 1
-    visible = range(1, torch.cuda.device_count() + 1)
-    return max(count for count in visible if batch_size % count == 0)
+def _check_processes(runtime: Runtime) -> None:
+    if runtime.processes > 1 and "RANK" in os.environ:
+        raise InputError("--processes: torchrun has started the processes; leave it out")
+    if runtime.device.type == "cuda" and runtime.processes > torch.cuda.device_count():
+        raise InputError(
+            f"--processes: {runtime.processes} processes, but {torch.cuda.device_count()} GPUs here"
+        )
 
 
 def _launch(processes: int, arguments: Mapping[str, Any]) -> None:

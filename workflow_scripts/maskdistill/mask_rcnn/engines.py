@@ -41,6 +41,7 @@ class Runtime:
     device: torch.device
     workers: int = 0  # processes that decode images
     checkpoint_every: int = 500  # steps
+    processes: int = 1  # that the engine starts itself, one a GPU; 1 under torchrun
 
 
 class Predictor(Protocol):
