@@ -117,7 +117,7 @@ def edited(tmp_path, key, value):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: "{", "not JSON"),
+        (lambda p: "{", "not valid JSON"),
         (lambda p: {"images": []}, "not a COCO dataset file"),
         (lambda p: coco_file(p, annotated=()), "none of the 3 images is annotated"),
         (lambda p: coco_file(p) | {"categories": [{"id": 0, "name": "a"}]}, "1..C"),
