@@ -1,9 +1,11 @@
 # Config, wildcards and the helpers that several stages share.
+import fcntl
 import functools
 import hashlib
 import os
 import re
 import shlex
+import socket
 import sys
 from pathlib import Path
 
@@ -30,7 +32,39 @@ from workflow_scripts.maskdistill.errors import InputError
 os.environ.update(
     PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     PYTHONPATH=os.pathsep.join(filter(None, [str(HOME), os.environ.get("PYTHONPATH")])),
+    MASKDISTILL_SNAKEMAKE=str(os.getpid()),  # whose end is theirs
 )
+
+
+def forget_killed_run():
+    """Remove the lock that kill -9 of Snakemake leaves in the working directory.
+
+    Every Snakemake here holds a shared lock of the system as long as it lives. Where none is held,
+    none lives. Locks made from another machine are left alone: not all file systems tell them.
+    """
+    folder = Path(".snakemake")
+    folder.mkdir(exist_ok=True)
+    file = open(folder / "alive", "a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.seek(0)
+        if file.read() == socket.gethostname():
+            for path in folder.glob("locks/*.lock"):
+                path.unlink()
+        file.truncate(0)
+        file.write(socket.gethostname())
+        file.flush()
+    except OSError:
+        pass  # another Snakemake is at work here, or the file system has no locks
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH)
+    except OSError:
+        pass
+    return file
+
+
+if workflow.is_main_process:
+    ALIVE = forget_killed_run()
 
 SCHEMAS = HOME / "config" / "schemas"
 # Datasets of the working directory go before those of the repository; mostly they are the same.

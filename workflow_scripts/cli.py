@@ -1,7 +1,10 @@
 """What the command lines of all rules share: settings as JSON, one-line errors."""
 
 import argparse
+import ctypes
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +68,24 @@ def add_checksums(arguments: argparse.ArgumentParser) -> None:
 
 def run(main: Callable[[list[str] | None], int]) -> None:
     """Run a rule's `main` as a program: bad input ends it with one line on stderr."""
+    _end_with_snakemake()
     try:
         sys.exit(main(None))
     except InputError as error:
         sys.exit(f"error: {error}")
+
+
+def _end_with_snakemake() -> None:
+    """Let kill -9 of Snakemake be SIGTERM for its job (Linux): trainings save, all end.
+
+    Otherwise the job would run on unseen, and replace in the end what a later run has made.
+    Programs that were not started by Snakemake are left alone.
+    """
+    snakemake = os.environ.get("MASKDISTILL_SNAKEMAKE")  # its process id
+    if snakemake is None or not sys.platform.startswith("linux"):
+        return
+    if os.getppid() == int(snakemake):
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    if not os.path.exists(f"/proc/{snakemake}"):  # it ended while this program was starting
+        sys.exit(f"error: Snakemake (process {snakemake}) is gone")

@@ -19,7 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = arguments.settings["dataset"]["generate"]
 
-    scenes.write_voc_tree(arguments.output.parent, **settings)
+    with atomic.full_disk_named(arguments.output.parent):
+        scenes.write_voc_tree(arguments.output.parent, **settings)
     description = {**settings, "classes": scenes.CLASS_NAMES}
     atomic.write_text(arguments.output, json.dumps(description, indent=2) + "\n")
     return 0

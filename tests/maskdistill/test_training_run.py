@@ -86,7 +86,7 @@ def test_a_run_is_exclusive(tmp_path):
     with training_run(tmp_path, FINGERPRINT) as run:
         program = (
             "import sys; from workflow_scripts.maskdistill.training_run import training_run\n"
-            f"with training_run(sys.argv[1], {FINGERPRINT!r}): pass"
+            f"with training_run(sys.argv[1], {FINGERPRINT!r}, lock_timeout=0.2): pass"
         )
         other = subprocess.run(
             [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True

@@ -69,14 +69,14 @@ class Workflow:
         self.datasets = datasets
         self.overrides = overrides
 
-    def snakemake(
+    def command(
         self,
         *arguments: str,
         overrides: dict | None = None,
         runtime: dict | None = None,
         repository: Path = REPOSITORY,
-    ) -> subprocess.CompletedProcess:
-        """Run Snakemake with the local profile; stdout holds all that it prints."""
+    ) -> list[str]:
+        """The command line of Snakemake with the local profile."""
         config = {
             "datasets": self.datasets,
             "overrides": self.overrides if overrides is None else overrides,
@@ -87,8 +87,12 @@ class Workflow:
         command = [sys.executable, "-m", "snakemake", "--snakefile", repository / "Snakefile"]
         command += ["--directory", self.directory, "--configfile", path]
         command += ["--profile", repository / "profiles" / "local", "--cores", "2", *arguments]
+        return list(map(str, command))
+
+    def snakemake(self, *arguments: str, **options) -> subprocess.CompletedProcess:
+        """Run `command`; stdout holds all that is printed."""
         return subprocess.run(
-            list(map(str, command)),
+            self.command(*arguments, **options),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

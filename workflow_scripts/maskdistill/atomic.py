@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,27 +16,39 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
     The old file, if any, stays in place until then, and stays for good when the block fails.
 
+    What killed attempts at the same file have left behind is removed first.
+
     Raises:
-        InputError: the disk is full.
+        InputError: the disk is full, or a quota or limit on file sizes is reached.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: some writers choose their format by it.
-    temporary = path.with_name(f".{path.stem}.tmp{os.getpid()}{path.suffix}")
+    # Another suffix: DuckDB's *.parquet finds hidden files too.
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    for left_over in path.parent.glob(f".{glob.escape(path.name)}.tmp*"):
+        left_over.unlink(missing_ok=True)
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with full_disk_named(path):
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def full_disk_named(path: str | os.PathLike) -> Iterator[None]:
+    """Turn the system's error about a full disk, quota or file size into an InputError."""
+    try:
+        yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise InputError(
                 f"{path}: no space left on the disk; the old file, if any, is untouched. "
                 "Free some space and run again."
             ) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

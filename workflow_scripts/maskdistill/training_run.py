@@ -7,6 +7,7 @@ no output of the workflow: Snakemake deletes outputs and logs of a job that it s
 import contextlib
 import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -19,8 +20,12 @@ import filelock
 import torch
 
 from workflow_scripts.maskdistill import distributed
-from workflow_scripts.maskdistill.atomic import atomic_path
+from workflow_scripts.maskdistill.atomic import atomic_path, full_disk_named
 from workflow_scripts.maskdistill.errors import InputError
+
+# Seconds that a training waits for an earlier one at the same run to save its state and end: after
+# kill -9 of a job its data workers live on for a while, and hold its lock.
+LOCK_TIMEOUT = 60.0
 
 
 class Interrupted(SystemExit):
@@ -72,14 +77,13 @@ class TrainingRun:
         assert "step" in state
         if not self.writes:
             return
-        with atomic_path(self._checkpoint) as temporary:
-            torch.save(dict(state), temporary)
+        _save(state, self._checkpoint)
 
     def record(self, *, step: int, loss: float, **values: float) -> None:
         """Add a row to the loss history.
 
         Raises:
-            InputError: the loss is not finite; the last checkpoint is kept.
+            InputError: the loss is not finite, or the disk is full; the last checkpoint is kept.
         """
         if not math.isfinite(loss):
             raise InputError(
@@ -90,7 +94,7 @@ class TrainingRun:
             return
         row = {"step": step, "loss": loss, **values}
         self.history.append(row)
-        with open(self._history_file, "a") as file:
+        with full_disk_named(self._history_file), open(self._history_file, "a") as file:
             file.write(json.dumps(row) + "\n")
 
     def request_stop(self, *_: object) -> None:
@@ -114,7 +118,9 @@ class TrainingRun:
 
 
 @contextlib.contextmanager
-def training_run(root: str | os.PathLike, fingerprint: Mapping) -> Iterator[TrainingRun]:
+def training_run(
+    root: str | os.PathLike, fingerprint: Mapping, *, lock_timeout: float = LOCK_TIMEOUT
+) -> Iterator[TrainingRun]:
     """Open the run that belongs to `fingerprint` under `root`, alone but for torchrun's others.
 
     SIGTERM (scancel, preemption, the end of the time limit) sets `stop_requested` meanwhile.
@@ -122,9 +128,10 @@ def training_run(root: str | os.PathLike, fingerprint: Mapping) -> Iterator[Trai
     Args:
         root: directory of all runs of this training; other fingerprints are other directories.
         fingerprint: JSON values that decide the result: settings, digests of inputs, seed.
+        lock_timeout: seconds to wait for another process at this very run to end.
 
     Raises:
-        InputError: another process is at this very run.
+        InputError: another process is at this very run, and stays.
     """
     text = json.dumps(fingerprint, sort_keys=True)
     directory = Path(root) / hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -133,7 +140,7 @@ def training_run(root: str | os.PathLike, fingerprint: Mapping) -> Iterator[Trai
     lock = filelock.FileLock(directory / "lock")
     if run.writes:
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=lock_timeout)
         except filelock.Timeout:
             raise InputError(
                 f"{directory}: another process is training here; wait for it or end it"
@@ -154,6 +161,13 @@ def publish(state: Mapping, path: str | os.PathLike) -> None:
     """
     if distributed.rank():
         return
-    # Given a name, torch.save would write it, process number and all, into the file.
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        torch.save(dict(state), file)
+    _save(state, path)
+
+
+def _save(state: Mapping, path: str | os.PathLike) -> None:
+    # By way of memory: torch tells of a full disk in terms of its own, and writes the name of the
+    # file into it.
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
