@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CORES ?= 2
 DATASET ?= voc2012
 
-.PHONY: help setup demo plan test lint format clean
+.PHONY: help setup demo plan stale test kills bench lint format clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -27,6 +27,15 @@ plan: setup  ## Say what a run of DATASET would do and need, before it starts: m
 
 test: setup lint  ## Lint, then run all tests
 	$(BIN)/python -m pytest
+
+stale: setup  ## Say what would run again and why; ARGS go to Snakemake
+	@$(BIN)/python -m workflow_scripts.stale $(ARGS)
+
+kills: setup  ## Kill jobs and Snakemake fifty times at random moments, and compare (an hour)
+	$(BIN)/python -m tests.rules.kills $(ARGS)
+
+bench: setup  ## Measure, and print a table with ratios
+	$(BIN)/python -m tests.bench $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,9 +1,12 @@
 import errno
 import os
+import shutil
+import subprocess
 import threading
 
 import pytest
 
+from workflow_scripts.maskdistill import shards
 from workflow_scripts.maskdistill.atomic import atomic_path, write_text
 from workflow_scripts.maskdistill.errors import InputError
 
@@ -62,6 +65,41 @@ def test_a_device_that_is_really_full(tmp_path):
     with pytest.raises(InputError, match="no space left"):
         write()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_old_shard(small_disk):
+    """Random bytes, which zstd makes no smaller."""
+    path = small_disk / "0000.parquet"
+
+    def write(size):
+        row = {"image_id": 1, "image": {"bytes": os.urandom(size), "path": "a.png"}}
+        shards.write_table(path, "label_maps", [row], {})
+
+    write(100_000)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"0000\.parquet: no space left"):
+        write(2_000_000)
+    assert path.read_bytes() == before
+    assert os.listdir(small_disk) == ["0000.parquet"]
+
+
+def test_what_a_killed_attempt_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".a.txt.tmp1", ".b.txt.tmp1", "a.txt.tmp1"):
+        (tmp_path / name).write_text("half")
+    write_text(tmp_path / "a.txt", "new")
+    assert sorted(os.listdir(tmp_path)) == [".b.txt.tmp1", "a.txt", "a.txt.tmp1"]
 
 
 def test_other_errors_of_the_system_stay_what_they_are(tmp_path):

@@ -158,3 +158,44 @@ def test_a_published_model_is_loaded_without_pickle(tmp_path):
 
     model = torch.load(tmp_path / "model.pt", weights_only=True)
     assert model["state_dict"]["w"].tolist() == [1, 1]
+
+
+def test_the_same_model_is_the_same_file(tmp_path):
+    for name in ("a.pt", "b.pt"):
+        publish({"w": torch.ones(2)}, tmp_path / name)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
+@pytest.mark.parametrize("call", ["save", "record", "publish"])
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, call):
+    """The system's own error, of a bound on the size of files."""
+    program = f"""
+import resource, torch
+from workflow_scripts import cli
+from workflow_scripts.maskdistill.training_run import publish, training_run
+
+def main(argv):
+    with training_run({str(tmp_path)!r}, {FINGERPRINT!r}) as run:
+        run.save({{"step": 1}})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+        big = {{"step": 2, "weights": torch.zeros(100_000)}}
+        if {call!r} == "save":
+            run.save(big)
+        elif {call!r} == "publish":
+            publish(big, {str(tmp_path / "model.pt")!r})
+        else:
+            for step in range(1000):
+                run.record(step=step, loss=1.0)
+
+cli.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    name = {"save": "last.pt", "publish": "model.pt", "record": "history.jsonl"}[call]
+    assert line.startswith("error: ")
+    assert f"{name}: no space left" in line
+    assert not (tmp_path / "model.pt").exists()
+    assert not [path for path in tmp_path.rglob("*") if ".tmp" in path.name]
+    with training_run(tmp_path, FINGERPRINT) as run:
+        assert run.load()["step"] == 1

@@ -196,24 +196,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=50, help="how many in all")
     parser.add_argument("--seed", type=int, default=0, help="of moments and victims")
     parser.add_argument("--longest-wait", type=float, default=8, help="seconds between two")
+    parser.add_argument("--shards", type=int, default=2, help="of every stage")
+    parser.add_argument("--targets", nargs="+", default=["all"], help="what to make")
     parser.add_argument("--directory", type=Path, help="kept; else a temporary one")
     options = parser.parse_args(argv)
 
     generator = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as temporary:
         base = options.directory or Path(temporary)
-        reference = prepared(base / "undisturbed")
+        reference = prepared(base / "undisturbed", shards=options.shards)
         print("undisturbed run", flush=True)
-        done = reference.snakemake("all", runtime=RUNTIME)
+        done = reference.snakemake("--", *options.targets, runtime=RUNTIME)
         assert done.returncode == 0, done.stdout[-6000:] + logs(reference.directory)
         kills: list[str] = []
         resumed: list[str] = []
         while len(kills) < options.kills:
             shutil.rmtree(base / "disturbed", ignore_errors=True)
             stress = Stress(
-                prepared(base / "disturbed"),
+                prepared(base / "disturbed", shards=options.shards),
                 reference.directory,
-                ["all"],
+                options.targets,
                 generator=generator,
                 longest_wait=options.longest_wait,
             )
@@ -225,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
                 reference, reference.directory, [], generator=generator, longest_wait=0
             ).finished
             assert made == {path.relative_to(reference.directory) for path in expected}
-            assert stress.workflow.stale("--", "all", runtime=RUNTIME) == {}
+            assert stress.workflow.stale("--", *options.targets, runtime=RUNTIME) == {}
             print(f"complete after {len(stress.kills)} kills", flush=True)
     for what, number in sorted(Counter(kills).items()):
         print(f"{number:4d}  {what}")
@@ -234,11 +236,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def prepared(directory: Path) -> Workflow:
+def prepared(directory: Path, *, shards: int) -> Workflow:
     """A new folder in which the tiny demo can run."""
     directory.mkdir(parents=True)
     write_backbone(directory / "backbone.pth")
-    return Workflow(directory, ["demo"], merge(SMALL, SCENES, LONGER))
+    return Workflow(directory, ["demo"], merge(SMALL, SCENES, LONGER, {"shards": shards}))
 
 
 if __name__ == "__main__":

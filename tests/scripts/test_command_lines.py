@@ -2,8 +2,11 @@
 
 import argparse
 import importlib
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -74,3 +77,56 @@ def test_success_ends_with_zero():
     with pytest.raises(SystemExit) as exit_:
         cli.run(lambda argv: 0)
     assert exit_.value.code == 0
+
+
+JOB = """
+import sys, time
+from workflow_scripts import cli
+
+def main(argv):
+    print("at work", flush=True)
+    time.sleep(60)
+
+cli.run(main)
+"""
+SNAKEMAKE = """
+import os, subprocess, sys
+os.environ["MASKDISTILL_SNAKEMAKE"] = str(os.getpid())
+job = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+print(job.pid, flush=True)
+job.wait()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a signal of Linux")
+def test_a_job_ends_with_its_snakemake():
+    parent = subprocess.Popen(
+        [sys.executable, "-c", SNAKEMAKE, JOB], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    lines = {parent.stdout.readline().strip(), parent.stdout.readline().strip()}
+    (job,) = lines - {"at work"}
+    parent.kill()
+    parent.wait()
+    # The pipe closes when its last writer, the job, is gone.
+    begin = time.monotonic()
+    assert parent.stdout.read() == ""
+    assert time.monotonic() - begin < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(job), signal.SIGTERM)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a signal of Linux")
+def test_a_job_whose_snakemake_is_gone_does_not_begin():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    done = subprocess.run(
+        [sys.executable, "-c", JOB],
+        cwd=REPOSITORY,
+        env=os.environ | {"MASKDISTILL_SNAKEMAKE": str(gone.pid)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == f"error: Snakemake (process {gone.pid}) is gone\n"

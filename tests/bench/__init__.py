@@ -1,0 +1,40 @@
+"""Measurements, one module a stage: python -m tests.bench [MODULE …]. No part of `make test`."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    value: float  # ours
+    unit: str
+    reference: float | None = None  # in the same unit
+    against: str = ""  # what the reference is
+    # A bound on value / reference: at most, for times; None judges nothing.
+    at_most: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours over the reference."""
+        return None if self.reference is None else self.value / self.reference
+
+    @property
+    def holds(self) -> bool:
+        """Whether the bound, if there is one, is kept."""
+        return self.at_most is None or self.ratio is None or self.ratio <= self.at_most
+
+
+def median_seconds(call: Callable[[], object], repeats: int = 5) -> float:
+    """Median time of `call` in seconds, after one call that is not counted."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

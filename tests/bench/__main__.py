@@ -1,0 +1,58 @@
+"""Measure, and print a table with ratios; exit code 1 where a bound is not kept.
+
+A module of this package has a function `rows()` that measures and yields `Row`s.
+"""
+
+import argparse
+import importlib
+import os
+import pkgutil
+import platform
+import sys
+from collections.abc import Sequence
+
+import tests.bench
+from tests.bench import Row
+
+MODULES = sorted(m.name for m in pkgutil.iter_modules(tests.bench.__path__) if m.name[0] != "_")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure the modules that `argv` names, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of: {', '.join(MODULES)}")
+    names = parser.parse_args(argv).modules or MODULES
+    if unknown := sorted(set(names) - set(MODULES)):
+        parser.error(f"no module {unknown[0]}; there are {', '.join(MODULES)}")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} "
+        "(a busy machine measures too much)",
+        flush=True,
+    )
+    found: list[Row] = []
+    for name in names:
+        for row in importlib.import_module(f"tests.bench.{name}").rows():
+            found.append(row)
+            print(f"  {name}: {row.what}: {row.value:.3g} {row.unit}", file=sys.stderr, flush=True)
+    print(table(found))
+    return int(not all(row.holds for row in found))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown."""
+    lines = ["| what | measured | reference | ratio | bound |", "| --- | --: | --: | --: | --: |"]
+    for row in rows:
+        reference = ratio = bound = ""
+        if row.reference is not None:
+            reference = f"{row.reference:.3g} {row.unit} ({row.against})"
+            ratio = f"{row.ratio:.2f}"
+        if row.at_most is not None:
+            bound = f"≤ {row.at_most:g}" + ("" if row.holds else " **not kept**")
+        lines.append(
+            f"| {row.what} | {row.value:.3g} {row.unit} | {reference} | {ratio} | {bound} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

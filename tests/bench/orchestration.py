@@ -1,0 +1,139 @@
+"""What Snakemake costs: planning by number of shards, and the demo's time outside of its stages."""
+
+import csv
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from tests.bench import Row, median_seconds
+from tests.rules.conftest import REPOSITORY
+
+SHARDS = (16, 128, 1024)
+LIMIT = 30.0  # seconds that a dry-run of 1,024 shards may take
+# How much more than twice as long twice as many jobs may take.
+LINEAR = 1.3
+DEMO_LIMIT = 0.1
+
+
+def rows() -> Iterator[Row]:
+    """All measurements."""
+    yield from dry_runs()
+    with tempfile.TemporaryDirectory() as directory:
+        yield from demo(Path(directory))
+
+
+def dry_runs() -> Iterator[Row]:
+    """Wall and processor time of a dry-run of everything, by number of shards."""
+    seconds, jobs = {}, {}
+    for shards in SHARDS:
+        wall, seconds[shards], jobs[shards] = dry_run(shards)
+        yield Row(
+            what=f"dry-run, {shards:,} shards, {jobs[shards]:,} jobs",
+            value=wall,
+            unit="s",
+            reference=LIMIT if shards == SHARDS[-1] else None,
+            against="limit",
+            at_most=1,
+        )
+        yield Row(what=f"dry-run, {shards:,} shards, processor", value=seconds[shards], unit="s")
+    small, middle, large = SHARDS
+    slopes = [
+        1000 * (seconds[more] - seconds[fewer]) / (jobs[more] - jobs[fewer])
+        for fewer, more in ((small, middle), (middle, large))
+    ]
+    yield Row(
+        what=f"a further job, {middle:,} to {large:,} shards, processor",
+        value=slopes[1],
+        unit="ms",
+        reference=slopes[0],
+        against=f"{small:,} to {middle:,} shards",
+        at_most=LINEAR,
+    )
+
+
+def dry_run(shards: int) -> tuple[float, float, int]:
+    """Plan the demo with that many shards: wall time, processor time, both in s; jobs."""
+    with tempfile.TemporaryDirectory() as directory:
+        command = _snakemake(Path(directory), {"overrides": {"shards": shards}})
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        start = time.perf_counter()
+        done = subprocess.run(
+            [*command, "--dry-run", "--quiet", "rules", "host", "--", "all"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        wall = time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    jobs = int(re.search(r"^total +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE)[1])
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, jobs
+
+
+def demo(directory: Path) -> Iterator[Row]:
+    """Run the demo, and find how much of its time passes outside of the stages' computation."""
+    command = _snakemake(directory, {})
+    start = time.time()
+    subprocess.run([*command, "--quiet", "all", "--", "all"], check=True)
+    wall = time.time() - start
+    intervals = job_intervals(directory / "benchmarks")
+    idle = wall - union_length(intervals)
+    yield Row(what="demo, wall", value=wall, unit="s")
+    yield Row(
+        what=f"demo, no job at work ({len(intervals)} jobs)",
+        value=idle,
+        unit="s",
+        reference=wall,
+        against="wall",
+        at_most=DEMO_LIMIT,
+    )
+    program = [sys.executable, "-m", "workflow_scripts.extract_features", "--help"]
+    startup = median_seconds(
+        lambda: subprocess.run(program, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL), 3
+    )
+    yield Row(
+        what=f"demo, interpreter and imports ({startup:.1f} s a job)",
+        value=startup * len(intervals),
+        unit="s",
+        reference=sum(end - begin for begin, end in intervals),
+        against="sum of the jobs' times",
+    )
+
+
+def job_intervals(benchmarks: Path) -> list[tuple[float, float]]:
+    """Begin and end of every job, in seconds since 1970: a benchmark is written at its end."""
+    intervals = []
+    for path in sorted(benchmarks.rglob("*.tsv")):
+        with open(path, newline="") as file:
+            (row,) = csv.DictReader(file, delimiter="\t")
+        end = path.stat().st_mtime
+        intervals.append((end - float(row["s"]), end))
+    return intervals
+
+
+def union_length(intervals: list[tuple[float, float]]) -> float:
+    """Length of the union of intervals: time in which at least one job ran."""
+    total, last = 0.0, float("-inf")
+    for begin, end in sorted(intervals):
+        total += max(0.0, end - max(begin, last))
+        last = max(last, end)
+    return total
+
+
+def _snakemake(directory: Path, config: dict) -> list[str]:
+    """The command line that runs the demo in a new folder."""
+    shutil.copytree(REPOSITORY / "resources", directory / "resources")
+    path = directory / "bench.yaml"
+    path.write_text(yaml.safe_dump({"datasets": ["demo"], **config}))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile"]
+    command += ["--directory", directory, "--configfile", path]
+    command += ["--profile", REPOSITORY / "profiles" / "local", "--cores", os.cpu_count()]
+    return list(map(str, command))

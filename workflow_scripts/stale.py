@@ -1,0 +1,205 @@
+"""Print which stages would run again, how many jobs of each, and why.
+
+Snakemake plans without running anything; what it was asked for is compared with what made the
+files that are there. Options that are not listed here go to Snakemake, for instance
+--config datasets='[mine]' or --configfile my_overrides.yaml. Without --profile it is
+profiles/local, and without a target `all`.
+"""
+
+import argparse
+import ast
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from snakemake import cli as snakemake
+from snakemake.logging import logger
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill.code_digest import code_digest
+
+HOME = Path(__file__).parents[1]
+# What else is a parameter of a rule: a digest or a part of the command line.
+OTHER_PARAMETERS = {
+    "list_images": "images were added, removed or replaced",
+    "evaluate": "other steps are evaluated",
+    "report": "other files are shown, or the template or the paper's tables changed",
+    "train_segmentation": "it learns from other label maps",
+    "unpack_label_maps": "other label maps are unpacked",
+}
+# Snakemake's words for the parts of a reason.
+UPSTREAM = "Input files updated by another job"
+PARAMETERS = "Params have changed since last execution"
+EXPLAINED = {
+    "Missing output files": "not made yet: {files}",
+    "Incomplete output files": "was killed while writing: {files}",
+    "Updated input files": "changed input: {files}",
+    "Set of input files has changed since last execution": "other input files",
+    "Code has changed since last execution": "the rule's command changed",
+    "Software environment definition has changed since last execution": "envs/ changed",
+    "Forced execution": "forced",
+}
+_PARTS = re.compile("; (?=" + "|".join(map(re.escape, [UPSTREAM, PARAMETERS, *EXPLAINED])) + ")")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that Snakemake would run."""
+
+    rule: str
+    dataset: str
+    outputs: tuple[str, ...]
+    reason: str  # in Snakemake's words
+
+    @property
+    def upstream(self) -> list[str]:
+        """Its input files that other jobs would make."""
+        parts = [part.partition(": ") for part in _PARTS.split(self.reason)]
+        return [path for what, _, rest in parts if what == UPSTREAM for path in rest.split(", ")]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; exit code 0, or Snakemake's where it cannot plan."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--profile", default=HOME / "profiles" / "local", help="Snakemake's")
+    options, others = parser.parse_known_args(argv)
+    code, jobs = plan([f"--profile={options.profile}", *others])
+    if code == 0:
+        print(describe(jobs))
+    return code
+
+
+def plan(arguments: Iterable[str]) -> tuple[int, list[Job]]:
+    """Let Snakemake plan.
+
+    Returns:
+        Its exit code, and the jobs that it would run, in an order in which they could.
+    """
+    collector = _Collector()
+    logger.addFilter(collector)
+    try:
+        snakemake.main(["--dry-run", *arguments])
+    except SystemExit as end:
+        return int(end.code or 0), collector.jobs
+    finally:
+        logger.removeFilter(collector)
+    return 0, collector.jobs
+
+
+class _Collector(logging.Filter):
+    """Collects jobs from Snakemake's log, and lets only warnings and errors pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: list[Job] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        dataset = (getattr(record, "wildcards", None) or {}).get("dataset")
+        if getattr(record, "event", None) == LogEvent.JOB_INFO and dataset is not None:
+            self.jobs.append(
+                Job(record.rule_name, dataset, tuple(map(str, record.output)), record.reason)
+            )
+        return record.levelno >= logging.WARNING
+
+
+def describe(jobs: Iterable[Job]) -> str:
+    """The table: dataset, stage, number of jobs, reasons; a reason a line."""
+    jobs = list(jobs)
+    if not jobs:
+        return "Nothing is stale."
+    stages: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        stages.setdefault((job.dataset, job.rule), []).append(job)
+    order = {rule: number for number, (_, rule) in enumerate(stages)}
+    makers = {output: job.rule for job in jobs for output in job.outputs}
+    rows = [("dataset", "stage", "jobs", "why")]
+    for (dataset, rule), members in stages.items():
+        counts = Counter(why for job in members for why in dict.fromkeys(reasons(job)))
+        shown = [
+            why if count == len(members) else f"{count} of them: {why}"
+            for why, count in counts.items()
+        ]
+        if not all(any(reasons(job)) for job in members):
+            changed = {makers[path] for job in members for path in job.upstream if path in makers}
+            # The nearest says enough.
+            shown.append(f"follows {max(changed, key=order.get)}" if changed else "other stages")
+        for number, why in enumerate(shown):
+            head = (dataset, rule, str(len(members))) if number == 0 else ("", "", "")
+            rows.append((*head, why))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {why}" for a, b, c, why in rows]
+    names = {rule for _, rule in stages}
+    return "\n".join([*lines, "", f"{len(jobs)} jobs of {len(names)} stages; the rest is kept."])
+
+
+def reasons(job: Job) -> Iterator[str]:
+    """Why a job runs, for people, beside what other jobs make."""
+    for part in _PARTS.split(job.reason):
+        what, _, rest = part.partition(": ")
+        if what == PARAMETERS:
+            yield from _changed_parameters(job.rule, rest)
+        elif what in EXPLAINED:
+            files = rest.split(", ")
+            more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+            # Which shard it is would make a line of every job.
+            yield EXPLAINED[what].format(files=re.sub(r"\b\d{4}\.", "*.", files[0]) + more)
+        elif what != UPSTREAM:
+            yield part
+
+
+def _changed_parameters(rule: str, text: str) -> Iterator[str]:
+    """Settings with their old and new values, and what else changed of a rule's parameters."""
+    before, after = (
+        _values(part) for part in text.partition(" before: ")[2].rsplit(" now: ", maxsplit=1)
+    )
+    old, new = ([v for v in values if isinstance(v, dict)] for values in (before, after))
+    if old and new:
+        yield from changed_settings(old[0], new[0])
+    texts = [value for value in after if isinstance(value, str)]
+    code = code_digest(f"workflow_scripts.{rule}", HOME)
+    if code in texts:
+        yield f"code of {rule} or of a module that it imports"
+    if [value for value in texts if value != code]:
+        yield OTHER_PARAMETERS.get(rule, "other parameters")
+
+
+def _values(text: str) -> list:
+    """The values of parameters: text, and settings as mappings."""
+    if text.strip() == "<nothing exclusive>":
+        return []
+    values = ast.literal_eval(f"[{text}]")
+    return [
+        json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+        for value in values
+    ]
+
+
+def changed_settings(old: Mapping, new: Mapping, prefix: str = "") -> Iterator[str]:
+    """`key.sub_key: old → new` for every setting in which two trees differ."""
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from changed_settings(before, after, f"{prefix}{key}.")
+        elif key not in old:
+            yield f"{prefix}{key}: new, {_json(after)}"
+        elif key not in new:
+            yield f"{prefix}{key}: no longer used, was {_json(before)}"
+        elif before != after:
+            yield f"{prefix}{key}: {_json(before)} → {_json(after)}"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)
