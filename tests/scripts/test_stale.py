@@ -109,5 +109,6 @@ def test_nothing_is_stale():
 def test_snakemake_that_cannot_plan_says_why(tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert stale.main(["--snakefile", "none.smk", "--cores", "1"]) != 0
-    assert "none.smk" in capfd.readouterr().err
+    printed = capfd.readouterr()
+    assert "none.smk" in printed.out + printed.err
     assert not [f for f in logger.filters if isinstance(f, logging.Filter)]
