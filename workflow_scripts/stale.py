@@ -64,7 +64,7 @@ class Job:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; exit code 0, or Snakemake's where it cannot plan."""
+    """Print the table; exit code 0."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -72,27 +72,29 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--profile", default=HOME / "profiles" / "local", help="Snakemake's")
     options, others = parser.parse_known_args(argv)
-    code, jobs = plan([f"--profile={options.profile}", *others])
-    if code == 0:
-        print(describe(jobs))
-    return code
+    print(describe(plan([f"--profile={options.profile}", *others])))
+    return 0
 
 
-def plan(arguments: Iterable[str]) -> tuple[int, list[Job]]:
+def plan(arguments: Iterable[str]) -> list[Job]:
     """Let Snakemake plan.
 
     Returns:
-        Its exit code, and the jobs that it would run, in an order in which they could.
+        The jobs that it would run, in an order in which they could.
+
+    Raises:
+        SystemExit: it cannot plan, and has said why.
     """
     collector = _Collector()
     logger.addFilter(collector)
     try:
         snakemake.main(["--dry-run", *arguments])
     except SystemExit as end:
-        return int(end.code or 0), collector.jobs
+        if end.code:
+            raise
     finally:
         logger.removeFilter(collector)
-    return 0, collector.jobs
+    return collector.jobs
 
 
 class _Collector(logging.Filter):

@@ -126,6 +126,18 @@ def test_a_new_image_recomputes_only_its_shard(folder: Workflow) -> None:
     assert folder.stale("all") == {}
 
 
+def test_a_removed_image_recomputes_only_its_shard(folder: Workflow) -> None:
+    path = folder.directory / "my photos/b/same.jpg"
+    kept = path.rename(folder.directory / "elsewhere.jpg")
+    try:
+        stale = folder.stale("all")
+    finally:
+        kept.rename(path)
+    for rule in ("list_images", "extract_features", "make_masks", "embed_masks", "cluster_masks"):
+        assert stale[rule] == 1, rule
+    assert folder.stale("all") == {}
+
+
 def test_a_touched_image_makes_nothing_stale(folder: Workflow) -> None:
     subprocess.run(["touch", str(folder.directory / "my photos/a/same.jpg")], check=True)
     assert folder.stale("all") == {}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.rules.conftest import Workflow, copy_repository
-from workflow_scripts.maskdistill.config import merge
+from tests.rules.conftest import REPOSITORY, Workflow, copy_repository
+from workflow_scripts.maskdistill.code_digest import import_closure
+from workflow_scripts.maskdistill.config import RULE_SETTINGS, merge
 
 pytestmark = pytest.mark.workflow
 
@@ -95,6 +96,8 @@ def edit(checkout: Path, module: str, old: str, new: str) -> None:
         ("confidence.py", "ranked[:1]", "ranked[:2]", CONFIDENCE),
         ("crf.py", "def ", "ANSWER = 42\n\n\ndef ", REFINEMENT),
         ("clustering.py", "squared / 2", "squared * 0.5", CLUSTERS),
+        ("matching.py", "maximize=True", "maximize=bool(1)", REPORTING),
+        ("masks.py", "import ", "import   ", set()),
     ],
 )  # fmt: skip
 def test_changed_code(
@@ -103,3 +106,68 @@ def test_changed_code(
     edit(checkout, module, old, new)
     stale = finished.stale("all", repository=checkout)
     assert set(stale) == expected
+
+
+@pytest.mark.parametrize(
+    ("module", "rules"),
+    [
+        ("vit", {"extract_features", "embed_masks"}),
+        ("affinity", {"make_masks"}),
+        ("embedding", {"embed_masks"}),
+        ("clustering", {"cluster_masks", "assign_masks"}),
+        ("coco", {"write_pseudo_labels", "write_results"}),
+        ("mask_rcnn.training", {"train_mask_rcnn", "predict_candidates"}),
+        ("confidence", {"filter_candidates"}),
+        ("segmentation.training", {"train_segmentation"}),
+        ("segmentation.transforms", SEGMENTATION - REPORTING - {"unpack_label_maps"}),
+        ("crf", {"refine_predictions"}),
+        ("matching", {"evaluate"}),
+        ("ground_truth", {"evaluate", "report"}),
+        ("report", {"report"}),
+    ],
+)
+def test_the_rules_whose_code_holds_a_module(module: str, rules: set) -> None:
+    """What these make is stale after a change of the module, and what follows from it."""
+    found = {
+        rule
+        for rule in [*RULE_SETTINGS, "report"]
+        if f"workflow_scripts.maskdistill.{module}"
+        in import_closure(f"workflow_scripts.{rule}", REPOSITORY)
+    }
+    assert found == rules
+
+
+def test_a_further_round_keeps_the_first(finished: Workflow) -> None:
+    changed = merge(finished.overrides, {"crf": {"rounds": 1}})
+    stale = finished.stale("all", overrides=changed)
+    assert set(stale) == SEGMENTATION
+    assert stale["train_segmentation"] == 1
+
+
+def test_resources_and_messages_of_a_rule_make_nothing_stale(
+    finished: Workflow, checkout: Path
+) -> None:
+    path = checkout / "rules" / "features.smk"
+    text = path.read_text()
+    for old in ("mem_mb=attempts(8000)", "runtime=attempts(120)", '"Extract features of '):
+        assert old in text
+        new = old.replace("8000", "9000").replace("120", "99").replace("Extract", "Compute")
+        text = text.replace(old, new)
+    path.write_text("# A comment.\n" + text)
+    assert finished.stale("all", repository=checkout) == {}
+
+
+def test_make_stale_names_the_setting_with_both_values(finished: Workflow) -> None:
+    changed = merge(finished.overrides, {"masks": {"top_k": 0.3}})
+    command = finished.command(overrides=changed)
+    arguments = [word for word in command[3:] if word not in ("--cores", "2")]
+    done = subprocess.run(
+        [command[0], "-m", "workflow_scripts.stale", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert rows[1] == "demo make_masks 4 masks.top_k: 0.2 → 0.3"
+    assert {row.split()[1] for row in rows[1:-2]} == MASKS

@@ -108,7 +108,9 @@ def test_nothing_is_stale():
 
 def test_snakemake_that_cannot_plan_says_why(tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert stale.main(["--snakefile", "none.smk", "--cores", "1"]) != 0
+    with pytest.raises(SystemExit) as end:
+        stale.main(["--snakefile", "none.smk", "--cores", "1"])
+    assert end.value.code == 1
     printed = capfd.readouterr()
     assert "none.smk" in printed.out + printed.err
     assert not [f for f in logger.filters if isinstance(f, logging.Filter)]
