@@ -96,7 +96,7 @@ class Stress:
         finally:
             snakemake.kill()
         # No job outlives Snakemake, to write over what the next run makes.
-        _, alive = psutil.wait_procs(jobs, timeout=60)
+        _, alive = psutil.wait_procs(jobs, timeout=300)
         assert not alive, alive
         self.check_files()
         self._check_resumed(saved, started)

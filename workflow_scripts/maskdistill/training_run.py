@@ -25,7 +25,7 @@ from workflow_scripts.maskdistill.errors import InputError
 
 # Seconds that a training waits for an earlier one at the same run to save its state and end: after
 # kill -9 of a job its data workers live on for a while, and hold its lock.
-LOCK_TIMEOUT = 60.0
+LOCK_TIMEOUT = 120.0
 
 
 class Interrupted(SystemExit):
