@@ -8,6 +8,7 @@ profiles/local, and without a target `all`.
 
 import argparse
 import ast
+import functools
 import json
 import logging
 import re
@@ -167,11 +168,17 @@ def _changed_parameters(rule: str, text: str) -> Iterator[str]:
     if old and new:
         yield from changed_settings(old[0], new[0])
     texts = [value for value in after if isinstance(value, str)]
-    code = code_digest(f"workflow_scripts.{rule}", HOME)
-    if code in texts:
+    if codes() & set(texts):
         yield f"code of {rule} or of a module that it imports"
-    if [value for value in texts if value != code]:
+    if set(texts) - codes():
         yield OTHER_PARAMETERS.get(rule, "other parameters")
+
+
+@functools.cache
+def codes() -> set[str]:
+    """Digests of the logic of all programs; some serve several rules."""
+    paths = sorted((HOME / "workflow_scripts").glob("*.py"))
+    return {code_digest(f"workflow_scripts.{path.stem}", HOME) for path in paths}
 
 
 def _values(text: str) -> list:
