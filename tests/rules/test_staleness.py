@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
