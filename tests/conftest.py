@@ -27,6 +27,7 @@ def tiny_backbone(tmp_path_factory) -> dict:
         "weights": str(path),
         "shorter_side": 32,
         "longer_side": None,
+        "precision": "float32",
     }
 
 

@@ -27,7 +27,10 @@ def main(argv: list[str] | None = None) -> int:
     settings = arguments.settings["features"]
 
     backbone = Backbone(
-        settings["backbone"], options=settings["backbone_options"], weights=settings["weights"]
+        settings["backbone"],
+        options=settings["backbone_options"],
+        weights=settings["weights"],
+        precision=settings["precision"],
     ).to(choose_device(arguments.device))
     rows = [row for row in shards.read_rows(arguments.images) if row["status"] == shards.OK]
 
@@ -68,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
                 pixels = backbone.prepare([image for _, image in readable])
                 grid_height, grid_width = (n // backbone.patch_size for n in pixels.shape[2:])
                 affinities, keys = (
-                    tensor.float().cpu().numpy() for tensor in backbone.last_block_features(pixels)
+                    tensor.cpu().numpy() for tensor in backbone.last_block_features(pixels)
                 )
                 for (row, image), affinity, key in zip(readable, affinities, keys, strict=True):
                     writer.write(

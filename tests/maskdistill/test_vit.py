@@ -1,12 +1,14 @@
 import argparse
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import yaml
 
-from workflow_scripts.maskdistill import images
+from workflow_scripts.maskdistill import affinity, images, scenes
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.vit import Backbone
 
@@ -210,3 +212,26 @@ def test_missing_weights(tmp_path, tiny_backbone):
             options=tiny_backbone["backbone_options"],
             weights=tmp_path / "absent.pth",
         )
+
+
+def test_half_precision_changes_few_patches():
+    """On the demo's own weights and scenes, as make_masks uses them."""
+    demo = yaml.safe_load(Path("config/datasets/demo.yaml").read_text())["features"]
+    chosen = {"options": demo["backbone_options"], "weights": demo["weights"]}
+    full, half = (
+        Backbone(demo["backbone"], precision=precision, **chosen)
+        for precision in ("float32", "bfloat16")
+    )
+    same = []
+    for index in range(6):
+        image = scenes.scene(5, "val", index).image[:120, :120]
+        found = []
+        for backbone in (full, half):
+            affinities, keys = backbone.last_block_features(backbone.prepare([image]))
+            assert affinities.dtype == keys.dtype == torch.float32
+            masks = affinity.object_masks(
+                keys[0].numpy(), affinities[0].numpy(), (15, 15), top_k=0.05, center_keys=True
+            )
+            found.append(masks[0].grid)
+        same.append((found[0] == found[1]).mean())
+    assert np.mean(same) > 0.99

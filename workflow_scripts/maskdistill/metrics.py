@@ -41,19 +41,19 @@ class ConfusionMatrix:
                 "label maps must have the size of their image"
             )
         rows, columns = self.counts.shape
-        valid = target != label_maps.ignore_value(target)
-        truth = target[valid].astype(np.int64)
-        found = prediction[valid].astype(np.int64)
-        found[found == label_maps.ignore_value(prediction)] = 0
-        for labels, size, what in ((truth, rows, "ground truth"), (found, columns, "label map")):
-            if labels.size and not 0 <= labels.min() <= labels.max() < size:
+        table = _joint_histogram(target, prediction)
+        truth_ignore, found_ignore = (label_maps.ignore_value(m) for m in (target, prediction))
+        table[truth_ignore:] = 0
+        table[:, 0] += table[:, found_ignore:].sum(axis=1)
+        table[:, found_ignore:] = 0
+        for axis, size, what in ((1, rows, "ground truth"), (0, columns, "label map")):
+            if (present := table.any(axis=axis).nonzero()[0]).size and present[-1] >= size:
                 raise InputError(
-                    f"{what} holds label {labels.max()}, but there are only {size - 1} of them; "
+                    f"{what} holds label {present[-1]}, but there are only {size - 1} of them; "
                     "check the class names or clustering.clusters"
                 )
-        self.counts += np.bincount(truth * columns + found, minlength=rows * columns).reshape(
-            rows, columns
-        )
+        table = table[:rows, :columns]
+        self.counts[: table.shape[0], : table.shape[1]] += table
 
     def __iadd__(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
         """Add the counts of other images."""
@@ -61,6 +61,18 @@ class ConfusionMatrix:
             raise ValueError(f"{self.counts.shape} and {other.counts.shape} do not add up")
         self.counts += other.counts
         return self
+
+
+def _joint_histogram(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """How often every pair of labels meets: int64, up to the largest label of each and 255."""
+    # Small maps are counted as they are, in one pass; no label is looked for by itself.
+    heights, widths = (
+        256 if labels.dtype == np.uint8 else int(labels.max()) + 1 for labels in (first, second)
+    )
+    codes = first.astype(np.intp)
+    codes *= widths
+    codes += second
+    return np.bincount(codes.ravel(), minlength=heights * widths).reshape(heights, widths)
 
 
 def iou_table(counts: np.ndarray) -> np.ndarray:

@@ -115,6 +115,7 @@ class Backbone(Network):
     Args:
         name: timm's name of a `VisionTransformer` or an `Eva` (DINOv3) with a class token.
         options, weights, setting: see `build_network`.
+        precision: of the products of `last_block_features`: float32, bfloat16 or float16.
 
     Raises:
         InputError: as `build_network`, or an unsuitable architecture.
@@ -127,6 +128,7 @@ class Backbone(Network):
         options: Mapping | None = None,
         weights: str | os.PathLike | None = None,
         setting: str = "features",
+        precision: str = "float32",
     ) -> None:
         model = build_network(
             name,
@@ -141,6 +143,7 @@ class Backbone(Network):
                 f"{setting}.backbone {name!r} is no vision transformer with a [CLS] token"
             )
         self.patch_size: int = model.patch_embed.patch_size[0]
+        self.precision = getattr(torch, precision)
         super().__init__(model, multiple=self.patch_size)
 
     @torch.inference_mode()
@@ -155,10 +158,13 @@ class Backbone(Network):
             yet averaged over the heads (Eq. 1); and the keys of the patches as B x N x (heads x
             head size) float32. N counts patches row by row.
         """
-        tokens, rope = self._tokens_before_last_block(batch)
-        block = self.model.blocks[-1]
-        tokens = block.norm1(tokens)
-        query, keys = _query_and_keys(block.attn, tokens, rope, self.model.num_prefix_tokens)
+        half = self.precision != torch.float32
+        with torch.autocast(batch.device.type, dtype=self.precision, enabled=half):
+            tokens, rope = self._tokens_before_last_block(batch)
+            block = self.model.blocks[-1]
+            tokens = block.norm1(tokens)
+            query, keys = _query_and_keys(block.attn, tokens, rope, self.model.num_prefix_tokens)
+        query, keys = query.float(), keys.float()
         affinity = torch.einsum("bhd,bhnd->bhn", query, keys)
         return affinity, keys.transpose(1, 2).flatten(2)
 

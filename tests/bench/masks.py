@@ -1,0 +1,48 @@
+"""Mask construction: the linear form against the N x N affinities that the paper writes."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tests.bench import Row, median_seconds
+from workflow_scripts.maskdistill import affinity
+
+GRID = (40, 54)
+HEADS, WIDTH, TOP_K = 6, 384, 0.4
+
+
+def rows() -> Iterator[Row]:
+    """Milliseconds an image of the paper's size."""
+    generator = np.random.default_rng(0)
+    patches = GRID[0] * GRID[1]
+    # Keys of an object and of its surroundings, with noise.
+    inside = np.zeros(GRID, bool)
+    inside[10:30, 12:40] = True
+    prototypes = generator.normal(size=(2, WIDTH))
+    keys = prototypes[inside.ravel().astype(int)] + generator.normal(size=(patches, WIDTH))
+    keys = keys.astype(np.float16)
+    cls_affinity = (keys @ prototypes[1])[None].repeat(HEADS, axis=0).astype(np.float16)
+
+    def linear() -> np.ndarray:
+        return affinity.object_masks(keys, cls_affinity, GRID, top_k=TOP_K)[0].grid
+
+    assert (linear().ravel() == quadratic(keys, cls_affinity)).all()
+    yield Row(
+        what=f"mask of {patches:,} patches",
+        value=1000 * median_seconds(linear, repeats=20),
+        unit="ms",
+        reference=1000 * median_seconds(lambda: quadratic(keys, cls_affinity)),
+        against="N x N affinity of Eq. 2, head by head",
+        at_most=1 / 100,
+    )
+
+
+def quadratic(keys: np.ndarray, cls_affinity: np.ndarray) -> np.ndarray:
+    """The mask as the paper writes it: all of A_I, then its rows of P'."""
+    by_head = keys.astype(np.float32).reshape(len(keys), HEADS, -1).transpose(1, 0, 2)
+    matrix = np.mean([k @ k.T for k in by_head], axis=0)
+    average = cls_affinity.astype(np.float32).mean(axis=0)
+    ranked = np.argsort(-average, kind="stable")
+    proposals = ranked[: max(1, round(TOP_K * len(keys)))]
+    voters = proposals[matrix[ranked[0], proposals] > 0]
+    return matrix[voters].sum(axis=0) > 0
