@@ -1,0 +1,98 @@
+"""Peak memory of the sharded stages, and bytes on disk an image, as the number of images grows."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import timm
+import yaml
+from safetensors.torch import save_file
+
+from tests.bench import Row
+from tests.rules.conftest import REPOSITORY
+from workflow_scripts.maskdistill import scenes
+
+COUNTS = (40, 160, 640)
+FLAT = 1.1
+OPTIONS = {"patch_size": 8, "embed_dim": 96, "depth": 2, "num_heads": 3, "img_size": 128}
+NAME = "vit_tiny_patch16_224"
+DEFAULTS = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())["defaults"]
+
+
+def rows() -> Iterator[Row]:
+    """Every stage at 1, 4 and 16 times the images, against its peak at the fewest."""
+    first: dict[str, float] = {}
+    for count in COUNTS:
+        with tempfile.TemporaryDirectory() as directory:
+            for stage, peak, size in _stages(Path(directory), count):
+                yield Row(
+                    what=f"peak memory of {stage}, {count} images",
+                    value=peak,
+                    unit="MB",
+                    reference=first.setdefault(stage, peak),
+                    against=f"{COUNTS[0]} images",
+                    at_most=FLAT,
+                )
+                if count == COUNTS[-1]:
+                    yield Row(what=f"disk of {stage}", value=size / count, unit="bytes/image")
+                if count == COUNTS[-1] and stage == "extract_features":
+                    patches = (128 // OPTIONS["patch_size"]) ** 2
+                    yield Row(
+                        what="disk of features",
+                        value=size / count,
+                        unit="bytes/image",
+                        reference=2 * patches * (OPTIONS["embed_dim"] + OPTIONS["num_heads"]),
+                        against="2 bytes a number",
+                        at_most=1.05,
+                    )
+
+
+def _stages(folder: Path, count: int) -> Iterator[tuple[str, float, int]]:
+    """(stage, peak MB, bytes written), one program after the other."""
+    weights = folder / "weights.safetensors"
+    save_file(timm.create_model(NAME, num_classes=0, **OPTIONS).state_dict(), weights)
+    features = DEFAULTS["features"] | {
+        "backbone": NAME,
+        "backbone_options": OPTIONS,
+        "weights": str(weights),
+        "shorter_side": 128,
+    }
+    root = folder / "photos"
+    scenes.write_voc_tree(root, train=count, val=1, seed=0)
+    manifest, values, masks = (folder / f"{n}.parquet" for n in ("images", "features", "masks"))
+    dataset = {"adapter": "folder", "splits": {"train": "JPEGImages"}, "classes": []}
+    listed = {"dataset": dataset, "shards": 1, "images": DEFAULTS["images"]}
+    embedding = DEFAULTS["embedding"]
+    runtime = ("--root", str(root), "--workers", "2")
+    for stage, settings, output, options in (
+        ("list_images", listed, manifest, (*runtime, "--split", "train", "--shard", "0")),
+        ("extract_features", {"features": features}, values, (*runtime, "--images", str(manifest))),
+        (
+            "make_masks",
+            {"masks": DEFAULTS["masks"]},
+            masks,
+            ("--images", str(manifest), "--features", str(values)),
+        ),
+        (
+            "embed_masks",
+            {"features": features, "embedding": embedding},
+            folder / "embeddings.parquet",
+            (*runtime, "--images", str(manifest), "--masks", str(masks)),
+        ),
+    ):
+        arguments = ["--settings", json.dumps(settings), *options, "--output", str(output)]
+        yield stage, _peak(f"workflow_scripts.{stage}", *arguments), output.stat().st_size
+
+
+def _peak(*arguments: str) -> float:
+    """Peak resident memory of a program, in MB."""
+    code = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True);"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)"
+    )
+    command = [sys.executable, "-c", code, sys.executable, "-m", *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return float(done.stdout.splitlines()[-1])
