@@ -178,23 +178,33 @@ def cluster_colours(inputs: Inputs) -> dict[str, StepColours]:
     Returns:
         Step → colours.
     """
-    count = inputs.settings["clustering"]["clusters"]
-    own = StepColours(_palette(np.arange(count + 1)), [None] * (count + 1))
-    if not inputs.metrics:
-        return dict.fromkeys(inputs.steps, own)
-    first = next(iter(inputs.metrics.values()))
-    names = first["class_names"]
+    first = next(iter(inputs.metrics.values()), None)
+    return step_colours(inputs.steps, inputs.settings["clustering"]["clusters"], first)
+
+
+def step_colours(
+    steps: Iterable[str], clusters: int, metrics: Mapping | None
+) -> dict[str, StepColours]:
+    """Colours of the clusters in these steps, see `cluster_colours`.
+
+    Args:
+        metrics: metrics.json of one seed, or None without ground truth.
+    """
+    numbers = np.arange(clusters + 1)
+    if metrics is None:
+        return dict.fromkeys(steps, StepColours(palette(numbers), [None] * (clusters + 1)))
+    names = metrics["class_names"]
     result = {}
-    for step in inputs.steps:
-        mapping = stored_mapping(first, step)
+    for step in steps:
+        mapping = stored_mapping(metrics, step)
         # Labels beyond the classes' give the unmatched clusters colours that are left.
-        labels = np.where(mapping == UNMATCHED, len(names) - 1 + np.arange(count + 1), mapping)
+        labels = np.where(mapping == UNMATCHED, len(names) - 1 + numbers, mapping)
         classes = [None if m == UNMATCHED else names[m] for m in mapping]
-        result[step] = StepColours(_palette(labels), classes)
+        result[step] = StepColours(palette(labels), classes)
     return result
 
 
-def _palette(labels: np.ndarray) -> np.ndarray:
+def palette(labels: np.ndarray) -> np.ndarray:
     """VOC's colours; beyond 254 they come round again, without background and ignore."""
     wrapped = np.where(labels > 0, (labels - 1) % (label_maps.IGNORE - 1) + 1, 0)
     return label_maps.PALETTE[wrapped]
@@ -211,7 +221,7 @@ def _legend(inputs: Inputs, clusters: Mapping[str, StepColours]) -> list[dict]:
         ]
     names = next(iter(inputs.metrics.values()))["class_names"]
     entries = [
-        {"name": name, "colour": drawing.css_colour(_palette(np.array(i)))}
+        {"name": name, "colour": drawing.css_colour(palette(np.array(i)))}
         for i, name in enumerate(names)
         if i > 0
     ]
@@ -259,7 +269,7 @@ def _examples(
         pictures = [{"title": "Image", "uri": drawing.data_uri(small), "colours": set()}]
         if truth is not None:
             labels = truth.semantic(row["image_id"], row["file_name"])
-            colours = _palette(np.arange(len(truth.class_names) + 1))
+            colours = palette(np.arange(len(truth.class_names) + 1))
             pictures.append(_painted("Ground truth", small, labels, colours))
         for step, label_map in found.items():
             if row["image_id"] not in label_map:
@@ -398,7 +408,7 @@ def _scores(inputs: Inputs) -> dict:
         "per_class": [
             {
                 "name": name,
-                "colour": drawing.css_colour(_palette(np.array(i))),
+                "colour": drawing.css_colour(palette(np.array(i))),
                 "cells": [cells[name] for cells in class_iou.values()],
             }
             for i, name in enumerate(names)

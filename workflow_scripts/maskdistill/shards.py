@@ -227,6 +227,21 @@ def _values(column: pa.Array) -> list:
     return column.to_pylist()
 
 
+def rows_of_image(path: str | os.PathLike, image_id: int) -> list[dict]:
+    """The rows of one image of a shard; vectors come as NumPy arrays.
+
+    Only what belongs to the image is decoded, however large the shard is.
+    """
+    with _damage_named(path):
+        table = pq.read_table(path, filters=[("image_id", "=", image_id)])
+    rows = []
+    for batch in table.to_batches():
+        values = [_values(column) for column in batch.columns]
+        for row in zip(*values, strict=True):
+            rows.append(dict(zip(batch.schema.names, row, strict=True)))
+    return rows
+
+
 def group_by_image(path: str | os.PathLike, columns: list[str] | None = None) -> dict[int, list]:
     """The rows of one shard by image: image_id → rows, in the order of the file."""
     groups: dict[int, list] = {}

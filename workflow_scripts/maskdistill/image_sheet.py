@@ -1,0 +1,244 @@
+"""One picture of everything that is known of an image, panel by panel."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from workflow_scripts.maskdistill import drawing, images, label_maps, masks
+from workflow_scripts.maskdistill.image_record import ImageRecord
+from workflow_scripts.maskdistill.report import palette, step_title
+
+PANEL = 360  # longer side of a picture, in pixels
+ENLARGED = 3.0  # small images are scaled up to this factor at most
+GAP = 20
+CAPTION = 46  # height of the two lines below a panel
+MARGIN = 28
+COLUMNS = 4
+CANDIDATES_DRAWN = 12
+
+PAPER, INK, SOFT = (252, 252, 250), (29, 33, 38), (92, 102, 112)
+# From dark to light through blue, red and yellow: it rises in lightness all along.
+HEAT = np.array(
+    [[11, 9, 36], [66, 24, 104], [145, 38, 103], [216, 72, 70], [250, 144, 35], [250, 246, 160]]
+)
+
+
+class Panel(NamedTuple):
+    """One picture with its title and a line of explanation."""
+
+    title: str
+    picture: np.ndarray  # H x W x 3 uint8
+    note: str = ""
+
+
+def draw(record: ImageRecord, image: np.ndarray, facts: Sequence[str]) -> np.ndarray:
+    """Draw all panels of an image on one sheet.
+
+    Args:
+        image: H x W x 3 uint8, as `images.read_image` gives it.
+        facts: lines for the head of the sheet, the first of them its title.
+
+    Returns:
+        H x W x 3 uint8.
+    """
+    panels = _panels(record, image)
+    legend = _legend(record)
+    columns = min(COLUMNS, len(panels))
+    # Cells are as large as the pictures, which all have the image's shape.
+    height, width = panels[0].picture.shape[:2]
+    cell = max(width, 200)
+    rows = math.ceil(len(panels) / columns)
+    head = MARGIN + 34 + 19 * (len(facts) - 1) + 14
+    total_width = max(2 * MARGIN + columns * cell + (columns - 1) * GAP, 640)
+    legend_lines = _wrap(legend, total_width - 2 * MARGIN)
+    foot = MARGIN + 24 * len(legend_lines)
+    sheet = Image.new("RGB", (total_width, head + rows * (height + CAPTION + GAP) + foot), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((MARGIN, MARGIN - 6), _fit(facts[0], total_width - 2 * MARGIN, 24), INK, _font(24))
+    for i, line in enumerate(facts[1:]):
+        text = _fit(line, total_width - 2 * MARGIN, 14)
+        pen.text((MARGIN, MARGIN + 32 + 19 * i), text, SOFT, _font(14))
+    for i, panel in enumerate(panels):
+        x = MARGIN + (i % columns) * (cell + GAP)
+        y = head + (i // columns) * (height + CAPTION + GAP)
+        sheet.paste(Image.fromarray(panel.picture), (x, y))
+        pen.text((x, y + height + 5), _fit(panel.title, cell, 15), INK, _font(15))
+        pen.text((x, y + height + 24), _fit(panel.note, cell, 12.5), SOFT, _font(12.5))
+    y = sheet.height - foot + 4
+    for line in legend_lines:
+        x = MARGIN
+        for name, colour in line:
+            pen.rectangle((x, y + 2, x + 13, y + 15), fill=colour, outline=SOFT)
+            pen.text((x + 20, y), name, INK, _font(13))
+            x += _legend_width(name)
+        y += 24
+    return np.asarray(sheet)
+
+
+def _panels(record: ImageRecord, image: np.ndarray) -> list[Panel]:
+    size = image.shape[:2]
+    scale = min(PANEL / max(size), ENLARGED)
+    shown = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    small = images.resize(image, shown)
+    result = [Panel("Image", small, f"{size[0]} x {size[1]} px")]
+    if record.cls_affinity is not None:
+        result += _affinity_panels(record, small)
+    usable = [row for row in record.masks if row["rle_counts"] is not None]
+    if usable:
+        result.append(_mask_panel(usable, small))
+    if record.candidates:
+        result.append(_candidate_panel(record, small, size))
+    for step, labels in record.steps.items():
+        result.append(_label_panel(step_title(step), labels, small))
+    if record.ground_truth is not None:
+        result.append(_label_panel("Ground truth", record.ground_truth, small))
+    return result
+
+
+def _affinity_panels(record: ImageRecord, small: np.ndarray) -> list[Panel]:
+    """a_CLS as a heat map, and the patches that were looked at."""
+    values = record.cls_affinity
+    low, high = float(values.min()), float(values.max())
+    steps = (values - low) / ((high - low) or 1.0) * (len(HEAT) - 1)
+    colours = np.stack(
+        [np.interp(steps, range(len(HEAT)), HEAT[:, channel]) for channel in range(3)], axis=-1
+    )
+    heat = _lay(colours, record, small.shape[:2])
+    blended = np.round(0.25 * small.mean(axis=2, keepdims=True) + 0.75 * heat).astype(np.uint8)
+    grid = f"{values.shape[0]} x {values.shape[1]} patches"
+    result = [Panel("Affinity of [CLS]", blended, f"{grid}, {low:.3g} (dark) to {high:.3g}")]
+    if record.searches:
+        marked = np.zeros(values.shape, np.uint8)
+        for search in record.searches:
+            marked[tuple(np.transpose(search.proposals))] = 1
+        for search in record.searches:
+            marked[tuple(np.transpose(search.voters))] = 2
+        for search in record.searches:
+            marked[search.source] = 3
+        colours = np.array([[0, 0, 0], [96, 165, 250], [34, 197, 94], [239, 68, 68]], np.uint8)
+        picture = drawing.overlay(small, _lay(marked, record, small.shape[:2]), colours)
+        proposals = sum(len(search.proposals) for search in record.searches)
+        voters = sum(len(search.voters) for search in record.searches)
+        note = f"{proposals} proposals (blue), {voters} vote (green), sources red"
+        result.append(Panel("Sources and proposals", picture, note))
+    return result
+
+
+def _lay(grid: np.ndarray, record: ImageRecord, size: tuple[int, int]) -> np.ndarray:
+    return masks.grid_to_image(
+        grid,
+        patch_size=record.patch_size,
+        resized=(record.features["resized_height"], record.features["resized_width"]),
+        size=size,
+    )
+
+
+def _mask_panel(rows: Sequence[Mapping], small: np.ndarray) -> Panel:
+    # Masks whose cluster is not known yet have a colour each.
+    labels = [row["cluster"] or row["mask_id"] + 1 for row in rows]
+    painted = label_maps.paint(
+        (rows[0]["height"], rows[0]["width"]),
+        [
+            (masks.decode(row["rle_counts"], row["height"], row["width"]), label)
+            for row, label in zip(rows, labels, strict=True)
+        ],
+        max(labels),
+    )
+    notes = [
+        f"cluster {row['cluster']} at {row['distance']:.3g}"
+        if row["cluster"]
+        else f"mask {row['mask_id']}"
+        for row in rows
+    ]
+    return _label_panel("Masks", painted, small, "; ".join(notes))
+
+
+def _candidate_panel(record: ImageRecord, small: np.ndarray, size: tuple[int, int]) -> Panel:
+    shown = record.candidates[:CANDIDATES_DRAWN]
+    picture = Image.fromarray(small).convert("RGB")
+    pen = ImageDraw.Draw(picture)
+    scale = (small.shape[1] / size[1], small.shape[0] / size[0])
+    for row in reversed(shown):
+        mask = masks.decode(row["rle_counts"], row["height"], row["width"])
+        edge = drawing.contours(masks.resize_mask(mask, small.shape[:2]))
+        colour = tuple(palette(np.array(row["cluster"])).tolist())
+        stencil = Image.fromarray((edge * 255).astype(np.uint8))
+        picture.paste(colour, mask=stencil)
+        x, y = row["x"] * scale[0], row["y"] * scale[1]
+        right = x + row["box_width"] * scale[0]
+        bottom = y + row["box_height"] * scale[1]
+        kept = row["candidate_id"] in record.confident
+        pen.rectangle((x, y, right, bottom), outline=colour, width=2 if kept else 1)
+        text = f"{row['cluster']}  {row['score']:.2f}"
+        width = pen.textlength(text, _font(11)) + 6
+        top = max(0.0, y - 14)
+        pen.rectangle((x, top, x + width, top + 14), fill=colour)
+        light = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] > 140
+        pen.text((x + 3, top), text, INK if light else (255, 255, 255), _font(11))
+    more = len(record.candidates) - len(shown)
+    note = f"{len(record.candidates)}, best {shown[0]['score']:.2f}; thick: confident" + (
+        f"; {more} weaker ones not drawn" if more else ""
+    )
+    return Panel("Candidates", np.asarray(picture), note)
+
+
+def _label_panel(title: str, labels: np.ndarray, small: np.ndarray, note: str = "") -> Panel:
+    shown = np.where(labels == label_maps.ignore_value(labels), 0, labels)
+    resized = masks.resize_mask(shown, small.shape[:2])
+    colours = palette(np.arange(int(shown.max()) + 1))
+    found = [int(label) for label in np.unique(shown) if label]
+    share = np.count_nonzero(shown) / shown.size
+    note = note or (
+        f"{', '.join(map(str, found))}; {share:.1%} of the pixels" if found else "nothing found"
+    )
+    return Panel(title, drawing.overlay(small, resized, colours), note)
+
+
+def _legend(record: ImageRecord) -> list[tuple[str, tuple[int, int, int]]]:
+    """Names and colours: clusters, then classes of the ground truth."""
+    clusters = {row["cluster"] for row in (*record.masks, *record.candidates) if row["cluster"]}
+    for labels in record.steps.values():
+        ignore = label_maps.ignore_value(labels)
+        clusters |= {int(label) for label in np.unique(labels) if label not in (0, ignore)}
+    entries = [(f"cluster {cluster}", cluster) for cluster in sorted(clusters)]
+    if record.ground_truth is not None:
+        ignore = label_maps.ignore_value(record.ground_truth)
+        entries += [
+            (f"class {record.class_names[label - 1]}", int(label))
+            for label in np.unique(record.ground_truth)
+            if label not in (0, ignore)
+        ]
+    return [(name, tuple(palette(np.array(label)).tolist())) for name, label in entries]
+
+
+def _wrap(legend: Sequence[tuple], width: int) -> list[list[tuple]]:
+    lines: list[list[tuple]] = []
+    used = width + 1
+    for entry in legend:
+        needed = _legend_width(entry[0])
+        if used + needed > width:
+            lines.append([])
+            used = 0
+        lines[-1].append(entry)
+        used += needed
+    return lines
+
+
+def _legend_width(name: str) -> int:
+    return round(_font(13).getlength(name)) + 44
+
+
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _fit(text: str, width: int, size: float) -> str:
+    """Text that is cut where it would not fit."""
+    if _font(size).getlength(text) <= width:
+        return text
+    while text and _font(size).getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
