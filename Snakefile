@@ -22,6 +22,7 @@ include: "rules/segmentation.smk"
 include: "rules/evaluation.smk"
 include: "rules/linear_probe.smk"
 include: "rules/report.smk"
+include: "rules/gallery.smk"
 
 
 rule all:

@@ -47,6 +47,7 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "evaluate_linear_probe": ("dataset",),
     "summarize": (),
     "unpack_label_maps": (),
+    "write_gallery": ("dataset", "clustering.clusters"),
 }
 
 

@@ -80,6 +80,36 @@ def overlay(
     return np.round(result).astype(np.uint8)
 
 
+def transparent_png(labels: np.ndarray, colours: np.ndarray, *, alpha: float = 0.6) -> bytes:
+    """A label map as a layer to lay over its image, coloured and contoured as by `overlay`.
+
+    Args:
+        labels: H x W integers; 0 is transparent.
+        colours: N x 3 uint8, label → colour; at most 255 different ones.
+        alpha: opacity within a region, 0..1; contours are opaque.
+
+    Returns:
+        A palette PNG with transparency; beyond 127 colours it has no contours.
+    """
+    inside, lines = labels > 0, contours(labels) & (labels > 0)
+    # Labels of one colour share an entry of the palette, however many labels there are.
+    packed = (colours.astype(np.int64) << (16, 8, 0)).sum(axis=1)
+    found, flat = np.unique(np.where(inside, packed[labels] + 1, 0), return_inverse=True)
+    indices = flat.reshape(labels.shape)
+    palette = ((found[:, None] - 1) >> (16, 8, 0)) & 255
+    opacity = np.where(found > 0, round(255 * alpha), 0)
+    if 2 * len(found) <= 256:
+        # A second entry for every colour: its contour.
+        indices = indices + len(found) * lines
+        palette = np.concatenate([palette, np.round(0.3 * palette + 0.7 * 255)])
+        opacity = np.concatenate([opacity, np.full(len(found), 255)])
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette(palette.astype(np.uint8).tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", transparency=opacity.astype(np.uint8).tobytes())
+    return buffer.getvalue()
+
+
 def masked_crop(
     image: np.ndarray, mask: np.ndarray, size: int, *, margin: float = 0.08
 ) -> np.ndarray:
@@ -110,11 +140,21 @@ def masked_crop(
     return images.resize(square, (size, size))
 
 
-def data_uri(image: np.ndarray, *, quality: int = 85) -> str:
-    """An H x W x 3 uint8 image as a JPEG in a `data:` URI."""
+def jpeg(image: np.ndarray, *, quality: int = 85, subsampling: int = -1) -> bytes:
+    """An H x W x 3 uint8 image as a JPEG; `subsampling` as Pillow has it, 0 for none."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="JPEG", quality=quality, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    Image.fromarray(image).save(
+        buffer, format="JPEG", quality=quality, optimize=True, subsampling=subsampling
+    )
+    return buffer.getvalue()
+
+
+def data_uri(image: np.ndarray | bytes, *, quality: int = 85) -> str:
+    """A `data:` URI of an H x W x 3 uint8 image, as a JPEG, or of the bytes of a PNG."""
+    kind, data = (
+        ("png", image) if isinstance(image, bytes) else ("jpeg", jpeg(image, quality=quality))
+    )
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
 
 
 def css_colour(colour: np.ndarray) -> str:

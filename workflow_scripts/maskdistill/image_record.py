@@ -50,7 +50,7 @@ def results_tree(path: Path) -> Path:
         if folder.is_dir() and any(folder.glob("*/images/*.parquet")):
             return folder
     raise InputError(
-        f"{path}: lies in no results of a dataset; name a file under results/DATASET, or that folder"
+        f"{path}: lies in no results of a dataset; name results/DATASET or a file in it"
     )
 
 

@@ -58,6 +58,7 @@ RULES = {
     "metrics": "summarize",
     "unpacked_label_maps": "unpack_label_maps",
     "unpacked_predictions": "unpack_label_maps",
+    "gallery": "write_gallery",
 }
 
 ShardsBySplit = Mapping[str, Sequence[Path]]

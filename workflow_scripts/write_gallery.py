@@ -1,0 +1,90 @@
+"""Write the gallery of one dataset: a folder of static pages that opens from disk.
+
+Options with a SPLIT are given once for every split; shards of all stages in the same order.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import gallery
+from workflow_scripts.maskdistill.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the gallery's folder; exit code 0."""
+    parser = cli.parser(__doc__)
+    cli.add_root(parser)
+    parser.add_argument("--dataset", required=True, help="the dataset's name")
+    _add_shards(parser, "--images", "manifest shards", required=True)
+    _add_shards(parser, "--masks", "masks")
+    _add_shards(parser, "--assignments", "clusters of the masks, shards or one file")
+    _add_shards(parser, "--candidates", "candidates of Mask R-CNN")
+    _add_shards(parser, "--confident", "confident candidates")
+    parser.add_argument(
+        "--step",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar=("SPLIT", "STEP SHARD"),
+        help="label maps of a step: split, name of the step, shards; the steps in their order",
+    )
+    parser.add_argument(
+        "--metrics", type=Path, help="output of evaluate; without, no labels are read"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args(argv)
+
+    steps: dict[str, dict[str, list[Path]]] = {}
+    for split, name, *paths in arguments.step:
+        steps.setdefault(split, {})[name] = [Path(path) for path in paths]
+    gallery.write(
+        gallery.Inputs(
+            dataset=arguments.dataset,
+            root=arguments.root,
+            settings=arguments.settings,
+            images=_by_split(arguments.images),
+            masks=_by_split(arguments.masks),
+            assignments=_by_split(arguments.assignments),
+            candidates=_by_split(arguments.candidates),
+            confident=_by_split(arguments.confident),
+            steps=steps,
+            metrics=_read_metrics(arguments.metrics) if arguments.metrics else None,
+        ),
+        arguments.output,
+        workers=arguments.workers,
+    )
+    return 0
+
+
+def _add_shards(
+    parser: argparse.ArgumentParser, option: str, what: str, required: bool = False
+) -> None:
+    parser.add_argument(
+        option,
+        action="append",
+        nargs="+",
+        default=None if required else [],
+        required=required,
+        metavar=("SPLIT", "SHARD"),
+        help=what,
+    )
+
+
+def _by_split(groups: list[list[str]]) -> dict[str, list[Path]]:
+    return {split: [Path(path) for path in paths] for split, *paths in groups}
+
+
+def _read_metrics(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run evaluate first") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); remove it and run again") from error
+
+
+if __name__ == "__main__":
+    cli.run(main)
