@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests import results_tree
 from workflow_scripts.maskdistill import shards
 
 
@@ -29,6 +30,14 @@ def tiny_backbone(tmp_path_factory) -> dict:
         "longer_side": None,
         "precision": "float32",
     }
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory) -> Path:
+    """A folder with data/tiny and results/tiny, see `results_tree`; copy it to change it."""
+    folder = tmp_path_factory.mktemp("tree")
+    results_tree.write(folder)
+    return folder
 
 
 @pytest.fixture
