@@ -36,6 +36,11 @@ from workflow_scripts.maskdistill.errors import InputError
 # Where the dataset of results/NAME is described: in the working directory, or in the repository.
 CONFIGS = (Path("config/datasets"), Path(__file__).parents[1] / "config" / "datasets")
 ROWS_SHOWN = 1000  # of a query
+PATH_COLUMNS = {
+    "split": (r".*/(train|val)/", "VARCHAR"),
+    "seed": (r".*/seed-(\d+)/", "INTEGER"),
+    "round": (r".*/round-(\d+)/", "INTEGER"),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,7 +85,8 @@ def main(argv: list[str] | None = None) -> int:
         "--sql",
         metavar="QUERY",
         help="query the shards in DuckDB's dialect; every stage is a table (images, masks, "
-        "candidates, …) with the columns split, seed, round and file besides its own; "
+        "candidates, …) with the columns file and, where there are several, split, seed and "
+        "round besides its own; "
         "`SHOW TABLES` lists them",
     )
     arguments = parser.parse_args(argv)
@@ -182,12 +188,16 @@ def query(groups: Sequence[Sequence[Path]], text: str) -> list[str]:
     try:
         for name, paths in tables.items():
             files = ", ".join(_sql_text(str(path)) for path in paths)
+            # What only the path says becomes a column, where any path says it.
+            columns = "".join(
+                f", TRY_CAST(nullif(regexp_extract(filename, {_sql_text(pattern)}, 1), '')"
+                f" AS {kind}) AS {column}"
+                for column, (pattern, kind) in PATH_COLUMNS.items()
+                if any(re.search(pattern, str(path)) for path in paths)
+            )
             connection.execute(
-                f"CREATE VIEW {_sql_name(name)} AS SELECT * EXCLUDE (filename),"
-                " nullif(regexp_extract(filename, '(^|/)(train|val)/', 2), '') AS split,"
-                " TRY_CAST(regexp_extract(filename, '/seed-(\\d+)/', 1) AS INT) AS seed,"
-                " TRY_CAST(regexp_extract(filename, '/round-(\\d+)/', 1) AS INT) AS round,"
-                " filename AS file"
+                f"CREATE VIEW {_sql_name(name)} AS"
+                f" SELECT * EXCLUDE (filename){columns}, filename AS file"
                 f" FROM read_parquet([{files}], filename = true, union_by_name = true)"
             )
         found = connection.execute(text)

@@ -117,11 +117,14 @@ def test_every_stage_is_a_table(tree, capsys):
     assert {"label_maps", "initial_label_maps", "predictions", "per_class"} <= names
     rows = sql(capsys, tree, "SELECT split, count(*) FROM masks GROUP BY 1 ORDER BY 1")
     assert rows[2:] == [["train", "4"], ["val", "3"]]
+    assert "seed" not in sql(capsys, tree, "SELECT * FROM masks LIMIT 1")[0]
+    (row,) = sql(capsys, tree, "SELECT DISTINCT split, seed, round FROM predictions")[2:]
+    assert row == ["val", "0", "0"]
 
 
 def test_stages_join_by_their_ids(tree, capsys):
     query = (
-        "SELECT image_id, cluster, seed, image FROM images JOIN assignments USING (image_id) "
+        "SELECT image_id, cluster, assignments.seed, image FROM images JOIN assignments USING (image_id) "
         "JOIN predictions USING (image_id) WHERE file_name = 'JPEGImages/6.jpg' LIMIT 1"
     )
     header, _, row = sql(capsys, tree, query)
