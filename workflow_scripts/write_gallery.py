@@ -4,12 +4,11 @@ Options with a SPLIT are given once for every split; shards of all stages in the
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import gallery
-from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.json_files import read_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,7 +50,11 @@ def main(argv: list[str] | None = None) -> int:
             candidates=_by_split(arguments.candidates),
             confident=_by_split(arguments.confident),
             steps=steps,
-            metrics=_read_metrics(arguments.metrics) if arguments.metrics else None,
+            metrics=(
+                read_json(arguments.metrics, remedy="run evaluate first")
+                if arguments.metrics
+                else None
+            ),
         ),
         arguments.output,
         workers=arguments.workers,
@@ -75,15 +78,6 @@ def _add_shards(
 
 def _by_split(groups: list[list[str]]) -> dict[str, list[Path]]:
     return {split: [Path(path) for path in paths] for split, *paths in groups}
-
-
-def _read_metrics(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run evaluate first") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); remove it and run again") from error
 
 
 if __name__ == "__main__":

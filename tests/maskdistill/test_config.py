@@ -189,6 +189,7 @@ READS_LABELS = {
     "write_ground_truth",
     "train_linear_probe",
     "evaluate_linear_probe",
+    "write_gallery",
 }
 
 
@@ -228,6 +229,7 @@ READS_LABELS = {
                 "train_segmentation",
                 "evaluate",
                 "evaluate_instances",
+                "write_gallery",
             },
         ),
         ({"clustering": {"redo": 77}}, {"cluster_masks"}),

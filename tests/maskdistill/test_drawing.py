@@ -116,3 +116,28 @@ def test_heat_map_shows_shares_and_escapes_names():
     assert [float(c.get("fill-opacity")) for c in cells] == [1.0, 0.25, 0.75]
     assert cells[0].find("title").text == "<b> → x: 100.0%"
     assert {"<b>", "cat", "y&z", "75"} <= {text.text for text in root.iter("text")}
+
+
+def test_a_transparent_layer_shows_regions_and_contours():
+    labels = np.zeros((20, 24), np.uint16)
+    labels[4:16, 4:10] = 2
+    labels[4:16, 10:20] = 700
+    colours = np.zeros((701, 3), np.uint8)
+    colours[2], colours[700] = (200, 0, 0), (0, 0, 0)
+    with Image.open(io.BytesIO(drawing.transparent_png(labels, colours, alpha=0.5))) as image:
+        assert image.mode == "P"
+        pixels = np.asarray(image.convert("RGBA"))
+    np.testing.assert_array_equal(pixels[..., 3] > 0, labels > 0)
+    np.testing.assert_array_equal(pixels[8, 7], (200, 0, 0, 128))
+    np.testing.assert_array_equal(pixels[8, 15], (0, 0, 0, 128))  # black is a colour like others
+    np.testing.assert_array_equal(pixels[4, 6], (238, 178, 178, 255))
+    assert pixels[8, 9, 3] == pixels[8, 10, 3] == 255  # the border between two regions
+
+
+def test_a_transparent_layer_of_many_labels_has_room_in_its_palette():
+    labels = np.arange(1, 401).reshape(20, 20)
+    colours = np.array([[i % 250, 7, 9] for i in range(401)], np.uint8)
+    with Image.open(io.BytesIO(drawing.transparent_png(labels, colours))) as image:
+        pixels = np.asarray(image.convert("RGBA"))
+    np.testing.assert_array_equal(pixels[..., :3], colours[labels])
+    assert (pixels[..., 3] == 153).all()

@@ -216,6 +216,18 @@ def test_group_by_image(tmp_path):
     assert groups == {5: [rows[0], rows[2]], 2: [rows[1]]}
 
 
+def test_the_rows_of_one_image(tmp_path):
+    path = tmp_path / "a.parquet"
+    rows = [{**ROWS["features"], "image_id": i} for i in (5, 7, 5)]
+    shards.write_table(path, "features", rows, {})
+    assert shards.count_rows(path) == 3
+    found = shards.rows_of_image(path, 5)
+    assert [row["image_id"] for row in found] == [5, 5]
+    assert isinstance(found[0]["keys"], np.ndarray)
+    np.testing.assert_array_equal(found[1]["keys"], ROWS["features"]["keys"])
+    assert shards.rows_of_image(path, 6) == []
+
+
 def test_duckdb_opens_all_shards_by_glob(tmp_path):
     duckdb = pytest.importorskip("duckdb")
     for number, count in enumerate((3, 0, 4)):
@@ -225,7 +237,7 @@ def test_duckdb_opens_all_shards_by_glob(tmp_path):
     assert duckdb.sql(query).fetchall() == [(7, 4, "ok")]
 
 
-@pytest.mark.parametrize("reader", ["metadata", "table", "rows"])
+@pytest.mark.parametrize("reader", ["metadata", "table", "rows", "image"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "text", "cut", "footer", "body"])
 def test_damaged_files_are_named(tmp_path, damage, reader):
     path = tmp_path / "a.parquet"
@@ -248,6 +260,7 @@ def test_damaged_files_are_named(tmp_path, damage, reader):
         "metadata": lambda: shards.read_metadata(path),
         "table": lambda: shards.read_table([path]),
         "rows": lambda: list(shards.read_rows(path)),
+        "image": lambda: shards.rows_of_image(path, 5),
     }[reader]
     if (damage, reader) == ("body", "metadata"):
         assert read() == {}

@@ -53,6 +53,37 @@ def test_a_changed_setting(finished: Workflow, change: dict, expected: set) -> N
     assert set(finished.stale("all", overrides=merge(finished.overrides, change))) == expected
 
 
+NOT_SHOWN = PROBE | {"unpack_label_maps", "evaluate_instances", "summarize", "report"}
+
+
+@pytest.fixture(scope="module")
+def with_gallery(finished: Workflow) -> Workflow:
+    """The finished run, with its gallery."""
+    done = finished.snakemake("gallery")
+    assert done.returncode == 0, done.stdout[-6000:]
+    return finished
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, set()),
+        ({"report": {"examples": 3}}, set()),
+        ({"crf": {"iterations": 7}}, (REFINEMENT - NOT_SHOWN) | {"write_gallery"}),
+        ({"confidence": {"threshold": 0.8}}, (CONFIDENCE - NOT_SHOWN) | {"write_gallery"}),
+    ],
+    ids=str,
+)
+def test_the_gallery_follows_what_it_shows(
+    with_gallery: Workflow, change: dict, expected: set
+) -> None:
+    overrides = merge(with_gallery.overrides, change)
+    assert set(with_gallery.stale("gallery", overrides=overrides)) - {"gallery"} == expected
+    if not change:
+        # What nobody asked for stays out of `all`.
+        assert with_gallery.stale("all") == {}
+
+
 @pytest.mark.parametrize(
     "runtime",
     [{"batch_size": 3}, {"threads": 1}, {"checkpoint_every": 7}, {"device": "auto", "gpus": 2}],

@@ -124,8 +124,9 @@ def test_every_stage_is_a_table(tree, capsys):
 
 def test_stages_join_by_their_ids(tree, capsys):
     query = (
-        "SELECT image_id, cluster, assignments.seed, image FROM images JOIN assignments USING (image_id) "
-        "JOIN predictions USING (image_id) WHERE file_name = 'JPEGImages/6.jpg' LIMIT 1"
+        "SELECT image_id, cluster, assignments.seed, image FROM images "
+        "JOIN assignments USING (image_id) JOIN predictions USING (image_id) "
+        "WHERE images.file_name = 'JPEGImages/6.jpg'"
     )
     header, _, row = sql(capsys, tree, query)
     assert header == ["image_id", "cluster", "seed", "image"]

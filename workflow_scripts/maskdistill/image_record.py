@@ -1,6 +1,5 @@
 """Everything that a results tree knows of one image."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from workflow_scripts.maskdistill import affinity, label_maps, shards
 from workflow_scripts.maskdistill.config import read_yaml
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.json_files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,15 +238,8 @@ def _ground_truth(
     path = base / "metrics.json" if base else None
     if path is None or not path.is_file():
         return None, ()
-    metrics = _read_metrics(path)
+    metrics = read_json(path, remedy="run evaluate again")
     if metrics["split"] != split:
         return None, ()
     truth = GroundTruth(metrics["provenance"]["settings"]["dataset"], root, split)
     return truth.semantic(image["image_id"], image["file_name"]), truth.class_names
-
-
-def _read_metrics(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: damaged, not valid JSON ({error})") from error
