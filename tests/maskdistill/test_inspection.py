@@ -215,7 +215,37 @@ def test_a_damaged_label_map_in_a_shard(copied):
         describe(path)
 
 
+def test_a_gallery_is_one_thing(tmp_path):
+    index = {"stages": [{"title": "Masks"}], "splits": ["train"]}
+    index["images"] = [{"status": []}, {"status": ["rejected"]}]
+    folder = tmp_path / "gallery"
+    (folder / "images").mkdir(parents=True)
+    for name in ("gallery.js", "index.html", "images/1.js", "images/1.jpg"):
+        (folder / name).write_text("x")
+    (folder / "index.js").write_text(f"GALLERY.index({json.dumps(index)});\n")
+    text = describe(tmp_path)
+    assert "gallery of 2 images" in text
+    assert row_of(text, "rejected")[:2] == ["1", "50.0%"]
+    (folder / "index.js").write_text("GALLERY.index({")
+    with pytest.raises(InputError, match="a damaged gallery"):
+        describe(folder)
+
+
+def test_unpacked_label_maps_of_a_tree_stay_apart(tmp_path):
+    for folder in ("label_maps", "predictions"):
+        (tmp_path / folder / "JPEGImages").mkdir(parents=True)
+        for name in ("a", "b"):
+            path = tmp_path / folder / "JPEGImages" / f"{name}.png"
+            path.write_bytes(label_maps.encode_png(np.zeros((2, 2), np.uint8)))
+    groups = inspection.expand(str(tmp_path))
+    assert [[f.relative_to(tmp_path).parts[0] for f in group] for group in groups] == [
+        ["label_maps"] * 2,
+        ["predictions"] * 2,
+    ]
+
+
 FOREIGN = {
+    "a.js": b"alert(1)",
     "a.md": b"# text",
     "a.json": b'{"a": 1}',
     "list.json": b"[1, 2]",

@@ -37,6 +37,8 @@ STAGES = {
     "predictions": "label maps that the segmentation model predicts",
 }
 PER_CLASS = ["step", "class", "iou", "clusters"]
+UNPACKED = ("label_maps", "predictions")
+GALLERY_INDEX = "index.js"
 IDENTIFIERS = {"image_id", "mask_id", "candidate_id", "shard", "cluster"}
 
 Lines = Iterator[str]
@@ -57,21 +59,29 @@ def expand(path: str) -> list[list[Path]]:
     else:
         found = [Path(name) for name in sorted(glob.glob(path, recursive=True))]
     files: list[Path] = []
+    groups: dict[tuple, list[Path]] = collections.defaultdict(list)
     for entry in found:
-        if entry.is_dir():
-            inside = entry.rglob("*")
-            files += sorted(f for f in inside if f.is_file() and not f.name.startswith("."))
-        else:
+        if not entry.is_dir():
             files.append(entry)
-    if not files:
+            continue
+        inside = sorted(f for f in entry.rglob("*") if f.is_file() and not f.name.startswith("."))
+        galleries = [f.parent for f in inside if f.name == GALLERY_INDEX and _is_gallery(f)]
+        for file in inside:
+            if any(file.is_relative_to(folder) for folder in galleries):
+                if file.name == GALLERY_INDEX:
+                    files.append(file)
+            elif file.suffix == ".png":
+                # Unpacked label maps lie in folders like their images'.
+                parts = file.relative_to(entry).parts
+                groups[entry, *(part for part in parts[:1] if part in UNPACKED)].append(file)
+            else:
+                files.append(file)
+    if not files and not groups:
         what = "an empty folder" if found else "no such file or folder"
         raise InputError(f"{path}: {what}; give an output of this workflow, such as results/demo")
-    groups: dict[tuple, list[Path]] = collections.defaultdict(list)
     for file in files:
         if file.suffix == ".parquet" and file.stem.isdigit():
             groups[file.parent, "shards"].append(file)
-        elif file.suffix == ".png" and len(found) == 1 and found[0].is_dir():
-            groups[found[0], "label maps"].append(file)
         else:
             groups[file, "file"].append(file)
     return list(groups.values())
@@ -107,6 +117,7 @@ def describe(paths: Sequence[Path], *, sample: int = SAMPLE, check: bool = False
         ".pth": _model,
         ".safetensors": _model,
         ".html": _page,
+        ".js": _gallery,
     }
     if suffix in readers:
         return list(readers[suffix](paths[0]))
@@ -632,6 +643,28 @@ def _page(path: Path) -> Lines:
     title = text.partition("<title>")[2].partition("</title>")[0]
     yield terminal.plain(path)
     yield f"  page for a browser, {terminal.size(path.stat().st_size)}: {terminal.plain(title)}"
+
+
+def _is_gallery(index: Path) -> bool:
+    return (index.parent / "gallery.js").is_file()
+
+
+def _gallery(path: Path) -> Lines:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if not text.startswith("GALLERY.index("):
+        raise InputError(f"{path}: a foreign file: a script that is no index of a gallery")
+    try:
+        content = json.loads(text.removeprefix("GALLERY.index(").rstrip().removesuffix(");"))
+    except ValueError as error:
+        raise InputError(f"{path}: a damaged gallery ({error}); remove it and run again") from error
+    stages = ", ".join(stage["title"] for stage in content["stages"])
+    yield terminal.plain(path.parent)
+    yield f"  gallery of {len(content['images']):,} images; open its index.html in a browser"
+    yield from ["", *terminal.facts([("stages", stages), ("splits", ", ".join(content["splits"]))])]
+    statuses = collections.Counter(
+        status for image in content["images"] for status in image["status"] or [shards.OK]
+    )
+    yield from _counts("status", statuses)
 
 
 def _picture(path: Path) -> Lines:
