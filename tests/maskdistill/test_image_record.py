@@ -58,7 +58,7 @@ def test_everything_of_an_evaluated_image(results):
     truth = record.ground_truth
     assert set(np.unique(truth)) == {0, 1, 255}
     np.testing.assert_array_equal(record.steps["segmentation"] == 2, truth == 1)
-    assert record.class_names == ("cat", "dog")
+    assert record.metrics["class_names"] == ["background", "cat", "dog"]
 
 
 def test_the_search_is_the_one_that_made_the_masks(results):

@@ -37,7 +37,7 @@ class ImageRecord:
     confident: frozenset[int] = frozenset()  # candidate ids
     steps: Mapping[str, np.ndarray] = field(default_factory=dict)  # step → label map
     ground_truth: np.ndarray | None = None
-    class_names: Sequence[str] = ()
+    metrics: Mapping | None = None  # metrics.json of the seed: what clusters are matched with
 
 
 def results_tree(path: Path) -> Path:
@@ -136,7 +136,10 @@ def collect(tree: Path, split: str, image: Mapping, root: Path, seed: str | None
     for step, folder in step_folders(base, split).items():
         for row in rows(folder / name):
             steps[step] = label_maps.decode_png(row["image"]["bytes"])
-    truth, class_names = _ground_truth(base, split, image, root)
+    metrics_file = base / "metrics.json" if base else None
+    metrics = None
+    if metrics_file and metrics_file.is_file():
+        metrics = read_json(metrics_file, remedy="run evaluate again")
     return ImageRecord(
         split=split,
         image=image,
@@ -148,8 +151,8 @@ def collect(tree: Path, split: str, image: Mapping, root: Path, seed: str | None
             if row["candidate_id"] is not None
         ),
         steps=steps,
-        ground_truth=truth,
-        class_names=class_names,
+        ground_truth=_ground_truth(metrics, split, image, root),
+        metrics=metrics,
         **_features(tree / split, name, image_id),
     )
 
@@ -232,14 +235,10 @@ def _searches(
 
 
 def _ground_truth(
-    base: Path | None, split: str, image: Mapping, root: Path
-) -> tuple[np.ndarray | None, Sequence[str]]:
+    metrics: Mapping | None, split: str, image: Mapping, root: Path
+) -> np.ndarray | None:
     """Labels of the image, where the evaluation has read some: its metrics say how."""
-    path = base / "metrics.json" if base else None
-    if path is None or not path.is_file():
-        return None, ()
-    metrics = read_json(path, remedy="run evaluate again")
-    if metrics["split"] != split:
-        return None, ()
+    if metrics is None or metrics["split"] != split:
+        return None
     truth = GroundTruth(metrics["provenance"]["settings"]["dataset"], root, split)
-    return truth.semantic(image["image_id"], image["file_name"]), truth.class_names
+    return truth.semantic(image["image_id"], image["file_name"])

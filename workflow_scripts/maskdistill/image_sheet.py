@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from workflow_scripts.maskdistill import drawing, images, label_maps, masks
 from workflow_scripts.maskdistill.image_record import ImageRecord
-from workflow_scripts.maskdistill.report import palette, step_title
+from workflow_scripts.maskdistill.report import StepColours, palette, step_colours, step_title
 
 PANEL = 360  # longer side of a picture, in pixels
 ENLARGED = 3.0  # small images are scaled up to this factor at most
@@ -34,6 +34,9 @@ class Panel(NamedTuple):
     note: str = ""
 
 
+INITIAL, CANDIDATES, TRUTH = "initial_masks", "mask_rcnn", "ground_truth"
+
+
 def draw(record: ImageRecord, image: np.ndarray, facts: Sequence[str]) -> np.ndarray:
     """Draw all panels of an image on one sheet.
 
@@ -44,8 +47,9 @@ def draw(record: ImageRecord, image: np.ndarray, facts: Sequence[str]) -> np.nda
     Returns:
         H x W x 3 uint8.
     """
-    panels = _panels(record, image)
-    legend = _legend(record)
+    colours = _colours(record)
+    panels = _panels(record, image, colours)
+    legend = _legend(record, colours)
     columns = min(COLUMNS, len(panels))
     # Cells are as large as the pictures, which all have the image's shape.
     height, width = panels[0].picture.shape[:2]
@@ -78,7 +82,28 @@ def draw(record: ImageRecord, image: np.ndarray, facts: Sequence[str]) -> np.nda
     return np.asarray(sheet)
 
 
-def _panels(record: ImageRecord, image: np.ndarray) -> list[Panel]:
+def _colours(record: ImageRecord) -> dict[str, StepColours]:
+    """Colours of every step: those of the matched classes, where there was an evaluation."""
+    steps = dict.fromkeys([INITIAL, CANDIDATES, *record.steps])
+    found = [row["cluster"] or row["mask_id"] + 1 for row in record.masks]
+    found += [row["cluster"] for row in record.candidates]
+    found += [int(_without_ignore(labels).max()) for labels in record.steps.values()]
+    colours = step_colours(steps, max(found, default=0), None)
+    if record.metrics is not None:
+        scored = [step for step in steps if step in record.metrics["steps"]]
+        colours |= step_colours(scored, record.metrics["clusters"], record.metrics)
+        names = record.metrics["class_names"]
+        colours[TRUTH] = StepColours(palette(np.arange(len(names))), names)
+    return colours
+
+
+def _without_ignore(labels: np.ndarray) -> np.ndarray:
+    return np.where(labels == label_maps.ignore_value(labels), 0, labels)
+
+
+def _panels(
+    record: ImageRecord, image: np.ndarray, colours: Mapping[str, StepColours]
+) -> list[Panel]:
     size = image.shape[:2]
     scale = min(PANEL / max(size), ENLARGED)
     shown = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
@@ -88,13 +113,13 @@ def _panels(record: ImageRecord, image: np.ndarray) -> list[Panel]:
         result += _affinity_panels(record, small)
     usable = [row for row in record.masks if row["rle_counts"] is not None]
     if usable:
-        result.append(_mask_panel(usable, small))
+        result.append(_mask_panel(usable, small, colours[INITIAL]))
     if record.candidates:
-        result.append(_candidate_panel(record, small, size))
+        result.append(_candidate_panel(record, small, size, colours[CANDIDATES]))
     for step, labels in record.steps.items():
-        result.append(_label_panel(step_title(step), labels, small))
+        result.append(_label_panel(step_title(step), labels, small, colours[step]))
     if record.ground_truth is not None:
-        result.append(_label_panel("Ground truth", record.ground_truth, small))
+        result.append(_label_panel("Ground truth", record.ground_truth, small, colours[TRUTH]))
     return result
 
 
@@ -136,7 +161,7 @@ def _lay(grid: np.ndarray, record: ImageRecord, size: tuple[int, int]) -> np.nda
     )
 
 
-def _mask_panel(rows: Sequence[Mapping], small: np.ndarray) -> Panel:
+def _mask_panel(rows: Sequence[Mapping], small: np.ndarray, colours: StepColours) -> Panel:
     # Masks whose cluster is not known yet have a colour each.
     labels = [row["cluster"] or row["mask_id"] + 1 for row in rows]
     painted = label_maps.paint(
@@ -153,10 +178,12 @@ def _mask_panel(rows: Sequence[Mapping], small: np.ndarray) -> Panel:
         else f"mask {row['mask_id']}"
         for row in rows
     ]
-    return _label_panel("Masks", painted, small, "; ".join(notes))
+    return _label_panel("Masks", painted, small, colours, "; ".join(notes))
 
 
-def _candidate_panel(record: ImageRecord, small: np.ndarray, size: tuple[int, int]) -> Panel:
+def _candidate_panel(
+    record: ImageRecord, small: np.ndarray, size: tuple[int, int], colours: StepColours
+) -> Panel:
     shown = record.candidates[:CANDIDATES_DRAWN]
     picture = Image.fromarray(small).convert("RGB")
     pen = ImageDraw.Draw(picture)
@@ -164,7 +191,7 @@ def _candidate_panel(record: ImageRecord, small: np.ndarray, size: tuple[int, in
     for row in reversed(shown):
         mask = masks.decode(row["rle_counts"], row["height"], row["width"])
         edge = drawing.contours(masks.resize_mask(mask, small.shape[:2]))
-        colour = tuple(palette(np.array(row["cluster"])).tolist())
+        colour = tuple(_visible(colours.colours[row["cluster"]]).tolist())
         stencil = Image.fromarray((edge * 255).astype(np.uint8))
         picture.paste(colour, mask=stencil)
         x, y = row["x"] * scale[0], row["y"] * scale[1]
@@ -185,33 +212,45 @@ def _candidate_panel(record: ImageRecord, small: np.ndarray, size: tuple[int, in
     return Panel("Candidates", np.asarray(picture), note)
 
 
-def _label_panel(title: str, labels: np.ndarray, small: np.ndarray, note: str = "") -> Panel:
-    shown = np.where(labels == label_maps.ignore_value(labels), 0, labels)
-    resized = masks.resize_mask(shown, small.shape[:2])
-    colours = palette(np.arange(int(shown.max()) + 1))
+def _visible(colour: np.ndarray) -> np.ndarray:
+    """Grey for what stands for background, whose colour is black."""
+    return colour if colour.any() else np.array([128, 128, 128], np.uint8)
+
+
+def _label_panel(
+    title: str, labels: np.ndarray, small: np.ndarray, colours: StepColours, note: str = ""
+) -> Panel:
+    shown = _without_ignore(labels)
     found = [int(label) for label in np.unique(shown) if label]
     share = np.count_nonzero(shown) / shown.size
+    # Clusters that stand for background are left unpainted, but listed.
+    painted = np.where((colours.colours == 0).all(axis=1)[shown], 0, shown)
+    resized = masks.resize_mask(painted, small.shape[:2])
     note = note or (
         f"{', '.join(map(str, found))}; {share:.1%} of the pixels" if found else "nothing found"
     )
-    return Panel(title, drawing.overlay(small, resized, colours), note)
+    return Panel(title, drawing.overlay(small, resized, colours.colours), note)
 
 
-def _legend(record: ImageRecord) -> list[tuple[str, tuple[int, int, int]]]:
-    """Names and colours: clusters, then classes of the ground truth."""
-    clusters = {row["cluster"] for row in (*record.masks, *record.candidates) if row["cluster"]}
-    for labels in record.steps.values():
-        ignore = label_maps.ignore_value(labels)
-        clusters |= {int(label) for label in np.unique(labels) if label not in (0, ignore)}
-    entries = [(f"cluster {cluster}", cluster) for cluster in sorted(clusters)]
+def _legend(
+    record: ImageRecord, colours: Mapping[str, StepColours]
+) -> list[tuple[str, tuple[int, int, int]]]:
+    """Names and colours: clusters with the classes that they are matched with, then classes."""
+    used = {step: np.unique(_without_ignore(labels)) for step, labels in record.steps.items()}
+    used |= {INITIAL: [row["cluster"] for row in record.masks if row["cluster"]]}
+    used |= {CANDIDATES: [row["cluster"] for row in record.candidates]}
     if record.ground_truth is not None:
-        ignore = label_maps.ignore_value(record.ground_truth)
-        entries += [
-            (f"class {record.class_names[label - 1]}", int(label))
-            for label in np.unique(record.ground_truth)
-            if label not in (0, ignore)
-        ]
-    return [(name, tuple(palette(np.array(label)).tolist())) for name, label in entries]
+        used[TRUTH] = np.unique(_without_ignore(record.ground_truth))
+    entries = set()
+    for step, labels in used.items():
+        for label in map(int, labels):
+            name = colours[step].classes[label]
+            text = f"cluster {label}" + (f" → {name}" if name else "")
+            order, text = (1, f"class {name}") if step == TRUTH else (0, text)
+            if label:
+                colour = tuple(_visible(colours[step].colours[label]).tolist())
+                entries.add((order, label, text, colour))
+    return [(text, colour) for _, _, text, colour in sorted(entries)]
 
 
 def _wrap(legend: Sequence[tuple], width: int) -> list[list[tuple]]:
