@@ -1,7 +1,10 @@
 """The gallery as people use it: opened from disk in a headless Chromium."""
 
+import functools
+import http.server
 import json
 import shutil
+import threading
 import urllib.parse
 
 import pytest
@@ -125,6 +128,22 @@ def test_order_by_agreement_and_score(page):
     best = names(page("order=best"))
     assert best[:2] == ["JPEGImages/6.jpg", results_tree.EVIL]
     assert set(best[-2:]) == {results_tree.WITHOUT_CANDIDATE, results_tree.REJECTED}
+
+
+def test_captions_say_what_the_grid_is_about(page):
+    opened = page("stage=mask_rcnn&split=val&order=wrong")
+    values = (
+        "[...document.querySelectorAll('.tile')]"
+        ".map((tile) => tile.querySelector('.value')?.textContent)"
+    )
+    assert opened.evaluate(values) == ["38.8 %", "100.0 %", "100.0 %", None]
+    assert page("stage=candidates&split=val&order=best").evaluate(values) == [
+        "0.86",
+        "0.81",
+        None,
+        None,
+    ]
+    assert page("split=val").evaluate(values) == [None] * 4
 
 
 def test_overlays_are_toggled_by_mouse_and_keys(page):
@@ -301,6 +320,26 @@ def test_a_missing_script_is_named(page, chromium, gallery, tmp_path):
     message = opened.evaluate("document.querySelector('.message').textContent")
     assert "images/val/0001/6.js cannot be loaded" in message
     chromium.problems.clear()  # the browser complains too
+
+
+def test_a_server_shows_the_same(page, chromium, gallery):
+    handler = functools.partial(QuietHandler, directory=gallery)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{server.server_port}/"
+        chromium.open(f"{base}index.html#image=val/6&layers=segmentation")
+        chromium.until("document.querySelector('.picture img.layer')?.complete")
+        assert len(names(chromium)) == 8
+        server.shutdown()
+    assert all(r.startswith((base, "data:", "about:")) for r in chromium.requests)
+    chromium.requests.clear()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and says nothing."""
+
+    def log_message(self, *_) -> None:
+        pass
 
 
 def test_ten_thousand_images_by_pages(page, many):

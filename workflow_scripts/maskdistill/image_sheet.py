@@ -245,7 +245,7 @@ def _legend(
     for step, labels in used.items():
         for label in map(int, labels):
             name = colours[step].classes[label]
-            text = f"cluster {label}" + (f" → {name}" if name else "")
+            text = f"cluster {label}" + (f": {name}" if name else "")
             order, text = (1, f"class {name}") if step == TRUTH else (0, text)
             if label:
                 colour = tuple(_visible(colours[step].colours[label]).tolist())

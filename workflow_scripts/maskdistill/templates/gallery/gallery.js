@@ -307,13 +307,12 @@ const GALLERY = (() => {
   }
 
   function valueShown(image) {
-    const byScore = state.order === "best" || state.order === "weakest" || state.stage === "candidates";
-    if (byScore || data.evaluated === null) {
-      const best = state.stage === "image" && !byScore ? undefined : bestScore(image, Number(state.label) || 0);
-      return best === undefined ? "" : best.toFixed(2);
-    }
-    const agreement = state.stage === "image" && state.order !== "right" && state.order !== "wrong" ? undefined : image.agreement?.[judged()];
-    return agreement === undefined || state.stage === "ground_truth" ? "" : percent(agreement);
+    const ordered = { best: "score", weakest: "score", right: "agreement", wrong: "agreement" }[state.order];
+    const scored = state.stage === "candidates" || (state.stage === "mask_rcnn" && data.evaluated === null);
+    const kind = ordered || (scored ? "score" : ["image", "ground_truth"].includes(state.stage) ? "" : "agreement");
+    if (kind === "score") return bestScore(image, state.stage === "ground_truth" ? 0 : Number(state.label) || 0)?.toFixed(2) || "";
+    const agreement = kind && image.agreement?.[judged()];
+    return agreement === undefined || !kind ? "" : percent(agreement);
   }
 
   // One image
