@@ -18,10 +18,10 @@ import numpy as np
 from workflow_scripts.maskdistill import drawing, images, label_maps, masks, metrics, shards
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.matching import stored_mapping
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.report import (
     StepColours,
-    class_mapping,
     palette,
     step_colours,
     step_title,
@@ -219,7 +219,7 @@ class Painter:
             MASKS: matched.get("initial_masks", own),
             CANDIDATES: matched.get("mask_rcnn", own),
         } | {step: matched.get(step, own) for step in steps}
-        self._mappings = {step: class_mapping(inputs.metrics, step) for step in scored}
+        self._mappings = {step: stored_mapping(inputs.metrics, step) for step in scored}
         self._truth = None
         if inputs.metrics:
             self._split = inputs.metrics["split"]
