@@ -113,11 +113,32 @@ def test_label_maps_as_files(tmp_path):
 def test_scores(tree):
     text = describe(tree / "seed-0" / "metrics.json")
     assert "scores of 3 images of the split 'val'" in text
-    assert row_of(text, "segmentation") == ["100.0", "100.0", "hungarian"]
+    assert row_of(text, "miou")[-1] == row_of(text, "pixel_accuracy")[-1] == "100.0"
+    assert row_of(text, "matching.method") == ["hungarian"] * 3
     for name in ("per_class.csv", "per_class.parquet"):
         text = describe(tree / "seed-0" / name)
         assert "scores by class" in text
         assert "dog" in text
+
+
+def test_mean_scores_and_scores_of_objects(tmp_path):
+    content = {"split": "val", "images": 3, "class_names": ["cat"], "runs": 2}
+    content["steps"] = {
+        "mask_rcnn": {
+            "ap": {"mean": 0.25, "sd": 0.03, "n": 2},
+            "aware": {"ap50": 0.5, "objects": 1234, "ap75": None},
+            "per_class": {"cat": 1.0},
+            "matching": ["hungarian"],
+        }
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    text = describe(tmp_path / "instances.json")
+    assert "mean scores over 2 runs of 3 images" in text
+    assert row_of(text, "ap") == ["25.0", "±", "3.0"]
+    assert row_of(text, "aware.ap50") == ["50.0"]
+    assert row_of(text, "aware.objects") == ["1,234"]
+    assert row_of(text, "aware.ap75") == ["–"]
+    assert "per_class" not in text
 
 
 def test_coco_files(tree, tmp_path):

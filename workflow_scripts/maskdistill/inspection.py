@@ -547,24 +547,41 @@ def _metrics(path: Path, content: Mapping) -> Lines:
     yield terminal.plain(path)
     yield f"  {what} of {content['images']:,} images of the split '{content['split']}'"
     yield from _provenance(content.get("provenance", {}))
-    rows = []
-    for name, step in content["steps"].items():
-        matching = step["matching"]
-        rows.append(
-            [
-                name,
-                *(_percent(step[metric]) for metric in ("miou", "pixel_accuracy")),
-                ", ".join(matching) if runs else matching["method"],
-            ]
-        )
-    yield from ["", *terminal.table(["step", "mIoU %", "pixel accuracy %", "matching"], rows)]
+    steps = content["steps"]
+    found = {name: dict(_leaves(step)) for name, step in steps.items()}
+    names = dict.fromkeys(metric for leaves in found.values() for metric in leaves)
+    rows = [[metric, *(_score(found[step].get(metric)) for step in steps)] for metric in names]
+    yield from ["", *terminal.table(["", *steps], rows), "  fractions are in percent"]
 
 
-def _percent(value: float | Mapping | None) -> str:
+# Tables of their own, too long to list.
+_LONG = ("per_class", "confusion_matrix", "calibration", "clusters", "classes")
+
+
+def _leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Numbers, moments and words of a step's scores, under dotted names."""
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if key in _LONG:
+            continue
+        if isinstance(value, Mapping) and not {"mean", "sd"} <= value.keys():
+            yield from _leaves(value, f"{name}.")
+        elif isinstance(value, list):
+            if all(isinstance(item, str) for item in value):
+                yield name, ", ".join(value)
+        else:
+            yield name, value
+
+
+def _score(value: object) -> str:
+    """A fraction, or mean and sd of fractions, in percent; other numbers and words as they are."""
     if isinstance(value, Mapping):
+        number = value["mean"]
         spread = "" if value["sd"] is None else f" ± {100 * value['sd']:.1f}"
-        return _percent(value["mean"]) + spread
-    return "–" if value is None else f"{100 * value:.1f}"
+        return _score(number) + (spread if number is not None and 0 <= number <= 1 else "")
+    if isinstance(value, float) and 0 <= value <= 1:
+        return f"{100 * value:.1f}"
+    return terminal.number(value) if isinstance(value, int | float | None) else str(value)
 
 
 def _marker(path: Path, content: Mapping) -> Lines:
