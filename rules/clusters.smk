@@ -21,6 +21,20 @@ SUPPORT = ByDataset(
 )
 
 
+# Whether the clusters are those that were named changes no result, only whether there is one.
+EXPECTED = ByDataset(
+    {
+        f"{name}/{seed}": (
+            f"--expected-assignments {digest}"
+            if (digest := NAMES[name].get(seed, {}).get("assignments"))
+            else ""
+        )
+        for name, settings in CONFIGS.items()
+        for seed in settings["seeds"]
+    }
+)
+
+
 def assignments(wildcards):
     """Clusters of the masks of a split: those of `train` were clustered, others are assigned."""
     base = f"results/{wildcards.dataset}/seed-{wildcards.seed}"
@@ -141,4 +155,49 @@ rule write_pseudo_labels:
         "exec python -m workflow_scripts.write_pseudo_labels --settings {params.settings:q}"
         " --images results/{wildcards.dataset}/train/images/{SHARDS:{wildcards.dataset}}.parquet"
         " --masks results/{wildcards.dataset}/train/masks/{SHARDS:{wildcards.dataset}}.parquet"
-        " --assignments {input.assignments} --output {output} > {log} 2>&1"
+        " --assignments {input.assignments} {EXPECTED:{wildcards.dataset}/{wildcards.seed}}"
+        " --output {output} > {log} 2>&1"
+
+
+rule draw_contact_sheets:
+    input:
+        images=all_shards("results/{dataset}/train/images/{shard}.parquet"),
+        masks=all_shards("results/{dataset}/train/masks/{shard}.parquet"),
+        embeddings=all_shards("results/{dataset}/train/mask_embeddings/{shard}.parquet"),
+        assignments="results/{dataset}/seed-{seed}/clusters/assignments.parquet",
+        centroids="results/{dataset}/seed-{seed}/clusters/centroids.parquet",
+    output:
+        directory("results/{dataset}/seed-{seed}/contact_sheets"),
+    log:
+        "logs/{dataset}/seed-{seed}/contact_sheets.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/contact_sheets.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(4000),
+        runtime=attempts(60),
+    params:
+        settings=settings_of("draw_contact_sheets"),
+        code=code_of("draw_contact_sheets"),
+    message:
+        "Draw contact sheets of {wildcards.dataset}, seed {wildcards.seed}"
+    shell:
+        "exec python -m workflow_scripts.draw_contact_sheets --settings {params.settings:q}"
+        " --root {ROOTS:{wildcards.dataset}}"
+        " --images results/{wildcards.dataset}/train/images/{SHARDS:{wildcards.dataset}}.parquet"
+        " --masks results/{wildcards.dataset}/train/masks/{SHARDS:{wildcards.dataset}}.parquet"
+        " --embeddings"
+        " results/{wildcards.dataset}/train/mask_embeddings/{SHARDS:{wildcards.dataset}}.parquet"
+        " --assignments {input.assignments} --centroids {input.centroids} --seed {wildcards.seed}"
+        " --output {output} > {log} 2>&1"
+
+
+rule contact_sheets:
+    input:
+        [
+            f"results/{dataset}/seed-{seed}/contact_sheets"
+            for dataset in config["datasets"]
+            for seed in CONFIGS[dataset]["seeds"]
+        ],

@@ -23,9 +23,11 @@ from workflow_scripts.maskdistill.code_digest import code_digest
 from workflow_scripts.maskdistill.config import (
     canonical_json,
     check_support,
+    curated,
     dataset_config,
     evaluated_split,
     is_downloaded,
+    read_names,
     report_settings,
     rule_settings,
     validate,
@@ -75,6 +77,7 @@ SCHEMAS = HOME / "config" / "schemas"
 DATASET_FOLDERS = [Path("config/datasets"), HOME / "config" / "datasets"]
 # Checksums of files that are published without any, recorded by the first download.
 CHECKSUMS = shlex.quote(str(HOME / "resources" / "checksums.json"))
+NAME_FOLDERS = [Path("config/names"), HOME / "config" / "names"]
 
 
 def load_configs():
@@ -107,12 +110,28 @@ def load_configs():
     return configs
 
 
+def load_names(dataset):
+    """Names of the clusters of a dataset: seed → what config/names/DATASET.yaml says of it."""
+    paths = [folder / f"{dataset}.yaml" for folder in NAME_FOLDERS]
+    path = next(filter(Path.is_file, paths), None)
+    if path is None:
+        return {}
+    found = read_names(path, SCHEMAS / "names.schema.yaml")
+    for values in found.values():
+        try:
+            curated(CONFIGS[dataset], values["clusters"])
+        except InputError as error:
+            raise InputError(f"{path}: {error}")
+    return found
+
+
 try:
     validate(config, SCHEMAS / "workflow.schema.yaml", source="config")
     CATALOGUE = read_catalogue(
         HOME / "resources" / "downloads.yaml", SCHEMAS / "downloads.schema.yaml"
     )
     CONFIGS = load_configs()
+    NAMES = {name: load_names(name) for name in CONFIGS}
 except InputError as error:
     raise WorkflowError(str(error))
 
@@ -166,9 +185,17 @@ wildcard_constraints:
     round=r"\d+",
 
 
+def names_of(wildcards):
+    """Cluster → name, of the clusters of a job's seed, or else of the one that is shown."""
+    seed = int(wildcards.get("seed", first_seed(wildcards.dataset)))
+    return NAMES[wildcards.dataset].get(seed, {}).get("clusters", {})
+
+
 def settings_of(rule):
     """What a rule depends on, as one canonical text: a function of the wildcards."""
-    return lambda wildcards: canonical_json(rule_settings(rule, CONFIGS[wildcards.dataset]))
+    return lambda wildcards: canonical_json(
+        rule_settings(rule, CONFIGS[wildcards.dataset], names_of(wildcards))
+    )
 
 
 def code_of(rule):

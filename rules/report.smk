@@ -155,7 +155,9 @@ rule report:
         mem_mb=attempts(4000),
         runtime=attempts(60),
     params:
-        settings=lambda wildcards: canonical_json(report_settings(CONFIGS[wildcards.dataset])),
+        settings=lambda wildcards: canonical_json(
+            report_settings(CONFIGS[wildcards.dataset], names_of(wildcards))
+        ),
         code=code_of("report"),
         resources=digest_of(PAPER_TABLES, "workflow_scripts/maskdistill/templates/report.html.j2"),
         options=report_options,

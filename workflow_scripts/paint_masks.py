@@ -1,6 +1,7 @@
 """Paint the initial masks of one shard, with their clusters, into label maps.
 
-Of several masks in an image the one found first, nearest to [CLS], is on top.
+Of several masks in an image the one found first, nearest to [CLS], is on top. Masks of clusters that
+were dropped are not painted.
 """
 
 from pathlib import Path
@@ -20,24 +21,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     arguments = parser.parse_args(argv)
     clusters = arguments.settings["clustering"]["clusters"]
+    classes = arguments.settings["curation"]["classes"]
 
     images = [row for row in shards.read_rows(arguments.images) if row["status"] == shards.OK]
     by_image = shards.group_by_image(arguments.masks)
     shards.assert_same_images((row["image_id"] for row in images), by_image, str(arguments.masks))
-    cluster_of = {
-        (row["image_id"], row["mask_id"]): row["cluster"]
-        for row in shards.read_rows(arguments.assignments)
-    }
+    class_of = shards.read_classes(arguments.assignments, classes)
     metadata = shards.provenance("label_maps", arguments.settings)
     with shards.shard_writer(arguments.output, "label_maps", metadata) as writer:
         for row in images:
             layers = (
                 (
                     masks.decode(mask["rle_counts"], mask["height"], mask["width"]),
-                    cluster_of[mask["image_id"], mask["mask_id"]],
+                    class_id,
                 )
                 for mask in reversed(by_image[row["image_id"]])
                 if mask["status"] == shards.OK
+                and (class_id := class_of[mask["image_id"], mask["mask_id"]])
             )
             labels = label_maps.paint((row["height"], row["width"]), layers, clusters)
             writer.write(label_maps.row(row["image_id"], row["file_name"], labels))

@@ -1,12 +1,13 @@
-"""Unpack label maps from Parquet shards to PNG files, named like their images."""
+"""Unpack label maps from Parquet shards to PNG files, named like their images.
+
+`labelmap.txt` beside them says which colour is which cluster, as CVAT has it.
+"""
 
 import collections
-import shutil
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import shards
-from workflow_scripts.maskdistill.atomic import full_disk_named
+from workflow_scripts.maskdistill import atomic, label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
 
 
@@ -23,24 +24,17 @@ def main(argv: list[str] | None = None) -> int:
         for shard in arguments.shards
         for row in shards.read_rows(shard, ["image"])
     )
-    # The folder is replaced as a whole, so that no file of an earlier run stays behind.
-    temporary = arguments.output.with_name(f".{arguments.output.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        with full_disk_named(arguments.output):
-            for shard in arguments.shards:
-                for row in shards.read_rows(shard):
-                    name = row["image"]["path"]
-                    path = temporary / (name if names[name] == 1 else f"{row['file_name']}.png")
-                    if not path.resolve().is_relative_to(temporary.resolve()):
-                        raise InputError(f"{shard}: {name} lies outside of the folder")
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(row["image"]["bytes"])
-            temporary.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(arguments.output, ignore_errors=True)
-            temporary.rename(arguments.output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    legend = label_maps.legend(arguments.settings["curation"]["names"])
+    with atomic.atomic_folder(arguments.output) as folder:
+        for shard in arguments.shards:
+            for row in shards.read_rows(shard):
+                name = row["image"]["path"]
+                path = folder / (name if names[name] == 1 else f"{row['file_name']}.png")
+                if not path.resolve().is_relative_to(folder.resolve()):
+                    raise InputError(f"{shard}: {name} lies outside of the folder")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(row["image"]["bytes"])
+        (folder / "labelmap.txt").write_text(legend, encoding="utf-8")
     return 0
 
 

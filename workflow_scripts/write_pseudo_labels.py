@@ -1,6 +1,7 @@
 """Write masks and clusters of the training images as one COCO dataset file.
 
-It holds every readable image, also those in which no mask was found.
+It holds every readable image, also those in which no mask was found. Masks of clusters that were
+dropped are left out, and clusters that were merged are one category.
 """
 
 import itertools
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import atomic, coco, datasets, shards
+from workflow_scripts.maskdistill.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,9 +20,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--masks", type=Path, nargs="+", required=True, help="their masks")
     parser.add_argument("--assignments", type=Path, required=True, help="of cluster_masks")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument(
+        "--expected-assignments", help="their digest when their clusters were named, if they were"
+    )
     arguments = parser.parse_args(argv)
     settings = arguments.settings
 
+    found = shards.assignments_digest(arguments.assignments)
+    if arguments.expected_assignments not in (None, found):
+        raise InputError(
+            f"{arguments.assignments}: other clusters ({found}) than those that were named "
+            f"({arguments.expected_assignments}); look at the new ones with `snakemake "
+            "contact_sheets` and correct config/names, or remove its line `assignments`"
+        )
     listed = list(itertools.chain.from_iterable(map(shards.read_rows, arguments.images)))
     datasets.check_rejected(
         listed,
@@ -38,15 +50,14 @@ def main(argv: list[str] | None = None) -> int:
         (row for row in mask_rows if row["status"] == shards.OK),
         key=lambda row: (place[row["image_id"]], row["mask_id"]),
     )
-    assignments = {
-        (row["image_id"], row["mask_id"]): row["cluster"]
-        for row in shards.read_rows(arguments.assignments)
-    }
+    classes = settings["curation"]["classes"]
+    class_of = shards.read_classes(arguments.assignments, classes)
+    mask_rows = [row for row in mask_rows if class_of[row["image_id"], row["mask_id"]]]
     content = coco.dataset(
         listed,
         mask_rows,
-        assignments,
-        settings["clustering"]["clusters"],
+        class_of,
+        coco.category_names(settings["clustering"]["clusters"], classes),
         {"settings": settings},
     )
     atomic.write_text(arguments.output, json.dumps(content))

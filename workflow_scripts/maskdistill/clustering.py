@@ -96,6 +96,23 @@ def assign(
     return (nearest[:, 0] + 1).astype(np.int32), distance.astype(np.float32)
 
 
+def margins(embeddings: np.ndarray, centroids: np.ndarray, *, metric: str) -> np.ndarray:
+    """How much farther the second nearest centroid is than the nearest, in units of `assign`.
+
+    Args:
+        embeddings: n x d, float32.
+        centroids: at least two, of `fit`.
+
+    Returns:
+        Length n, float32, 0 on the border between two clusters.
+    """
+    index = faiss.IndexFlatL2(centroids.shape[1])
+    index.add(_prepare(centroids, metric))
+    squared = np.maximum(index.search(_prepare(embeddings, metric), 2)[0], 0)
+    near, far = (squared / 2 if metric == "cosine" else np.sqrt(squared)).T
+    return far - near
+
+
 def _prepare(vectors: np.ndarray, metric: str) -> np.ndarray:
     vectors = np.array(vectors, dtype=np.float32, order="C")
     if metric == "cosine":

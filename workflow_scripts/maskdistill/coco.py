@@ -1,6 +1,6 @@
 """COCO files: pseudo-labels as a dataset, candidates as a list of results."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 def category_name(cluster: int) -> str:
@@ -8,11 +8,25 @@ def category_name(cluster: int) -> str:
     return f"cluster_{cluster:03d}"
 
 
+def category_names(count: int, classes: Sequence[int] | None) -> list[str]:
+    """What pseudo-classes 1..count are made of; names that people gave play no part.
+
+    Args:
+        classes: of cluster 1, 2, …; None where every cluster is a class of its own.
+    """
+    if classes is None:
+        classes = range(1, count + 1)
+    return [
+        "+".join(category_name(c) for c, found in enumerate(classes, start=1) if found == number)
+        for number in range(1, count + 1)
+    ]
+
+
 def dataset(
     image_rows: Iterable[Mapping],
     mask_rows: Iterable[Mapping],
     assignments: Mapping[tuple[int, int], int],
-    clusters: int,
+    names: Sequence[str],
     description: Mapping,
 ) -> dict:
     """Pseudo-labels as a COCO dataset.
@@ -20,8 +34,8 @@ def dataset(
     Args:
         image_rows: manifest rows of the images.
         mask_rows: rows of the masks stage with status ok.
-        assignments: (image_id, mask_id) → cluster, 1..clusters.
-        clusters: number of categories.
+        assignments: (image_id, mask_id) → category, 1, 2, …
+        names: of the categories.
         description: provenance, kept under `info`.
 
     Returns:
@@ -48,11 +62,16 @@ def dataset(
             }
             for number, row in enumerate(mask_rows, start=1)
         ],
-        "categories": [
-            {"id": cluster, "name": category_name(cluster), "supercategory": "cluster"}
-            for cluster in range(1, clusters + 1)
-        ],
+        "categories": categories(names),
     }
+
+
+def categories(names: Sequence[str]) -> list[dict]:
+    """Categories 1, 2, … with these names."""
+    return [
+        {"id": number, "name": name, "supercategory": "cluster"}
+        for number, name in enumerate(names, start=1)
+    ]
 
 
 def results(candidate_rows: Iterable[Mapping]) -> Iterator[dict]:

@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from workflow_scripts.maskdistill import curation
 from workflow_scripts.maskdistill.errors import InputError
 
 # What each rule's result depends on, beside its input files. Nothing else reaches the rule.
@@ -22,8 +23,9 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "embed_masks": ("features", "embedding"),
     "cluster_masks": ("clustering",),
     "assign_masks": ("clustering.metric", "clustering.standardize"),
-    "paint_masks": ("clustering.clusters",),
-    "write_pseudo_labels": ("clustering.clusters", "images"),
+    "draw_contact_sheets": ("clustering.metric", "clustering.standardize", "report.crops"),
+    "paint_masks": ("clustering.clusters", "curation.classes"),
+    "write_pseudo_labels": ("clustering.clusters", "curation.classes", "images"),
     "train_mask_rcnn": ("mask_rcnn",),
     "predict_candidates": ("mask_rcnn",),
     "filter_candidates": ("confidence", "clustering.clusters"),
@@ -46,7 +48,7 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "train_linear_probe": ("dataset", "segmentation", "evaluation.linear_probe"),
     "evaluate_linear_probe": ("dataset",),
     "summarize": (),
-    "unpack_label_maps": (),
+    "unpack_label_maps": ("curation.names",),
     "write_gallery": ("dataset", "clustering.clusters"),
 }
 
@@ -187,8 +189,71 @@ def _nearest(word: str, valid: list[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
-def rule_settings(rule: str, config: Mapping) -> dict:
-    """The sub-tree of a dataset's config that a rule depends on."""
+def read_names(path: Path, schema: Path) -> dict[int, dict]:
+    """Read a file of names.
+
+    Args:
+        path: YAML, see the module `curation`.
+        schema: of such files.
+
+    Returns:
+        seed → {"assignments": digest or None, "clusters": cluster → name}.
+
+    Raises:
+        InputError: not such a file.
+    """
+    content = _with_text_keys(read_yaml(path))
+    validate(content, schema, source=str(path))
+    return {
+        int(seed): {
+            "assignments": values.get("assignments"),
+            "clusters": {int(number): name for number, name in values["clusters"].items()},
+        }
+        for seed, values in content["seeds"].items()
+    }
+
+
+def _with_text_keys(content: object) -> object:
+    """YAML reads 1 as a number; JSON schemas know only texts as keys."""
+    if isinstance(content, Mapping):
+        return {str(key): _with_text_keys(value) for key, value in content.items()}
+    return content
+
+
+def curated(config: Mapping, names: Mapping[int, str]) -> dict:
+    """A dataset's config as the stages after the clustering see it.
+
+    `clustering.clusters` is the number of pseudo-classes there, and `curation` says what they are
+    made of: `classes` (of cluster 1, 2, …; null where nothing is merged or dropped) and `names`.
+
+    Args:
+        names: cluster → name, see `curation.curate`.
+
+    Raises:
+        InputError: names of clusters that there are not.
+    """
+    clusters = config["clustering"]["clusters"]
+    classes, found = curation.curate(names, clusters)
+    return merge(
+        config,
+        {
+            "clustering": {"clusters": len(found)},
+            "curation": {
+                "classes": None if len(found) == clusters else classes,
+                "names": found,
+            },
+        },
+    )
+
+
+def rule_settings(rule: str, config: Mapping, names: Mapping[int, str] | None = None) -> dict:
+    """The sub-tree of a dataset's config that a rule depends on.
+
+    Args:
+        names: of clusters, as people have named them.
+    """
+    if rule != "cluster_masks":
+        config = curated(config, names or {})
     result: dict[str, Any] = {}
     for path in RULE_SETTINGS[rule]:
         source, target = config, result
@@ -199,9 +264,9 @@ def rule_settings(rule: str, config: Mapping) -> dict:
     return _without_origin(result) if rule != "make_demo_dataset" else result
 
 
-def report_settings(config: Mapping) -> dict:
-    """All settings that decide a result, for the report to show."""
-    return _without_origin(config)
+def report_settings(config: Mapping, names: Mapping[int, str] | None = None) -> dict:
+    """All settings that decide a result, for the report to show, with `curation`."""
+    return _without_origin({**config, "curation": curated(config, names or {})["curation"]})
 
 
 def _without_origin(settings: Mapping) -> dict:

@@ -6,7 +6,7 @@ clusters 16-bit grayscale, where 65535 is ignore.
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -113,6 +113,18 @@ def paint(
     for mask, cluster in layers:
         labels[mask] = cluster
     return labels
+
+
+def legend(names: Sequence[str]) -> str:
+    """The lines of a labelmap.txt of CVAT: name and colour of background and of clusters 1, 2, …
+
+    Beyond 254 clusters label maps have no colours, and the colours here come round again.
+    """
+    lines = ["# label:color_rgb:parts:actions"]
+    for label, name in enumerate(["background", *names]):
+        colour = PALETTE[(label - 1) % (IGNORE - 1) + 1 if label else 0]
+        lines.append(f"{name}:{','.join(map(str, colour))}::")
+    return "\n".join(lines) + "\n"
 
 
 def row(image_id: int, file_name: str, labels: np.ndarray) -> dict:

@@ -170,7 +170,7 @@ class StepColours:
 
 
 def cluster_colours(inputs: Inputs) -> dict[str, StepColours]:
-    """Colours of the clusters in every step.
+    """Colours of the clusters, those that were merged as one, in every step.
 
     Without ground truth a cluster has its own colour of VOC's palette. With it, a cluster wears
     the colour of the class that it is matched with in that step, so that prediction and ground
@@ -180,7 +180,7 @@ def cluster_colours(inputs: Inputs) -> dict[str, StepColours]:
         Step → colours.
     """
     first = next(iter(inputs.metrics.values()), None)
-    return step_colours(inputs.steps, inputs.settings["clustering"]["clusters"], first)
+    return step_colours(inputs.steps, len(inputs.settings["curation"]["names"]), first)
 
 
 def step_colours(
@@ -213,10 +213,11 @@ def palette(labels: np.ndarray) -> np.ndarray:
 
 def _legend(inputs: Inputs, clusters: Mapping[str, StepColours]) -> list[dict]:
     """Colours and what they stand for: classes where there is ground truth, else clusters."""
+    own_names = ["background", *inputs.settings["curation"]["names"]]
     if not inputs.metrics:
         colours = next(iter(clusters.values())).colours if clusters else np.zeros((0, 3))
         return [
-            {"name": f"cluster {i}", "colour": drawing.css_colour(colour)}
+            {"name": own_names[i], "colour": drawing.css_colour(colour)}
             for i, colour in enumerate(colours)
             if i > 0
         ]
@@ -234,7 +235,7 @@ def _legend(inputs: Inputs, clusters: Mapping[str, StepColours]) -> list[dict]:
     }
     for cluster, colour in sorted(unmatched.items()):
         entries.append(
-            {"name": f"cluster {cluster}, unmatched", "colour": drawing.css_colour(colour)}
+            {"name": f"{own_names[cluster]}, unmatched", "colour": drawing.css_colour(colour)}
         )
     return entries
 
@@ -317,14 +318,17 @@ def _contact_sheets(
     crops = _crops(inputs, {m[1:] for found in chosen.values() for m in found}, file_names)
     # The first step is the one whose label maps are the clusters' own masks.
     first = next(iter(clusters.values()), None)
+    curation = inputs.settings["curation"]
+    count = inputs.settings["clustering"]["clusters"]
     sheets = []
-    for cluster in range(1, inputs.settings["clustering"]["clusters"] + 1):
+    for cluster, label in enumerate(curation["classes"] or range(1, count + 1), start=1):
         sheets.append(
             {
                 "cluster": cluster,
+                "name": curation["names"][label - 1] if label else "background",
                 "size": len(members[cluster]),
-                "class_name": first.classes[cluster] if first else None,
-                "colour": drawing.css_colour(first.colours[cluster]) if first else None,
+                "class_name": first.classes[label] if first else None,
+                "colour": drawing.css_colour(first.colours[label]) if first else None,
                 "crops": [
                     {"uri": crops[m[1:]], "file_name": file_names[m[1]], "distance": m[0]}
                     for m in chosen.get(cluster, [])
@@ -414,7 +418,7 @@ def _scores(inputs: Inputs) -> dict:
             }
             for i, name in enumerate(names)
         ],
-        "cluster_count": first["clusters"],
+        "cluster_names": inputs.settings["curation"]["names"],
     }
 
 

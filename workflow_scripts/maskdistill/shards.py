@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -283,6 +283,31 @@ def write_assignments(
         for (image_id, mask_id), cluster, distance in zip(keys, clusters, distances, strict=True)
     )
     write_table(path, "assignments", rows, metadata)
+
+
+def read_classes(
+    path: str | os.PathLike, classes: Sequence[int] | None
+) -> dict[tuple[int, int], int]:
+    """(image_id, mask_id) → pseudo-class of assigned masks; 0 stands for background.
+
+    Args:
+        classes: of cluster 1, 2, …; None where every cluster is a class of its own.
+    """
+    return {
+        (row["image_id"], row["mask_id"]): (
+            row["cluster"] if classes is None else classes[row["cluster"] - 1]
+        )
+        for row in read_rows(path)
+    }
+
+
+def assignments_digest(path: str | os.PathLike) -> str:
+    """16 hexadecimal digits that change whenever any mask changes its cluster."""
+    rows = sorted(
+        (row["image_id"], row["mask_id"], row["cluster"])
+        for row in read_rows(path, ["image_id", "mask_id", "cluster"])
+    )
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
 def assert_same_images(expected: Iterable[int], found: Iterable[int], what: str) -> None:

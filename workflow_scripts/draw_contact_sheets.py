@@ -1,0 +1,68 @@
+"""Draw a contact sheet of every cluster, and write a file of names that is ready to edit.
+
+A sheet shows the masks nearest to the centroid, and those that are nearly as near to another one.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import atomic, clustering, contact_sheets, shards
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the folder of one seed; exit code 0."""
+    parser = cli.parser(__doc__)
+    cli.add_root(parser)
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="manifests")
+    parser.add_argument("--masks", type=Path, nargs="+", required=True, help="their masks")
+    parser.add_argument("--embeddings", type=Path, nargs="+", required=True, help="of these masks")
+    parser.add_argument("--assignments", type=Path, required=True, help="of cluster_masks")
+    parser.add_argument("--centroids", type=Path, required=True, help="of cluster_masks")
+    parser.add_argument("--seed", type=int, required=True, help="of the clustering")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args(argv)
+    settings = arguments.settings
+    count = settings["report"]["crops"]
+
+    keys, vectors = shards.read_embeddings(arguments.embeddings)
+    centroids = np.stack([row["centroid"] for row in shards.read_rows(arguments.centroids)])
+    metric = settings["clustering"]["metric"]
+    cluster_of = shards.read_classes(arguments.assignments, None)
+    _, distances = clustering.assign(vectors, centroids, metric=metric)
+    margins = None
+    if len(centroids) > 1:
+        margins = clustering.margins(vectors, centroids, metric=metric)
+
+    sizes, chosen = [], {}
+    for cluster in range(1, len(centroids) + 1):
+        members = [i for i, key in enumerate(keys) if cluster_of[key] == cluster]
+        own = [keys[i] for i in members]
+        sizes.append(len(members))
+        chosen[cluster] = {"Nearest to the centroid": distances[members]}
+        if margins is not None:
+            chosen[cluster]["Nearly as near to another cluster"] = margins[members]
+        chosen[cluster] = {
+            heading: contact_sheets.typical(own, values, count)
+            for heading, values in chosen[cluster].items()
+        }
+    wanted = {key for sections in chosen.values() for found in sections.values() for key in found}
+    crops = contact_sheets.crops(wanted, arguments.images, arguments.masks, arguments.root)
+
+    with atomic.atomic_folder(arguments.output) as folder:
+        for cluster, sections in chosen.items():
+            picture = contact_sheets.sheet(
+                {heading: [crops[key] for key in found] for heading, found in sections.items()},
+                f"Cluster {cluster}: {sizes[cluster - 1]} masks",
+            )
+            Image.fromarray(picture).save(folder / f"cluster_{cluster:03d}.png")
+        digest = shards.assignments_digest(arguments.assignments)
+        text = contact_sheets.template(arguments.seed, digest, sizes)
+        (folder / "names.yaml").write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
