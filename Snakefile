@@ -23,6 +23,8 @@ include: "rules/evaluation.smk"
 include: "rules/linear_probe.smk"
 include: "rules/report.smk"
 include: "rules/gallery.smk"
+include: "rules/exports.smk"
+include: "rules/apply.smk"
 
 
 rule all:

@@ -3,6 +3,7 @@ import fcntl
 import functools
 import gc
 import hashlib
+import math
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ gc.set_threshold(200_000, 50, 50)
 HOME = Path(workflow.basedir)
 sys.path.insert(0, str(HOME))
 
+from workflow_scripts.maskdistill import datasets
 from workflow_scripts.maskdistill.catalogue import dataset_source, read_catalogue
 from workflow_scripts.maskdistill.code_digest import code_digest
 from workflow_scripts.maskdistill.config import (
@@ -136,6 +138,26 @@ except InputError as error:
     raise WorkflowError(str(error))
 
 
+def applied_folders():
+    """Folders of new images as further splits, named applied/NAME: split → folder."""
+    folders = [config["apply"]] if isinstance(config["apply"], str) else config["apply"]
+    found = {}
+    for folder in map(Path, folders):
+        split = f"applied/{re.sub(r'[^\w.-]+', '_', folder.resolve().name)}"
+        if not folder.is_dir():
+            raise InputError(f"apply: there is no folder {folder}")
+        if split in found:
+            raise InputError(f"apply: {folder} and {found[split]} have the same name; rename one")
+        found[split] = folder
+    return found
+
+
+try:
+    APPLIED = applied_folders()
+except InputError as error:
+    raise WorkflowError(str(error))
+
+
 class ByDataset(dict):
     """A value for every dataset, in shell commands as {NAME:{wildcards.dataset}}.
 
@@ -164,8 +186,9 @@ class Program:
 TRAIN = Program()
 # Where a copy of the images lies changes no result.
 ROOTS = ByDataset({name: shlex.quote(c["dataset"]["root"]) for name, c in CONFIGS.items()})
-# All shards, for the shell to expand: a command line may hold only so much text.
-SHARDS = ByDataset({name: f"{{0000..{c['shards'] - 1:04d}}}" for name, c in CONFIGS.items()})
+for name, quoted in list(ROOTS.items()):
+    ROOTS |= {f"{name}/{split}": quoted for split in ("train", "val")}
+    ROOTS |= {f"{name}/{split}": shlex.quote(str(folder)) for split, folder in APPLIED.items()}
 RUNTIME = config["runtime"]
 # In shell commands, filled in when a job starts and thus no parameter either.
 DEVICE = f"--device {RUNTIME['device']}"
@@ -179,7 +202,7 @@ TRAINING_PROCESSES = max(1, TRAINING_GPUS)
 
 wildcard_constraints:
     dataset="|".join(CONFIGS),
-    split="train|val",
+    split="|".join(["train", "val", *map(re.escape, APPLIED)]),
     shard=r"\d{4}",
     seed=r"\d+",
     round=r"\d+",
@@ -203,16 +226,48 @@ def code_of(rule):
     return code_digest(f"workflow_scripts.{rule}", HOME)
 
 
-def shards_of(dataset, pattern):
+def dataset_of(dataset, split):
+    """How the images of a split are found: adapter, splits and root."""
+    if split in APPLIED:
+        return {"adapter": "folder", "splits": {split: "."}, "root": str(APPLIED[split])}
+    return CONFIGS[dataset]["dataset"]
+
+
+@functools.cache
+def listing(dataset, split):
+    """All images of a split."""
+    described = dataset_of(dataset, split)
+    return datasets.list_images(described, Path(described["root"]), split)
+
+
+def shard_count(dataset, split="train"):
+    """Number of shards of a split; small folders of new images have few."""
+    count = CONFIGS[dataset]["shards"]
+    return min(count, math.ceil(len(listing(dataset, split)) / 500)) if split in APPLIED else count
+
+
+def shards_of(dataset, pattern, split="train"):
     """The files of all shards; {{shard}} is filled in and other wildcards are left alone."""
-    return expand(
-        pattern, shard=[f"{i:04d}" for i in range(CONFIGS[dataset]["shards"])], allow_missing=True
-    )
+    numbers = [f"{i:04d}" for i in range(shard_count(dataset, split))]
+    return expand(pattern, shard=numbers, allow_missing=True)
 
 
 def all_shards(pattern):
-    """An input function: all shards of `pattern` of the dataset at hand."""
-    return lambda wildcards: shards_of(wildcards.dataset, pattern)
+    """An input function: all shards of `pattern` of the dataset and split at hand."""
+    return lambda wildcards: shards_of(wildcards.dataset, pattern, wildcards.get("split", "train"))
+
+
+# All shards, for the shell to expand: a command line may hold only so much text.
+try:
+    SHARDS = ByDataset(
+        {
+            f"{name}/{split}" if split else name: f"{{0000..{shard_count(name, split) - 1:04d}}}"
+            for name in CONFIGS
+            for split in ("", "train", "val", *APPLIED)
+        }
+    )
+except InputError as error:
+    raise WorkflowError(str(error))
 
 
 def weights_of(stage):

@@ -1,12 +1,4 @@
 # Which images there are, and which of them can be read.
-from workflow_scripts.maskdistill import datasets
-
-
-@functools.cache
-def listing(dataset, split):
-    """All images of a split."""
-    settings = CONFIGS[dataset]["dataset"]
-    return datasets.list_images(settings, Path(settings["root"]), split)
 
 
 def check_listings():
@@ -29,20 +21,32 @@ def listing_digest(wildcards):
 
     Data that a rule generates or downloads are watched through that rule's output instead.
     """
-    settings = CONFIGS[wildcards.dataset]
-    if settings["dataset"]["generate"] is not None:
+    dataset, split = wildcards.dataset, wildcards.split
+    described = dataset_of(dataset, split)
+    if described.get("generate") is not None:
         return "generated"
     if is_downloaded(settings):
         return "downloaded"
     images = datasets.images_of_shard(
-        listing(wildcards.dataset, wildcards.split), int(wildcards.shard), settings["shards"]
+        listing(dataset, split), int(wildcards.shard), shard_count(dataset, split)
     )
-    return datasets.listing_digest(images, Path(settings["dataset"]["root"]))
+    return datasets.listing_digest(images, Path(described["root"]))
+
+
+def listing_settings(wildcards):
+    """What the listing of a split depends on."""
+    dataset, split = wildcards.dataset, wildcards.split
+    settings = rule_settings("list_images", CONFIGS[dataset])
+    if split in APPLIED:
+        described = dataset_of(dataset, split)
+        settings["dataset"] = {key: described[key] for key in ("adapter", "splits")}
+        settings["shards"] = shard_count(dataset, split)
+    return canonical_json(settings)
 
 
 def generated_dataset(wildcards):
     """The marker of a generated dataset, if it is one."""
-    if CONFIGS[wildcards.dataset]["dataset"]["generate"] is None:
+    if dataset_of(wildcards.dataset, wildcards.split).get("generate") is None:
         return []
     return f"data/{wildcards.dataset}/complete.json"
 
@@ -64,12 +68,13 @@ rule list_images:
         mem_mb=attempts(2000),
         runtime=attempts(60),
     params:
-        settings=settings_of("list_images"),
+        settings=listing_settings,
         code=code_of("list_images"),
         listing=listing_digest,
     message:
         "List images of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.list_images --settings {params.settings:q}"
-        " --root {ROOTS:{wildcards.dataset}} --split {wildcards.split} --shard {wildcards.shard}"
+        " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} --split {wildcards.split}"
+        " --shard {wildcards.shard}"
         " --workers {threads} --output {output} > {log} 2>&1"

@@ -65,7 +65,8 @@ rule predict_candidates:
         "Predict candidates of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.predict_candidates --settings {params.settings:q}"
-        " --root {ROOTS:{wildcards.dataset}} --images {input.images} --model {input.model}"
+        " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
+        " --model {input.model}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
 
 
@@ -92,4 +93,4 @@ rule write_results:
     shell:
         "exec python -m workflow_scripts.write_results --settings {params.settings:q}"
         " --candidates results/{wildcards.dataset}/seed-{wildcards.seed}/{wildcards.split}/"
-        "candidates/{SHARDS:{wildcards.dataset}}.parquet --output {output} > {log} 2>&1"
+        "candidates/{SHARDS:{wildcards.dataset}/{wildcards.split}}.parquet --output {output} > {log} 2>&1"

@@ -68,7 +68,8 @@ rule predict_segmentation:
         "Predict label maps of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.predict_segmentation --settings {params.settings:q}"
-        " --root {ROOTS:{wildcards.dataset}} --images {input.images} --model {input.model}"
+        " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
+        " --model {input.model}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
 
 
@@ -96,5 +97,6 @@ rule refine_predictions:
         "Refine predictions of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.refine_predictions --settings {params.settings:q}"
-        " --root {ROOTS:{wildcards.dataset}} --images {input.images} --model {input.model}"
+        " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
+        " --model {input.model}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"

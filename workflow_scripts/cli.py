@@ -12,15 +12,20 @@ from pathlib import Path
 from workflow_scripts.maskdistill.errors import InputError
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser whose `--help` opens with the module's docstring, with `--settings`."""
+def parser(description: str | None, *, required: bool = True) -> argparse.ArgumentParser:
+    """A parser whose `--help` opens with the module's docstring, with `--settings`.
+
+    Args:
+        required: whether `--settings` has to be given; without, it is empty.
+    """
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     result.add_argument(
         "--settings",
         type=json.loads,
-        required=True,
+        required=required,
+        default={},
         help="the stage's part of the config as one JSON object; see config/README.md",
     )
     return result

@@ -1,7 +1,7 @@
 """Paint the initial masks of one shard, with their clusters, into label maps.
 
-Of several masks in an image the one found first, nearest to [CLS], is on top. Masks of clusters that
-were dropped are not painted.
+Of several masks in an image the one found first, nearest to [CLS], is on top. Masks of clusters
+that were dropped are not painted.
 """
 
 from pathlib import Path

@@ -28,6 +28,7 @@ def dataset(
     assignments: Mapping[tuple[int, int], int],
     names: Sequence[str],
     description: Mapping,
+    mask_id: str = "mask_id",
 ) -> dict:
     """Pseudo-labels as a COCO dataset.
 
@@ -37,6 +38,7 @@ def dataset(
         assignments: (image_id, mask_id) → category, 1, 2, …
         names: of the categories.
         description: provenance, kept under `info`.
+        mask_id: the column that tells the masks of an image apart.
 
     Returns:
         The JSON object; image ids are integers, boxes float XYWH, masks compressed RLE.
@@ -56,7 +58,7 @@ def dataset(
             {
                 "id": number,
                 "image_id": row["image_id"],
-                "category_id": assignments[row["image_id"], row["mask_id"]],
+                "category_id": assignments[row["image_id"], row[mask_id]],
                 "iscrowd": 0,
                 **_shape(row),
             }

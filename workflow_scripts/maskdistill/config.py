@@ -50,6 +50,14 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "summarize": (),
     "unpack_label_maps": ("curation.names",),
     "write_gallery": ("dataset", "clustering.clusters"),
+    "export_dataset": (
+        "curation.names",
+        "dataset",
+        "exports.polygons",
+        "exports.polygon_tolerance",
+    ),
+    "export_model": ("curation", "features", "segmentation", "exports.weights_licence"),
+    "write_applied": ("curation.names",),
 }
 
 

@@ -1,4 +1,4 @@
-"""Pictures of clusters for people who name them: typical masks, and those near to other clusters."""
+"""Pictures of clusters for people who name them: typical masks, and those near to others."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -97,7 +97,7 @@ def template(seed: int, digest: str, sizes: Sequence[int]) -> str:
     """
     lines = [
         "# Look at the contact sheets, name the clusters, and save this as",
-        "# config/names/DATASET.yaml. Clusters of one name are merged; `background` drops a cluster;",
+        "# config/names/DATASET.yaml. Clusters of one name are merged; `background` drops one;",
         "# lines that are left out change nothing.",
         "seeds:",
         f"  {seed}:",

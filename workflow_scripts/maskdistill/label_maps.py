@@ -115,14 +115,22 @@ def paint(
     return labels
 
 
+def colours(count: int) -> np.ndarray:
+    """Colours of labels 0..count - 1, count x 3 uint8.
+
+    VOC's; beyond 254 they come round again, without those of background and ignore.
+    """
+    labels = np.arange(count)
+    return PALETTE[np.where(labels > 0, (labels - 1) % (IGNORE - 1) + 1, 0)]
+
+
 def legend(names: Sequence[str]) -> str:
     """The lines of a labelmap.txt of CVAT: name and colour of background and of clusters 1, 2, …
 
     Beyond 254 clusters label maps have no colours, and the colours here come round again.
     """
     lines = ["# label:color_rgb:parts:actions"]
-    for label, name in enumerate(["background", *names]):
-        colour = PALETTE[(label - 1) % (IGNORE - 1) + 1 if label else 0]
+    for name, colour in zip(["background", *names], colours(len(names) + 1), strict=True):
         lines.append(f"{name}:{','.join(map(str, colour))}::")
     return "\n".join(lines) + "\n"
 

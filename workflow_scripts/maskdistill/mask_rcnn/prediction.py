@@ -54,11 +54,17 @@ def candidate_rows(
             found = predictor.predict([image for _, image in batch])
             for (row, _), candidates in zip(batch, found, strict=True):
                 image = {name: row[name] for name in ("image_id", "height", "width")}
-                yield from _rows(image, candidates)
+                yield from rows_of_image(image, candidates)
             bar.update(len(batch))
 
 
-def _rows(image: Mapping, candidates: list[Candidate]) -> Iterator[dict]:
+def rows_of_image(image: Mapping, candidates: list[Candidate]) -> Iterator[dict]:
+    """The rows of one image.
+
+    Args:
+        image: image_id, height and width.
+        candidates: by falling score.
+    """
     if not candidates:
         yield dict(image)
     for number, candidate in enumerate(candidates):

@@ -83,6 +83,14 @@ class Predictor:
                 full = upsample(values[None], shape(row))[0, :, :height, :width]
                 yield Prediction(row, image, full)
 
+    @torch.inference_mode()
+    def predict_image(self, image: np.ndarray) -> Prediction:
+        """Predict one image (H x W x 3 uint8, RGB) that stands in no manifest; its row is empty."""
+        height, width = image.shape[:2]
+        size = padded_size((height, width), self.model.output_stride)
+        full = upsample(self._logits([image], size), size)[0, :, :height, :width]
+        return Prediction({}, image, full)
+
     def _logits(self, images: Sequence[np.ndarray], size: tuple[int, int]) -> torch.Tensor:
         height, width = size
         inputs = torch.cat(

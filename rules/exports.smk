@@ -1,0 +1,121 @@
+# The result for other tools: datasets in their formats, and the model for use without this workflow.
+
+
+def export_shards(wildcards, stage):
+    """Shards of the evaluated split that an export is made of."""
+    dataset = wildcards.dataset
+    split, seed = evaluated_split(CONFIGS[dataset]), first_seed(dataset)
+    base = f"results/{dataset}"
+    folder = {
+        "images": f"{base}/{split}/images",
+        "confident": f"{base}/seed-{seed}/{split}/confident",
+        "predictions": (
+            f"{base}/seed-{seed}/round-{last_round(dataset)}/{split}/{final_predictions(dataset)}"
+        ),
+    }[stage]
+    return f"{folder}/{{shard}}.parquet"
+
+
+def exported(stage):
+    """An input function: all shards of a stage."""
+    return lambda wildcards: shards_of(wildcards.dataset, export_shards(wildcards, stage))
+
+
+def export_options(wildcards):
+    """The shards on the command line, for the shell to expand."""
+    return " ".join(
+        f"--{stage} {export_shards(wildcards, stage)}".replace("{shard}", SHARDS[wildcards.dataset])
+        for stage in ("images", "confident", "predictions")
+    )
+
+
+rule export_dataset:
+    input:
+        images=exported("images"),
+        confident=exported("confident"),
+        predictions=exported("predictions"),
+        pseudo_labels=lambda wildcards: (
+            f"results/{wildcards.dataset}/seed-{first_seed(wildcards.dataset)}/pseudo_labels.json"
+        ),
+    output:
+        directory("results/{dataset}/exports/{format}"),
+    log:
+        "logs/{dataset}/exports/{format}.log",
+    benchmark:
+        "benchmarks/{dataset}/exports/{format}.tsv"
+    wildcard_constraints:
+        format="coco|voc|fiftyone|label_studio|huggingface|yolo",
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(4000),
+        runtime=attempts(120),
+    params:
+        settings=settings_of("export_dataset"),
+        code=code_of("export_dataset"),
+        options=export_options,
+    message:
+        "Export {wildcards.dataset} as {wildcards.format}"
+    shell:
+        "exec python -m workflow_scripts.export_dataset --settings {params.settings:q}"
+        " --format {wildcards.format} --root {ROOTS:{wildcards.dataset}}"
+        " --dataset {wildcards.dataset} --split {EVALUATED:{wildcards.dataset}} {params.options}"
+        " --pseudo-labels {input.pseudo_labels} --output {output} > {log} 2>&1"
+
+
+def final_model(wildcards):
+    """The segmentation model of the last round of the first seed."""
+    dataset = wildcards.dataset
+    return (
+        f"results/{dataset}/seed-{first_seed(dataset)}/round-{last_round(dataset)}"
+        "/segmentation/model.pt"
+    )
+
+
+rule export_model:
+    input:
+        model=final_model,
+        images=all_shards("results/{dataset}/train/images/{shard}.parquet"),
+        metrics=lambda wildcards: (
+            f"results/{wildcards.dataset}/seed-{first_seed(wildcards.dataset)}/metrics.json"
+            if has_ground_truth(wildcards.dataset)
+            else []
+        ),
+    output:
+        directory("results/{dataset}/exports/model"),
+    log:
+        "logs/{dataset}/exports/model.log",
+    benchmark:
+        "benchmarks/{dataset}/exports/model.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(8000),
+        runtime=attempts(60),
+    params:
+        settings=settings_of("export_model"),
+        code=code_of("export_model"),
+        metrics=lambda wildcards, input: f"--metrics {input.metrics}" if input.metrics else "",
+        step=lambda wildcards: (
+            f"segmentation_round_{number}"
+            if (number := last_round(wildcards.dataset))
+            else "segmentation"
+        ),
+    message:
+        "Export the segmentation model of {wildcards.dataset}"
+    shell:
+        "exec python -m workflow_scripts.export_model --settings {params.settings:q}"
+        " --dataset {wildcards.dataset} --model {input.model}"
+        " --images results/{wildcards.dataset}/train/images/{SHARDS:{wildcards.dataset}}.parquet"
+        " {params.metrics} --step {params.step} --output {output} > {log} 2>&1"
+
+
+rule exports:
+    input:
+        [
+            f"results/{dataset}/exports/{name}"
+            for dataset in config["datasets"]
+            for name in [*CONFIGS[dataset]["exports"]["formats"], "model"]
+        ],

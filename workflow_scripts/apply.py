@@ -1,0 +1,90 @@
+"""Apply trained models to single images: label map, overlay and, with a Mask R-CNN, objects.
+
+Writes STEM.png, STEM_overlay.jpg and STEM.json (COCO) into a folder. --settings takes parts of a
+dataset's config: `mask_rcnn` and `confidence` (else the defaults), `crf` (else no CRF).
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import atomic, coco, confidence, crf, images, label_maps
+from workflow_scripts.maskdistill.device import choose_device
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.exports.coco import instances
+from workflow_scripts.maskdistill.exports.content import Picture, write_label_map
+from workflow_scripts.maskdistill.mask_rcnn import engines
+from workflow_scripts.maskdistill.mask_rcnn.prediction import rows_of_image
+from workflow_scripts.maskdistill.mask_rcnn.settings import prediction_settings
+from workflow_scripts.maskdistill.segmentation import prediction
+from workflow_scripts.write_applied import write_overlay
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the files of every image; exit code 0."""
+    parser = cli.parser(__doc__, required=False)
+    parser.add_argument("--model", type=Path, required=True, help="segmentation model.pt")
+    parser.add_argument("--mask-rcnn", type=Path, help="Mask R-CNN model.pt")
+    parser.add_argument("--image", type=Path, nargs="+", required=True, help="pictures")
+    parser.add_argument("--classes", type=Path, help="classes.json of export_model: names")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write into")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
+    arguments = parser.parse_args(argv)
+    stems = [path.stem for path in arguments.image]
+    if len(set(stems)) < len(stems):
+        raise InputError("--image: two pictures have the same name; apply them one by one")
+
+    device = choose_device(arguments.device)
+    segmentation = prediction.load_predictor(arguments.model, device)
+    detector = None
+    if arguments.mask_rcnn:
+        settings = prediction_settings(arguments.settings.get("mask_rcnn", {}))
+        detector = engines.load_predictor(arguments.mask_rcnn, settings=settings, device=device)
+    names = [coco.category_name(number) for number in range(1, segmentation.clusters + 1)]
+    if arguments.classes:
+        names = json.loads(arguments.classes.read_text(encoding="utf-8"))
+    for path in arguments.image:
+        try:
+            image = images.read_image(path)
+        except images.ImageRejected as rejection:
+            raise InputError(f"{path}: {rejection}") from rejection
+        labels = _labels(segmentation, image, arguments.settings.get("crf"))
+        labels = labels.astype(label_maps.dtype(segmentation.clusters))
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        with atomic.atomic_path(arguments.output / f"{path.stem}.png") as temporary:
+            write_label_map(labels, temporary)
+        with atomic.atomic_path(arguments.output / f"{path.stem}_overlay.jpg") as temporary:
+            write_overlay(image, labels, temporary)
+        if detector is not None:
+            height, width = labels.shape
+            listed = {"image_id": 1, "height": height, "width": width}
+            rows = list(rows_of_image(listed, detector.predict([image])[0]))
+            threshold = arguments.settings.get("confidence", {}).get("threshold", 0.9)
+            found = confidence.confident(rows, threshold)
+            picture = Picture(1, path.name, path.name, height, width, labels, found, None)
+            text = json.dumps(instances([picture], names))
+            atomic.write_text(arguments.output / f"{path.stem}.json", text)
+        shares = np.bincount(labels.ravel(), minlength=len(names) + 1) / labels.size
+        shown = ", ".join(
+            f"{name} {100 * share:.1f} %"
+            for name, share in zip(["background", *names], shares, strict=True)
+            if share
+        )
+        print(f"{path}: {shown}")
+    return 0
+
+
+@torch.inference_mode()
+def _labels(predictor: prediction.Predictor, image: np.ndarray, settings: dict | None):
+    found = predictor.predict_image(image)
+    if settings is None:
+        return found.labels()
+    chosen = {key: value for key, value in settings.items() if key not in ("enabled", "rounds")}
+    return crf.refined_labels(found.probabilities(), image, crf.read_settings(chosen))
+
+
+if __name__ == "__main__":
+    cli.run(main)

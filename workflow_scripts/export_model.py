@@ -1,0 +1,70 @@
+"""Export the trained segmentation model by torch.export and as ONNX, with a model card.
+
+Both files are compared with the trained model on odd sizes before anything is written.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import atomic, model_card, shards
+from workflow_scripts.maskdistill.segmentation import deployment, prediction
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the folder; exit code 0."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--dataset", required=True, help="the dataset's name")
+    parser.add_argument("--model", type=Path, required=True, help="model of train_segmentation")
+    parser.add_argument(
+        "--images", type=Path, nargs="+", required=True, help="manifests of the training images"
+    )
+    parser.add_argument("--metrics", type=Path, help="metrics.json of the model's seed")
+    parser.add_argument("--step", default="segmentation", help="step of the metrics to show")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args(argv)
+
+    model = prediction.load_predictor(arguments.model, torch.device("cpu")).model
+    statuses = shards.read_table(arguments.images, ["status"])["status"].to_pylist()
+    program = deployment.export(model)
+    with atomic.atomic_folder(arguments.output) as folder:
+        torch.export.save(program, folder / "model.pt2")
+        deployment.write_onnx(program, folder / "model.onnx")
+        loaded = torch.export.load(folder / "model.pt2").module()
+
+        @torch.inference_mode()
+        def run(image: np.ndarray) -> tuple[np.ndarray, ...]:
+            return tuple(value.numpy() for value in loaded(torch.from_numpy(image)))
+
+        agreement = {
+            "model.pt2": deployment.agreement(model, run),
+            "model.onnx": deployment.agreement(
+                model, deployment.onnx_runner(folder / "model.onnx")
+            ),
+        }
+        print(json.dumps(agreement))
+        metrics = None
+        if arguments.metrics:
+            metrics = json.loads(arguments.metrics.read_text(encoding="utf-8"))
+        card = model_card.render(
+            dataset=arguments.dataset,
+            images=statuses.count(shards.OK),
+            settings=arguments.settings,
+            metrics=metrics,
+            step=arguments.step,
+            agreement=agreement,
+            sizes=deployment.CHECKED_SIZES,
+            digest=shards.file_digest(arguments.model),
+            versions=shards.provenance("export_model", {})["versions"],
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        names = json.dumps(arguments.settings["curation"]["names"], ensure_ascii=False)
+        (folder / "classes.json").write_text(names + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

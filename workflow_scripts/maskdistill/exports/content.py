@@ -1,0 +1,133 @@
+"""What an exported dataset holds: images, label maps, confident objects, and any ground truth."""
+
+import collections
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from workflow_scripts.maskdistill import label_maps, shards
+from workflow_scripts.maskdistill.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.progress import progress
+
+
+class Picture(NamedTuple):
+    """One image with what was found in it."""
+
+    image_id: int
+    file_name: str  # relative to the dataset's root
+    name: str  # in the export, with the suffix of the image
+    height: int
+    width: int
+    labels: np.ndarray  # H x W, 0 background, 1..K
+    objects: list[Mapping]  # rows of the stage `confident`
+    truth: np.ndarray | None  # H x W, 0 background, 1.., 255 ignore
+
+    def with_suffix(self, suffix: str) -> str:
+        """The name with another suffix; no other image has this one."""
+        return str(PurePosixPath(self.name).with_suffix(suffix))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """All that a format may write; `pictures()` streams the images as often as it is called."""
+
+    dataset: str
+    root: Path
+    split: str
+    names: Sequence[str]  # of pseudo-classes 1..K
+    truth_names: Sequence[str] | None  # of the classes of the ground truth
+    pictures: Callable[[], Iterator[Picture]]
+    pseudo_labels: Path  # COCO dataset file of the training images
+    polygons: bool  # whether COCO has a copy with polygons
+    polygon_tolerance: float  # pixels
+
+
+def export_names(file_names: Iterable[str]) -> dict[str, str]:
+    """File name → name in an export.
+
+    The folder that all have in common is left out. `a.jpg` and `a.png` side by side, whose label
+    files would be the same, become `a_jpg.jpg` and `a_png.png`.
+    """
+    file_names = list(file_names)
+    common = os.path.commonpath([str(PurePosixPath(n).parent) for n in file_names] or ["."])
+    short = {
+        n: PurePosixPath(n) if common in ("", ".") else PurePosixPath(n).relative_to(common)
+        for n in file_names
+    }
+    counts = collections.Counter(path.with_suffix("") for path in short.values())
+    names = {
+        n: str(p if counts[p.with_suffix("")] == 1 else p.with_stem(f"{p.stem}_{p.suffix[1:]}"))
+        for n, p in short.items()
+    }
+    if len({PurePosixPath(name).with_suffix("") for name in names.values()}) < len(names):
+        # Rare: `a_jpg.png` stood beside them.
+        names = {n: str(p.with_name(f"{i}_{p.name}")) for i, (n, p) in enumerate(short.items())}
+    return names
+
+
+def read_pictures(
+    manifests: Sequence[Path],
+    confident: Sequence[Path],
+    predictions: Sequence[Path],
+    truth: GroundTruth | None = None,
+) -> Iterator[Picture]:
+    """Stream the usable images of matching lists of shards.
+
+    Raises:
+        InputError: shards that do not fit together.
+    """
+    listed = [
+        [row for row in shards.read_rows(path) if row["status"] == shards.OK] for path in manifests
+    ]
+    names = export_names(row["file_name"] for rows in listed for row in rows)
+
+    def stream() -> Iterator[Picture]:
+        for rows, confident_path, predicted_path in zip(
+            listed, confident, predictions, strict=True
+        ):
+            objects = shards.group_by_image(confident_path)
+            found = {image_id: data for image_id, _, data in label_maps.read_shard(predicted_path)}
+            ids = [row["image_id"] for row in rows]
+            shards.assert_same_images(ids, objects, str(confident_path))
+            shards.assert_same_images(ids, found, str(predicted_path))
+            for row in rows:
+                image_id, file_name = row["image_id"], row["file_name"]
+                yield Picture(
+                    image_id,
+                    file_name,
+                    names[file_name],
+                    row["height"],
+                    row["width"],
+                    found[image_id],
+                    [o for o in objects[image_id] if o["candidate_id"] is not None],
+                    truth.semantic(image_id, file_name) if truth else None,
+                )
+
+    yield from progress(stream(), description="export", unit="image", total=sum(map(len, listed)))
+
+
+def copy_image(source: Path, target: Path) -> None:
+    """Copy an image, byte by byte, but turn it upright if its EXIF data ask for that.
+
+    Label maps are of the upright image, and not all tools look at EXIF data.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(source) as image:
+        if image.getexif().get(0x0112, 1) != 1:
+            upright = ImageOps.exif_transpose(image)
+            options = {"quality": 95} if image.format in ("JPEG", "WEBP") else {}
+            upright.save(target, format=image.format, **options)
+            return
+    shutil.copyfile(source, target)
+
+
+def write_label_map(labels: np.ndarray, path: Path) -> None:
+    """Write a label map as PNG, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(label_maps.encode_png(labels))

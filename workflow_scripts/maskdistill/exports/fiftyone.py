@@ -1,0 +1,109 @@
+"""A FiftyOne dataset on disk: `Dataset.from_dir(dataset_dir=…, dataset_type=FiftyOneDataset)`.
+
+Fields: `segmentation` (final label map), `objects` (confident ones, with masks and scores) and,
+where there is any, `ground_truth`. It is FiftyOne's format without a version, in which a dataset's
+fields are found from its samples, so that no release of FiftyOne needs to convert it.
+"""
+
+import base64
+import io
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from workflow_scripts.maskdistill import masks
+from workflow_scripts.maskdistill.exports.content import (
+    Content,
+    Picture,
+    copy_image,
+    write_label_map,
+)
+
+
+def write(content: Content, folder: Path) -> None:
+    """Write images, label maps, samples.json and metadata.json."""
+    with open(folder / "samples.json", "w", encoding="utf-8") as file:
+        file.write('{"samples": [')
+        for number, picture in enumerate(content.pictures()):
+            sample = _sample(picture, content)
+            copy_image(content.root / picture.file_name, folder / sample["filepath"])
+            write_label_map(picture.labels, folder / sample["segmentation"]["mask_path"])
+            if picture.truth is not None:
+                write_label_map(picture.truth, folder / sample["ground_truth"]["mask_path"])
+            text = json.dumps(sample, ensure_ascii=False)
+            file.write((",\n" if number else "\n") + text)
+        file.write("\n]}\n")
+    targets = {"segmentation": _targets(content.names)}
+    if content.truth_names is not None:
+        targets["ground_truth"] = _targets(content.truth_names)
+    metadata = {
+        "name": f"{content.dataset}-{content.split}",
+        "media_type": "image",
+        "info": {"classes": list(content.names), "mask_targets": targets},
+    }
+    (folder / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+
+
+def _targets(names: list[str]) -> dict[str, str]:
+    return {str(label): name for label, name in enumerate(["background", *names])}
+
+
+def _sample(picture: Picture, content: Content) -> dict:
+    png = picture.with_suffix(".png")
+    sample = {
+        "filepath": f"data/{picture.name}",
+        "tags": [content.split],
+        "metadata": None,
+        "_media_type": "image",
+        "image_id": str(picture.image_id),
+        "segmentation": {
+            "_cls": "Segmentation",
+            "tags": [],
+            "mask_path": f"fields/segmentation/{png}",
+        },
+        "objects": {
+            "_cls": "Detections",
+            "detections": [
+                _detection(row, content.names[row["cluster"] - 1]) for row in picture.objects
+            ],
+        },
+    }
+    if picture.truth is not None:
+        sample["ground_truth"] = {
+            "_cls": "Segmentation",
+            "tags": [],
+            "mask_path": f"fields/ground_truth/{png}",
+        }
+    return sample
+
+
+def _detection(row: Mapping, name: str) -> dict:
+    """An object; FiftyOne draws its mask within the box, so that the box is the mask's own."""
+    mask = masks.decode(row["rle_counts"], row["height"], row["width"])
+    x, y, width, height = map(math.floor, masks.encode(mask)[3:7])
+    inside = mask[y : y + height, x : x + width]
+    return {
+        "_cls": "Detection",
+        "tags": [],
+        "attributes": {},
+        "label": name,
+        "confidence": row["score"],
+        "bounding_box": [
+            x / row["width"],
+            y / row["height"],
+            width / row["width"],
+            height / row["height"],
+        ],
+        "mask": _array(inside),
+    }
+
+
+def _array(array: np.ndarray) -> str:
+    """An array as FiftyOne stores it: NumPy's format, compressed, in Base64."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return base64.b64encode(zlib.compress(buffer.getvalue())).decode("ascii")

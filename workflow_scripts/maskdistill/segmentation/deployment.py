@@ -1,0 +1,110 @@
+"""A trained DeepLab as one graph from pixels to labels, for use without this repository."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab, upsample
+from workflow_scripts.maskdistill.segmentation.transforms import normalize
+
+# Odd, smaller than a stride, and far from square: what a traced graph gets wrong first.
+CHECKED_SIZES = ((64, 64), (37, 101), (130, 75), (17, 16))
+
+
+class Deployed(nn.Module):
+    """Normalisation, padding, DeepLab, upsampling and argmax, as `prediction.Predictor` has them.
+
+    Args:
+        model: trained.
+    """
+
+    def __init__(self, model: DeepLab) -> None:
+        super().__init__()
+        self.model = model
+        self.stride = model.output_stride
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Labels and their probabilities.
+
+        Args:
+            image: 1 x H x W x 3 uint8, RGB.
+
+        Returns:
+            1 x H x W int64 (0 background, 1..K), and 1 x H x W float32.
+        """
+        _, height, width, _ = image.shape
+        rows = (height + self.stride - 1) // self.stride * self.stride
+        columns = (width + self.stride - 1) // self.stride * self.stride
+        padded = F.pad(normalize(image), (0, columns - width, 0, rows - height))
+        logits = upsample(self.model(padded), (rows, columns))[:, :, :height, :width]
+        probability, labels = logits.softmax(dim=1).max(dim=1)
+        return labels, probability
+
+
+def export(model: DeepLab) -> torch.export.ExportedProgram:
+    """The graph by torch.export, for any height and width from 2 pixels on."""
+    sides = {1: torch.export.Dim("height", min=2), 2: torch.export.Dim("width", min=2)}
+    example = torch.zeros(1, 67, 93, 3, dtype=torch.uint8)
+    deployed = Deployed(model).eval()
+    return torch.export.export(deployed, (example,), dynamic_shapes=(sides,))
+
+
+def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write the graph as ONNX, weights inside; input `image`, outputs `labels`, `probability`."""
+    onnx = torch.onnx.export(
+        program,
+        input_names=["image"],
+        output_names=["labels", "probability"],
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    onnx.save(str(path), external_data=False)
+
+
+def onnx_runner(path: Path) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """A function that runs an ONNX file on the CPU, on what `Deployed.forward` takes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda image: tuple(session.run(None, {"image": image}))
+
+
+@torch.inference_mode()
+def agreement(
+    model: DeepLab,
+    run: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    sizes: Sequence[tuple[int, int]] = CHECKED_SIZES,
+) -> dict[str, float]:
+    """Compare an exported graph with its model on noise of several sizes.
+
+    Returns:
+        `labels`: share of pixels with the same label, 0..1; `probability`: the largest difference.
+
+    Raises:
+        InputError: they disagree by more than rounding explains.
+    """
+    generator, deployed = np.random.default_rng(0), Deployed(model).eval()
+    same = total = 0
+    difference = 0.0
+    for height, width in sizes:
+        coarse = generator.integers(0, 256, (1, -(-height // 8), -(-width // 8), 3), dtype=np.uint8)
+        image = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width].copy()
+        labels, probability = (value.numpy() for value in deployed(torch.from_numpy(image)))
+        found_labels, found = run(image)
+        if found_labels.shape != labels.shape:
+            raise InputError(f"the exported model gives {found_labels.shape} for {labels.shape}")
+        same += int((found_labels == labels).sum())
+        total += labels.size
+        difference = max(difference, float(np.abs(found - probability).max()))
+    if difference > 1e-3 or same < 0.999 * total:
+        raise InputError(
+            f"the exported model differs from the trained one: {same} of {total} labels agree, "
+            f"probabilities differ by up to {difference:.2g}"
+        )
+    return {"labels": same / total, "probability": difference}

@@ -1,0 +1,83 @@
+"""Write what was found in a folder of new images: label maps, overlays, objects, rejected images."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import atomic, drawing, images, label_maps, shards
+from workflow_scripts.maskdistill.exports import coco
+from workflow_scripts.maskdistill.exports.content import Picture, read_pictures, write_label_map
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write all files; exit code 0."""
+    parser = cli.parser(__doc__)
+    cli.add_root(parser)
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="manifest shards")
+    parser.add_argument("--confident", type=Path, nargs="+", required=True, help="their objects")
+    parser.add_argument(
+        "--predictions", type=Path, nargs="+", required=True, help="their final label maps"
+    )
+    parser.add_argument("--label-maps", type=Path, required=True, help="folder of PNGs to write")
+    parser.add_argument("--overlays", type=Path, required=True, help="folder of JPEGs to write")
+    parser.add_argument(
+        "--objects", type=Path, required=True, help="COCO dataset file with scores to write"
+    )
+    parser.add_argument(
+        "--rejected", type=Path, required=True, help="CSV of unusable images to write"
+    )
+    arguments = parser.parse_args(argv)
+    names = arguments.settings["curation"]["names"]
+
+    with (
+        atomic.atomic_folder(arguments.label_maps) as maps,
+        atomic.atomic_folder(arguments.overlays) as overlays,
+    ):
+
+        def pictures() -> Iterator[Picture]:
+            for picture in read_pictures(
+                arguments.images, arguments.confident, arguments.predictions
+            ):
+                write_label_map(picture.labels, maps / picture.with_suffix(".png"))
+                image = images.read_listed(
+                    arguments.root / picture.file_name, (picture.height, picture.width)
+                )
+                write_overlay(image, picture.labels, overlays / picture.with_suffix(".jpg"))
+                yield picture
+
+        objects = coco.instances(pictures(), names)
+        (maps / "labelmap.txt").write_text(label_maps.legend(names), encoding="utf-8")
+    atomic.write_text(arguments.objects, json.dumps(objects))
+    with (
+        atomic.atomic_path(arguments.rejected) as path,
+        open(path, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "status"])
+        for manifest in arguments.images:
+            for row in shards.read_rows(manifest):
+                if row["status"] != shards.OK:
+                    writer.writerow([row["file_name"], row["status"]])
+    return 0
+
+
+def write_overlay(image: np.ndarray, labels: np.ndarray, path: Path) -> None:
+    """Write an image with its label map over it.
+
+    Args:
+        image: H x W x 3 uint8.
+        labels: H x W, 0 background.
+        path: JPEG to write, with its folder.
+    """
+    colours = label_maps.colours(int(labels.max()) + 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(drawing.overlay(image, labels, colours)).save(path, quality=90)
+
+
+if __name__ == "__main__":
+    cli.run(main)
