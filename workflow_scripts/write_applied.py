@@ -1,4 +1,4 @@
-"""Write what was found in a folder of new images: label maps, overlays, objects, rejected images."""
+"""Write what was found in new images: label maps, overlays, objects, and unusable images."""
 
 import csv
 import json

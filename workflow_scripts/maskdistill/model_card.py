@@ -20,8 +20,8 @@ for label, pixels in zip(*np.unique(labels, return_counts=True)):
 
 CARD = """# Segmentation model of {dataset}
 
-DeepLab-v3 on a ResNet-{depth}, trained by MaskDistill (arXiv 2206.06363) without labels: what a class
-stands for was found by clustering.
+DeepLab-v3 on a ResNet-{depth}, trained by MaskDistill (arXiv 2206.06363) without labels: what a
+class stands for was found by clustering.
 
 | file | what |
 | --- | --- |
