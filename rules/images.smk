@@ -25,7 +25,7 @@ def listing_digest(wildcards):
     described = dataset_of(dataset, split)
     if described.get("generate") is not None:
         return "generated"
-    if is_downloaded(settings):
+    if split not in APPLIED and is_downloaded(CONFIGS[dataset]):
         return "downloaded"
     images = datasets.images_of_shard(
         listing(dataset, split), int(wildcards.shard), shard_count(dataset, split)

@@ -30,6 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     keys, vectors = shards.read_embeddings(arguments.embeddings)
     centroids = np.stack([row["centroid"] for row in shards.read_rows(arguments.centroids)])
     metric = settings["clustering"]["metric"]
+    if settings["clustering"]["standardize"]:
+        deviation = shards.read_metadata(arguments.centroids)["standard_deviation"]
+        vectors = vectors / np.array(deviation, dtype=np.float32)
     cluster_of = shards.read_classes(arguments.assignments, None)
     _, distances = clustering.assign(vectors, centroids, metric=metric)
     margins = None

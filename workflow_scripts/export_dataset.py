@@ -38,7 +38,10 @@ def main(argv: list[str] | None = None) -> int:
         names=settings["curation"]["names"],
         truth_names=truth.class_names if truth else None,
         pictures=lambda: read_pictures(
-            arguments.images, arguments.confident, arguments.predictions, truth
+            arguments.images,
+            arguments.confident,
+            arguments.predictions,
+            truth.semantic if truth else None,
         ),
         pseudo_labels=arguments.pseudo_labels,
         polygons=settings["exports"]["polygons"],

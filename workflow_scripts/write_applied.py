@@ -74,9 +74,9 @@ def write_overlay(image: np.ndarray, labels: np.ndarray, path: Path) -> None:
         labels: H x W, 0 background.
         path: JPEG to write, with its folder.
     """
-    colours = label_maps.colours(int(labels.max()) + 1)
+    colours = label_maps.colours(np.arange(int(labels.max()) + 1))
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(drawing.overlay(image, labels, colours)).save(path, quality=90)
+    Image.fromarray(drawing.overlay(image, labels, colours)).save(path, "JPEG", quality=90)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from workflow_scripts.maskdistill import shards
-from workflow_scripts.maskdistill.atomic import atomic_path, write_text
+from workflow_scripts.maskdistill.atomic import atomic_folder, atomic_path, write_text
 from workflow_scripts.maskdistill.errors import InputError
 
 
@@ -134,3 +134,16 @@ def test_a_reader_never_sees_a_part(tmp_path):
 def test_text_is_utf_8(tmp_path):
     write_text(tmp_path / "a.json", "größer – 写")
     assert (tmp_path / "a.json").read_bytes().decode("utf-8") == "größer – 写"
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    with atomic.atomic_folder(tmp_path / "a" / "b") as folder:
+        (folder / "old").write_text("1")
+    with pytest.raises(KeyError), atomic.atomic_folder(tmp_path / "a" / "b") as folder:
+        (folder / "half").write_text("2")
+        raise KeyError
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["old"]
+    with atomic.atomic_folder(tmp_path / "a" / "b") as folder:
+        (folder / "new").write_text("3")
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["new"]

@@ -118,3 +118,16 @@ def test_bad_input():
     points[3, 1] = np.nan
     with pytest.raises(InputError, match="not finite"):
         clustering.fit(points, clusters=2, metric="cosine", **OPTIONS)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_margins_against_numpy(metric):
+    rng = np.random.default_rng(2)
+    points, centroids = (rng.normal(size=(n, 7)).astype(np.float32) for n in (100, 5))
+    if metric == "cosine":
+        unit, unit_centroids = (x / np.linalg.norm(x, axis=1)[:, None] for x in (points, centroids))
+        distances = np.sort(1 - unit @ unit_centroids.T, axis=1)
+    else:
+        distances = np.sort(np.linalg.norm(points[:, None] - centroids[None], axis=2), axis=1)
+    found = clustering.margins(points, centroids, metric=metric)
+    np.testing.assert_allclose(found, distances[:, 1] - distances[:, 0], atol=1e-4)

@@ -27,7 +27,8 @@ def written(drawn, path):
         for (i, m), mask in drawn.items()
     ]
     assignments = {(BIG, 0): 12, (BIG, 1): 1, (4, 0): 3}
-    content = coco.dataset(images, rows, assignments, 12, {"settings": {"a": 1}})
+    names = coco.category_names(12, None)
+    content = coco.dataset(images, rows, assignments, names, {"settings": {"a": 1}})
     path.write_text(json.dumps(content))
     return content
 
@@ -81,3 +82,8 @@ def test_pycocotools_reads_and_scores_results(tmp_path, drawn):
     evaluation.accumulate()
     evaluation.summarize()
     assert evaluation.stats[0] == pytest.approx(1.0)
+
+
+def test_names_of_merged_categories_say_what_they_are_made_of():
+    assert coco.category_names(2, None) == ["cluster_001", "cluster_002"]
+    assert coco.category_names(2, [1, 0, 2, 1]) == ["cluster_001+cluster_004", "cluster_003"]

@@ -197,7 +197,7 @@ READS_LABELS = {
 @pytest.mark.parametrize(
     ("change", "stale"),
     [
-        ({"features": {"shorter_side": 99}}, {"extract_features", "embed_masks"}),
+        ({"features": {"shorter_side": 99}}, {"extract_features", "embed_masks", "export_model"}),
         ({"masks": {"top_k": 0.11}}, {"make_masks"}),
         ({"embedding": {"input": "box_crop"}}, {"embed_masks"}),
         ({"mask_rcnn": {"iterations": 7}}, {"train_mask_rcnn", "predict_candidates"}),
@@ -209,6 +209,7 @@ READS_LABELS = {
                 "predict_segmentation",
                 "refine_predictions",
                 "train_linear_probe",
+                "export_model",
             },
         ),
         ({"crf": {"iterations": 77}}, {"refine_predictions"}),
@@ -217,7 +218,7 @@ READS_LABELS = {
         ({"report": {"examples": 77}}, set()),
         ({"dataset": {"root": "elsewhere"}}, set()),
         ({"evaluation": {"linear_probe": {"epochs": 7}}}, {"train_linear_probe"}),
-        ({"dataset": {"ground_truth": False, "classes": []}}, READS_LABELS),
+        ({"dataset": {"ground_truth": False, "classes": []}}, READS_LABELS | {"export_dataset"}),
         ({"images": {"min_side": 77}}, {"list_images", "write_pseudo_labels"}),
         (
             {"clustering": {"clusters": 77}},
@@ -230,6 +231,11 @@ READS_LABELS = {
                 "evaluate",
                 "evaluate_instances",
                 "write_gallery",
+                # the names of the clusters
+                "unpack_label_maps",
+                "export_dataset",
+                "export_model",
+                "write_applied",
             },
         ),
         ({"clustering": {"redo": 77}}, {"cluster_masks"}),
@@ -279,6 +285,31 @@ def test_weights_that_can_be_downloaded_need_not_be_here(tmp_path):
 def test_only_a_root_in_data_is_downloaded_into(root, download, expected):
     dataset = {"dataset": {"root": root, "download": download}}
     assert config.is_downloaded(dataset) == expected
+
+
+def test_merging_and_renaming_clusters_make_other_rules_stale():
+    demo = shipped("demo")
+
+    def stale(before, after):
+        return {
+            rule
+            for rule in config.RULE_SETTINGS
+            if config.rule_settings(rule, demo, before) != config.rule_settings(rule, demo, after)
+        }
+
+    renamed = {"unpack_label_maps", "export_dataset", "export_model", "write_applied"}
+    assert stale({}, {1: "a", 5: "b"}) == renamed
+    assert stale({1: "a", 2: "a"}, {1: "b", 2: "b", 4: "c"}) == renamed
+    merged = {"paint_masks", "write_pseudo_labels", "filter_candidates", "train_segmentation",
+              "evaluate", "evaluate_instances"}  # fmt: skip
+    assert stale({}, {1: "a", 5: "a"}) == stale({}, {3: "background"}) == renamed | merged
+    # As many classes as before, but others.
+    assert stale({1: "a", 5: "a"}, {1: "a", 4: "a"}) >= {"paint_masks", "write_pseudo_labels"}
+    assert (
+        config.rule_settings("cluster_masks", demo, {1: "a", 5: "a"})["clustering"]
+        == (demo["clustering"])
+    )
+    assert config.report_settings(demo, {1: "a"})["curation"]["names"][0] == "a"
 
 
 def test_the_evaluated_split():

@@ -7,12 +7,18 @@ from workflow_scripts.maskdistill import label_maps, report
 from workflow_scripts.maskdistill.errors import InputError
 
 
+def clusters(count):
+    """The settings of clusters that nobody has named."""
+    names = [f"cluster_{i:03d}" for i in range(1, count + 1)]
+    return {"clustering": {"clusters": count}, "curation": {"names": names, "classes": None}}
+
+
 def inputs(**changes):
     defaults = {
         "dataset": "tiny",
         "split": "val",
         "root": Path(),
-        "settings": {"clustering": {"clusters": 3}, "report": {"examples": 2, "crops": 2}},
+        "settings": {**clusters(3), "report": {"examples": 2, "crops": 2}},
         "images": {"train": [], "val": []},
         "masks": {},
         "assignments": [],
@@ -45,10 +51,10 @@ def test_clusters_wear_the_colour_of_their_class():
 
 
 def test_without_ground_truth_every_cluster_has_its_own_colour():
-    settings = {"clustering": {"clusters": 254}}
+    settings = clusters(254)
     colours = report.cluster_colours(inputs(settings=settings))["segmentation"].colours
     assert len(np.unique(colours, axis=0)) == 255
-    settings = {"clustering": {"clusters": 600}}
+    settings = clusters(600)
     colours = report.cluster_colours(inputs(settings=settings))["segmentation"].colours
     assert len(colours) == 601
     assert not (colours[1:] == 0).all(axis=1).any()  # none looks like background

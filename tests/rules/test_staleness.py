@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.rules.conftest import REPOSITORY, Workflow, copy_repository
 from workflow_scripts.maskdistill.code_digest import import_closure
@@ -82,6 +83,60 @@ def test_the_gallery_follows_what_it_shows(
     if not change:
         # What nobody asked for stays out of `all`.
         assert with_gallery.stale("all") == {}
+
+
+NAMING = {"unpack_label_maps", "report"}
+MERGING = {"paint_masks", "write_pseudo_labels"} | MASK_RCNN
+# What `exports` has beside the table of settings.
+EXPORTS = {"export_dataset", "export_model", "exports"}
+
+
+@pytest.fixture
+def named(finished: Workflow):
+    """A function that writes the demo's file of names; it is taken away after the test."""
+    path = finished.directory / "config" / "names" / "demo.yaml"
+
+    def write(clusters: dict, **more) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"seeds": {0: {"clusters": clusters, **more}}}
+        path.write_text(yaml.safe_dump(content))
+
+    yield write
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("clusters", "expected"),
+    [
+        ({1: "cluster_001", 5: "cluster_005"}, set()),
+        ({1: "bird", 5: "boat"}, NAMING),
+        ({2: "bird", 4: "bird"}, MERGING),
+        ({3: "background"}, MERGING),
+    ],
+)
+def test_names_of_clusters(finished: Workflow, named, clusters: dict, expected: set) -> None:
+    named(clusters)
+    assert set(finished.stale("all")) == expected
+
+
+def test_which_clusters_were_looked_at_makes_nothing_stale(finished: Workflow, named) -> None:
+    named({}, assignments="0123456789abcdef")
+    assert finished.stale("all") == {}
+
+
+def test_names_of_unknown_clusters_are_one_line(finished: Workflow, named) -> None:
+    named({7: "bird"})
+    done = finished.snakemake("--dry-run", "all")
+    assert done.returncode != 0
+    assert "demo.yaml: there is no cluster 7; clusters are 1 to 6" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_exports_come_after_everything(finished: Workflow) -> None:
+    # Forced: other tests may have made them.
+    stale = finished.stale("exports", "--forcerun", "export_dataset", "export_model")
+    assert set(stale) == EXPORTS
+    assert stale["export_dataset"] == 6
 
 
 @pytest.mark.parametrize(

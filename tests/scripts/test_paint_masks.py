@@ -29,7 +29,7 @@ def write_masks(path, found):
 
 @pytest.fixture
 def call(tmp_path, write_manifest):
-    def run(found, clusters_of, clusters=20):
+    def run(found, clusters_of, clusters=20, classes=None):
         entries = {i: (f"sub/{i}.jpg", *SIZE) for i in (5, 2, 7)}
         entries[9] = ("bad.jpg", None, None, "empty file")
         manifest = write_manifest(tmp_path / "images", entries)
@@ -41,7 +41,8 @@ def call(tmp_path, write_manifest):
             [0.0] * len(clusters_of),
             {},
         )
-        options = [f"--settings={json.dumps({'clustering': {'clusters': clusters}})}"]
+        settings = {"clustering": {"clusters": clusters}, "curation": {"classes": classes}}
+        options = [f"--settings={json.dumps(settings)}"]
         options += [f"--images={manifest}", f"--masks={tmp_path / 'masks'}"]
         options += [f"--assignments={tmp_path / 'clusters'}", f"--output={tmp_path / 'out'}"]
         assert paint_masks.main(options) == 0
@@ -74,3 +75,11 @@ def test_a_lost_image_is_an_error(call, tmp_path):
     with pytest.raises(InputError, match=r"masks: .*missing \[7\]"):
         call({(2, 0): square(0, 0), (5, 0): None}, {(2, 0): 1})
     assert not (tmp_path / "out").exists()
+
+
+def test_dropped_clusters_hide_nothing_and_merged_ones_are_one(call):
+    first, second, third = square(0, 0), square(3, 3), square(2, 6)
+    found = {(2, 0): first, (2, 1): second, (7, 0): third, (5, 0): None}
+    result = call(found, {(2, 0): 2, (2, 1): 1, (7, 0): 4}, 2, [1, 0, 2, 1])
+    np.testing.assert_array_equal(result[2][1], np.where(second, 1, 0))
+    np.testing.assert_array_equal(result[7][1], np.where(third, 1, 0))

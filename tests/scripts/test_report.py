@@ -76,6 +76,7 @@ def run(tmp_path):
         },
         "features": {"weights": "https://example.org/weights.pth", "heads": None},
         "clustering": {"clusters": 2, "kmeans": {"iterations": 20}},
+        "curation": {"names": ["<i>striped</i> cat", "cluster_002"], "classes": None},
         "report": {"examples": 2, "crops": 2},
     }
     (tmp_path / "JPEGImages").mkdir()
@@ -197,7 +198,7 @@ def test_report_without_ground_truth_reads_no_label(run):
     assert {"examples", "clusters", "training", "images", "times"} <= page.ids
     assert len(page.images) == 2 * (1 + len(STEPS)) + 3
     assert "mIoU" not in page.text
-    assert "cluster 1" in page.text
+    assert "<i>striped</i> cat" in page.text
     assert "Ground truth" not in page.text
 
 

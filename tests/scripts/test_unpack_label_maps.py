@@ -12,8 +12,11 @@ def call(tmp_path, *parts):
         paths.append(str(tmp_path / f"{number}.parquet"))
         shards.write_table(paths[-1], "label_maps", rows, {})
     output = tmp_path / "out" / "label_maps"
-    assert unpack_label_maps.main(["--settings={}", "--shards", *paths, f"--output={output}"]) == 0
-    return {p.relative_to(output).as_posix(): p for p in output.rglob("*") if p.is_file()}
+    settings = '--settings={"curation": {"names": ["bird", "cluster_002"]}}'
+    assert unpack_label_maps.main([settings, "--shards", *paths, f"--output={output}"]) == 0
+    legend = (output / "labelmap.txt").read_text().splitlines()
+    assert legend[1:] == ["background:0,0,0::", "bird:128,0,0::", "cluster_002:0,128,0::"]
+    return {p.relative_to(output).as_posix(): p for p in output.rglob("*.png")}
 
 
 def row(image_id, name, value):

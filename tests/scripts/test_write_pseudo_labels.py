@@ -11,6 +11,7 @@ from workflow_scripts.maskdistill.errors import InputError
 SIZE = (9, 13)
 SETTINGS = {
     "clustering": {"clusters": 4},
+    "curation": {"classes": None},
     "images": {"max_rejected": 0.01, "max_rejected_count": 2},
 }
 
@@ -39,12 +40,12 @@ def call(tmp_path, write_manifest):
         tmp_path / "clusters", list(clusters), list(clusters.values()), [0.0] * 3, {}
     )
 
-    def run(order=(0, 1), mask_parts=(0, 1), settings=SETTINGS):
+    def run(order=(0, 1), mask_parts=(0, 1), settings=SETTINGS, more=()):
         options = [f"--settings={json.dumps(settings)}", "--images"]
         options += [str(tmp_path / f"images-{n}") for n in order]
         options += ["--masks", *(str(tmp_path / f"masks-{n}") for n in mask_parts)]
         options += [f"--assignments={tmp_path / 'clusters'}", f"--output={tmp_path / 'a.json'}"]
-        assert write_pseudo_labels.main(options) == 0
+        assert write_pseudo_labels.main([*options, *more]) == 0
         return (tmp_path / "a.json").read_bytes()
 
     return run
@@ -88,3 +89,27 @@ def test_too_many_rejected_images(call):
     settings = {**SETTINGS, "images": {"max_rejected": 0.2, "max_rejected_count": 0}}
     with pytest.raises(InputError, match=r"1 of 4 images .*bad\.jpg: empty file"):
         call(settings=settings)
+
+
+def test_merged_clusters_are_one_category_and_dropped_ones_none(call, tmp_path):
+    settings = {**SETTINGS, "clustering": {"clusters": 2}, "curation": {"classes": [1, 0, 2, 1]}}
+    call(settings=settings)
+    dataset = COCO(tmp_path / "a.json")
+    assert len(dataset.imgs) == 3
+    assert [(a["image_id"], a["category_id"]) for a in dataset.dataset["annotations"]] == [
+        (5, 1),
+        (5, 1),
+    ]
+    assert [c["name"] for c in dataset.loadCats(dataset.getCatIds())] == [
+        "cluster_001+cluster_004",
+        "cluster_003",
+    ]
+
+
+def test_clusters_that_nobody_looked_at_are_an_error(call, tmp_path):
+    digest = shards.assignments_digest(tmp_path / "clusters")
+    call(more=[f"--expected-assignments={digest}"])
+    (tmp_path / "a.json").unlink()
+    with pytest.raises(InputError, match="other clusters"):
+        call(more=["--expected-assignments=0123456789abcdef"])
+    assert not (tmp_path / "a.json").exists()

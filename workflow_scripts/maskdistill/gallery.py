@@ -22,7 +22,6 @@ from workflow_scripts.maskdistill.matching import stored_mapping
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.report import (
     StepColours,
-    palette,
     step_colours,
     step_title,
 )
@@ -225,7 +224,9 @@ class Painter:
             self._split = inputs.metrics["split"]
             self._truth = GroundTruth(inputs.settings["dataset"], inputs.root, self._split)
             names = ["background", *self._truth.class_names]
-            self._colours[GROUND_TRUTH] = StepColours(palette(np.arange(len(names))), names)
+            self._colours[GROUND_TRUTH] = StepColours(
+                label_maps.colours(np.arange(len(names))), names
+            )
         threshold = None
         for path in (path for paths in inputs.confident.values() for path in paths[:1]):
             settings = shards.read_metadata(path)["settings"]

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from workflow_scripts.maskdistill import drawing, images, label_maps, masks
 from workflow_scripts.maskdistill.image_record import ImageRecord
-from workflow_scripts.maskdistill.report import StepColours, palette, step_colours, step_title
+from workflow_scripts.maskdistill.report import StepColours, step_colours, step_title
 
 PANEL = 360  # longer side of a picture, in pixels
 ENLARGED = 3.0  # small images are scaled up to this factor at most
@@ -93,7 +93,7 @@ def _colours(record: ImageRecord) -> dict[str, StepColours]:
         scored = [step for step in steps if step in record.metrics["steps"]]
         colours |= step_colours(scored, record.metrics["clusters"], record.metrics)
         names = record.metrics["class_names"]
-        colours[TRUTH] = StepColours(palette(np.arange(len(names))), names)
+        colours[TRUTH] = StepColours(label_maps.colours(np.arange(len(names))), names)
     return colours
 
 

@@ -115,12 +115,11 @@ def paint(
     return labels
 
 
-def colours(count: int) -> np.ndarray:
-    """Colours of labels 0..count - 1, count x 3 uint8.
+def colours(labels: np.ndarray) -> np.ndarray:
+    """VOC's colours of labels: their shape x 3, uint8.
 
-    VOC's; beyond 254 they come round again, without those of background and ignore.
+    Beyond 254 they come round again, without those of background and ignore.
     """
-    labels = np.arange(count)
     return PALETTE[np.where(labels > 0, (labels - 1) % (IGNORE - 1) + 1, 0)]
 
 
@@ -130,7 +129,9 @@ def legend(names: Sequence[str]) -> str:
     Beyond 254 clusters label maps have no colours, and the colours here come round again.
     """
     lines = ["# label:color_rgb:parts:actions"]
-    for name, colour in zip(["background", *names], colours(len(names) + 1), strict=True):
+    for name, colour in zip(
+        ["background", *names], colours(np.arange(len(names) + 1)), strict=True
+    ):
         lines.append(f"{name}:{','.join(map(str, colour))}::")
     return "\n".join(lines) + "\n"
 

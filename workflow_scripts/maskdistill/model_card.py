@@ -29,8 +29,9 @@ class stands for was found by clustering.
 | `model.pt2` | `torch.export.load("model.pt2").module()` |
 | `classes.json` | names of classes 1, 2, … |
 
-Input `image`: 1 x height x width x 3, uint8, RGB, any size from 2 x 2 pixels. Outputs `labels`: 1 x
-height x width, int64, 0 is background; `probability` of the label: float32. There is no CRF in it.
+Input `image`: 1 x height x width x 3, uint8, RGB, any sides from {smallest} pixels. Outputs
+`labels`: 1 x height x width, int64, 0 is background; `probability` of the label: float32. There is
+no CRF in it.
 
 ```python
 {snippet}```
@@ -119,6 +120,7 @@ def render(
     return CARD.format(
         dataset=dataset,
         depth=settings["segmentation"]["depth"],
+        smallest=settings["segmentation"]["output_stride"] + 1,
         snippet=SNIPPET,
         classes=_table(("class", "name", "clusters"), rows),
         images=images,

@@ -193,7 +193,9 @@ def step_colours(
     """
     numbers = np.arange(clusters + 1)
     if metrics is None:
-        return dict.fromkeys(steps, StepColours(palette(numbers), [None] * (clusters + 1)))
+        return dict.fromkeys(
+            steps, StepColours(label_maps.colours(numbers), [None] * (clusters + 1))
+        )
     names = metrics["class_names"]
     result = {}
     for step in steps:
@@ -201,14 +203,8 @@ def step_colours(
         # Labels beyond the classes' give the unmatched clusters colours that are left.
         labels = np.where(mapping == UNMATCHED, len(names) - 1 + numbers, mapping)
         classes = [None if m == UNMATCHED else names[m] for m in mapping]
-        result[step] = StepColours(palette(labels), classes)
+        result[step] = StepColours(label_maps.colours(labels), classes)
     return result
-
-
-def palette(labels: np.ndarray) -> np.ndarray:
-    """VOC's colours; beyond 254 they come round again, without background and ignore."""
-    wrapped = np.where(labels > 0, (labels - 1) % (label_maps.IGNORE - 1) + 1, 0)
-    return label_maps.PALETTE[wrapped]
 
 
 def _legend(inputs: Inputs, clusters: Mapping[str, StepColours]) -> list[dict]:
@@ -223,7 +219,7 @@ def _legend(inputs: Inputs, clusters: Mapping[str, StepColours]) -> list[dict]:
         ]
     names = next(iter(inputs.metrics.values()))["class_names"]
     entries = [
-        {"name": name, "colour": drawing.css_colour(palette(np.array(i)))}
+        {"name": name, "colour": drawing.css_colour(label_maps.colours(np.array(i)))}
         for i, name in enumerate(names)
         if i > 0
     ]
@@ -271,7 +267,7 @@ def _examples(
         pictures = [{"title": "Image", "uri": drawing.data_uri(small), "colours": set()}]
         if truth is not None:
             labels = truth.semantic(row["image_id"], row["file_name"])
-            colours = palette(np.arange(len(truth.class_names) + 1))
+            colours = label_maps.colours(np.arange(len(truth.class_names) + 1))
             pictures.append(_painted("Ground truth", small, labels, colours))
         for step, label_map in found.items():
             if row["image_id"] not in label_map:
@@ -413,7 +409,7 @@ def _scores(inputs: Inputs) -> dict:
         "per_class": [
             {
                 "name": name,
-                "colour": drawing.css_colour(palette(np.array(i))),
+                "colour": drawing.css_colour(label_maps.colours(np.array(i))),
                 "cells": [cells[name] for cells in class_iou.values()],
             }
             for i, name in enumerate(names)

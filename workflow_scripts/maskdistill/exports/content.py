@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from workflow_scripts.maskdistill import label_maps, shards
-from workflow_scripts.maskdistill.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.progress import progress
 
 
@@ -75,9 +74,12 @@ def read_pictures(
     manifests: Sequence[Path],
     confident: Sequence[Path],
     predictions: Sequence[Path],
-    truth: GroundTruth | None = None,
+    truth: Callable[[int, str], np.ndarray] | None = None,
 ) -> Iterator[Picture]:
     """Stream the usable images of matching lists of shards.
+
+    Args:
+        truth: gives the ground truth of an image by its id and file name.
 
     Raises:
         InputError: shards that do not fit together.
@@ -106,7 +108,7 @@ def read_pictures(
                     row["width"],
                     found[image_id],
                     [o for o in objects[image_id] if o["candidate_id"] is not None],
-                    truth.semantic(image_id, file_name) if truth else None,
+                    truth(image_id, file_name) if truth else None,
                 )
 
     yield from progress(stream(), description="export", unit="image", total=sum(map(len, listed)))

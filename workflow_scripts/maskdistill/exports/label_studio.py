@@ -33,7 +33,7 @@ def write(content: Content, folder: Path) -> None:
             task = json.dumps(_task(picture, content), ensure_ascii=False)
             file.write((",\n" if number else "\n") + task)
         file.write("\n]\n")
-    colours = label_maps.colours(len(content.names) + 1)[1:]
+    colours = label_maps.colours(np.arange(1, len(content.names) + 1))
     labels = "\n".join(
         f'    <Label value={quoteattr(name)} background="{drawing.css_colour(colour)}"/>'
         for name, colour in zip(content.names, colours, strict=True)

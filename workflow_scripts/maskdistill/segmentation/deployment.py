@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab, upsample
 from workflow_scripts.maskdistill.segmentation.transforms import normalize
 
-# Odd, smaller than a stride, and far from square: what a traced graph gets wrong first.
-CHECKED_SIZES = ((64, 64), (37, 101), (130, 75), (17, 16))
+# Odd, very small, and far from square: what a traced graph gets wrong first.
+CHECKED_SIZES = ((64, 64), (37, 101), (130, 75), (17, 33))
 
 
 class Deployed(nn.Module):
@@ -38,20 +37,41 @@ class Deployed(nn.Module):
             1 x H x W int64 (0 background, 1..K), and 1 x H x W float32.
         """
         _, height, width, _ = image.shape
-        rows = (height + self.stride - 1) // self.stride * self.stride
-        columns = (width + self.stride - 1) // self.stride * self.stride
-        padded = F.pad(normalize(image), (0, columns - width, 0, rows - height))
-        logits = upsample(self.model(padded), (rows, columns))[:, :, :height, :width]
+        # Written so that the exporter sees that neither is negative.
+        below, right = (-height) % self.stride, (-width) % self.stride
+        padded = _extend(_extend(normalize(image), 2, height + below), 3, width + right)
+        logits = upsample(self.model(padded), (height + below, width + right))
+        # A slice would be traced for the case that something is cut off.
+        logits = logits.index_select(2, torch.arange(height, device=logits.device))
+        logits = logits.index_select(3, torch.arange(width, device=logits.device))
         probability, labels = logits.softmax(dim=1).max(dim=1)
         return labels, probability
 
 
+def _extend(x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
+    """Append zeros along `dim`, perhaps none: `F.pad` would be traced for one of the two cases."""
+    place = torch.arange(size, device=x.device)
+    inside = (place < x.shape[dim]).to(x.dtype)
+    extended = x.index_select(dim, place.clamp(max=x.shape[dim] - 1))
+    return extended * inside.reshape([-1 if axis == dim else 1 for axis in range(x.dim())])
+
+
 def export(model: DeepLab) -> torch.export.ExportedProgram:
-    """The graph by torch.export, for any height and width from 2 pixels on."""
-    sides = {1: torch.export.Dim("height", min=2), 2: torch.export.Dim("width", min=2)}
+    """The graph by torch.export, for any height and width above the output stride."""
+    # A single position of the trunk would be a case of its own.
+    smallest = model.output_stride + 1
+    sides = {
+        1: torch.export.Dim("height", min=smallest),
+        2: torch.export.Dim("width", min=smallest),
+    }
     example = torch.zeros(1, 67, 93, 3, dtype=torch.uint8)
     deployed = Deployed(model).eval()
-    return torch.export.export(deployed, (example,), dynamic_shapes=(sides,))
+    return torch.export.export(
+        deployed,
+        (example,),
+        dynamic_shapes=(sides,),
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:

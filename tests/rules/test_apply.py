@@ -1,0 +1,77 @@
+"""The finished demo's models on a folder of new images, and its results for other tools."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from tests.rules.conftest import Workflow, logs
+from workflow_scripts.maskdistill import label_maps
+
+pytestmark = pytest.mark.workflow
+SIZES = {"a.jpg": (50, 71), "deep/b c.png": (130, 40), "deep/side.jpg": (33, 48)}
+
+
+@pytest.fixture(scope="module")
+def new_images(tmp_path_factory) -> Path:
+    """Images of other sizes than the demo's, one that lies on its side, one that is broken."""
+    folder = tmp_path_factory.mktemp("pictures") / "new photos"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number, (name, size) in enumerate(SIZES.items()):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+        options = {"exif": exif} if "side" in name else {}
+        Image.fromarray(noise).save(path, **options)
+    (folder / "deep" / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    return folder
+
+
+def test_apply(finished: Workflow, new_images: Path) -> None:
+    done = finished.snakemake("apply", "--config", f"apply={new_images}")
+    assert done.returncode == 0, done.stdout[-6000:] + logs(finished.directory)
+    base = finished.directory / "results/demo/applied/new_photos"
+    found = {
+        path.relative_to(base / "label_maps").as_posix(): label_maps.read_png(path).shape
+        for path in (base / "label_maps").rglob("*.png")
+    }
+    sizes = {"a.png": (50, 71), "deep/b c.png": (130, 40), "deep/side.png": (48, 33)}
+    assert found == sizes
+    for name, (height, width) in sizes.items():
+        with Image.open((base / "overlays" / name).with_suffix(".jpg")) as image:
+            assert image.size == (width, height)
+    objects = COCO(base / "objects.json")
+    assert {image["file_name"] for image in objects.imgs.values()} == set(SIZES)
+    assert all(0 <= annotation["score"] <= 1 for annotation in objects.anns.values())
+    candidates = finished.directory / "results/demo/seed-0/applied/new_photos/candidates.json"
+    assert len(json.loads(candidates.read_text())) >= len(objects.anns)
+    with open(base / "rejected.csv", newline="") as file:
+        assert [row["file_name"] for row in csv.DictReader(file)] == ["deep/broken.jpg"]
+    assert finished.stale("all") == {}
+
+
+def test_a_folder_that_is_not_there_is_one_line(finished: Workflow) -> None:
+    done = finished.snakemake("--dry-run", "apply", "--config", "apply=nowhere")
+    assert done.returncode != 0
+    assert "apply: there is no folder nowhere" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_contact_sheets_and_names_from_them(finished: Workflow) -> None:
+    done = finished.snakemake("contact_sheets")
+    assert done.returncode == 0, done.stdout[-6000:] + logs(finished.directory)
+    folder = finished.directory / "results/demo/seed-0/contact_sheets"
+    assert len(list(folder.glob("cluster_*.png"))) == 6
+    names = finished.directory / "config/names/demo.yaml"
+    names.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        names.write_text((folder / "names.yaml").read_text())
+        # The template without an edit changes nothing.
+        assert finished.stale("all") == {}
+    finally:
+        names.unlink()

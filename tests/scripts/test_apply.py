@@ -1,0 +1,96 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+from tests.scripts.test_predict_segmentation import ARCHITECTURE
+from workflow_scripts import apply
+from workflow_scripts.maskdistill import label_maps
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.mask_rcnn.engines import Candidate
+from workflow_scripts.maskdistill.masks import encode
+from workflow_scripts.maskdistill.segmentation import prediction
+from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
+from workflow_scripts.maskdistill.training_run import publish
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(1)
+    settings = {**ARCHITECTURE, "depth": 10}
+    model = build_deeplab(3, **settings)
+    content = {"state_dict": model.state_dict(), "settings": settings, "clusters": 3}
+    publish(content, tmp_path / "model.pt")
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels[:20]).save(tmp_path / "side.jpg", exif=exif)
+    return tmp_path
+
+
+def call(folder, *options):
+    arguments = [f"--model={folder / 'model.pt'}", f"--output={folder / 'out'}", "--device=cpu"]
+    return apply.main([*arguments, *options])
+
+
+def test_label_maps_and_overlays_of_single_images(folder, capsys):
+    assert call(folder, "--image", str(folder / "a.png"), str(folder / "side.jpg")) == 0
+    predictor = prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
+    expected = predictor.predict_image(np.asarray(Image.open(folder / "a.png"))).labels()
+    np.testing.assert_array_equal(label_maps.read_png(folder / "out/a.png"), expected)
+    assert label_maps.read_png(folder / "out/side.png").shape == (61, 20)
+    for name, size in (("a", (61, 37)), ("side", (20, 61))):
+        assert Image.open(folder / f"out/{name}_overlay.jpg").size == size
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert not list((folder / "out").glob("*.json"))
+
+
+def test_objects_of_a_mask_rcnn(folder, monkeypatch):
+    mask = np.zeros((37, 61), bool)
+    mask[5:9, 7:20] = True
+
+    class Predictor:
+        def predict(self, images):
+            assert [image.shape for image in images] == [(37, 61, 3)]
+            box = (7.0, 5.0, 13.0, 4.0)
+            return [[Candidate(2, 0.8, box, encode(mask)), Candidate(1, 0.3, box, encode(mask))]]
+
+    seen = {}
+
+    def load(path, *, settings, device):
+        seen["side"] = settings.test_side
+        return Predictor()
+
+    monkeypatch.setattr(apply.engines, "load_predictor", load)
+    (folder / "classes.json").write_text(json.dumps(["x", "y", "z"]))
+    settings = {"mask_rcnn": {"test_side": 64}, "confidence": {"threshold": 0.5}}
+    options = ["--image", str(folder / "a.png"), "--mask-rcnn=any.pt"]
+    options += [f"--classes={folder / 'classes.json'}", f"--settings={json.dumps(settings)}"]
+    assert call(folder, *options) == 0
+    found = COCO(folder / "out/a.json")
+    (annotation,) = found.anns.values()
+    assert found.cats[annotation["category_id"]]["name"] == "y"
+    np.testing.assert_array_equal(found.annToMask(annotation), mask)
+    assert seen == {"side": 64}
+
+
+def test_the_crf_on_request(folder):
+    settings = {"crf": {"enabled": True, "rounds": 0, "iterations": 2}}
+    options = ["--image", str(folder / "a.png"), f"--settings={json.dumps(settings)}"]
+    assert call(folder, *options) == 0
+    assert label_maps.read_png(folder / "out/a.png").shape == (37, 61)
+
+
+def test_a_broken_image_is_one_line(folder):
+    (folder / "bad.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"bad\.jpg: empty file"):
+        call(folder, "--image", str(folder / "bad.jpg"))
+
+
+def test_two_images_of_one_name(folder):
+    with pytest.raises(InputError, match="same name"):
+        call(folder, "--image", str(folder / "a.png"), str(folder / "b" / "a.jpg"))
