@@ -137,13 +137,18 @@ def test_text_is_utf_8(tmp_path):
 
 
 def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
-    with atomic.atomic_folder(tmp_path / "a" / "b") as folder:
+    with atomic_folder(tmp_path / "a" / "b") as folder:
         (folder / "old").write_text("1")
-    with pytest.raises(KeyError), atomic.atomic_folder(tmp_path / "a" / "b") as folder:
-        (folder / "half").write_text("2")
-        raise KeyError
+
+    def fail():
+        with atomic_folder(tmp_path / "a" / "b") as folder:
+            (folder / "half").write_text("2")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["old"]
-    with atomic.atomic_folder(tmp_path / "a" / "b") as folder:
+    with atomic_folder(tmp_path / "a" / "b") as folder:
         (folder / "new").write_text("3")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["new"]
