@@ -16,6 +16,7 @@ from workflow_scripts.maskdistill.device import choose_device
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.exports.coco import instances
 from workflow_scripts.maskdistill.exports.content import Picture, write_label_map
+from workflow_scripts.maskdistill.json_files import read_json
 from workflow_scripts.maskdistill.mask_rcnn import engines
 from workflow_scripts.maskdistill.mask_rcnn.prediction import rows_of_image
 from workflow_scripts.maskdistill.mask_rcnn.settings import prediction_settings
@@ -45,7 +46,12 @@ def main(argv: list[str] | None = None) -> int:
         detector = engines.load_predictor(arguments.mask_rcnn, settings=settings, device=device)
     names = [coco.category_name(number) for number in range(1, segmentation.clusters + 1)]
     if arguments.classes:
-        names = json.loads(arguments.classes.read_text(encoding="utf-8"))
+        names = read_json(arguments.classes, remedy="export_model writes it")
+        if len(names) != segmentation.clusters:
+            raise InputError(
+                f"{arguments.classes}: {len(names)} names, but {arguments.model} has "
+                f"{segmentation.clusters} classes; take those exported with the model"
+            )
     for path in arguments.image:
         try:
             image = images.read_image(path)

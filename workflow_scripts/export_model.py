@@ -11,6 +11,7 @@ import torch
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import atomic, model_card, shards
+from workflow_scripts.maskdistill.json_files import read_json
 from workflow_scripts.maskdistill.segmentation import deployment, prediction
 
 
@@ -27,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)
 
+    metrics = None
+    if arguments.metrics:
+        metrics = read_json(arguments.metrics, remedy="evaluate writes it")
     model = prediction.load_predictor(arguments.model, torch.device("cpu")).model
     statuses = shards.read_table(arguments.images, ["status"])["status"].to_pylist()
     program = deployment.export(model)
@@ -46,9 +50,6 @@ def main(argv: list[str] | None = None) -> int:
             ),
         }
         print(json.dumps(agreement))
-        metrics = None
-        if arguments.metrics:
-            metrics = json.loads(arguments.metrics.read_text(encoding="utf-8"))
         card = model_card.render(
             dataset=arguments.dataset,
             images=statuses.count(shards.OK),

@@ -40,7 +40,7 @@ def call(folder, *options):
 def test_label_maps_and_overlays_of_single_images(folder, capsys):
     assert call(folder, "--image", str(folder / "a.png"), str(folder / "side.jpg")) == 0
     predictor = prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
-    expected = predictor.predict_image(np.asarray(Image.open(folder / "a.png"))).labels()
+    expected = predictor.predict_image(np.array(Image.open(folder / "a.png"))).labels()
     np.testing.assert_array_equal(label_maps.read_png(folder / "out/a.png"), expected)
     assert label_maps.read_png(folder / "out/side.png").shape == (61, 20)
     for name, size in (("a", (61, 37)), ("side", (20, 61))):
