@@ -143,7 +143,7 @@ def applied_folders():
     folders = [config["apply"]] if isinstance(config["apply"], str) else config["apply"]
     found = {}
     for folder in map(Path, folders):
-        split = f"applied/{re.sub(r'[^\w.-]+', '_', folder.resolve().name)}"
+        split = "applied/" + re.sub(r"[^\w.-]+", "_", folder.resolve().name)
         if not folder.is_dir():
             raise InputError(f"apply: there is no folder {folder}")
         if split in found:

@@ -290,15 +290,14 @@ def test_hugging_face_datasets_loads_it(export, content, tmp_path):
 
 def test_datumaro_reads_voc_as_cvat_does(export, content):
     datumaro = pytest.importorskip("datumaro", reason="Datumaro, CVAT's importer, is not installed")
-    pictures = [p._replace(name=f"{p.image_id}.png") for p in content.pictures()]
-    folder = export("voc", pictures=lambda: iter(pictures))
-    found = datumaro.Dataset.import_from(str(folder), "voc")
+    folder = export("voc")
+    found = datumaro.Dataset.import_from(str(folder), "voc_instance_segmentation")
     names = [c.name for c in found.categories()[datumaro.AnnotationType.label]]
     assert names[: 1 + len(NAMES)] == ["background", *NAMES]
     items = {item.id: item for item in found}
-    for picture in pictures:
+    for picture in content.pictures():
         labels = np.zeros(picture.labels.shape, np.uint8)
-        for annotation in items[str(picture.image_id)].annotations:
+        for annotation in items[picture.with_suffix("")].annotations:
             if annotation.type == datumaro.AnnotationType.mask:
                 labels[annotation.image.astype(bool)] = annotation.label
         np.testing.assert_array_equal(labels, picture.labels)
@@ -314,6 +313,8 @@ def test_fiftyone(export, content):
         for field, labels in (("segmentation", picture.labels), ("ground_truth", picture.truth)):
             found = label_maps.read_png(folder / sample[field]["mask_path"])
             np.testing.assert_array_equal(found, labels)
+            with Image.open(folder / sample[field]["mask_path"]) as image:
+                assert image.mode == "L"  # FiftyOne would take a palette's colours for labels
         for found, row in zip(sample["objects"]["detections"], picture.objects, strict=True):
             assert found["label"] == NAMES[row["cluster"] - 1]
             part = np.load(io.BytesIO(zlib.decompress(base64.b64decode(found["mask"]))))

@@ -129,7 +129,14 @@ def copy_image(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def write_label_map(labels: np.ndarray, path: Path) -> None:
-    """Write a label map as PNG, with its folder."""
+def write_label_map(labels: np.ndarray, path: Path, *, palette: bool = True) -> None:
+    """Write a label map as PNG, with its folder.
+
+    Args:
+        palette: whether 8-bit maps have VOC's colours; some tools would read those, not the labels.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(label_maps.encode_png(labels))
+    if palette:
+        path.write_bytes(label_maps.encode_png(labels))
+    else:
+        Image.fromarray(labels).save(path)

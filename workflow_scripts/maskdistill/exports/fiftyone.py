@@ -10,7 +10,7 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +31,8 @@ def write(content: Content, folder: Path) -> None:
         for number, picture in enumerate(content.pictures()):
             sample = _sample(picture, content)
             copy_image(content.root / picture.file_name, folder / sample["filepath"])
-            write_label_map(picture.labels, folder / sample["segmentation"]["mask_path"])
-            if picture.truth is not None:
-                write_label_map(picture.truth, folder / sample["ground_truth"]["mask_path"])
+            for field, labels in _label_maps(picture):
+                write_label_map(labels, folder / sample[field]["mask_path"], palette=False)
             text = json.dumps(sample, ensure_ascii=False)
             file.write((",\n" if number else "\n") + text)
         file.write("\n]}\n")
@@ -53,18 +52,12 @@ def _targets(names: list[str]) -> dict[str, str]:
 
 
 def _sample(picture: Picture, content: Content) -> dict:
-    png = picture.with_suffix(".png")
     sample = {
         "filepath": f"data/{picture.name}",
         "tags": [content.split],
         "metadata": None,
         "_media_type": "image",
         "image_id": str(picture.image_id),
-        "segmentation": {
-            "_cls": "Segmentation",
-            "tags": [],
-            "mask_path": f"fields/segmentation/{png}",
-        },
         "objects": {
             "_cls": "Detections",
             "detections": [
@@ -72,13 +65,18 @@ def _sample(picture: Picture, content: Content) -> dict:
             ],
         },
     }
-    if picture.truth is not None:
-        sample["ground_truth"] = {
-            "_cls": "Segmentation",
-            "tags": [],
-            "mask_path": f"fields/ground_truth/{png}",
-        }
+    for field, _ in _label_maps(picture):
+        # Paths below fields/FIELD are completed by FiftyOne.
+        path = f"fields/{field}/{picture.with_suffix('.png')}"
+        sample[field] = {"_cls": "Segmentation", "tags": [], "mask_path": path}
     return sample
+
+
+def _label_maps(picture: Picture) -> Iterator[tuple[str, np.ndarray]]:
+    """Name of the field and its label map."""
+    yield "segmentation", picture.labels
+    if picture.truth is not None:
+        yield "ground_truth", picture.truth
 
 
 def _detection(row: Mapping, name: str) -> dict:
