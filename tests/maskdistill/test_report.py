@@ -80,6 +80,10 @@ def test_metrics_without_a_step_are_an_error():
         ("seed-0/val/candidates/0000.tsv", "predict_candidates"),
         ("seed-0/val/candidates.tsv", "write_results"),
         ("something/else.tsv", "something/else"),
+        ("seed-0/applied/new_photos/candidates/0000.tsv", "predict_candidates"),
+        ("applied/new_photos/images/0000.tsv", "list_images"),
+        ("applied/new_photos/label_maps.tsv", "write_applied"),
+        ("exports/voc.tsv", "export_dataset"),
     ],
 )
 def test_rule_of_a_benchmark_file(path, rule):

@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,16 @@ RULES = {
     "unpacked_label_maps": "unpack_label_maps",
     "unpacked_predictions": "unpack_label_maps",
     "gallery": "write_gallery",
+    "seed/contact_sheets": "draw_contact_sheets",
+    **dict.fromkeys(
+        (
+            f"exports/{name}"
+            for name in ("coco", "voc", "fiftyone", "label_studio", "huggingface", "yolo")
+        ),
+        "export_dataset",
+    ),
+    "exports/model": "export_model",
+    "label_maps": "write_applied",
 }
 
 ShardsBySplit = Mapping[str, Sequence[Path]]
@@ -519,7 +530,8 @@ def rule_of_benchmark(path: Path, splits: Iterable[str]) -> str:
         splits: names of the dataset's splits.
     """
     parts = []
-    for part in path.with_suffix("").parts:
+    # Folders of new images, applied/NAME, are like splits.
+    for part in re.sub(r"(^|/)applied/[^/]+/", r"\1", path.with_suffix("").as_posix()).split("/"):
         if part.startswith("seed-"):
             parts.append("seed")
         elif part.isdigit():
