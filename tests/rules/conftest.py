@@ -101,7 +101,7 @@ class Workflow:
 
     def stale(self, *arguments: str, **options) -> dict[str, int]:
         """The jobs that Snakemake would run: rule → number."""
-        done = self.snakemake("--dry-run", "--quiet", "host", *arguments, **options)
+        done = self.snakemake(*arguments, "--dry-run", "--quiet", "host", **options)
         assert done.returncode == 0, done.stdout
         if "Nothing to be done" in done.stdout:
             return {}

@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 
 from tests.rules.conftest import Workflow, logs
 from workflow_scripts.maskdistill import label_maps
+from workflow_scripts.maskdistill.config import merge
 
 pytestmark = pytest.mark.workflow
 SIZES = {"a.jpg": (50, 71), "deep/b c.png": (130, 40), "deep/side.jpg": (33, 48)}
@@ -60,6 +61,21 @@ def test_a_folder_that_is_not_there_is_one_line(finished: Workflow) -> None:
     assert done.returncode != 0
     assert "apply: there is no folder nowhere" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_exports(finished: Workflow) -> None:
+    few = merge(finished.overrides, {"exports": {"formats": ["coco", "fiftyone"]}})
+    done = finished.snakemake("exports", overrides=few)
+    assert done.returncode == 0, done.stdout[-6000:] + logs(finished.directory)
+    base = finished.directory / "results/demo/exports"
+    assert {path.name for path in base.iterdir()} == {"coco", "fiftyone", "model"}
+    assert len(COCO(base / "coco/predictions.json").imgs) == 6
+    samples = json.loads((base / "fiftyone/samples.json").read_text())["samples"]
+    assert all("ground_truth" in sample for sample in samples)
+    card = (base / "model/README.md").read_text()
+    assert "14 training images" in card
+    assert "mIoU" in card
+    assert finished.stale("exports", overrides=few) == {}
 
 
 def test_contact_sheets_and_names_from_them(finished: Workflow) -> None:
