@@ -151,5 +151,7 @@ def test_what_each_program_of_ours_depends_on():
             "write_ground_truth",
             "train_linear_probe",
             "export_dataset",
+            "inspect",
+            "write_gallery",
         ):
             assert not {"ground_truth", "metrics", "matching"} & closure(rule), rule

@@ -239,7 +239,10 @@ READS_LABELS = {
             },
         ),
         ({"clustering": {"redo": 77}}, {"cluster_masks"}),
-        ({"clustering": {"standardize": True}}, {"cluster_masks", "assign_masks"}),
+        (
+            {"clustering": {"standardize": True}},
+            {"cluster_masks", "assign_masks", "draw_contact_sheets"},
+        ),
         ({"embedding": {"crop_side": None}}, {"embed_masks"}),
         ({"dataset": {"download": "elsewhere"}}, set()),
     ],
@@ -301,7 +304,7 @@ def test_merging_and_renaming_clusters_make_other_rules_stale():
     assert stale({}, {1: "a", 5: "b"}) == renamed
     assert stale({1: "a", 2: "a"}, {1: "b", 2: "b", 4: "c"}) == renamed
     merged = {"paint_masks", "write_pseudo_labels", "filter_candidates", "train_segmentation",
-              "evaluate", "evaluate_instances"}  # fmt: skip
+              "evaluate", "evaluate_instances", "write_gallery"}  # fmt: skip
     assert stale({}, {1: "a", 5: "a"}) == stale({}, {3: "background"}) == renamed | merged
     # As many classes as before, but others.
     assert stale({1: "a", 5: "a"}, {1: "a", 4: "a"}) >= {"paint_masks", "write_pseudo_labels"}
