@@ -136,7 +136,7 @@ def _write_shard(folder: Path, split: str, shard: int, names: list[str], first_i
     if split == "val":
         _run(
             paint_masks,
-            clusters,
+            clusters | {"curation": {"classes": None}},
             images=images,
             masks=masks_,
             assignments=assignments,

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -147,7 +148,11 @@ def test_coco_files(tree, tmp_path):
     clusters = {(row["image_id"], row["mask_id"]): 2 for row in masks}
     provenance = shards.provenance("pseudo_labels", {"clustering": {"clusters": 2}})
     path = tmp_path / "pseudo_labels.json"
-    path.write_text(json.dumps(coco.dataset(images, masks[1:], clusters, 2, provenance)))
+    path.write_text(
+        json.dumps(
+            coco.dataset(images, masks[1:], clusters, coco.category_names(2, None), provenance)
+        )
+    )
     text = describe(path)
     assert "COCO dataset: 4 images, 3 annotations, 2 categories" in text
     assert "clustering.clusters  2" in text
@@ -328,7 +333,9 @@ def test_expanding_paths(tree):
         inspection.expand(str(tree / "nothing" / "*"))
 
 
-def test_overview(copied):
+def test_overview(copied, monkeypatch):
+    monkeypatch.chdir(copied.parent)  # long paths are cut
+    copied = Path(copied.name)
     (copied / "train" / "masks" / "0001.parquet").write_bytes(b"PAR1")
     lines, faults = inspection.overview(inspection.expand(str(copied)))
     text = "\n".join(lines)
