@@ -9,6 +9,8 @@ MISSING_DATASETS = [
 
 def downloaded_files(wildcards):
     """The marker of a downloaded dataset, and the lists of its images that can be downloaded."""
+    if wildcards.split in APPLIED:
+        return []
     dataset = CONFIGS[wildcards.dataset]["dataset"]
     files = []
     if is_downloaded(CONFIGS[wildcards.dataset]):

@@ -34,6 +34,7 @@ SETTINGS = {
         "next_source": 0.1,
     },
     "clustering": {"clusters": 2},
+    "curation": {"classes": None, "names": ["cluster_001", "cluster_002"]},
     "confidence": {"threshold": 0.6},
 }
 
@@ -136,7 +137,7 @@ def _write_shard(folder: Path, split: str, shard: int, names: list[str], first_i
     if split == "val":
         _run(
             paint_masks,
-            clusters | {"curation": {"classes": None}},
+            clusters | {"curation": SETTINGS["curation"]},
             images=images,
             masks=masks_,
             assignments=assignments,
@@ -234,14 +235,14 @@ def _evaluate(folder: Path, base: Path) -> None:
     options += [f"--output={seed / 'metrics.json'}"]
     options += [f"--per-class-csv={seed / 'per_class.csv'}"]
     options += [f"--per-class-parquet={seed / 'per_class.parquet'}"]
-    settings = {key: SETTINGS[key] for key in ("dataset", "clustering")}
+    settings = {key: SETTINGS[key] for key in ("dataset", "clustering", "curation")}
     assert evaluate.main([f"--settings={json.dumps(settings)}", *options]) == 0
 
 
 def gallery_options(folder: Path, output: Path, *, truth: bool = True) -> list[str]:
     """The command line of write_gallery for the whole tree."""
     base = folder / "results" / "tiny"
-    settings = {key: SETTINGS[key] for key in ("dataset", "clustering")}
+    settings = {key: SETTINGS[key] for key in ("dataset", "clustering", "curation")}
     options = [f"--settings={json.dumps(settings)}", f"--root={folder / 'data' / 'tiny'}"]
     options += ["--dataset=<i>tiny</i>", f"--output={output}"]
     for split in NAMES:

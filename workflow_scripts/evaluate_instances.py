@@ -51,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     objects = annotated_objects(truth, images, options.workers)
     metrics = read_json(options.metrics, remedy="run evaluate again")
 
-    found = {"initial_masks": list(mask_results(options.masks, options.assignments))}
+    classes = settings["curation"]["classes"]
+    found = {"initial_masks": list(mask_results(options.masks, options.assignments, classes))}
     if options.candidates:
         rows = itertools.chain.from_iterable(map(shards.read_rows, options.candidates))
         found["mask_rcnn"] = list(coco.results(rows))
@@ -92,27 +93,31 @@ def annotated_objects(
         return list(itertools.chain.from_iterable(found))
 
 
-def mask_results(masks: Iterable[Path], assignments: Iterable[Path]) -> Iterator[dict]:
+def mask_results(
+    masks: Iterable[Path], assignments: Iterable[Path], classes: Sequence[int] | None = None
+) -> Iterator[dict]:
     """Initial masks with their clusters as entries of a COCO results list.
 
     They have no confidence. Their score says which one of its image was found first, nearest to
-    [CLS]: 1, 1/2, 1/3, …; with one mask an image it is 1 for all.
+    [CLS]: 1, 1/2, 1/3, …; with one mask an image it is 1 for all. Masks of clusters that were
+    dropped are left out, as in the label maps.
+
+    Args:
+        classes: pseudo-class of cluster 1, 2, …, see `shards.read_classes`.
     """
-    cluster_of = {
-        (row["image_id"], row["mask_id"]): row["cluster"]
-        for path in assignments
-        for row in shards.read_rows(path)
-    }
+    class_of = {}
+    for path in assignments:
+        class_of |= shards.read_classes(path, classes)
     rows = itertools.chain.from_iterable(map(shards.read_rows, masks))
     return coco.results(
         {
             **row,
             "candidate_id": row["mask_id"],
-            "cluster": cluster_of[row["image_id"], row["mask_id"]],
+            "cluster": class_id,
             "score": 1 / (1 + row["mask_id"]),
         }
         for row in rows
-        if row["status"] == shards.OK
+        if row["status"] == shards.OK and (class_id := class_of[row["image_id"], row["mask_id"]])
     )
 
 

@@ -184,8 +184,8 @@ def query(groups: Sequence[Sequence[Path]], text: str) -> list[str]:
     if not tables:
         raise InputError("--sql: there are no Parquet files; name a folder or shards")
     connection = duckdb.connect()
-    connection.execute("SET autoinstall_known_extensions = false")
     try:
+        connection.execute("SET autoinstall_known_extensions = false")
         for name, paths in tables.items():
             files = ", ".join(_sql_text(str(path)) for path in paths)
             # What only the path says becomes a column, where any path says it.
@@ -205,6 +205,8 @@ def query(groups: Sequence[Sequence[Path]], text: str) -> list[str]:
         rows = found.fetchmany(ROWS_SHOWN + 1)
     except duckdb.Error as error:
         raise InputError(f"--sql: {' '.join(str(error).split())}") from error
+    finally:
+        connection.close()
     cells = [[_cell(value) for value in row] for row in rows[:ROWS_SHOWN]]
     lines = terminal.table(header, cells, indent=0, width=80, grouped=False)
     if len(rows) > ROWS_SHOWN:

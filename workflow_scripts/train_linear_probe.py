@@ -7,6 +7,7 @@ killed goes on where it was. Several processes train together under torchrun.
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.maskdistill import distributed
 from workflow_scripts.maskdistill.device import choose_device
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.segmentation import linear_probe, training
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         model_path=options.model,
         history_path=options.history,
         device=choose_device(options.device),
-        workers=options.workers,
+        workers=distributed.share_of(options.workers),
     )
     return 0
 

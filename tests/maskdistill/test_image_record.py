@@ -61,6 +61,16 @@ def test_everything_of_an_evaluated_image(results):
     assert record.metrics["class_names"] == ["background", "cat", "dog"]
 
 
+def test_masks_have_the_pseudo_classes_of_named_clusters(results, tmp_path):
+    shutil.copytree(results, tmp_path / "copy")
+    path = tmp_path / "copy/results/tiny/seed-0/val/initial_label_maps/0001.parquet"
+    metadata = shards.read_metadata(path)
+    metadata["settings"]["curation"]["classes"] = [1, 0]
+    shards.write_table(path, "label_maps", list(shards.read_rows(path)), metadata)
+    # Cluster 2 was dropped.
+    assert [row["cluster"] for row in collect(tmp_path / "copy", "6.jpg").masks] == [0]
+
+
 def test_the_search_is_the_one_that_made_the_masks(results):
     for name in ("0.jpg", "3.jpg", "6.jpg"):
         record = collect(results, name)

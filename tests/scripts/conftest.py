@@ -1,5 +1,6 @@
 """Galleries that several test modules look at."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,9 @@ def write_many(folder: Path, count: int, shard_count: int) -> list[str]:
         for stage, found in rows.items():
             path = folder / stage / f"{shard:04d}.parquet"
             shards.write_table(path, stage, found, shards.provenance(stage, {}))
-    options = ['--settings={"clustering": {"clusters": 3}, "dataset": {}}', "--dataset=many"]
+    curation = {"classes": None, "names": ["cluster_001", "cluster_002", "cluster_003"]}
+    settings = {"clustering": {"clusters": 3}, "curation": curation, "dataset": {}}
+    options = [f"--settings={json.dumps(settings)}", "--dataset=many"]
     options += [f"--root={folder / 'data'}", f"--output={folder / 'gallery'}", "--workers=2"]
     for stage in rows:
         options += [f"--{stage}", "train", *map(str, sorted((folder / stage).iterdir()))]

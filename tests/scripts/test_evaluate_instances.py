@@ -16,6 +16,7 @@ SETTINGS = {
         "splits": {"val": "val"},
     },
     "clustering": {"clusters": 3},
+    "curation": {"classes": None},
 }
 MATCHING = {"0": "background", "1": "dog", "2": "cat", "3": None}
 
@@ -112,6 +113,15 @@ def test_clusters_count_by_the_matching_of_their_step(root):
     assert step["class_agnostic_multi"]["ap50"] == pytest.approx(1)
     # Cats: one of two found, at recalls up to 0.5; dogs: none.
     assert step["class_aware_multi"]["ap50"] == pytest.approx(51 / 101 / 2)
+
+
+def test_masks_of_merged_and_dropped_clusters(root):
+    # Of five clusters two were merged and one was dropped: the matching is of the three classes.
+    settings = SETTINGS | {"curation": {"classes": [1, 2, 0, 3, 2]}}
+    found = [(0, CAT, 5), (1, CAT, 2), (1, DOG, 1), (1, rectangle(0, 30, 5, 5), 3)]
+    step = call(root, found, settings=settings)["steps"]["initial_masks"]
+    assert step["masks"] == 3
+    assert step["class_aware_multi"]["ap50"] == pytest.approx(1)
 
 
 def test_the_mask_that_was_found_first_is_the_single_one(root):

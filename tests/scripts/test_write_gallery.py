@@ -81,6 +81,19 @@ def test_clusters_wear_the_colours_of_their_classes(index):
     assert (first["colour"], second["colour"]) == (dog["colour"], cat["colour"])
 
 
+def test_named_clusters(results, tmp_path):
+    options = results_tree.gallery_options(results, tmp_path / "gallery", truth=False)
+    settings = json.loads(options[0].removeprefix("--settings="))
+    settings["curation"] = {"classes": [2, 1], "names": ["<bird>", "cluster_002"]}
+    options[0] = f"--settings={json.dumps(settings)}"
+    assert write_gallery.main(options) == 0
+    index = content(tmp_path / "gallery" / "index.js")
+    stages = {stage["id"]: stage for stage in index["stages"]}
+    assert [label["name"] for label in stages["masks"]["labels"]] == ["<bird>", "cluster 2"]
+    # Cluster 2 is pseudo-class 1 here.
+    assert by_name(index)["JPEGImages/6.jpg"]["labels"]["masks"] == [1]
+
+
 def test_overlays_and_candidates_are_those_of_the_shards(results, gallery, index):
     image = by_name(index)[results_tree.EVIL]
     name = f"{image['shard']:04d}"

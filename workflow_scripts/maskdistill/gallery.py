@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from workflow_scripts.maskdistill import drawing, images, label_maps, masks, metrics, shards
+from workflow_scripts.maskdistill.atomic import atomic_folder
+from workflow_scripts.maskdistill.coco import category_name
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.matching import stored_mapping
@@ -44,7 +46,7 @@ class Inputs:
 
     dataset: str
     root: Path
-    settings: Mapping  # `dataset` and `clustering.clusters` of the config
+    settings: Mapping  # `dataset`, `clustering.clusters` and `curation` of the config
     images: ShardsBySplit  # manifests
     masks: ShardsBySplit
     assignments: ShardsBySplit  # shards, or one file for all
@@ -78,33 +80,29 @@ def write(inputs: Inputs, folder: Path, *, workers: int = 1) -> None:
         InputError: an input is missing, damaged, or does not fit the others.
     """
     _check_shards(inputs)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    painter = Painter(inputs, temporary)
     total = sum(shards.count_rows(path) for paths in inputs.images.values() for path in paths)
     rows = []
-    with (
-        concurrent.futures.ProcessPoolExecutor(
-            workers, initializer=_start_worker, initargs=(inputs, temporary)
-        ) as pool,
-        progress_bar(total=total, description="gallery", unit="image") as bar,
-    ):
-        # Few images wait at a time, so that a shard is not copied into the queue at once.
-        waiting: collections.deque = collections.deque()
-        for work in _all_work(inputs):
-            waiting.append(pool.submit(_draw, work))
-            if len(waiting) > 4 * workers:
+    with atomic_folder(folder) as temporary:
+        painter = Painter(inputs, temporary)
+        with (
+            concurrent.futures.ProcessPoolExecutor(
+                workers, initializer=_start_worker, initargs=(inputs, temporary)
+            ) as pool,
+            progress_bar(total=total, description="gallery", unit="image") as bar,
+        ):
+            # Few images wait at a time, so that a shard is not copied into the queue at once.
+            waiting: collections.deque = collections.deque()
+            for work in _all_work(inputs):
+                waiting.append(pool.submit(_draw, work))
+                if len(waiting) > 4 * workers:
+                    rows.append(waiting.popleft().result())
+                    bar.update()
+            while waiting:
                 rows.append(waiting.popleft().result())
                 bar.update()
-        while waiting:
-            rows.append(waiting.popleft().result())
-            bar.update()
-    _write_script(temporary / "index.js", "index", painter.index(rows))
-    for name in PAGE_FILES:
-        shutil.copyfile(TEMPLATES / name, temporary / name)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+        _write_script(temporary / "index.js", "index", painter.index(rows))
+        for name in PAGE_FILES:
+            shutil.copyfile(TEMPLATES / name, temporary / name)
 
 
 def _check_shards(inputs: Inputs) -> None:
@@ -125,7 +123,9 @@ def _check_shards(inputs: Inputs) -> None:
 
 def _all_work(inputs: Inputs) -> Iterator[_Work]:
     for split, manifests in inputs.images.items():
-        assigned = _Assignments(inputs.assignments.get(split, []))
+        assigned = _Assignments(
+            inputs.assignments.get(split, []), inputs.settings["curation"]["classes"]
+        )
         for number, manifest in enumerate(manifests):
 
             def grouped(paths: Sequence[Path], number: int = number) -> dict[int, list]:
@@ -169,12 +169,14 @@ def _existing(rows: Sequence[Mapping]) -> list[Mapping]:
 
 
 class _Assignments:
-    """Clusters of many masks, in little memory."""
+    """Clusters of many masks, in little memory; of merged ones their pseudo-class, of dropped 0."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], classes: Sequence[int] | None) -> None:
         columns = ["image_id", "mask_id", "cluster", "distance"]
         table = shards.read_table(paths, columns) if paths else None
         self._columns = {name: table[name].to_numpy() if table else np.zeros(0) for name in columns}
+        if table and classes is not None:
+            self._columns["cluster"] = np.array([0, *classes])[self._columns["cluster"]]
         self._order = np.argsort(self._columns["image_id"], kind="stable")
         self._ids = self._columns["image_id"][self._order]
 
@@ -311,8 +313,9 @@ class Painter:
         result = {}
         if work.split in self._inputs.masks:
             assigned = [row for row in work.masks if row["cluster"] and row["rle_counts"]]
+            # The one found first on top, as in the label maps.
             result[MASKS] = label_maps.paint(
-                size, ((_decode(row), row["cluster"]) for row in assigned), clusters
+                size, ((_decode(row), row["cluster"]) for row in reversed(assigned)), clusters
             )
         if work.split in self._inputs.candidates:
             # The most confident one on top, whether or not it is confident enough.
@@ -426,6 +429,7 @@ class Painter:
 
     def _labels(self, stage: str) -> list[dict]:
         colours = self._colours[stage]
+        own_names = self._inputs.settings["curation"]["names"]
         result = []
         for label in range(1, len(colours.colours)):
             name = colours.classes[label]
@@ -433,7 +437,10 @@ class Painter:
             if stage == GROUND_TRUTH:
                 result.append({"id": label, "name": name, "colour": colour})
             else:
-                entry = {"id": label, "name": f"cluster {label}", "colour": colour}
+                own = own_names[label - 1]
+                if own == category_name(label):
+                    own = f"cluster {label}"
+                entry = {"id": label, "name": own, "colour": colour}
                 result.append(entry | ({"class": name} if name else {}))
         return result
 

@@ -32,7 +32,9 @@ class ImageRecord:
     cls_affinity: np.ndarray | None = None  # rows x columns, a_CLS
     searches: Sequence[Search] = ()
     patch_size: int = 0
-    masks: Sequence[Mapping] = ()  # rows with `cluster` and `distance`, or None for both
+    # Rows with `cluster` (of merged ones their pseudo-class, of dropped 0) and `distance`, or None
+    # for both.
+    masks: Sequence[Mapping] = ()
     candidates: Sequence[Mapping] = ()  # the most confident first
     confident: frozenset[int] = frozenset()  # candidate ids
     steps: Mapping[str, np.ndarray] = field(default_factory=dict)  # step → label map
@@ -124,9 +126,13 @@ def collect(tree: Path, split: str, image: Mapping, root: Path, seed: str | None
     clustered = Path("clusters/assignments.parquet")
     assignments = clustered if split == "train" else Path(split, "assignments", name)
     assigned = {row["mask_id"]: row for row in rows(base and base / assignments)}
+    classes = _classes(base and base / split / "initial_label_maps" / name)
     for row in mask_rows:
         found = assigned.get(row["mask_id"], {})
-        row |= {"cluster": found.get("cluster"), "distance": found.get("distance")}
+        cluster = found.get("cluster")
+        if cluster and classes:
+            cluster = classes[cluster - 1]
+        row |= {"cluster": cluster, "distance": found.get("distance")}
     candidates = [
         row
         for row in rows(base and base / split / "candidates" / name)
@@ -155,6 +161,13 @@ def collect(tree: Path, split: str, image: Mapping, root: Path, seed: str | None
         metrics=metrics,
         **_features(tree / split, name, image_id),
     )
+
+
+def _classes(label_maps_file: Path | None) -> Sequence[int] | None:
+    """Pseudo-class of cluster 1, 2, … when the masks were painted; None where none was merged."""
+    if label_maps_file is None or not label_maps_file.is_file():
+        return None
+    return shards.read_metadata(label_maps_file)["settings"].get("curation", {}).get("classes")
 
 
 def step_folders(base: Path | None, split: str) -> dict[str, Path]:

@@ -85,7 +85,7 @@ def draw(record: ImageRecord, image: np.ndarray, facts: Sequence[str]) -> np.nda
 def _colours(record: ImageRecord) -> dict[str, StepColours]:
     """Colours of every step: those of the matched classes, where there was an evaluation."""
     steps = dict.fromkeys([INITIAL, CANDIDATES, *record.steps])
-    found = [row["cluster"] or row["mask_id"] + 1 for row in record.masks]
+    found = [_label(row) for row in record.masks]
     found += [row["cluster"] for row in record.candidates]
     found += [int(_without_ignore(labels).max()) for labels in record.steps.values()]
     colours = step_colours(steps, max(found, default=0), None)
@@ -95,6 +95,11 @@ def _colours(record: ImageRecord) -> dict[str, StepColours]:
         names = record.metrics["class_names"]
         colours[TRUTH] = StepColours(label_maps.colours(np.arange(len(names))), names)
     return colours
+
+
+def _label(mask: Mapping) -> int:
+    """The label that a mask is painted with; where its cluster is not known yet, one of its own."""
+    return mask["mask_id"] + 1 if mask["cluster"] is None else mask["cluster"]
 
 
 def _without_ignore(labels: np.ndarray) -> np.ndarray:
@@ -162,20 +167,23 @@ def _lay(grid: np.ndarray, record: ImageRecord, size: tuple[int, int]) -> np.nda
 
 
 def _mask_panel(rows: Sequence[Mapping], small: np.ndarray, colours: StepColours) -> Panel:
-    # Masks whose cluster is not known yet have a colour each.
-    labels = [row["cluster"] or row["mask_id"] + 1 for row in rows]
+    labels = [_label(row) for row in rows]
     painted = label_maps.paint(
         (rows[0]["height"], rows[0]["width"]),
+        # The one found first on top, as in the label maps.
         [
             (masks.decode(row["rle_counts"], row["height"], row["width"]), label)
-            for row, label in zip(rows, labels, strict=True)
+            for row, label in reversed(list(zip(rows, labels, strict=True)))
+            if label
         ],
         max(labels),
     )
     notes = [
-        f"cluster {row['cluster']} at {row['distance']:.3g}"
+        f"mask {row['mask_id']}"
+        if row["cluster"] is None
+        else f"cluster {row['cluster']} at {row['distance']:.3g}"
         if row["cluster"]
-        else f"mask {row['mask_id']}"
+        else f"mask {row['mask_id']} of a dropped cluster"
         for row in rows
     ]
     return _label_panel("Masks", painted, small, colours, "; ".join(notes))
