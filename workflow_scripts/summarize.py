@@ -40,9 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     summary = summarize(runs)
     if options.instances:
         found = _read_all(options.instances)
-        objects = [run["objects"] for run in found]
         summary["instances"] = {
-            "objects": objects[0],
+            "objects": found[0]["objects"],
             "steps": moments_of([r["steps"] for r in found]),
         }
     if options.linear_probes:
@@ -120,17 +119,7 @@ def moments(values: Sequence[float | None]) -> dict:
 
 def table(summary: Mapping) -> str:
     """The summary as aligned text, in percent."""
-    header = [
-        "step",
-        "mIoU",
-        "pixel accuracy",
-        "boundary IoU",
-        "NMI",
-        "ARI",
-        "purity",
-        "runs",
-        "matching",
-    ]
+    header = ["step", *METRICS.values(), "runs", "matching"]
     rows = [
         [
             name,

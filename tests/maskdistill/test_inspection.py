@@ -148,11 +148,8 @@ def test_coco_files(tree, tmp_path):
     clusters = {(row["image_id"], row["mask_id"]): 2 for row in masks}
     provenance = shards.provenance("pseudo_labels", {"clustering": {"clusters": 2}})
     path = tmp_path / "pseudo_labels.json"
-    path.write_text(
-        json.dumps(
-            coco.dataset(images, masks[1:], clusters, coco.category_names(2, None), provenance)
-        )
-    )
+    names = coco.category_names(2, None)
+    path.write_text(json.dumps(coco.dataset(images, masks[1:], clusters, names, provenance)))
     text = describe(path)
     assert "COCO dataset: 4 images, 3 annotations, 2 categories" in text
     assert "clustering.clusters  2" in text
@@ -263,6 +260,11 @@ def test_unpacked_label_maps_of_a_tree_stay_apart(tmp_path):
         for name in ("a", "b"):
             path = tmp_path / folder / "JPEGImages" / f"{name}.png"
             path.write_bytes(label_maps.encode_png(np.zeros((2, 2), np.uint8)))
+        (tmp_path / folder / "labelmap.txt").write_text(label_maps.legend(["cat"]))
+    # For other tools and for people:
+    for name in ("exports/yolo/data.yaml", "seed-0/contact_sheets/names.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("{}")
     groups = inspection.expand(str(tmp_path))
     assert [[f.relative_to(tmp_path).parts[0] for f in group] for group in groups] == [
         ["label_maps"] * 2,

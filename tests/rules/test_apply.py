@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from tests.rules.conftest import Workflow, logs
+from tests.rules.conftest import REPOSITORY, Workflow, logs
 from workflow_scripts.maskdistill import label_maps
 from workflow_scripts.maskdistill.config import merge
 
@@ -54,6 +56,16 @@ def test_apply(finished: Workflow, new_images: Path) -> None:
     with open(base / "rejected.csv", newline="") as file:
         assert [row["file_name"] for row in csv.DictReader(file)] == ["deep/broken.jpg"]
     assert finished.stale("all") == {}
+
+
+def test_models_of_cocos_layout(tmp_path: Path, new_images: Path) -> None:
+    """Its config has lists of images by split, of which a folder of new images is none."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+    command += ["--dry-run", "--quiet", "rules", "--config", "datasets=[coco20k]"]
+    command += [f"apply={new_images}", "--", "apply"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "write_applied" in done.stdout
 
 
 def test_a_folder_that_is_not_there_is_one_line(finished: Workflow) -> None:

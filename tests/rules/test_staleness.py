@@ -119,6 +119,11 @@ def test_names_of_clusters(finished: Workflow, named, clusters: dict, expected: 
     assert set(finished.stale("all")) == expected
 
 
+def test_the_gallery_shows_names(with_gallery: Workflow, named) -> None:
+    named({1: "bird", 5: "boat"})
+    assert set(with_gallery.stale("gallery")) - {"gallery"} == {"write_gallery"}
+
+
 def test_which_clusters_were_looked_at_makes_nothing_stale(finished: Workflow, named) -> None:
     named({}, assignments="0123456789abcdef")
     assert finished.stale("all") == {}

@@ -38,6 +38,8 @@ STAGES = {
 }
 PER_CLASS = ["step", "class", "iou", "clusters"]
 UNPACKED = ("label_maps", "predictions")
+# Made for people and other tools, so that a folder's description leaves them out.
+FOR_OTHERS = {"exports", "contact_sheets", "overlays", "labelmap.txt", "rejected.csv"}
 GALLERY_INDEX = "index.js"
 IDENTIFIERS = {"image_id", "mask_id", "candidate_id", "shard", "cluster"}
 
@@ -64,7 +66,13 @@ def expand(path: str) -> list[list[Path]]:
         if not entry.is_dir():
             files.append(entry)
             continue
-        inside = sorted(f for f in entry.rglob("*") if f.is_file() and not f.name.startswith("."))
+        inside = sorted(
+            f
+            for f in entry.rglob("*")
+            if f.is_file()
+            and not f.name.startswith(".")
+            and not FOR_OTHERS.intersection(f.relative_to(entry).parts)
+        )
         galleries = [f.parent for f in inside if f.name == GALLERY_INDEX and _is_gallery(f)]
         for file in inside:
             if any(file.is_relative_to(folder) for folder in galleries):
@@ -145,7 +153,10 @@ def overview(paths: Iterable[Sequence[Path]]) -> tuple[list[str], list[str]]:
         if group[0].suffix == ".parquet":
             count = sum(_open(path).metadata.num_rows for path in group)
         rows.append([str(where), title, len(group), count, terminal.size(bytes_)])
-    return terminal.table(["path", "what it is", "files", "rows", "size"], rows, width=60), faults
+    # Paths are there to be copied, so that none is cut.
+    width = max([60, *(len(row[0]) for row in rows)])
+    header = ["path", "what it is", "files", "rows", "size"]
+    return terminal.table(header, rows, width=width), faults
 
 
 def describe_kind(paths: Sequence[Path]) -> str:
@@ -199,7 +210,7 @@ def _parquet(paths: Sequence[Path], sample: int, check: bool) -> Lines:
     yield terminal.plain(where)
     yield f"  {title}: {rows:,} rows{of}, {terminal.size(bytes_)}"
     if stage == "per_class":
-        table = _column_table(paths, PER_CLASS)
+        table = shards.read_table(paths, PER_CLASS)
         body = [list(row.values()) for row in table.to_pylist()]
         yield from ["", *terminal.table(PER_CLASS, body)]
         return
@@ -256,15 +267,11 @@ def _value(value: object) -> str:
     return text if len(text) <= 100 else text[:99] + "…"
 
 
-def _column_table(paths: Sequence[Path], columns: list[str]) -> pa.Table:
-    return shards.read_table(paths, columns)
-
-
 def _columns(paths: Sequence[Path], stage: str) -> Lines:
     """Statuses, rows an image, and the distribution of every column of numbers."""
     names = shards.schema(stage).names
     if "status" in names:
-        statuses = _column_table(paths, ["status"])["status"].to_pylist()
+        statuses = shards.read_table(paths, ["status"])["status"].to_pylist()
         yield from _counts("status", collections.Counter(map(str, statuses)))
     if "image_id" in names:
         yield from _rows_an_image(paths, stage, names)
@@ -274,12 +281,12 @@ def _columns(paths: Sequence[Path], stage: str) -> Lines:
         if (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
         and field.name not in IDENTIFIERS
     ]
-    columns = {name: _numbers(_column_table(paths, [name])[name]) for name in plain} | _derived(
+    columns = {name: _numbers(shards.read_table(paths, [name])[name]) for name in plain} | _derived(
         paths, stage
     )
     yield from _distributions(columns)
     if "cluster" in names and stage != "centroids":
-        yield from _clusters(_column_table(paths, ["cluster"])["cluster"])
+        yield from _clusters(shards.read_table(paths, ["cluster"])["cluster"])
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
@@ -289,7 +296,7 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
 def _derived(paths: Sequence[Path], stage: str) -> dict[str, np.ndarray]:
     """What can be worked out of a stage's columns and says more than they do."""
     if stage in ("masks", "candidates", "confident"):
-        table = _column_table(paths, ["area", "height", "width"]).drop_null()
+        table = shards.read_table(paths, ["area", "height", "width"]).drop_null()
         share = pc.divide(table["area"], pc.multiply(table["height"], table["width"]))
         return {"area / image": _numbers(share)}
     if stage == "features":
@@ -309,7 +316,7 @@ def _derived(paths: Sequence[Path], stage: str) -> dict[str, np.ndarray]:
         return {name: np.array(values) for name, values in result.items()}
     if stage in ("mask_embeddings", "centroids"):
         name = "embedding" if stage == "mask_embeddings" else "centroid"
-        column = _column_table(paths, [name])[name].combine_chunks()
+        column = shards.read_table(paths, [name])[name].combine_chunks()
         vectors = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
         result = {
             "dimensions": np.full(len(vectors), column.type.list_size),
@@ -344,7 +351,7 @@ def _distributions(columns: Mapping[str, np.ndarray]) -> Lines:
 def _rows_an_image(paths: Sequence[Path], stage: str, names: Sequence[str]) -> Lines:
     """Images, and how many masks or candidates they have; a row without either says so."""
     columns = ["image_id"] + [n for n in ("candidate_id",) if n in names]
-    table = _column_table(paths, columns)
+    table = shards.read_table(paths, columns)
     total = pc.count_distinct(table["image_id"]).as_py()
     per_image = ""
     if stage in ("masks", "mask_embeddings", "assignments", "candidates", "confident"):
@@ -392,14 +399,18 @@ def _check(paths: Sequence[Path], stage: str) -> Lines:
             counts = row.get("rle_counts")
             if counts is not None:
                 try:
-                    area = masks.decode(counts, row["height"], row["width"]).sum()
+                    areas = {
+                        masks.area(counts, row["height"], row["width"]),
+                        int(masks.decode(counts, row["height"], row["width"]).sum()),
+                    }
                 except Exception as error:  # pycocotools raises what it likes
                     raise InputError(
                         f"{path}: image {row['image_id']}: a mask that cannot be decoded ({error})"
                     ) from error
-                if area != row["area"]:
+                if areas != {row["area"]}:
                     raise InputError(
-                        f"{path}: image {row['image_id']}: a mask of {area} pixels whose area is "
+                        f"{path}: image {row['image_id']}: a mask of "
+                        f"{' or '.join(map(str, sorted(areas)))} pixels whose area is "
                         f"said to be {row['area']:g}; remove the file and run again"
                     )
                 decoded += 1

@@ -36,6 +36,14 @@ def decode(rle_counts: bytes, height: int, width: int) -> np.ndarray:
     return coco_mask.decode({"size": [height, width], "counts": rle_counts}).astype(bool)
 
 
+def area(rle_counts: bytes, height: int, width: int) -> int:
+    """Pixels inside a mask by its run lengths alone.
+
+    Where run lengths are cut off, `decode` may return whatever the memory held before.
+    """
+    return int(coco_mask.area({"size": [height, width], "counts": rle_counts}))
+
+
 def grid_to_image(
     grid: np.ndarray, *, patch_size: int, resized: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
