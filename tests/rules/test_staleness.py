@@ -47,6 +47,7 @@ IMAGES = {"list_images", "write_ground_truth"} | FEATURES
         ({"crf": {"iterations": 7}}, REFINEMENT),
         ({"evaluation": {"linear_probe": {"learning_rate": 0.2}}}, PROBE),
         ({"report": {"examples": 3}}, {"report"}),
+        ({"exports": {"polygons": True}}, set()),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

@@ -274,7 +274,8 @@ def rule_settings(rule: str, config: Mapping, names: Mapping[int, str] | None = 
 
 def report_settings(config: Mapping, names: Mapping[int, str] | None = None) -> dict:
     """All settings that decide a result, for the report to show, with `curation`."""
-    return _without_origin({**config, "curation": curated(config, names or {})["curation"]})
+    shown = {stage: values for stage, values in config.items() if stage != "exports"}
+    return _without_origin({**shown, "curation": curated(config, names or {})["curation"]})
 
 
 def _without_origin(settings: Mapping) -> dict:
