@@ -142,7 +142,8 @@ def boundary_iou(
     classes = len(truth.class_names)
     count = partial(boundaries.boundary_counts, mapping=mapping, classes=classes)
     parts = _of_images(count, paths, truth, pool, f"{name}, boundaries")
-    return boundaries.boundary_iou(sum(part for _, part in parts))
+    nothing = np.zeros((3, classes + 1), dtype=np.int64)
+    return boundaries.boundary_iou(sum((part for _, part in parts), start=nothing))
 
 
 def _of_images(

@@ -1,6 +1,7 @@
 import fcntl
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,6 +164,21 @@ def test_two_downloads_of_one_file(server, target):
         fcntl.flock(other, fcntl.LOCK_EX)
         assert "another process is downloading it" in error_of(server, target)
     assert get(server, target) == SHA256
+
+
+def test_what_another_process_has_just_downloaded_is_left_alone(server, target, monkeypatch):
+    target.parent.mkdir()
+    (target.parent / ".weights.pth.part").write_bytes(CONTENT)
+    lock = fcntl.flock
+
+    def finish_meanwhile(file, operation):
+        Path(file.name).rename(target)
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", finish_meanwhile)
+    with pytest.raises(InputError, match="another process has just downloaded it"):
+        get(server, target)
+    assert target.read_bytes() == CONTENT
 
 
 def test_a_first_download_is_pinned(server, target, tmp_path):

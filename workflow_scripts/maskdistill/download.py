@@ -234,6 +234,10 @@ def _lock(file: BinaryIO, target: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(f"{target}: another process is downloading it") from None
+    # Between opening and locking, another process may have finished: this would be its result.
+    partial = Path(file.name)
+    if not (partial.exists() and os.path.samestat(partial.stat(), os.fstat(file.fileno()))):
+        raise InputError(f"{target}: another process has just downloaded it; run again")
 
 
 def _truncate(file: BinaryIO, partial: Path) -> int:
