@@ -45,7 +45,7 @@ def rows() -> Iterator[Row]:
                         value=size / count,
                         unit="bytes/image",
                         reference=_numbers(Path(directory) / "features.parquet") / count,
-                        against="2 bytes each",
+                        against="float16 keys, float32 affinities",
                         at_most=1.05,
                     )
 
