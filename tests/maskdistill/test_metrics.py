@@ -153,3 +153,15 @@ def test_agreement_of_more_pixels_than_64_bits_of_pairs():
     assert large.ari == pytest.approx(
         (pairs[0] - expected) / ((pairs[1] + pairs[2]) / 2 - expected), rel=1e-6
     )
+
+
+@pytest.mark.parametrize("label", [3, 700])
+def test_wide_label_maps_ignore_and_refuse_as_narrow_ones_do(label):
+    target = np.array([[0, 1, 2, 65535]], np.uint16)
+    matrix = metrics.ConfusionMatrix(2, 300)
+    matrix.add(np.array([[65535, 300, 2, 5]], np.uint16), target)
+    assert matrix.counts.sum() == 3
+    assert matrix.counts[0, 0] == matrix.counts[1, 300] == matrix.counts[2, 2] == 1
+    target[0, 1] = label
+    with pytest.raises(InputError, match=f"ground truth holds label {label}"):
+        matrix.add(np.zeros_like(target), target)

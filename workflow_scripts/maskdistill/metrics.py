@@ -41,11 +41,16 @@ class ConfusionMatrix:
                 "label maps must have the size of their image"
             )
         rows, columns = self.counts.shape
-        table = _joint_histogram(target, prediction)
-        truth_ignore, found_ignore = (label_maps.ignore_value(m) for m in (target, prediction))
-        table[truth_ignore:] = 0
-        table[:, 0] += table[:, found_ignore:].sum(axis=1)
-        table[:, found_ignore:] = 0
+        truth, truth_ignore = _compact(target, rows)
+        found, found_ignore = _compact(prediction, columns)
+        # All pairs of labels in one pass; no label is looked for by itself.
+        width = found_ignore + 1
+        codes = truth.astype(np.intp) * width + found
+        bins = (truth_ignore + 1) * width
+        table = np.bincount(codes.ravel(), minlength=bins).reshape(-1, width)
+        table[truth_ignore] = 0
+        table[:, 0] += table[:, found_ignore]
+        table[:, found_ignore] = 0
         for axis, size, what in ((1, rows, "ground truth"), (0, columns, "label map")):
             if (present := table.any(axis=axis).nonzero()[0]).size and present[-1] >= size:
                 raise InputError(
@@ -63,16 +68,17 @@ class ConfusionMatrix:
         return self
 
 
-def _joint_histogram(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """How often every pair of labels meets: int64, up to the largest label of each and 255."""
-    # Small maps are counted as they are, in one pass; no label is looked for by itself.
-    heights, widths = (
-        256 if labels.dtype == np.uint8 else int(labels.max()) + 1 for labels in (first, second)
-    )
-    codes = first.astype(np.intp)
-    codes *= widths
-    codes += second
-    return np.bincount(codes.ravel(), minlength=heights * widths).reshape(heights, widths)
+def _compact(labels: np.ndarray, count: int) -> tuple[np.ndarray, int]:
+    """A label map, and the value of ignore in it, which is the largest and at least `count`.
+
+    8-bit maps stay as they are; of 16-bit maps ignore comes down, so that tables stay small.
+    """
+    ignore = label_maps.ignore_value(labels)
+    if labels.dtype == np.uint8:
+        return labels, ignore
+    known = labels != ignore
+    top = max(count, int(labels[known].max(initial=0)) + 1)
+    return np.where(known, labels, top), top
 
 
 def iou_table(counts: np.ndarray) -> np.ndarray:
