@@ -25,6 +25,7 @@ include: "rules/report.smk"
 include: "rules/gallery.smk"
 include: "rules/exports.smk"
 include: "rules/apply.smk"
+include: "rules/ablations.smk"
 
 
 rule all:

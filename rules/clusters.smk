@@ -21,16 +21,22 @@ SUPPORT = ByDataset(
 )
 
 
+class ByPath(dict):
+    """A value for some paths and nothing for others, filled in like that of `ByDataset`."""
+
+    def __format__(self, path):
+        return self.get(path, "")
+
+
 # Whether the clusters are those that were named changes no result, only whether there is one.
-EXPECTED = ByDataset(
+EXPECTED = ByPath(
     {
-        f"{name}/{seed}": (
+        f"results/{name}/seed-{seed}/clusters/assignments.parquet": (
             f"--expected-assignments {digest}"
-            if (digest := NAMES[name].get(seed, {}).get("assignments"))
-            else ""
         )
-        for name, settings in CONFIGS.items()
-        for seed in settings["seeds"]
+        for name, named in NAMES.items()
+        for seed, values in named.items()
+        if (digest := values.get("assignments"))
     }
 )
 
@@ -67,8 +73,7 @@ rule cluster_masks:
         "Cluster masks of {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.cluster_masks --settings {params.settings:q}"
-        " --embeddings"
-        " results/{wildcards.dataset}/train/mask_embeddings/{SHARDS:{wildcards.dataset}}.parquet"
+        " --embeddings {ALL:{input.embeddings}}"
         " {SUPPORT:{wildcards.dataset}}"
         " --seed {wildcards.seed}"
         " --assignments {output.assignments} --centroids {output.centroids} > {log} 2>&1"
@@ -154,8 +159,8 @@ rule write_pseudo_labels:
     shell:
         "exec python -m workflow_scripts.write_pseudo_labels --settings {params.settings:q}"
         " --images results/{wildcards.dataset}/train/images/{SHARDS:{wildcards.dataset}}.parquet"
-        " --masks results/{wildcards.dataset}/train/masks/{SHARDS:{wildcards.dataset}}.parquet"
-        " --assignments {input.assignments} {EXPECTED:{wildcards.dataset}/{wildcards.seed}}"
+        " --masks {ALL:{input.masks}}"
+        " --assignments {input.assignments} {EXPECTED:{input.assignments}}"
         " --output {output} > {log} 2>&1"
 
 

@@ -189,6 +189,20 @@ ROOTS = ByDataset({name: shlex.quote(c["dataset"]["root"]) for name, c in CONFIG
 for name, quoted in list(ROOTS.items()):
     ROOTS |= {f"{name}/{split}": quoted for split in ("train", "val")}
     ROOTS |= {f"{name}/{split}": shlex.quote(str(folder)) for split, folder in APPLIED.items()}
+
+
+class ShardList:
+    """Input files that are all shards of a stage, in shell commands as {ALL:{input.masks}}.
+
+    The shell expands them; no file gives no text.
+    """
+
+    def __format__(self, paths):
+        first, *others = paths.split() or [""]
+        return f"{os.path.dirname(first)}/{{0000..{len(others):04d}}}.parquet" if first else ""
+
+
+ALL = ShardList()
 RUNTIME = config["runtime"]
 # In shell commands, filled in when a job starts and thus no parameter either.
 DEVICE = f"--device {RUNTIME['device']}"

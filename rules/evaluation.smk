@@ -128,10 +128,8 @@ rule evaluate_instances:
         "exec python -m workflow_scripts.evaluate_instances --settings {params.settings:q}"
         " --root {ROOTS:{wildcards.dataset}} --split {EVALUATED:{wildcards.dataset}}"
         " --images {EVALUATED_FOLDERS:{wildcards.dataset}}/images/{SHARDS:{wildcards.dataset}}.parquet"
-        " --masks {EVALUATED_FOLDERS:{wildcards.dataset}}/masks/{SHARDS:{wildcards.dataset}}.parquet"
-        " --assignments {input.assignments}"
-        " --candidates results/{wildcards.dataset}/seed-{wildcards.seed}/"
-        "{EVALUATED:{wildcards.dataset}}/candidates/{SHARDS:{wildcards.dataset}}.parquet"
+        " --masks {ALL:{input.masks}}"
+        " --assignments {input.assignments} --candidates {ALL:{input.candidates}}"
         " --metrics {input.metrics} --workers {threads} --output {output} > {log} 2>&1"
 
 

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         "--assignments", type=Path, nargs="+", required=True, help="clusters of these masks"
     )
     arguments.add_argument(
-        "--candidates", type=Path, nargs="+", default=[], help="candidates of Mask R-CNN, if any"
+        "--candidates", type=Path, nargs="*", default=[], help="candidates of Mask R-CNN, if any"
     )
     arguments.add_argument(
         "--metrics", type=Path, required=True, help="output of evaluate, for its matching"
@@ -66,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
             scores = np.array([entry["score"] for entry in detections])
             overlaps = instance_metrics.best_overlaps(objects, detections).of_detections
             steps[step]["calibration"] = instance_metrics.calibration(scores, overlaps)
+    steps["initial_masks"]["proposals_per_mask"] = proposals_per_mask(options.masks)
     result = {
         "provenance": shards.provenance("evaluate_instances", settings),
         "split": options.split,
@@ -119,6 +120,15 @@ def mask_results(
         for row in rows
         if row["status"] == shards.OK and (class_id := class_of[row["image_id"], row["mask_id"]])
     )
+
+
+def proposals_per_mask(masks: Iterable[Path]) -> float:
+    """Mean number of patches that voted for a mask (P' of section 3.1); nan without any mask."""
+    rows = itertools.chain.from_iterable(
+        shards.read_rows(path, ["proposals", "status"]) for path in masks
+    )
+    counts = [row["proposals"] for row in rows if row["status"] == shards.OK]
+    return _statistic(np.mean, np.array(counts, dtype=float))
 
 
 def metrics_of_step(

@@ -3,12 +3,17 @@
 An image without a mask keeps a row that says why in `status`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import affinity, masks, shards
 from workflow_scripts.maskdistill.progress import progress
+
+# Keys (N x d), affinities with [CLS] (heads x N) and the grid's (rows, columns) → masks.
+Finder = Callable[[np.ndarray, np.ndarray, tuple[int, int]], Iterable[affinity.ObjectMask]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,31 +24,53 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     arguments = parser.parse_args(argv)
 
+    settings = arguments.settings
+
+    def find(
+        keys: np.ndarray, cls_affinity: np.ndarray, grid: tuple[int, int]
+    ) -> list[affinity.ObjectMask]:
+        return affinity.object_masks(keys, cls_affinity, grid, **settings["masks"])
+
+    write_masks(arguments.images, arguments.features, arguments.output, settings, find)
+    return 0
+
+
+def write_masks(
+    images: Path, features: Path, output: Path, settings: Mapping, find: Finder
+) -> None:
+    """Write the masks of one shard.
+
+    Args:
+        images: the shard's manifest.
+        features: the shard's features.
+        output: Parquet file to write.
+        settings: what `find` depends on, for the file's provenance.
+        find: finds the masks of one image.
+    """
     sizes = {
         row["image_id"]: (row["height"], row["width"])
-        for row in shards.read_rows(arguments.images)
+        for row in shards.read_rows(images)
         if row["status"] == shards.OK
     }
-    patch_size = shards.read_metadata(arguments.features)["patch_size"]
-    metadata = shards.provenance("masks", arguments.settings)
+    patch_size = shards.read_metadata(features)["patch_size"]
+    metadata = shards.provenance("masks", settings)
     seen = set()
-    with shards.shard_writer(arguments.output, "masks", metadata) as writer:
+    with shards.shard_writer(output, "masks", metadata) as writer:
         for row in progress(
-            shards.read_rows(arguments.features, batch_size=16),
+            shards.read_rows(features, batch_size=16),
             description="masks",
             unit="image",
             total=len(sizes),
         ):
             size = sizes[row["image_id"]]
             seen.add(row["image_id"])
-            for mask_row in mask_rows(row, size, patch_size, arguments.settings["masks"]):
+            for mask_row in mask_rows(row, size, patch_size, find):
                 writer.write(mask_row)
-        shards.assert_same_images(sizes, seen, str(arguments.features))
-    return 0
+        shards.assert_same_images(sizes, seen, str(features))
 
 
 def mask_rows(
-    features: Mapping, size: tuple[int, int], patch_size: int, settings: Mapping
+    features: Mapping, size: tuple[int, int], patch_size: int, find: Finder
 ) -> Iterator[dict]:
     """The rows of one image's masks, at least one.
 
@@ -51,7 +78,7 @@ def mask_rows(
         features: a row of the features stage.
         size: (height, width) of the original image.
         patch_size: of the backbone, in pixels.
-        settings: `masks` of the config, the keyword arguments of `affinity.object_masks`.
+        find: finds the masks.
     """
     row = {"image_id": features["image_id"], "height": size[0], "width": size[1]}
     if features["status"] != shards.OK:
@@ -59,11 +86,8 @@ def mask_rows(
         return
     grid = (features["grid_height"], features["grid_width"])
     patches = grid[0] * grid[1]
-    found = affinity.object_masks(
-        features["keys"].reshape(patches, -1),
-        features["cls_affinity"].reshape(-1, patches),
-        grid,
-        **settings,
+    found = find(
+        features["keys"].reshape(patches, -1), features["cls_affinity"].reshape(-1, patches), grid
     )
     for mask_id, mask in enumerate(found):
         encoded = masks.encode(

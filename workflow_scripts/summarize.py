@@ -36,23 +36,23 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--output", type=Path, required=True, help="the summary, JSON")
     options = arguments.parse_args(argv)
 
-    runs = _read_all(options.metrics)
+    runs = read_all(options.metrics)
     summary = summarize(runs)
     if options.instances:
-        found = _read_all(options.instances)
+        found = read_all(options.instances)
         summary["instances"] = {
             "objects": found[0]["objects"],
             "steps": moments_of([r["steps"] for r in found]),
         }
     if options.linear_probes:
-        summary["linear_probe"] = summarize(_read_all(options.linear_probes))
+        summary["linear_probe"] = summarize(read_all(options.linear_probes))
     provenance = shards.provenance("summarize", options.settings)
     write_text(options.output, json.dumps({"provenance": provenance, **summary}, indent=1) + "\n")
     print(table(summary))
     return 0
 
 
-def _read_all(paths: Sequence[Path]) -> list[dict]:
+def read_all(paths: Sequence[Path]) -> list[dict]:
     """The results of all seeds, which must be of the same images, classes and steps."""
     runs = [read_json(path, remedy="run evaluate again") for path in paths]
     for path, run in zip(paths, runs, strict=True):

@@ -58,6 +58,18 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     ),
     "export_model": ("curation", "features", "segmentation", "exports.weights_licence"),
     "write_applied": ("curation.names",),
+    "dino_seg": ("evaluation.ablations.dino_seg_mass",),
+    "lost": ("masks.center_keys", "evaluation.ablations.lost_patches"),
+    "paint_boxes": ("clustering.clusters",),
+    # What decides whether numbers compare with the paper's.
+    "tabulate_ablation": (
+        "dataset",
+        "features.backbone",
+        "features.weights",
+        "mask_rcnn.weights",
+        "segmentation.weights",
+        "clustering.clusters",
+    ),
 }
 
 
@@ -273,9 +285,11 @@ def rule_settings(rule: str, config: Mapping, names: Mapping[int, str] | None = 
 
 
 def report_settings(config: Mapping, names: Mapping[int, str] | None = None) -> dict:
-    """All settings that decide a result, for the report to show, with `curation`."""
+    """All settings that decide a result of the run itself, for the report, with `curation`."""
     shown = {stage: values for stage, values in config.items() if stage != "exports"}
-    return _without_origin({**shown, "curation": curated(config, names or {})["curation"]})
+    kept = {key: value for key, value in config["evaluation"].items() if key != "ablations"}
+    names_ = curated(config, names or {})["curation"]
+    return _without_origin({**shown, "evaluation": kept, "curation": names_})
 
 
 def _without_origin(settings: Mapping) -> dict:

@@ -167,6 +167,7 @@ class Series(NamedTuple):
 
     x: Sequence[float]
     y: Sequence[float]
+    sd: Sequence[float] = ()  # of every point, drawn as a whisker; () for a plain line
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -192,6 +193,9 @@ def line_chart(
     left, right, top, bottom = 52, 14, 12, 40
     all_x = [x for line in series.values() for x in line.x]
     all_y = [y for line in series.values() for y in line.y]
+    all_y += [
+        end for line in series.values() for y, sd in _whiskers(line) for end in (y - sd, y + sd)
+    ]
     x_low, x_high = min(all_x), max(all_x)
     y_low, y_high = min(0.0, *all_y), max(all_y)
     x_span, y_span = (x_high - x_low) or 1.0, (y_high - y_low) * 1.04 or 1.0
@@ -213,14 +217,57 @@ def line_chart(
         parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" ')
         parts.append(f'y="{height - bottom + 18}">{tick:,g}</text>')
     for i, line in enumerate(series.values()):
-        points = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in zip(*line, strict=True))
+        points = " ".join(
+            "{:.1f},{:.1f}".format(*at(x, y)) for x, y in zip(line.x, line.y, strict=True)
+        )
         parts.append(f'<polyline class="series series-{i}" points="{points}"/>')
+        for x, (y, sd) in zip(line.x, _whiskers(line), strict=bool(line.sd)):
+            (middle, low), (_, high) = at(x, y - sd), at(x, y + sd)
+            ends = f"{middle:.1f},{low:.1f} {middle:.1f},{high:.1f}"
+            parts.append(f'<polyline class="series series-{i}" points="{ends}"/>')
+            parts.append(f'<circle class="series series-{i}" cx="{middle:.1f}" ')
+            parts.append(f'cy="{(low + high) / 2:.1f}" r="3"/>')
     middle = (height - bottom + top) / 2
     parts.append(f'<text class="axis" text-anchor="middle" x="{(width + left - right) / 2}" ')
     parts.append(f'y="{height - 4}">{escape(x_label)}</text>')
     parts.append(f'<text class="axis" text-anchor="middle" x="14" y="{middle}" ')
     parts.append(f'transform="rotate(-90 14 {middle})">{escape(y_label)}</text>')
     return _svg("chart", width, height, f"{y_label} over {x_label}", parts)
+
+
+def _whiskers(line: Series) -> list[tuple[float, float]]:
+    return list(zip(line.y, line.sd, strict=True)) if line.sd else []
+
+
+def stacked(panels: Sequence[tuple[str, Sequence[str], Markup]]) -> str:
+    """Charts under each other as one SVG document with colours of its own.
+
+    Args:
+        panels: title, names of the series, and chart of `line_chart` in its default size.
+    """
+    width, height, head = 540, 330, 52
+    parts = []
+    for i, (title, names, chart) in enumerate(panels):
+        parts.append(f'<g transform="translate(10 {i * height})">')
+        parts.append(f'<text class="title" x="4" y="22">{escape(title)}</text>')
+        for j, name in enumerate(names):
+            x = 8 + 110 * j
+            parts.append(f'<polyline class="series series-{j}" points="{x},38 {x + 18},38"/>')
+            parts.append(f'<text class="axis" x="{x + 24}" y="42">{escape(name)}</text>')
+        parts.append(f'<g transform="translate(0 {head})">{chart}</g></g>')
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height * len(panels)}" '
+        f'width="{width}" height="{height * len(panels)}"><style>{_STYLE}</style>'
+        f'<rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n'
+    )
+
+
+_STYLE = (
+    "text{font:12px sans-serif;fill:#5c6670}.title{font-size:14px;font-weight:600;fill:#1d2126}"
+    ".grid{stroke:#e1e4e6}.series{fill:none;stroke-width:2}circle.series{fill:#fff}"
+    ".series-0{stroke:#0f6c7c}.series-1{stroke:#c2622d}.series-2{stroke:#6a4fa3}"
+)
 
 
 def heat_map(values: np.ndarray, row_names: Sequence[str], column_names: Sequence[str]) -> Markup:

@@ -1,0 +1,39 @@
+"""Make the object masks of a baseline from the features of one shard: DINO-seg or LOST.
+
+An image without a mask keeps a row that says why in `status`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from workflow_scripts import cli
+from workflow_scripts.make_masks import write_masks
+from workflow_scripts.maskdistill import affinity, baselines
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the masks of one shard; exit code 0."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--baseline", choices=["dino_seg", "lost"], required=True, help="method")
+    parser.add_argument("--images", type=Path, required=True, help="the shard's manifest")
+    parser.add_argument("--features", type=Path, required=True, help="the shard's features")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    arguments = parser.parse_args(argv)
+    settings = arguments.settings
+    own = settings["evaluation"]["ablations"]
+
+    def find(
+        keys: np.ndarray, cls_affinity: np.ndarray, grid: tuple[int, int]
+    ) -> list[affinity.ObjectMask]:
+        if arguments.baseline == "dino_seg":
+            return [baselines.dino_seg(keys, cls_affinity, grid, mass=own["dino_seg_mass"])]
+        center = settings["masks"]["center_keys"]
+        return [baselines.lost(keys, grid, patches=own["lost_patches"], center_keys=center)]
+
+    write_masks(arguments.images, arguments.features, arguments.output, settings, find)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

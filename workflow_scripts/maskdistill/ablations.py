@@ -1,0 +1,309 @@
+"""The tables and figures of the ablations, each number beside the paper's where it prints one.
+
+A summary is what `summarize` writes for a dataset (mean, sd and n over seeds), here one for every
+variant of the run; see `variants`. Numbers are fractions of 1 unless a table's unit is `count`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from workflow_scripts.maskdistill import comparison, drawing
+from workflow_scripts.maskdistill.comparison import beside
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.variants import BASELINES, MAIN, SWEEPS
+
+TITLES = {
+    "table_1": "Table 1: what each component adds",
+    "table_s1": "Table S1: boxes, masks, segmentation",
+    "table_2": "Table 2: clustering and linear protocol",
+    "table_s2": "Table S2: IoU by class",
+    "table_3": "Table 3: mask AP",
+    "figure_3": "Figure 3: number of clusters",
+    "figure_4": "Figure 4: share of patches that are proposals",
+    "figure_5": "Figure 5: confidence threshold",
+}
+X_LABELS = {"figure_3": "clusters", "figure_4": "top-k", "figure_5": "τ"}
+NAMES = {
+    "dino": "DINO-seg",
+    "lost": "LOST",
+    "initial_masks": "Initial masks",
+    "mask_rcnn": "Mask R-CNN",
+    "mask_rcnn_masks": "Mask R-CNN, masks",
+    "mask_rcnn_boxes": "Mask R-CNN, boxes",
+    "mask_rcnn_boxes_grabcut": "Mask R-CNN, boxes with GrabCut",
+    "segmentation": "Segmentation",
+    "segmentation_without_hard_pixels": "Segmentation without hard-pixel mining",
+    "segmentation_crf": "Segmentation + CRF",
+    "linear_probe": "Linear probe",
+    "linear_probe_crf": "Linear probe + CRF",
+}
+# Table → the paper's key, and its rows: key of the paper's number, variant, step.
+_MIOU_TABLES = {
+    "table_1": (
+        "table1_components_voc_val_miou",
+        [
+            ("initial_masks", MAIN, "initial_masks"),
+            ("mask_rcnn", MAIN, "mask_rcnn"),
+            ("segmentation_without_hard_pixels", "all_pixels", "segmentation"),
+            ("segmentation", MAIN, "segmentation"),
+        ],
+    ),
+    "table_s1": (
+        "tableS1_components_voc_val_miou",
+        [
+            ("initial_masks", MAIN, "initial_masks"),
+            ("mask_rcnn_boxes", "boxes", "mask_rcnn_boxes"),
+            ("mask_rcnn_boxes_grabcut", "boxes", "mask_rcnn_boxes_grabcut"),
+            ("mask_rcnn_masks", MAIN, "mask_rcnn"),
+            ("segmentation", MAIN, "segmentation"),
+            ("segmentation_crf", MAIN, "segmentation_crf"),
+        ],
+    ),
+}
+_FINAL_STEPS = ("segmentation", "segmentation_crf", "linear_probe", "linear_probe_crf")
+_AP = {"AP50": "ap50", "AP": "ap", "AP75": "ap75"}
+
+
+def tables(
+    item: str,
+    summaries: Mapping[str, Mapping],
+    sweep: Mapping[float, str],
+    paper: Mapping,
+    dataset: str,
+) -> list[dict]:
+    """The tables of one item; of a figure, each is a chart over the rows' names.
+
+    Args:
+        item: a key of `TITLES`.
+        summaries: variant → summary.
+        sweep: of a figure, value → variant.
+        paper: content of resources/paper_tables.json.
+        dataset: the paper's dataset that this one is likest to, see `comparison.paper_dataset`.
+
+    Returns:
+        `title`, `matching` (None where classes play no part), `unit` ("fraction" or "count") and
+        `rows`: `name` and `cells`, column → see `comparison.beside`. Numbers of Hungarian and of
+        majority matching never share a table.
+    """
+    if item in _MIOU_TABLES:
+        return list(_components(item, summaries, paper, dataset))
+    if item == "table_2":
+        return list(_protocols(summaries[MAIN], paper, dataset))
+    if item == "table_s2":
+        return list(_classes(summaries[MAIN], paper))
+    if item == "table_3":
+        return list(_instances(summaries, paper, dataset))
+    return list(_sweep(item, {value: summaries[name] for value, name in sweep.items()}))
+
+
+def _table(title: str, matching: str | None, rows: Sequence[Mapping], unit: str) -> dict:
+    return {"title": title, "matching": matching, "unit": unit, "rows": list(rows)}
+
+
+def _by_matching(
+    title: str, rows: Sequence[tuple[Sequence[str], Mapping]], unit: str = "fraction"
+) -> Iterator[dict]:
+    """A table for each matching; `rows` are pairs of the matching's methods and the row."""
+    for method in dict.fromkeys(" and ".join(methods) for methods, _ in rows):
+        members = [row for methods, row in rows if " and ".join(methods) == method]
+        yield _table(title, method, members, unit)
+
+
+def _components(item: str, summaries: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]:
+    key, wanted = _MIOU_TABLES[item]
+    published = paper.get(key, {}) if dataset == "voc" else {}
+    rows = []
+    for name, variant, step in wanted:
+        if step not in summaries[variant]["steps"]:
+            continue  # no CRF
+        values = summaries[variant]["steps"][step]
+        comparable = values["matching"] == ["hungarian"] and name in published
+        cell = beside(values["miou"], published[name] / 100 if comparable else None)
+        rows.append((values["matching"], {"name": name, "cells": {"mIoU": cell}}))
+    return _by_matching("mIoU", rows)
+
+
+def _protocols(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]:
+    steps = summary["steps"]
+    rows = []
+    for name in _FINAL_STEPS[:2]:
+        if name in steps:
+            cell = comparison.step_miou(summary, name, paper, dataset)
+            rows.append((steps[name]["matching"], {"name": name, "cells": {"mIoU": cell}}))
+    yield from _by_matching("Clustering", rows)
+    rows = [
+        {"name": name, "cells": {"mIoU": cell}}
+        for name, cell in comparison.linear_miou(summary, paper, dataset).items()
+    ]
+    yield _table("Linear probe, with labels", "supervised", rows, "fraction")
+
+
+def _classes(summary: Mapping, paper: Mapping) -> Iterator[dict]:
+    found = comparison.class_iou(summary, paper)
+    steps = {**summary["steps"], **summary["linear_probe"]["steps"]}
+    present = [name for name in _FINAL_STEPS if name in found]
+    for method in dict.fromkeys(" and ".join(steps[name]["matching"]) for name in present):
+        members = [n for n in present if " and ".join(steps[n]["matching"]) == method]
+        rows = [
+            {"name": class_name, "cells": {name: found[name][class_name] for name in members}}
+            for class_name in summary["class_names"]
+        ]
+        yield _table("IoU by class", method, rows, "fraction")
+
+
+def _instances(summaries: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]:
+    steps = {
+        name.removesuffix("_seg"): summaries[name]["instances"]["steps"]["initial_masks"]
+        for name in BASELINES
+    }
+    main = summaries[MAIN]
+    steps |= main["instances"]["steps"]
+    merged = {**main, "instances": {**main["instances"], "steps": steps}}
+    for table in comparison.instance_tables(merged, paper, dataset):
+        rows = [
+            {"name": row["step"], "cells": dict(zip(_AP, row["cells"], strict=True))}
+            for row in table["rows"]
+        ]
+        yield _table(table["title"], table["matching"], rows, "fraction")
+
+
+def _sweep(item: str, by_value: Mapping[float, Mapping]) -> Iterator[dict]:
+    if item == "figure_5":
+        for step in _common(by_value.values(), lambda summary: summary["steps"]):
+            rows = [
+                (s["steps"][step]["matching"], _row(value, {"mIoU": s["steps"][step]["miou"]}))
+                for value, s in by_value.items()
+            ]
+            yield from _by_matching(f"{NAMES[step]}: mIoU", rows)
+        return
+    found = {value: summary["instances"]["steps"] for value, summary in by_value.items()}
+    for step in _common(found.values(), lambda steps: steps):
+        if item == "figure_4":
+            rows = [
+                _row(value, {"proposals": steps[step]["proposals_per_mask"]})
+                for value, steps in found.items()
+                if "proposals_per_mask" in steps[step]
+            ]
+            if rows:
+                yield _table("Patches that vote for a mask", None, rows, "count")
+        # The clusters of initial masks change nothing that ignores classes.
+        if (item, step) != ("figure_3", "initial_masks"):
+            rows = [_row(v, _ap(steps[step]["class_agnostic_multi"])) for v, steps in found.items()]
+            yield _table(f"{NAMES[step]}: class-agnostic mask AP", None, rows, "fraction")
+        rows = [
+            (steps[step]["matching"], _row(value, _ap(steps[step]["class_aware_multi"])))
+            for value, steps in found.items()
+        ]
+        yield from _by_matching(f"{NAMES[step]}: class-aware mask AP", rows)
+
+
+def _common(groups, steps_of) -> list[str]:
+    """Steps that all have, in the order of the first; main may have more than its variants."""
+    groups = [steps_of(group) for group in groups]
+    return [
+        step
+        for step in groups[0]
+        if step in NAMES and "_crf" not in step and all(step in group for group in groups)
+    ]
+
+
+def _row(value: float, numbers: Mapping[str, Mapping]) -> dict:
+    return {
+        "name": f"{value:g}",
+        "cells": {column: beside(ours, None) for column, ours in numbers.items()},
+    }
+
+
+def _ap(values: Mapping) -> dict:
+    return {column: values[key] for column, key in _AP.items()}
+
+
+def csv_rows(tables_: Sequence[Mapping]) -> Iterator[dict]:
+    """Tables as rows: table, matching, row, column, mean, sd, n, paper, difference."""
+    for table in tables_:
+        for row in table["rows"]:
+            for column, cell in row["cells"].items():
+                yield {
+                    "table": table["title"],
+                    "matching": table["matching"] or "",
+                    "row": row["name"],
+                    "column": column,
+                    **cell["ours"],
+                    "paper": cell["paper"],
+                    "difference": cell["difference"],
+                }
+
+
+def split_overclustering(tables_: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
+    """All tables, and those of majority matching apart, if there are others by Hungarian."""
+    majority = [table for table in tables_ if "majority" in (table["matching"] or "")]
+    if not any(table["matching"] == "hungarian" for table in tables_):
+        return list(tables_), []
+    return [table for table in tables_ if table not in majority], majority
+
+
+def figure(item: str, tables_: Sequence[Mapping]) -> str:
+    """The tables of a figure as charts under each other: one SVG file that needs nothing else."""
+    panels = []
+    for table in tables_:
+        scale = 1 if table["unit"] == "count" else 100
+        columns = list(table["rows"][0]["cells"])
+        lines = {}
+        for column in columns:
+            points = [
+                (float(row["name"]), row["cells"][column]["ours"])
+                for row in table["rows"]
+                if row["cells"][column]["ours"]["mean"] is not None
+            ]
+            if points:
+                lines[column] = drawing.Series(
+                    [x for x, _ in points],
+                    [scale * ours["mean"] for _, ours in points],
+                    [scale * (ours["sd"] or 0) for _, ours in points],
+                )
+        if not lines:
+            continue
+        chart = drawing.line_chart(
+            lines,
+            x_label=X_LABELS[item],
+            y_label="patches" if table["unit"] == "count" else "%",
+        )
+        panels.append((title_of(table), list(lines), chart))
+    if not panels:
+        raise InputError(f"{item}: nothing to draw; every number is undefined")
+    return drawing.stacked(panels)
+
+
+def title_of(table: Mapping) -> str:
+    """A table's title for people; overclustering is always named."""
+    if "majority" in (table["matching"] or ""):
+        return f"{table['title']} – overclustering, {table['matching']} matching"
+    return table["title"]
+
+
+def render(dataset: str, items: Sequence[Mapping], figures: Mapping[str, str]) -> str:
+    """All items on one HTML page that loads nothing from anywhere.
+
+    Args:
+        items: contents of the items' JSON files.
+        figures: item → SVG.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("ablations.html.j2").render(
+        dataset=dataset,
+        items=items,
+        figures={item: Markup(svg) for item, svg in figures.items()},  # written by `figure`
+        obstacles=items[0]["obstacles"],
+        names=NAMES,
+        sweeps=SWEEPS,
+        title_of=title_of,
+    )

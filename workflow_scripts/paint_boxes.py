@@ -1,0 +1,49 @@
+"""Paint the boxes of the confident candidates of one shard into label maps (Table S1).
+
+With `--grabcut` the object is cut out of its box by its colours. As with masks, the more confident
+candidate wins where two overlap.
+"""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import boxes, images, label_maps, shards
+from workflow_scripts.maskdistill.progress import progress
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the label maps of one shard; exit code 0."""
+    parser = cli.parser(__doc__)
+    cli.add_root(parser)
+    parser.add_argument("--images", type=Path, required=True, help="the shard's manifest")
+    parser.add_argument("--confident", type=Path, required=True, help="confident candidates")
+    parser.add_argument("--grabcut", action="store_true", help="cut objects out of their boxes")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    arguments = parser.parse_args(argv)
+    clusters = arguments.settings["clustering"]["clusters"]
+
+    listed = [row for row in shards.read_rows(arguments.images) if row["status"] == shards.OK]
+    by_image = shards.group_by_image(arguments.confident)
+    shards.assert_same_images(
+        (row["image_id"] for row in listed), by_image, str(arguments.confident)
+    )
+    metadata = shards.provenance("label_maps", arguments.settings)
+    with shards.shard_writer(arguments.output, "label_maps", metadata) as writer:
+        for row in progress(listed, description="boxes", unit="image", total=len(listed)):
+            size = (row["height"], row["width"])
+            found = [c for c in by_image[row["image_id"]] if c["candidate_id"] is not None]
+            pixels = None
+            if arguments.grabcut and found:
+                pixels = images.read_listed(arguments.root / row["file_name"], size)
+            layers = []
+            for candidate in reversed(found):  # the most confident one stands first
+                box = tuple(candidate[name] for name in ("x", "y", "box_width", "box_height"))
+                mask = boxes.box_mask(box, size) if pixels is None else boxes.grabcut(pixels, box)
+                layers.append((mask, candidate["cluster"]))
+            labels = label_maps.paint(size, layers, clusters)
+            writer.write(label_maps.row(row["image_id"], row["file_name"], labels))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,128 @@
+"""Write one table or figure of the paper with our numbers: mean, sd and n over seeds.
+
+Files are given by variant, one a seed; the variant `main` is the run itself.
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import ablations, comparison, shards
+from workflow_scripts.maskdistill.atomic import atomic_path, write_text
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.json_files import read_json
+from workflow_scripts.maskdistill.variants import MAIN
+from workflow_scripts.summarize import moments_of, read_all, summarize
+
+COLUMNS = ["table", "matching", "row", "column", "mean", "sd", "n", "paper", "difference"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the rule; see the module."""
+    arguments = cli.parser(__doc__)
+    arguments.add_argument(
+        "--item", choices=list(ablations.TITLES), required=True, help="table or figure to write"
+    )
+    _add(arguments, "--metrics", "VARIANT", "metrics.json of every seed")
+    _add(arguments, "--instances", "VARIANT", "instances.json of every seed")
+    _add(arguments, "--linear-probes", "VARIANT", "linear_probe.json of every seed")
+    arguments.add_argument(
+        "--sweep",
+        action="append",
+        nargs=2,
+        default=[],
+        metavar=("VALUE", "VARIANT"),
+        help="of a figure: a value and its variant; repeat in rising order",
+    )
+    arguments.add_argument(
+        "--seeds", type=int, nargs="+", required=True, help="seeds of the files, in their order"
+    )
+    arguments.add_argument("--paper-tables", type=Path, help="resources/paper_tables.json")
+    arguments.add_argument("--json", type=Path, required=True, help="tables to write, JSON")
+    arguments.add_argument("--csv", type=Path, required=True, help="the same as CSV")
+    arguments.add_argument(
+        "--overclustering-csv",
+        type=Path,
+        help="CSV for numbers of majority matching, which do not compare with Hungarian ones",
+    )
+    arguments.add_argument("--svg", type=Path, help="of a figure: the charts, SVG")
+    options = arguments.parse_args(argv)
+    if bool(options.svg) != bool(options.sweep):
+        raise InputError("--svg and --sweep go together; give both for a figure, else neither")
+
+    summaries = _summaries(options)
+    if MAIN not in summaries or "steps" not in summaries[MAIN]:
+        raise InputError(f"--metrics {MAIN}: the metrics of the run itself are missing")
+    paper = {}
+    if options.paper_tables:
+        paper = read_json(options.paper_tables, remedy="restore it from the repository")
+    tables = ablations.tables(
+        options.item,
+        summaries,
+        {float(value): name for value, name in options.sweep},
+        paper,
+        comparison.paper_dataset(options.settings),
+    )
+    comparable, overclustering = ablations.split_overclustering(tables)
+    if overclustering and not options.overclustering_csv:
+        raise InputError(
+            f"{options.item}: numbers of Hungarian and of majority matching; give "
+            "--overclustering-csv for the latter"
+        )
+    _write_csv(options.csv, comparable)
+    if options.overclustering_csv:
+        _write_csv(options.overclustering_csv, overclustering)
+    if options.svg:
+        write_text(options.svg, ablations.figure(options.item, tables))
+    result = {
+        "provenance": shards.provenance("tabulate_ablation", options.settings),
+        "item": options.item,
+        "title": ablations.TITLES[options.item],
+        "seeds": options.seeds,
+        "obstacles": comparison.obstacles(options.settings, summaries[MAIN]),
+        "tables": tables,
+    }
+    write_text(options.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    return 0
+
+
+def _add(arguments: argparse.ArgumentParser, option: str, name: str, what: str) -> None:
+    arguments.add_argument(
+        option, action="append", nargs="+", default=[], metavar=(name, "FILE"), help=what
+    )
+
+
+def _summaries(options: argparse.Namespace) -> dict[str, dict]:
+    """Variant → its summary over seeds, with whatever files were given of it."""
+    result: dict[str, dict] = {}
+    for name, *files in options.metrics:
+        result.setdefault(name, {}).update(summarize(_runs(files, options.seeds)))
+    for name, *files in options.instances:
+        steps = moments_of([run["steps"] for run in _runs(files, options.seeds)])
+        result.setdefault(name, {})["instances"] = {"steps": steps}
+    for name, *files in options.linear_probes:
+        runs = _runs(files, options.seeds)
+        result.setdefault(name, {})["linear_probe"] = summarize(runs)
+    return result
+
+
+def _runs(files: Sequence[str], seeds: Sequence[int]) -> list[dict]:
+    if len(files) != len(seeds):
+        raise InputError(
+            f"{len(files)} files ({files[0]}, …) for {len(seeds)} seeds; give one each"
+        )
+    return read_all([Path(file) for file in files])
+
+
+def _write_csv(path: Path, tables: Sequence[Mapping]) -> None:
+    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(ablations.csv_rows(tables))
+
+
+if __name__ == "__main__":
+    cli.run(main)
