@@ -111,9 +111,7 @@ def _summaries(options: argparse.Namespace) -> dict[str, dict]:
 
 def _runs(files: Sequence[str], seeds: Sequence[int]) -> list[dict]:
     if len(files) != len(seeds):
-        raise InputError(
-            f"{len(files)} files ({files[0]}, …) for {len(seeds)} seeds; give one each"
-        )
+        raise InputError(f"{len(files)} files for {len(seeds)} seeds; give one for each")
     return read_all([Path(file) for file in files])
 
 

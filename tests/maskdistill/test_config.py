@@ -184,6 +184,7 @@ def stale_after(change, name="demo"):
 
 
 READS_LABELS = {
+    "tabulate_ablation",
     "evaluate",
     "evaluate_instances",
     "write_ground_truth",
@@ -198,6 +199,7 @@ READS_LABELS = {
     ("change", "stale"),
     [
         ({"features": {"shorter_side": 99}}, {"extract_features", "embed_masks", "export_model"}),
+        ({"masks": {"center_keys": False}}, {"make_masks", "lost"}),
         ({"masks": {"top_k": 0.11}}, {"make_masks"}),
         ({"embedding": {"input": "box_crop"}}, {"embed_masks"}),
         ({"mask_rcnn": {"iterations": 7}}, {"train_mask_rcnn", "predict_candidates"}),
@@ -236,8 +238,13 @@ READS_LABELS = {
                 "export_dataset",
                 "export_model",
                 "write_applied",
+                "paint_boxes",
+                "tabulate_ablation",
             },
         ),
+        ({"evaluation": {"ablations": {"clusters": [7], "seeds": [7]}}}, set()),
+        ({"evaluation": {"ablations": {"lost_patches": 7}}}, {"lost"}),
+        ({"evaluation": {"ablations": {"dino_seg_mass": 0.7}}}, {"dino_seg"}),
         ({"clustering": {"redo": 77}}, {"cluster_masks"}),
         (
             {"clustering": {"standardize": True}},
@@ -306,6 +313,8 @@ def test_merging_and_renaming_clusters_make_other_rules_stale():
     assert stale({1: "a", 2: "a"}, {1: "b", 2: "b", 4: "c"}) == renamed
     merged = {"paint_masks", "write_pseudo_labels", "filter_candidates", "train_segmentation",
               "evaluate", "evaluate_instances"}  # fmt: skip
+              "evaluate", "evaluate_instances", "write_gallery", "paint_boxes",
+              "tabulate_ablation"}  # fmt: skip
     assert stale({}, {1: "a", 5: "a"}) == stale({}, {3: "background"}) == renamed | merged
     # As many classes as before, but others.
     assert stale({1: "a", 5: "a"}, {1: "a", 4: "a"}) >= {"paint_masks", "write_pseudo_labels"}
@@ -314,6 +323,13 @@ def test_merging_and_renaming_clusters_make_other_rules_stale():
         == (demo["clustering"])
     )
     assert config.report_settings(demo, {1: "a"})["curation"]["names"][0] == "a"
+
+
+def test_ablations_are_no_setting_of_the_report():
+    before = shipped("demo")
+    after = config.merge(before, {"evaluation": {"ablations": {"top_k": [0.123]}}})
+    assert config.report_settings(before) == config.report_settings(after)
+    assert "linear_probe" in config.report_settings(before)["evaluation"]
 
 
 def test_the_evaluated_split():

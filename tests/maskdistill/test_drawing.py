@@ -109,6 +109,29 @@ def test_line_chart_of_degenerate_series(series):
     assert np.isfinite(found).all()
 
 
+def test_whiskers_reach_one_standard_deviation_to_either_side():
+    series = {"ap": drawing.Series([1, 3], [2.0, 4.0], [1.0, 0.0])}
+    chart = drawing.line_chart(series, x_label="k", y_label="AP")
+    line, first, second = (points(chart, i) for i in range(3))
+    assert first[0, 0] == first[1, 0] == line[0, 0]
+    # As far down and up as the line rises from 2 to 3: a unit of the axis.
+    unit = (line[0, 1] - line[1, 1]) / 2
+    np.testing.assert_allclose(first[:, 1] - line[0, 1], [unit, -unit], atol=0.11)
+    assert second[0, 1] == second[1, 1]
+    assert len(ElementTree.fromstring(chart).findall("circle")) == 2
+
+
+def test_stacked_charts_are_one_document():
+    chart = drawing.line_chart({"a<b": drawing.Series([0, 1], [0, 1])}, x_label="x", y_label="y")
+    text = drawing.stacked([("One & two", ["a<b"], chart), ("Three", ["a<b"], chart)])
+    root = ElementTree.fromstring(text.encode())
+    texts = [node.text for node in root.iter() if node.tag.endswith("text")]
+    assert texts.count("a<b") == 2
+    assert "One & two" in texts
+    single = ElementTree.fromstring(drawing.stacked([("", [], chart)]).encode())
+    assert int(root.get("height")) == 2 * int(single.get("height"))
+
+
 def test_heat_map_shows_shares_and_escapes_names():
     svg = drawing.heat_map(np.array([[1.0, 0.001], [0.25, 0.75]]), ["<b>", "cat"], ["x", "y&z"])
     root = ElementTree.fromstring(svg)

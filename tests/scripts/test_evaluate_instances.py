@@ -148,6 +148,15 @@ def test_candidates_have_a_confidence(root):
     assert step["calibration"]["bins"][5]["iou"] is None
 
 
+def test_the_patches_that_voted_are_counted(tmp_path):
+    rows = [{"image_id": i, "proposals": n, "status": "ok"} for i, n in ((0, 10), (0, 4), (1, 7))]
+    rows.append({"image_id": 2, "proposals": 99, "status": "empty mask"})
+    shards.write_table(tmp_path / "0", "masks", rows[:2], {})
+    shards.write_table(tmp_path / "1", "masks", rows[2:], {})
+    found = evaluate_instances.proposals_per_mask([tmp_path / "0", tmp_path / "1"])
+    assert found == pytest.approx(7)
+
+
 def test_no_mask_at_all(root):
     result = call(root, [], [])
     for step in result["steps"].values():

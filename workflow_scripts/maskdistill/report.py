@@ -503,6 +503,8 @@ def _timings(inputs: Inputs) -> list[dict]:
     jobs = defaultdict(list)
     splits = set(inputs.images)
     for path in sorted(inputs.benchmarks.rglob("*.tsv")):
+        if "ablations" in path.relative_to(inputs.benchmarks).parts:
+            continue  # no part of the run
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file, delimiter="\t"):
                 rule = rule_of_benchmark(path.relative_to(inputs.benchmarks), splits)

@@ -1,0 +1,196 @@
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from workflow_scripts.maskdistill import ablations, comparison
+from workflow_scripts.maskdistill.errors import InputError
+
+PAPER = json.loads(
+    (Path(__file__).parents[2] / "resources" / "paper_tables.json").read_text(encoding="utf-8")
+)
+VOC = PAPER["tableS2_voc_val_iou"]["classes"]
+
+
+def mean(value, sd=0.01, n=3):
+    return {"mean": value, "sd": sd, "n": n}
+
+
+def step(miou, method="hungarian"):
+    return {
+        "matching": [method],
+        "miou": mean(miou),
+        "per_class": {name: mean(miou / 2) for name in VOC},
+    }
+
+
+def instances(ap, method="hungarian", proposals=12.0):
+    triple = {"ap": mean(ap), "ap50": mean(2 * ap), "ap75": mean(ap / 2)}
+    result = {"matching": [method], **dict.fromkeys(comparison.AP_SETTINGS, triple)}
+    return {**result, "proposals_per_mask": mean(proposals)}
+
+
+def summary(**parts):
+    return {"class_names": VOC, "images": 1449, "steps": {}, **parts}
+
+
+MAIN = summary(
+    steps={
+        "initial_masks": step(0.40),
+        "mask_rcnn": step(0.41),
+        "segmentation": step(0.46),
+        "segmentation_crf": step(0.50),
+        "segmentation_round_1": step(0.9),
+    },
+    linear_probe={"steps": {"linear_probe": step(0.6, "supervised")}},
+    instances={"steps": {"initial_masks": instances(0.04), "mask_rcnn": instances(0.1)}},
+)
+
+
+def tables(item, others=None, sweep=None, paper=PAPER, dataset="voc"):
+    return ablations.tables(item, {"main": MAIN, **(others or {})}, sweep or {}, paper, dataset)
+
+
+def test_table_1_has_every_component_beside_the_papers():
+    (table,) = tables("table_1", {"all_pixels": summary(steps={"segmentation": step(0.43)})})
+    cells = {row["name"]: row["cells"]["mIoU"] for row in table["rows"]}
+    assert table["matching"] == "hungarian"
+    assert {name: cell["paper"] for name, cell in cells.items()} == pytest.approx(
+        {
+            "initial_masks": 0.39,
+            "mask_rcnn": 0.42,
+            "segmentation_without_hard_pixels": 0.455,
+            "segmentation": 0.458,
+        }
+    )
+    assert cells["segmentation_without_hard_pixels"]["ours"] == mean(0.43)
+    assert cells["segmentation_without_hard_pixels"]["difference"] == pytest.approx(-0.025)
+
+
+def test_table_s1_takes_boxes_from_their_variant():
+    boxes = {"mask_rcnn_boxes": step(0.3), "mask_rcnn_boxes_grabcut": step(0.35)}
+    (table,) = tables("table_s1", {"boxes": summary(steps=boxes)})
+    cells = {row["name"]: row["cells"]["mIoU"] for row in table["rows"]}
+    assert cells["mask_rcnn_boxes"]["paper"] == pytest.approx(0.318)
+    assert cells["mask_rcnn_boxes_grabcut"]["ours"]["mean"] == 0.35
+    assert cells["mask_rcnn_masks"]["ours"]["mean"] == 0.41
+    assert list(cells)[-1] == "segmentation_crf"
+
+
+def test_other_datasets_and_majority_matching_have_no_number_of_the_paper():
+    boxes = {name: step(0.3, "majority") for name in ("mask_rcnn_boxes", "mask_rcnn_boxes_grabcut")}
+    others = {"boxes": summary(steps=boxes)}
+    found = tables("table_s1", others)
+    assert [table["matching"] for table in found] == ["hungarian", "majority"]
+    assert all(row["cells"]["mIoU"]["paper"] is None for row in found[1]["rows"])
+    for table in tables("table_s1", others, dataset="coco20k") + tables("table_s1", others, {}, {}):
+        assert all(row["cells"]["mIoU"]["paper"] is None for row in table["rows"])
+
+
+def test_table_2_keeps_clustering_and_linear_probe_apart():
+    clustering, linear = tables("table_2")
+    assert (clustering["matching"], linear["matching"]) == ("hungarian", "supervised")
+    assert [row["name"] for row in clustering["rows"]] == ["segmentation", "segmentation_crf"]
+    assert linear["rows"][0]["cells"]["mIoU"]["paper"] == pytest.approx(0.587)
+
+
+def test_table_s2_has_all_classes():
+    clustering, linear = tables("table_s2")
+    assert [row["name"] for row in clustering["rows"]] == VOC
+    assert list(clustering["rows"][0]["cells"]) == ["segmentation", "segmentation_crf"]
+    assert clustering["rows"][1]["cells"]["segmentation"]["paper"] == pytest.approx(0.747)
+    assert list(linear["rows"][0]["cells"]) == ["linear_probe"]
+
+
+def test_table_3_sets_the_baselines_beside_ours():
+    others = {
+        name: summary(instances={"steps": {"initial_masks": instances(ap)}})
+        for name, ap in (("dino_seg", 0.01), ("lost", 0.02))
+    }
+    found = tables("table_3", others)
+    assert len(found) == 4
+    for table in found:
+        names = [row["name"] for row in table["rows"]]
+        assert names == ["dino", "lost", "initial_masks", "mask_rcnn"]
+    (agnostic,) = [t for t in found if t["title"] == "Class-agnostic, multi-object"]
+    cells = agnostic["rows"][1]["cells"]
+    assert list(cells) == ["AP50", "AP", "AP75"]
+    assert cells["AP"] == {
+        "ours": mean(0.02),
+        "paper": pytest.approx(0.029),
+        "difference": pytest.approx(-0.009),
+    }
+
+
+def swept(*found):
+    """(value, AP or mIoU, matching) of every variant."""
+    others, sweep = {}, {}
+    for value, number, method in found:
+        sweep[value] = f"variant-{value}"
+        others[sweep[value]] = summary(
+            steps={"mask_rcnn": step(number, method)},
+            instances={"steps": {"initial_masks": instances(number, method)}},
+        )
+    return others, sweep
+
+
+def test_figure_3_never_mixes_hungarian_and_majority_matching():
+    others, sweep = swept((10, 0.1, "hungarian"), (20, 0.2, "hungarian"), (40, 0.4, "majority"))
+    found = tables("figure_3", others, sweep)
+    assert [table["matching"] for table in found] == ["hungarian", "majority"]
+    assert [[row["name"] for row in table["rows"]] for table in found] == [["10", "20"], ["40"]]
+    assert "overclustering" in ablations.title_of(found[1])
+    comparable, apart = ablations.split_overclustering(found)
+    assert (comparable, apart) == ([found[0]], [found[1]])
+    assert ablations.split_overclustering([found[1]]) == ([found[1]], [])
+
+
+def test_figure_4_shows_ap_and_the_number_of_proposals():
+    others, sweep = swept((0.2, 0.1, "hungarian"), (0.4, 0.2, "hungarian"))
+    proposals, agnostic, aware = tables("figure_4", others, {**sweep, 0.5: "main"})
+    assert proposals["unit"] == "count"
+    assert [row["cells"]["proposals"]["ours"]["mean"] for row in proposals["rows"]] == [12] * 3
+    assert [row["name"] for row in agnostic["rows"]] == ["0.2", "0.4", "0.5"]
+    assert aware["rows"][2]["cells"]["AP50"]["ours"]["mean"] == pytest.approx(0.08)
+
+
+def test_figure_5_shows_miou_of_what_all_thresholds_have():
+    others, sweep = swept((0.5, 0.3, "hungarian"), (0.7, 0.35, "hungarian"))
+    (table,) = tables("figure_5", others, {**sweep, 0.9: "main"})
+    means = [row["cells"]["mIoU"]["ours"]["mean"] for row in table["rows"]]
+    assert means == [0.3, 0.35, 0.41]
+
+
+def test_a_figure_is_one_svg_file_with_whiskers():
+    others, sweep = swept((10, 0.1, "hungarian"), (20, 0.2, "hungarian"), (40, 0.4, "majority"))
+    root = ElementTree.fromstring(ablations.figure("figure_3", tables("figure_3", others, sweep)))
+    name = "{http://www.w3.org/2000/svg}"
+    assert root.tag == f"{name}svg"
+    texts = [text.text for text in root.iter(f"{name}text")]
+    assert any("overclustering, majority" in text for text in texts)
+    assert {"AP50", "AP", "AP75", "clusters", "%"} <= set(texts)
+    assert len(list(root.iter(f"{name}circle"))) == 9  # 3 values x 3 columns
+
+
+def test_a_figure_of_nothing_says_so():
+    others, sweep = swept((10, 0.1, "hungarian"))
+    others["variant-10"]["steps"]["mask_rcnn"]["miou"] = mean(None, None, 0)
+    with pytest.raises(InputError, match="nothing to draw"):
+        ablations.figure("figure_5", tables("figure_5", others, sweep))
+
+
+def test_csv_rows_are_flat():
+    (table,) = tables("table_1", {"all_pixels": summary(steps={"segmentation": step(0.43)})})
+    row = next(ablations.csv_rows([table]))
+    assert row == {
+        "table": "mIoU",
+        "matching": "hungarian",
+        "row": "initial_masks",
+        "column": "mIoU",
+        "mean": 0.40,
+        "sd": 0.01,
+        "n": 3,
+        "paper": pytest.approx(0.39),
+        "difference": pytest.approx(0.01),
+    }

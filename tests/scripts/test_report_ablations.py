@@ -1,0 +1,44 @@
+import json
+
+import pytest
+
+from workflow_scripts import report_ablations
+from workflow_scripts.maskdistill.errors import InputError
+
+CELL = {"ours": {"mean": 0.5, "sd": None, "n": 1}, "paper": 0.458, "difference": 0.042}
+TABLE = {
+    "title": "mIoU",
+    "matching": "hungarian",
+    "unit": "fraction",
+    "rows": [{"name": "segmentation_crf", "cells": {"mIoU": CELL}}],
+}
+
+
+def call(tmp_path, obstacles):
+    item = {"item": "table_1", "title": "Table 1: <x>", "obstacles": obstacles, "tables": [TABLE]}
+    (tmp_path / "table_1.json").write_text(json.dumps(item))
+    output = tmp_path / "report.html"
+    options = ["--dataset=demo", f"--items={tmp_path}/table_1.json", f"--output={output}"]
+    assert report_ablations.main(options) == 0
+    return output.read_text()
+
+
+def test_numbers_stand_beside_the_papers(tmp_path):
+    text = call(tmp_path, [])
+    for shown in ("Table 1: &lt;x&gt;", "Segmentation + CRF", "50.0", "45.8", "4.2", "(1)"):
+        assert shown in text, shown
+    assert "do not compare" not in text
+    assert "https://" not in text
+
+
+def test_what_cannot_be_compared_is_marked(tmp_path):
+    text = call(tmp_path, ["another dataset"])
+    assert "do not compare" in text
+    assert "another dataset" in text
+    assert "Paper †" in text
+
+
+def test_a_missing_item_is_an_error(tmp_path):
+    options = [f"--items={tmp_path}/table_9.json", f"--output={tmp_path}/report.html"]
+    with pytest.raises(InputError, match="run the ablations again"):
+        report_ablations.main(["--dataset=demo", *options])
