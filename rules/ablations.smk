@@ -1,7 +1,5 @@
 # The paper's tables and figures: `snakemake ablations`, or one of them, `snakemake table_1`. What
 # they vary lies in results/DATASET/ablations/VARIANT; everything else is the run's own.
-import re
-
 from workflow_scripts.maskdistill.config import merge
 from workflow_scripts.maskdistill.variants import (
     BASELINES,
@@ -16,14 +14,11 @@ from workflow_scripts.maskdistill.variants import (
 VARIANTS = {name: variants(settings) for name, settings in CONFIGS.items()}
 
 
-def one_of(names):
-    """A regular expression for any of these names, and nothing else."""
-    return "|".join(sorted(map(re.escape, names))) or "(?!)"
-
-
 wildcard_constraints:
-    variant=one_of({name for found in VARIANTS.values() for name in found}),
-    top_k=one_of({str(v) for c in CONFIGS.values() for v in c["evaluation"]["ablations"]["top_k"]}),
+    variant=one_of(sorted({name for found in VARIANTS.values() for name in found})),
+    top_k=one_of(
+        sorted({str(k) for c in CONFIGS.values() for k in c["evaluation"]["ablations"]["top_k"]})
+    ),
     baseline=one_of(BASELINES),
     boxes="boxes|grabcut",
     item=one_of(ITEMS),

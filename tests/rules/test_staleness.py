@@ -46,6 +46,7 @@ IMAGES = {"list_images", "write_ground_truth"} | FEATURES
         ({"segmentation": {"hardest_fraction": 0.4}}, SEGMENTATION),
         ({"crf": {"iterations": 7}}, REFINEMENT),
         ({"evaluation": {"linear_probe": {"learning_rate": 0.2}}}, PROBE),
+        ({"evaluation": {"ablations": {"seeds": [3], "lost_patches": 9}}}, set()),
         ({"report": {"examples": 3}}, {"report"}),
         ({"exports": {"polygons": True}}, set()),
     ],

@@ -1,0 +1,179 @@
+"""The ablations on top of a finished run: what they write, and that the run stays as it is."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.rules.conftest import Workflow, logs
+from workflow_scripts.maskdistill.config import merge
+from workflow_scripts.maskdistill.variants import ITEMS
+
+pytestmark = pytest.mark.workflow
+ABLATIONS = {
+    # The run's own top_k, clusters and threshold, and one more of each.
+    "top_k": [0.2, 0.3],
+    "clusters": [6, 9],
+    "threshold": [0.25, 0.5],
+    "lost_patches": 20,
+}
+# What a new number of clusters takes.
+CLUSTERS = {
+    "cluster_variant_masks": 1,
+    "assign_variant_masks": 2,
+    "paint_variant_masks": 2,
+    "evaluate_variant": 1,
+    "evaluate_variant_instances": 1,
+    "draw_ablation": 1,
+    "report_ablations": 1,
+    "ablations": 1,
+}
+# What new masks take, after themselves.
+MASKS = {**CLUSTERS, "embed_variant_masks": 4}
+
+
+def copy_of(finished: Workflow, directory: Path, **ablations) -> Workflow:
+    shutil.copytree(finished.directory, directory, dirs_exist_ok=True)
+    change = {"evaluation": {"ablations": {**ABLATIONS, **ablations}}}
+    return Workflow(directory, finished.datasets, merge(finished.overrides, change))
+
+
+def contents(directory: Path) -> dict[Path, tuple[int, bytes]]:
+    """Time and bytes of every file of the run itself."""
+    base = directory / "results" / "demo"
+    return {
+        path.relative_to(base): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in base.rglob("*")
+        if path.is_file() and "ablations" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def ablated(finished: Workflow, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """A copy of the finished run, after `snakemake ablations`."""
+    workflow = copy_of(finished, tmp_path_factory.mktemp("ablations"))
+    before = contents(workflow.directory)
+    done = workflow.snakemake("ablations")
+    assert done.returncode == 0, done.stdout[-6000:] + logs(workflow.directory)
+    assert contents(workflow.directory) == before
+    return workflow
+
+
+def change(workflow: Workflow, ablations: dict) -> dict:
+    return merge(workflow.overrides, {"evaluation": {"ablations": ablations}})
+
+
+def table(workflow: Workflow, name: str) -> list[dict]:
+    with open(workflow.directory / "results/demo/ablations" / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_nothing_is_stale_after_the_ablations(ablated: Workflow) -> None:
+    assert ablated.stale("ablations") == {}
+    assert ablated.stale("all") == {}
+
+
+def test_every_item_is_written(ablated: Workflow) -> None:
+    base = ablated.directory / "results/demo/ablations"
+    for item in ITEMS:
+        content = json.loads((base / f"{item}.json").read_text())
+        assert content["tables"], item
+        assert content["obstacles"], item  # the demo is not the paper's experiment
+        assert table(ablated, f"{item}.csv"), item
+    for item in ("figure_3", "figure_4", "figure_5"):
+        ElementTree.parse(base / f"{item}.svg")
+    report = (base / "report.html").read_text()
+    assert all(f'id="{item}"' in report for item in ITEMS)
+
+
+def test_the_rows_of_the_run_itself_are_its_numbers(ablated: Workflow) -> None:
+    metrics = json.loads((ablated.directory / "results/demo/seed-0/metrics.json").read_text())
+    rows = {row["row"]: float(row["mean"]) for row in table(ablated, "table_1.csv")}
+    for step in ("initial_masks", "mask_rcnn", "segmentation"):
+        assert rows[step] == metrics["steps"][step]["miou"]
+    (own,) = [row for row in table(ablated, "figure_5.csv") if row["row"] == "0.25"]
+    assert float(own["mean"]) == metrics["steps"]["mask_rcnn"]["miou"]
+
+
+def test_baselines_stand_in_every_setting_of_table_3(ablated: Workflow) -> None:
+    rows = table(ablated, "table_3.csv")
+    assert len(rows) == 4 * 4 * 3
+    assert {row["row"] for row in rows} == {"dino", "lost", "initial_masks", "mask_rcnn"}
+
+
+def test_overclustering_is_kept_apart(ablated: Workflow) -> None:
+    assert {row["row"] for row in table(ablated, "figure_3.csv")} == {"6"}
+    apart = table(ablated, "figure_3_overclustering.csv")
+    assert {(row["row"], row["matching"]) for row in apart} == {("9", "majority")}
+
+
+def test_boxes_are_no_masks(ablated: Workflow) -> None:
+    rows = {row["row"]: row for row in table(ablated, "table_s1.csv")}
+    assert rows["mask_rcnn_boxes"]["mean"] != rows["mask_rcnn_boxes_grabcut"]["mean"]
+    assert rows["mask_rcnn_boxes"]["mean"] != rows["mask_rcnn_masks"]["mean"]
+
+
+@pytest.mark.parametrize(
+    ("ablations", "expected"),
+    [
+        ({"clusters": [6, 9, 12]}, CLUSTERS),
+        ({"clusters": [6]}, {"draw_ablation": 1, "report_ablations": 1, "ablations": 1}),
+        ({"top_k": [0.1, 0.2, 0.3]}, {**MASKS, "make_variant_masks": 4}),
+        (
+            {"threshold": [0.25, 0.5, 0.75]},
+            {
+                "filter_variant_candidates": 2,
+                "evaluate_variant": 1,
+                "draw_ablation": 1,
+                "report_ablations": 1,
+                "ablations": 1,
+            },
+        ),
+    ],
+    ids=str,
+)
+def test_a_changed_list_runs_what_is_new(
+    ablated: Workflow, ablations: dict, expected: dict
+) -> None:
+    overrides = change(ablated, ablations)
+    assert ablated.stale("ablations", overrides=overrides) == expected
+    assert ablated.stale("all", overrides=overrides) == {}
+
+
+def test_a_setting_of_lost_concerns_lost_alone(ablated: Workflow) -> None:
+    expected = {**MASKS, "find_baseline_masks": 4, "tabulate_ablation": 1}
+    del expected["draw_ablation"]
+    overrides = change(ablated, {"lost_patches": 21})
+    assert ablated.stale("ablations", overrides=overrides) == expected
+
+
+def test_one_item_is_a_target(finished: Workflow, tmp_path: Path) -> None:
+    workflow = copy_of(finished, tmp_path)
+    assert workflow.stale("table_1") == {
+        "train_variant_segmentation": 1,
+        "predict_variant_segmentation": 2,
+        "evaluate_variant": 1,
+        "tabulate_ablation": 1,
+        "table_1": 1,
+    }
+    assert workflow.stale("table_2") == {"tabulate_ablation": 1, "table_2": 1}
+
+
+def test_models_are_trained_for_every_value_where_asked(finished: Workflow, tmp_path: Path) -> None:
+    workflow = copy_of(finished, tmp_path, train_mask_rcnn=True, train_segmentation=True)
+    figure_3 = workflow.stale("figure_3")
+    assert (figure_3["train_variant_mask_rcnn"], figure_3["filter_variant_candidates"]) == (1, 2)
+    figure_5 = workflow.stale("figure_5")
+    assert (figure_5["train_variant_segmentation"], figure_5["filter_variant_candidates"]) == (1, 4)
+    assert "train_mask_rcnn" not in figure_5
+
+
+def test_more_seeds_run_the_stages_of_the_seed(finished: Workflow, tmp_path: Path) -> None:
+    workflow = copy_of(finished, tmp_path, seeds=[0, 1])
+    jobs = workflow.stale("table_1")
+    assert (jobs["train_mask_rcnn"], jobs["train_variant_segmentation"]) == (1, 2)
+    assert "extract_features" not in jobs
+    assert workflow.stale("all") == {}
