@@ -127,9 +127,10 @@ def copy_repository(target: Path) -> Path:
 
 
 def rules() -> dict[str, str]:
-    """The text of every rule, by name."""
+    """The text of every rule that runs something, by name."""
     texts = [path.read_text() for path in sorted((REPOSITORY / "rules").glob("*.smk"))]
-    return dict(re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", "\n".join(texts), re.MULTILINE))
+    found = re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", "\n".join(texts), re.MULTILINE)
+    return {name: text for name, text in found if "    shell:\n" in text}
 
 
 def write_backbone(path: Path) -> None:
