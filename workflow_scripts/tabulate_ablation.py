@@ -18,6 +18,7 @@ from workflow_scripts.maskdistill.variants import MAIN
 from workflow_scripts.summarize import moments_of, read_all, summarize
 
 COLUMNS = ["table", "matching", "row", "column", "mean", "sd", "n", "paper", "difference"]
+COLUMNS += ["comparable"]  # whether dataset and weights are the paper's
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,9 +73,10 @@ def main(argv: list[str] | None = None) -> int:
             f"{options.item}: numbers of Hungarian and of majority matching; give "
             "--overclustering-csv for the latter"
         )
-    _write_csv(options.csv, comparable)
+    obstacles = comparison.obstacles(options.settings, summaries[MAIN])
+    _write_csv(options.csv, comparable, obstacles)
     if options.overclustering_csv:
-        _write_csv(options.overclustering_csv, overclustering)
+        _write_csv(options.overclustering_csv, overclustering, obstacles)
     if options.svg:
         write_text(options.svg, ablations.figure(options.item, tables))
     result = {
@@ -82,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         "item": options.item,
         "title": ablations.TITLES[options.item],
         "seeds": options.seeds,
-        "obstacles": comparison.obstacles(options.settings, summaries[MAIN]),
+        "obstacles": obstacles,
         "tables": tables,
     }
     write_text(options.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
@@ -115,11 +117,11 @@ def _runs(files: Sequence[str], seeds: Sequence[int]) -> list[dict]:
     return read_all([Path(file) for file in files])
 
 
-def _write_csv(path: Path, tables: Sequence[Mapping]) -> None:
+def _write_csv(path: Path, tables: Sequence[Mapping], obstacles: Sequence[str]) -> None:
     with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(ablations.csv_rows(tables))
+        writer.writerows(ablations.csv_rows(tables, comparable=not obstacles))
 
 
 if __name__ == "__main__":

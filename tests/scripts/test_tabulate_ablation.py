@@ -95,6 +95,7 @@ def test_a_table_holds_mean_sd_and_n_beside_the_papers(call, write, tmp_path):
     assert float(rows[0]["mean"]) == pytest.approx(0.45)
     assert float(rows[0]["sd"]) == pytest.approx(0.1 / 2**0.5)
     assert (rows[0]["n"], rows[2]["matching"]) == ("2", "hungarian")
+    assert {row["comparable"] for row in rows} == {"no"}
     assert float(rows[2]["paper"]) == pytest.approx(0.455)
     assert float(rows[2]["difference"]) == pytest.approx(-0.155)
 

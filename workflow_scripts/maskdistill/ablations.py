@@ -221,8 +221,12 @@ def _ap(values: Mapping) -> dict:
     return {column: values[key] for column, key in _AP.items()}
 
 
-def csv_rows(tables_: Sequence[Mapping]) -> Iterator[dict]:
-    """Tables as rows: table, matching, row, column, mean, sd, n, paper, difference."""
+def csv_rows(tables_: Sequence[Mapping], *, comparable: bool) -> Iterator[dict]:
+    """Tables as rows: table, matching, row, column, mean, sd, n, paper, difference, comparable.
+
+    Args:
+        comparable: whether the experiment is the paper's, see `comparison.obstacles`.
+    """
     for table in tables_:
         for row in table["rows"]:
             for column, cell in row["cells"].items():
@@ -234,6 +238,7 @@ def csv_rows(tables_: Sequence[Mapping]) -> Iterator[dict]:
                     **cell["ours"],
                     "paper": cell["paper"],
                     "difference": cell["difference"],
+                    "comparable": "yes" if comparable else "no",
                 }
 
 
