@@ -17,8 +17,8 @@ from workflow_scripts.maskdistill.json_files import read_json
 from workflow_scripts.maskdistill.variants import MAIN
 from workflow_scripts.summarize import moments_of, read_all, summarize
 
-COLUMNS = ["table", "matching", "row", "column", "mean", "sd", "n", "paper", "difference"]
-COLUMNS += ["comparable"]  # whether dataset and weights are the paper's
+COLUMNS = ["table", "matching", "row", "column", "mean", "sd", "n"]
+COLUMNS += ["paper", "difference", "comparable"]
 
 
 def main(argv: list[str] | None = None) -> int:
