@@ -14,6 +14,7 @@ from workflow_scripts.maskdistill.variants import ITEMS
 
 pytestmark = pytest.mark.workflow
 ABLATIONS = {
+    "seeds": [0],
     # The run's own top_k, clusters and threshold, and one more of each.
     "top_k": [0.2, 0.3],
     "clusters": [6, 9],
