@@ -490,7 +490,7 @@ rule report_ablations:
     output:
         report(
             "results/{dataset}/ablations/report.html",
-            caption="captions/report.rst",
+            caption="captions/ablations_report.rst",
             category="Reports",
             labels={"dataset": "{dataset}, ablations"},
         ),

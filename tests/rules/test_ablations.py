@@ -90,6 +90,14 @@ def test_every_item_is_written(ablated: Workflow) -> None:
     assert all(f'id="{item}"' in report for item in ITEMS)
 
 
+def test_snakemakes_own_report_shows_them(ablated: Workflow) -> None:
+    done = ablated.snakemake("ablations", "--report", "overview.html")
+    assert done.returncode == 0, done.stdout[-3000:]
+    text = (ablated.directory / "overview.html").read_text()
+    for shown in ("Ablations", "table_s1", "figure_4", "baselines DINO-seg and LOST"):
+        assert shown in text, shown
+
+
 def test_the_rows_of_the_run_itself_are_its_numbers(ablated: Workflow) -> None:
     metrics = json.loads((ablated.directory / "results/demo/seed-0/metrics.json").read_text())
     rows = {row["row"]: float(row["mean"]) for row in table(ablated, "table_1.csv")}
