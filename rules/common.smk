@@ -52,23 +52,22 @@ def forget_killed_run():
     """
     folder = Path(".snakemake")
     folder.mkdir(exist_ok=True)
-    file = open(folder / "alive", "a+")
+    handle = os.open(folder / "alive", os.O_RDWR | os.O_CREAT)
+    here = socket.gethostname().encode()
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.seek(0)
-        if file.read() == socket.gethostname():
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.pread(handle, 1000, 0) == here:
             for path in folder.glob("locks/*.lock"):
                 path.unlink()
-        file.truncate(0)
-        file.write(socket.gethostname())
-        file.flush()
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, here, 0)
     except OSError:
         pass  # another Snakemake is at work here, or the file system has no locks
     try:
-        fcntl.flock(file, fcntl.LOCK_SH)
+        fcntl.flock(handle, fcntl.LOCK_SH)
     except OSError:
         pass
-    return file
+    return handle  # held until Snakemake ends
 
 
 if workflow.is_main_process:

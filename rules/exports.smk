@@ -67,10 +67,8 @@ rule export_dataset:
 def final_model(wildcards):
     """The segmentation model of the last round of the first seed."""
     dataset = wildcards.dataset
-    return (
-        f"results/{dataset}/seed-{first_seed(dataset)}/round-{last_round(dataset)}"
-        "/segmentation/model.pt"
-    )
+    base = f"results/{dataset}/seed-{first_seed(dataset)}"
+    return f"{base}/round-{last_round(dataset)}/segmentation/model.pt"
 
 
 rule export_model:

@@ -242,7 +242,7 @@ def test_the_partition_file_sends_jobs_with_a_gpu_elsewhere(runs: Runs) -> None:
 
 def test_the_queue_shows_the_training_with_its_resources(runs: Runs) -> None:
     (line,) = [line for line in runs.queue.splitlines() if "rule_train_mask_rcnn" in line]
-    assert line.split()[:6] == ["RUNNING", "gpu", "2", "32000M", "2-00:00:00", "gres:gpu:2"]
+    assert line.split()[:6] == ["RUNNING", "gpu", "2", "32000M", "1-00:00:00", "gres:gpu:2"]
 
 
 def test_a_cancelled_training_goes_on_in_the_next_attempt(runs: Runs) -> None:
