@@ -142,7 +142,8 @@ def applied_folders():
     folders = [config["apply"]] if isinstance(config["apply"], str) else config["apply"]
     found = {}
     for folder in map(Path, folders):
-        split = "applied/" + re.sub(r"[^\w.-]+", "_", folder.resolve().name)
+        name = re.sub(r"[^\w.-]+", "_", folder.resolve().name) or "root"
+        split = f"applied/{name}"
         if not folder.is_dir():
             raise InputError(f"apply: there is no folder {folder}")
         if split in found:
