@@ -12,7 +12,7 @@ from tests.rules.conftest import Workflow, logs
 from workflow_scripts.maskdistill.config import merge
 from workflow_scripts.maskdistill.variants import ITEMS
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.ablations]
 ABLATIONS = {
     "seeds": [0],
     # The run's own top_k, clusters and threshold, and one more of each.
