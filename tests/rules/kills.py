@@ -227,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
                 reference, reference.directory, [], generator=generator, longest_wait=0
             ).finished
             assert made == {path.relative_to(reference.directory) for path in expected}
-            assert stress.workflow.stale("--", *options.targets, runtime=RUNTIME) == {}
+            assert stress.workflow.stale(*options.targets, runtime=RUNTIME) == {}
             print(f"complete after {len(stress.kills)} kills", flush=True)
     for what, number in sorted(Counter(kills).items()):
         print(f"{number:4d}  {what}")
