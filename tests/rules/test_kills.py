@@ -9,7 +9,7 @@ import pytest
 from tests.rules.conftest import Workflow
 from tests.rules.kills import ACTIONS, Stress
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.kills]
 MODEL = "results/demo/seed-0/mask_rcnn/model.pt"
 # From the embeddings of one shard on.
 UNMADE = [
