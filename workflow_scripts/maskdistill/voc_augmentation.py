@@ -49,7 +49,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     except (
         OSError,
         MatReadError,
-        NotImplementedError,
+        NotImplementedError,  # what SciPy raises for files of MATLAB 7.3
         ValueError,
         KeyError,
         IndexError,
