@@ -1,10 +1,18 @@
+import contextlib
 import itertools
+import multiprocessing
 
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from workflow_scripts.maskdistill.sampling import BatchPlan, Sample
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.sampling import (
+    BatchPlan,
+    Sample,
+    batches_of,
+    leave_sigterm_to_trainer,
+)
 
 
 def plan(**options):
@@ -86,3 +94,30 @@ def test_the_number_of_workers_changes_nothing(workers):
         )
 
     assert items(workers) == items(0)
+
+
+class Broken(Numbers):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if index == 3:
+            raise InputError("3.png: gone")
+        return index
+
+
+def use(loader, stop):
+    with contextlib.closing(batches_of(loader)) as batches:
+        for batch in batches:
+            if batch == stop:
+                raise InputError("the trainer's own")
+
+
+@pytest.mark.parametrize(("stop", "message"), [(1, "the trainer's own"), (8, r"3\.png: gone")])
+def test_loading_processes_end_with_an_error_that_is_still_held(stop, message):
+    before = multiprocessing.active_children()
+    loader = DataLoader(Broken(), num_workers=1, worker_init_fn=leave_sigterm_to_trainer)
+    with pytest.raises(InputError, match=f"^{message}$") as held:
+        use(loader, stop)
+    assert held.value.__traceback__ is not None
+    assert multiprocessing.active_children() == before

@@ -1,10 +1,12 @@
 """Which image goes into which training step: a plan that any process can enter at any step."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+
+from workflow_scripts.maskdistill.errors import InputError
 
 
 class Sample(NamedTuple):
@@ -26,6 +28,27 @@ def leave_sigterm_to_trainer(worker: int) -> None:
     take the trainer with it.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def batches_of(loader: Iterable) -> Generator:
+    """The batches of a `torch.utils.data.DataLoader`; close it (`contextlib.closing`) after use.
+
+    Closing ends the loading processes. After an error its traceback would keep them alive, and
+    Python at its end would wait for them for ever: it asks them by the very SIGTERM that they
+    leave to the trainer.
+
+    Raises:
+        InputError: as the data raised it; of a loading process's traceback only the message.
+    """
+    iterator = iter(loader)
+    try:
+        yield from iterator
+    except InputError as error:
+        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error
+    finally:
+        # PyTorch has no public name for it; loading without processes needs nothing.
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
 
 
 class BatchPlan:

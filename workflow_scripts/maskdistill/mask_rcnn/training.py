@@ -3,7 +3,7 @@
 import bisect
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import Example
 from workflow_scripts.maskdistill.mask_rcnn.settings import TrainingSettings
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.resnet import keep_frozen
-from workflow_scripts.maskdistill.sampling import BatchPlan, leave_sigterm_to_trainer
+from workflow_scripts.maskdistill.sampling import BatchPlan, batches_of, leave_sigterm_to_trainer
 from workflow_scripts.maskdistill.shards import file_digest
 from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
 
@@ -137,10 +137,13 @@ def train(
         parts = {"network": network, "optimizer": optimizer, "scaler": scaler}
         run.save({"step": step} | {name: part.state_dict() for name, part in parts.items()})
 
-    with progress_bar(
-        total=settings.iterations, initial=start, description="train_mask_rcnn", unit="step"
-    ) as bar:
-        for step, batch in enumerate(_batches(loader), start):
+    with (
+        contextlib.closing(batches_of(loader)) as batches,
+        progress_bar(
+            total=settings.iterations, initial=start, description="train_mask_rcnn", unit="step"
+        ) as bar,
+    ):
+        for step, batch in enumerate(batches, start):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)
             torch.manual_seed(_step_seed(seed, step))
@@ -213,14 +216,6 @@ def _plan(count: int, settings: TrainingSettings, *, seed: int, start: int) -> B
         )
     except ValueError as error:
         raise InputError(f"mask_rcnn.batch_size: {error}") from error
-
-
-def _batches(loader: DataLoader) -> Iterator[list[Example]]:
-    """The loader's batches; an InputError of a worker process without its traceback."""
-    try:
-        yield from loader
-    except InputError as error:
-        raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from error
 
 
 def _step_seed(seed: int, step: int) -> int:

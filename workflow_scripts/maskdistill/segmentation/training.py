@@ -1,10 +1,11 @@
 """Training of DeepLab-v3 on label maps, resumable at any step."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,12 @@ from workflow_scripts.maskdistill import distributed, label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.images import read_listed
 from workflow_scripts.maskdistill.progress import progress_bar
-from workflow_scripts.maskdistill.sampling import BatchPlan, Sample, leave_sigterm_to_trainer
+from workflow_scripts.maskdistill.sampling import (
+    BatchPlan,
+    Sample,
+    batches_of,
+    leave_sigterm_to_trainer,
+)
 from workflow_scripts.maskdistill.segmentation.deeplab import (
     ARCHITECTURE,
     DeepLab,
@@ -319,10 +325,12 @@ class _Trainer:
         # Buffers (batch statistics) and weights are copied from the first process here.
         parallel = distributed.parallel(self.model, self.device)
         parallel.train()
-        batches = self._batches(data, start, stop, workers)
-        with progress_bar(
-            total=stop, initial=start, description="train segmentation", unit="step"
-        ) as bar:
+        with (
+            self._batches(data, start, stop, workers) as batches,
+            progress_bar(
+                total=stop, initial=start, description="train segmentation", unit="step"
+            ) as bar,
+        ):
             for step, (images, labels) in enumerate(batches, start):
                 rate = learning_rate(step, steps_per_epoch, settings)
                 loss = self._step(parallel, images, labels, step, rate)
@@ -345,7 +353,7 @@ class _Trainer:
 
     def _batches(
         self, data: LabelledImages, start: int, stop: int, workers: int
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    ) -> contextlib.closing:
         try:
             plan = BatchPlan(
                 len(data),
@@ -365,11 +373,7 @@ class _Trainer:
             worker_init_fn=leave_sigterm_to_trainer,
             pin_memory=self.device.type == "cuda",
         )
-        try:
-            yield from loader
-        except InputError as error:
-            # A worker's error arrives with its traceback before the message.
-            raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error
+        return contextlib.closing(batches_of(loader))
 
     def _step(
         self,
