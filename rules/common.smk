@@ -3,6 +3,7 @@ import fcntl
 import functools
 import gc
 import hashlib
+import inspect
 import math
 import os
 import re
@@ -11,10 +12,21 @@ import socket
 import sys
 from pathlib import Path
 
+from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
+from snakemake.resources import Resource
 
 # Planning makes millions of objects that stay; looking for garbage among them took a third of it.
-gc.set_threshold(200_000, 50, 50)
+gc.disable()
+
+
+onstart:
+    gc.freeze()
+    gc.enable()
+
+
+# Snakemake finds out the parameters of this one three times for every job.
+overwrite_function_params(Resource.evaluate, inspect.signature(Resource.evaluate).parameters)
 
 HOME = Path(workflow.basedir)
 sys.path.insert(0, str(HOME))
@@ -169,18 +181,12 @@ class ByDataset(dict):
 
 
 class Program:
-    """How to start a training: {TRAIN:{resources.gpu}}, under torchrun with more than one GPU.
-
-    Processes have 100 s to save a checkpoint after SIGTERM, of the 120 s that SLURM gives.
-    """
+    """How to start a training: {TRAIN:{resources.gpu}}, under torchrun with more than one GPU."""
 
     def __format__(self, gpus):
         if int(gpus) < 2:
             return "python -m"
-        return (
-            "python -m torch.distributed.run --standalone --shutdown-timeout 100"
-            f" --nproc-per-node {gpus} -m"
-        )
+        return f"python -m workflow_scripts.torchrun --nproc-per-node {gpus} -m"
 
 
 TRAIN = Program()
@@ -228,11 +234,25 @@ def names_of(wildcards):
     return NAMES[wildcards.dataset].get(seed, {}).get("clusters", {})
 
 
+def with_known_parameters(function):
+    """A function whose parameters Snakemake need not find out anew for every job."""
+    overwrite_function_params(function, inspect.signature(function).parameters)
+    return function
+
+
 def settings_of(rule):
     """What a rule depends on, as one canonical text: a function of the wildcards."""
-    return lambda wildcards: canonical_json(
-        rule_settings(rule, CONFIGS[wildcards.dataset], names_of(wildcards))
-    )
+    # All shards of a stage have the same.
+    known = {}
+
+    def settings(wildcards):
+        key = wildcards.dataset, wildcards.get("seed")
+        if key not in known:
+            found = rule_settings(rule, CONFIGS[wildcards.dataset], names_of(wildcards))
+            known[key] = canonical_json(found)
+        return known[key]
+
+    return with_known_parameters(settings)
 
 
 def code_of(rule):
@@ -344,4 +364,4 @@ def digest_of(*paths):
 
 def attempts(size):
     """A resource that grows with every attempt; retries are the profile's business."""
-    return lambda wildcards, attempt: size * attempt
+    return with_known_parameters(lambda wildcards, attempt: size * attempt)

@@ -1,5 +1,6 @@
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ with distributed.process_group(cpu) as device:
 
 
 def start_torchrun(*arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [sys.executable, "-m", "workflow_scripts.torchrun"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
     command += ["--nproc-per-node", "2", *map(str, arguments)]
     return subprocess.Popen(command, env=environment, start_new_session=True)
@@ -214,6 +215,31 @@ def test_sigterm_reaches_the_processes_and_leaves_a_checkpoint(tmp_path):
     train_mask_rcnn.main(arguments)
     steps = np.loadtxt(tmp_path / "history.csv", delimiter=",", skiprows=1, usecols=0)
     assert steps.tolist() == list(range(1, 31))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a signal of Linux")
+def test_kill_9_of_snakemake_leaves_a_checkpoint_and_no_process(tmp_path):
+    write_scenes(tmp_path, range(4))
+    arguments = command_line(train_mask_rcnn, tmp_path, iterations=300, batch_size=2)
+    torchrun = [sys.executable, "-m", "workflow_scripts.torchrun", "--nproc-per-node", "2", "-m"]
+    snakemake = (
+        "import os, subprocess, sys\n"
+        "os.environ['MASKDISTILL_SNAKEMAKE'] = str(os.getpid())\n"
+        "subprocess.run(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", snakemake, *torchrun, train_mask_rcnn.__name__, *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    # The pipe closes when the last process that writes into it has ended.
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        while not (started := list(tmp_path.glob("work/*/history.jsonl"))):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+        assert select.select([process.stdout], [], [], 300)[0]
+        assert process.stdout.read() == b""
+    checkpoint = torch.load(started[0].parent / "last.pt", weights_only=True)
+    assert 0 < checkpoint["step"] < 300
+    assert not (tmp_path / "model.pt").exists()
 
 
 def test_workers_are_shared_by_the_processes(monkeypatch):
