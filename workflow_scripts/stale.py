@@ -27,11 +27,17 @@ from workflow_scripts.maskdistill.code_digest import code_digest
 HOME = Path(__file__).parents[1]
 # What else is a parameter of a rule: a digest or a part of the command line.
 OTHER_PARAMETERS = {
+    "download_dataset": "resources/downloads.yaml names other archives",
+    "download_file": "resources/downloads.yaml names another file",
+    "export_dataset": "other files are exported",
+    "export_model": "other metrics or another round are told of",
     "list_images": "images were added, removed or replaced",
     "evaluate": "other steps are evaluated",
     "report": "other files are shown, or the template or the paper's tables changed",
     "train_segmentation": "it learns from other label maps",
     "unpack_label_maps": "other label maps are unpacked",
+    "write_applied": "other stages are shown",
+    "write_gallery": "other stages are shown, or its page changed",
 }
 # Snakemake's words for the parts of a reason.
 UPSTREAM = "Input files updated by another job"
@@ -106,11 +112,11 @@ class _Collector(logging.Filter):
         self.jobs: list[Job] = []
 
     def filter(self, record: logging.LogRecord) -> bool:
-        dataset = (getattr(record, "wildcards", None) or {}).get("dataset")
-        if getattr(record, "event", None) == LogEvent.JOB_INFO and dataset is not None:
-            self.jobs.append(
-                Job(record.rule_name, dataset, tuple(map(str, record.output)), record.reason)
-            )
+        # Targets have no wildcards; downloads belong to no dataset.
+        if getattr(record, "event", None) == LogEvent.JOB_INFO and record.wildcards:
+            dataset = record.wildcards.get("dataset", "-")
+            outputs = tuple(map(str, record.output))
+            self.jobs.append(Job(record.rule_name, dataset, outputs, record.reason))
         return record.levelno >= logging.WARNING
 
 

@@ -45,6 +45,8 @@ IMAGES = {"list_images", "write_ground_truth"} | FEATURES
         ({"confidence": {"threshold": 0.8}}, CONFIDENCE),
         ({"segmentation": {"hardest_fraction": 0.4}}, SEGMENTATION),
         ({"crf": {"iterations": 7}}, REFINEMENT),
+        ({"crf": {"rounds": 2}}, REFINEMENT),
+        ({"dataset": {"classes": list("uvwxyz")}}, {"write_ground_truth"} | PROBE | REPORTING),
         ({"evaluation": {"linear_probe": {"learning_rate": 0.2}}}, PROBE),
         ({"evaluation": {"ablations": {"seeds": [3], "lost_patches": 9}}}, set()),
         ({"report": {"examples": 3}}, {"report"}),
@@ -190,6 +192,7 @@ def edit(checkout: Path, module: str, old: str, new: str) -> None:
         ("confidence.py", "ranked[:1]", "ranked[:2]", CONFIDENCE),
         ("crf.py", "def ", "ANSWER = 42\n\n\ndef ", REFINEMENT),
         ("clustering.py", "squared / 2", "squared * 0.5", CLUSTERS),
+        ("matching.py", "def ", "ANSWER = 42\n\n\ndef ", REPORTING),
         ("masks.py", "import ", "import   ", set()),
     ],
 )  # fmt: skip

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[2]
 PROGRAMS = sorted(
     path.stem
     for path in (REPOSITORY / "workflow_scripts").glob("*.py")
-    if path.stem not in ("__init__", "cli")
+    if path.stem not in ("__init__", "cli", "torchrun")  # PyTorch's own command line
 )
 
 

@@ -102,6 +102,17 @@ def test_a_setting_with_semicolons_and_quotes_is_read_whole():
     ]
 
 
+def test_a_download_belongs_to_no_dataset(tmp_path, capsys, monkeypatch):
+    (tmp_path / "Snakefile").write_text(
+        'rule all:\n    input: "data/a.pth"\n'
+        'rule download_file:\n    output: "data/{file}.pth"\n    shell: "exit 1"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    assert stale.main(["--cores", "1"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[1] == ["-", "download_file", "1", "not", "made", "yet:", "data/a.pth"]
+
+
 def test_nothing_is_stale():
     assert stale.describe([]) == "Nothing is stale."
 
