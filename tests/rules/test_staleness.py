@@ -192,7 +192,7 @@ def edit(checkout: Path, module: str, old: str, new: str) -> None:
         ("confidence.py", "ranked[:1]", "ranked[:2]", CONFIDENCE),
         ("crf.py", "def ", "ANSWER = 42\n\n\ndef ", REFINEMENT),
         ("clustering.py", "squared / 2", "squared * 0.5", CLUSTERS),
-        ("matching.py", "def ", "ANSWER = 42\n\n\ndef ", REPORTING),
+        ("matching.py", "def ", "ANSWER = 42\n\n\ndef ", REPORTING | {"evaluate_linear_probe"}),
         ("masks.py", "import ", "import   ", set()),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A private SLURM on this machine: one node, two partitions, two GPUs that are only files."""
+"""A private SLURM on this machine: one node, three partitions, two GPUs that are only files."""
 
 import getpass
 import os
@@ -43,10 +43,13 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 MinJobAge=3600
 KillWait=60
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=200000 Gres=gpu:2
 PartitionName=cpu Nodes={host} Default=YES MaxTime=7-0
 PartitionName=gpu Nodes={host} MaxTime=7-0
+PartitionName=urgent Nodes={host} MaxTime=7-0 PriorityTier=10
 """
 
 
@@ -103,12 +106,12 @@ class Controller:
         self._wait(lambda: (self.folder / "munge.socket").exists(), "munged")
         self._daemon("slurmctld", "-D", "-c")
         self._daemon("slurmd", "-D")
-        self._wait(lambda: self.run("sinfo", "-h", "-o", "%T") in ("idle", "idle\nidle"), "slurmd")
+        self._wait(lambda: self.run("sinfo", "-h", "-o", "%T").startswith("idle"), "slurmd")
 
     def stop(self) -> None:
         """End all jobs and daemons and remove their files."""
         try:
-            for partition in ("cpu", "gpu"):
+            for partition in ("cpu", "gpu", "urgent"):
                 subprocess.run(
                     ["scancel", "--partition", partition],
                     env=os.environ | self.environment,

@@ -1,6 +1,7 @@
 """The small workflow through a real SLURM, and the same on this machine without it."""
 
 import collections
+import contextlib
 import csv
 import filecmp
 import os
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -37,7 +39,7 @@ pytestmark = [
     ),
 ]
 QUEUE = "State:20,Partition:20,NumCPUs:20,MinMemory:20,TimeLimit:20,tres-per-job:20,Comment:60"
-STEPS = 40  # of Mask R-CNN: enough to be caught in
+STEPS = 40  # of each training: enough to be caught in
 DATASET = merge(
     SMALL,
     {
@@ -51,6 +53,7 @@ DATASET = merge(
         },
         "shards": 1,
         "mask_rcnn": {"iterations": STEPS},
+        "segmentation": {"epochs": STEPS // 2},
         "crf": {"rounds": 0},
         "evaluation": {"linear_probe": {"enabled": False}},
     },
@@ -74,7 +77,7 @@ class Runs(NamedTuple):
     here: Path
     jobs: list[dict[str, str]]
     queue: str
-    checkpoint: Mapping
+    checkpoints: list[int]  # steps that a training was at when it had been ended
 
 
 @pytest.fixture(scope="module")
@@ -90,22 +93,54 @@ def controller() -> Iterator[Controller]:
 
 @pytest.fixture(scope="module")
 def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Both runs to their end; on SLURM, the training of Mask R-CNN is cancelled once."""
+    """Both runs to their end.
+
+    On SLURM, the training of Mask R-CNN is cancelled, and then runs into its time limit; that of
+    the segmentation model has to make way for another job.
+    """
     here, cluster = (checkout(tmp_path_factory.mktemp(name)) for name in ("here", "cluster"))
     profile = cluster / "profiles" / "slurm" / "config.yaml"
     text = profile.read_text().replace("# slurm-partition-config", "slurm-partition-config")
     profile.write_text(text + "slurm-init-seconds-before-status-checks: 2\n")
     process = snakemake(cluster, "--profile", "slurm", **controller.environment)
+    checkpoints = []
+
+    def training(rule: str, name: str, after: int = 0) -> str:
+        """The job of a training, as soon as it has done more steps than that."""
+        histories = f"checkpoints/*/*/{name}/*/history.jsonl"
+
+        def found() -> list[str]:
+            assert process.poll() is None, printed(cluster) + logs(cluster) + controller.logs()
+            steps = [len(path.read_text().splitlines()) for path in cluster.glob(histories)]
+            return running(controller, rule) if max(steps, default=0) > after else []
+
+        (job,) = wait_for(found)
+        return job
+
+    def wait_for_end_of(job: str, rule: str, name: str) -> None:
+        wait_for(lambda: job not in running(controller, rule))
+        (file,) = cluster.glob(f"checkpoints/*/*/{name}/*/last.pt")
+        checkpoints.append(torch.load(file, weights_only=True)["step"])
+
     try:
-        histories = "checkpoints/*/*/mask_rcnn/*/history.jsonl"
-        wait_for(lambda: process.poll() is not None or written(cluster.glob(histories)))
-        assert process.poll() is None, printed(cluster) + logs(cluster) + controller.logs()
-        (history,) = cluster.glob(histories)
+        job = training("train_mask_rcnn", "mask_rcnn")
         queue = controller.run("squeue", "--noheader", f"--Format={QUEUE}")
-        (training,) = running(controller, "train_mask_rcnn")
-        controller.run("scancel", training)
-        wait_for(lambda: not running(controller, "train_mask_rcnn"))
-        checkpoint = torch.load(history.parent / "last.pt", weights_only=True)
+        controller.run("scancel", job)
+        wait_for_end_of(job, "train_mask_rcnn", "mask_rcnn")
+
+        job = training("train_mask_rcnn", "mask_rcnn", after=checkpoints[0])
+        # It would be done before the minute is over.
+        suspend("train_mask_rcnn", cluster)
+        controller.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+        wait_for_end_of(job, "train_mask_rcnn", "mask_rcnn")
+
+        job = training("train_segmentation", "segmentation")
+        controller.run(
+            "sbatch", "--partition=urgent", "--gpus=2", "--wrap=true", "--output=/dev/null"
+        )
+        wait_for_end_of(job, "train_segmentation", "segmentation")
+        # SLURM would let it wait for two minutes.
+        controller.run("scontrol", "update", f"JobId={job}", "StartTime=now")
         process.wait(timeout=1500)
     finally:
         process.kill()
@@ -115,7 +150,16 @@ def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Ru
     options = ["--profile", "profiles/local", "--resources", "gpu=2", "--cores", "2"]
     with snakemake(here, *options) as process:
         assert process.wait(timeout=1500) == 0, printed(here) + logs(here)
-    return Runs(cluster, here, controller.jobs(), queue, checkpoint)
+    jobs = [job for job in controller.jobs() if job["Partition"] != "urgent"]
+    return Runs(cluster, here, jobs, queue, checkpoints)
+
+
+def suspend(program: str, folder: Path) -> None:
+    """Stop the processes of a program that work in a folder; SLURM lets them go on to end them."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if f"workflow_scripts.{program}" in process.cmdline() and process.cwd() == str(folder):
+                process.suspend()
 
 
 def checkout(folder: Path) -> Path:
@@ -157,10 +201,6 @@ def wait_for(condition, seconds: float = 1500):
         assert time.monotonic() < end
         time.sleep(0.1)
     return value
-
-
-def written(paths) -> list[Path]:
-    return [path for path in paths if path.stat().st_size]
 
 
 def rule_of(job: Mapping[str, str]) -> str:
@@ -218,15 +258,16 @@ def test_every_job_has_the_resources_that_its_rule_promises(runs: Runs) -> None:
             "gpu": int(job.get("TresPerJob", "gres:gpu:0").removeprefix("gres:gpu:")),
         } == stated[rule] | {
             "mem_mb": attempt * stated[rule]["mem_mb"],
-            "runtime": attempt * stated[rule]["runtime"],
+            # Of one, the test has changed it.
+            "runtime": 1 if job["JobState"] == "TIMEOUT" else attempt * stated[rule]["runtime"],
         }, rule
         assert job["NumNodes"] == job["NumTasks"] == "1"
     # All rules that the run on this machine counts, none of them on the login node.
     plan = re.findall(r"^(\w+) +\d+$", (runs.here / "printed.txt").read_text(), re.MULTILINE)
     assert {rule_of(job) for job in runs.jobs} == set(plan) - {"all", "total"}
-    # All at the first attempt but for the cancelled training.
-    again = [rule_of({"Comment": comment}) for comment, n in attempts.items() if n > 1]
-    assert again == ["train_mask_rcnn"]
+    # All at the first attempt but for the training that was ended twice.
+    again = {rule_of({"Comment": comment}): n for comment, n in attempts.items() if n > 1}
+    assert again == {"train_mask_rcnn": 3}
 
 
 def test_rules_with_a_gpu_are_those_that_use_one(runs: Runs) -> None:
@@ -245,12 +286,25 @@ def test_the_queue_shows_the_training_with_its_resources(runs: Runs) -> None:
     assert line.split()[:6] == ["RUNNING", "gpu", "2", "32000M", "1-00:00:00", "gres:gpu:2"]
 
 
-def test_a_cancelled_training_goes_on_in_the_next_attempt(runs: Runs) -> None:
-    first, second = [job for job in runs.jobs if rule_of(job) == "train_mask_rcnn"]
-    assert (first["JobState"], second["JobState"]) == ("CANCELLED", "COMPLETED")
-    assert 0 < runs.checkpoint["step"] < STEPS
-    with open(runs.cluster / "results/small/seed-0/mask_rcnn/history.csv", newline="") as file:
-        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, STEPS + 1))
+def test_a_training_that_was_ended_goes_on_in_the_next_attempt(runs: Runs) -> None:
+    states = [job["JobState"] for job in runs.jobs if rule_of(job) == "train_mask_rcnn"]
+    assert states == ["CANCELLED", "TIMEOUT", "COMPLETED"]
+    assert 0 < runs.checkpoints[0] < runs.checkpoints[1] < STEPS
+    assert steps(runs.cluster, "mask_rcnn") == list(range(1, STEPS + 1))
+
+
+def test_a_training_that_made_way_goes_on_in_the_same_job(runs: Runs) -> None:
+    (job,) = [job for job in runs.jobs if rule_of(job) == "train_segmentation"]
+    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")
+    assert 0 < runs.checkpoints[2] < STEPS
+    assert steps(runs.cluster, "segmentation") == list(range(1, STEPS + 1))
+
+
+def steps(folder: Path, name: str) -> list[int]:
+    """The steps that the published history of a training tells of."""
+    (path,) = folder.glob(f"results/small/seed-0/**/{name}/history.csv")
+    with open(path, newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
 
 
 def test_results_are_those_of_a_run_without_slurm(runs: Runs) -> None:
