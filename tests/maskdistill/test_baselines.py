@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from workflow_scripts.maskdistill import baselines
 
@@ -75,6 +76,22 @@ def test_dino_seg_keeps_three_quarters_of_the_attention():
     found = baselines.dino_seg(np.zeros((4, 4), np.float16), cls_affinity, (2, 2), mass=0.75)
     assert found.grid.tolist() == [[True, True], [True, False]]
     assert found.source == (0, 0)
+
+
+@pytest.mark.parametrize("to_itself", [-8.0, 0.0, 30.0])
+def test_attention_is_the_patches_part_of_the_softmax_with_cls(to_itself):
+    """As DINO's authors take it; for one head the masks agree patch by patch."""
+    keys, cls_affinity = random_features(7, heads=2, head_size=9)
+    logits = np.concatenate([np.full((2, 1), to_itself), cls_affinity], axis=1) / 3
+    patches = softmax(logits.astype(np.float64), axis=1)[:, 1:]
+    assert patches.sum() < 2
+    expected = patches / patches.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(baselines.patch_attention(cls_affinity, 9), expected)
+    for head in range(2):
+        ranked = np.argsort(expected[head])
+        kept = ranked[np.cumsum(expected[head][ranked]) > 0.25]
+        found = baselines.dino_seg(keys[:, :9], cls_affinity[head : head + 1], GRID, mass=0.75)
+        assert set(np.flatnonzero(found.grid)) == set(kept)
 
 
 def test_dino_seg_sums_the_heads():

@@ -15,9 +15,9 @@ def dino_seg(
 ) -> ObjectMask:
     """The patches that hold most of the attention of [CLS] (Caron et al., 2021, DINO).
 
-    The attention maps of the heads are summed; the patches with the least attention that together
-    hold 1 - `mass` of it are left out. Attention is taken over the patches alone: what [CLS] pays
-    to itself is no part of the features.
+    As its authors do, each head's attention to the patches is divided by its sum; then the heads
+    are summed, and the patches with the least attention that together hold 1 - `mass` of it are
+    left out.
 
     Args:
         keys: N x d; their width gives the scale of the softmax.
@@ -39,7 +39,11 @@ def dino_seg(
 
 
 def patch_attention(cls_affinity: np.ndarray, head_size: int) -> np.ndarray:
-    """Softmax over the patches of q_CLS · k / sqrt(head size), head by head; heads x N, float64."""
+    """What each head's [CLS] pays to the patches, as shares of 1; heads x N, float64.
+
+    The softmax of q_CLS · k / sqrt(head size) over [CLS] and the patches, divided by the patches'
+    part of it: what [CLS] pays to itself cancels, so that it need not be known.
+    """
     logits = cls_affinity.astype(np.float64) / np.sqrt(head_size)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     return weights / weights.sum(axis=1, keepdims=True)
