@@ -7,10 +7,11 @@ import argparse
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import report
 from workflow_scripts.maskdistill.atomic import write_text
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.json_files import read_json
+from workflow_scripts.maskdistill.report.inputs import Inputs
+from workflow_scripts.maskdistill.report.page import render
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     if bool(options.metrics) != bool(options.summary):
         raise InputError("--metrics and --summary go together; give both or neither")
 
-    html = report.render(
-        report.Inputs(
+    html = render(
+        Inputs(
             dataset=options.dataset,
             split=options.split,
             root=options.root,

@@ -32,7 +32,7 @@ def instances(ap, method="hungarian", proposals=12.0):
 
 
 def summary(**parts):
-    return {"class_names": VOC, "images": 1449, "steps": {}, **parts}
+    return {"class_names": VOC, "images": 1449, "split": "val", "steps": {}, **parts}
 
 
 MAIN = summary(
@@ -41,7 +41,6 @@ MAIN = summary(
         "mask_rcnn": step(0.41),
         "segmentation": step(0.46),
         "segmentation_crf": step(0.50),
-        "segmentation_round_1": step(0.9),
     },
     linear_probe={"steps": {"linear_probe": step(0.6, "supervised")}},
     instances={"steps": {"initial_masks": instances(0.04), "mask_rcnn": instances(0.1)}},
@@ -91,6 +90,7 @@ def test_other_datasets_and_majority_matching_have_no_number_of_the_paper():
 def test_table_2_keeps_clustering_and_linear_probe_apart():
     clustering, linear = tables("table_2")
     assert (clustering["matching"], linear["matching"]) == ("hungarian", "supervised")
+    assert (clustering["title"], linear["title"]) == ("Clustering", "Linear probe, with labels")
     assert [row["name"] for row in clustering["rows"]] == ["segmentation", "segmentation_crf"]
     assert linear["rows"][0]["cells"]["mIoU"]["paper"] == pytest.approx(0.587)
 
@@ -101,6 +101,30 @@ def test_table_s2_has_all_classes():
     assert list(clustering["rows"][0]["cells"]) == ["segmentation", "segmentation_crf"]
     assert clustering["rows"][1]["cells"]["segmentation"]["paper"] == pytest.approx(0.747)
     assert list(linear["rows"][0]["cells"]) == ["linear_probe"]
+
+
+LATER = {"segmentation_round_1": step(0.8), "segmentation_round_1_crf": step(0.9)}
+
+
+def test_after_crf_rounds_clustering_and_probe_are_of_one_model():
+    """The probe has the features of the last round; the clusters beside it are that model's."""
+    rounds = {**MAIN, "steps": {**MAIN["steps"], **LATER}}
+    clustering, linear = tables("table_2", {"main": rounds})
+    means = {row["name"]: row["cells"]["mIoU"]["ours"]["mean"] for row in clustering["rows"]}
+    assert means == {"segmentation": 0.8, "segmentation_crf": 0.9}
+    assert clustering["title"] == "Clustering, model of CRF round 1"
+    assert linear["title"] == "Linear probe, with labels, model of CRF round 1"
+    by_class, _ = tables("table_s2", {"main": rounds})
+    assert by_class["title"] == "IoU by class, model of CRF round 1"
+    assert by_class["rows"][0]["cells"]["segmentation"]["ours"]["mean"] == 0.4
+
+
+def test_a_probe_that_is_scored_on_its_training_images_says_so():
+    one_split = {**MAIN, "split": "train"}
+    for item in ("table_2", "table_s2"):
+        clustering, linear = tables(item, {"main": one_split})
+        assert "training images" in linear["title"]
+        assert "training images" not in clustering["title"]
 
 
 def test_table_3_sets_the_baselines_beside_ours():

@@ -59,6 +59,27 @@ def test_the_linear_probe_has_its_own_column_of_the_paper():
     assert comparison.linear_miou({"steps": {}}, PAPER, "voc") == {}
 
 
+def test_the_last_crf_round_under_the_names_of_the_first():
+    rounds = summary()
+    del rounds["steps"]["segmentation_round_1"]
+    assert comparison.last_round(rounds) == 0
+    assert list(comparison.of_last_round(rounds)["steps"]) == ["segmentation"]
+    for name, miou in (
+        ("segmentation_crf", 0.1),
+        ("segmentation_round_1", 0.2),
+        ("segmentation_round_1_crf", 0.3),
+        ("segmentation_round_2", 0.6),
+        ("segmentation_round_2_crf", 0.7),
+    ):
+        rounds["steps"][name] = {"miou": mean(miou)}
+    assert comparison.last_round(rounds) == 2
+    steps = comparison.of_last_round(rounds)["steps"]
+    assert {name: step["miou"]["mean"] for name, step in steps.items()} == {
+        "segmentation": 0.6,
+        "segmentation_crf": 0.7,
+    }
+
+
 def test_majority_matching_stands_beside_nothing_of_the_paper():
     overclustered = summary("majority")
     assert comparison.step_miou(overclustered, "segmentation", PAPER, "voc")["paper"] is None

@@ -228,7 +228,11 @@ def test_changed_code(
         ("segmentation.training", {"train_segmentation", "train_linear_probe"}),
         ("crf", {"refine_predictions"}),
         ("matching", {"evaluate", "evaluate_instances", "report", "write_gallery"}),
-        ("report", {"report", "write_gallery"}),
+        ("step_colours", {"report", "write_gallery"}),
+        ("step_titles", {"report", "tabulate_ablation", "write_gallery"}),
+        ("report.page", {"report"}),
+        ("report.times", {"report"}),
+        ("comparison", {"report", "tabulate_ablation"}),
     ],
 )
 def test_the_programs_that_hold_a_module(module: str, programs: set) -> None:

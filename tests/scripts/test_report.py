@@ -302,6 +302,20 @@ def test_objects_calibration_and_linear_probe_are_shown(run):
         assert shown in text
     assert "0.0 – 0.1" not in text
     assert "with labels" in text
+    assert "labels it has learned" not in text
+
+
+def test_the_model_and_the_images_of_the_linear_probe_are_named(run):
+    def edit(summary):
+        steps = summary["steps"]
+        probe = {**steps["segmentation"], "matching": ["supervised"]}
+        summary["linear_probe"] = {"steps": {"linear_probe": probe}}
+        summary["split"] = "train"
+
+    page = Page(run(truth=True, steps=(*STEPS, "segmentation_round_1"), edit=edit))
+    text = " ".join(page.text.split())
+    assert "features of the segmentation model of CRF round 1" in text
+    assert "scored on the images whose labels it has learned" in text
 
 
 def test_overclustering_is_labelled_and_stands_beside_no_number_of_the_paper(run):

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from workflow_scripts.maskdistill import comparison, drawing
 from workflow_scripts.maskdistill.comparison import beside
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.step_titles import STEP_TITLES
 from workflow_scripts.maskdistill.variants import BASELINES, MAIN, SWEEPS
 
 TITLES = {
@@ -27,18 +28,13 @@ TITLES = {
 }
 X_LABELS = {"figure_3": "clusters", "figure_4": "top-k", "figure_5": "τ"}
 NAMES = {
+    **STEP_TITLES,
     "dino": "DINO-seg",
     "lost": "LOST",
-    "initial_masks": "Initial masks",
-    "mask_rcnn": "Mask R-CNN",
     "mask_rcnn_masks": "Mask R-CNN, masks",
     "mask_rcnn_boxes": "Mask R-CNN, boxes",
     "mask_rcnn_boxes_grabcut": "Mask R-CNN, boxes with GrabCut",
-    "segmentation": "Segmentation",
     "segmentation_without_hard_pixels": "Segmentation without hard-pixel mining",
-    "segmentation_crf": "Segmentation + CRF",
-    "linear_probe": "Linear probe",
-    "linear_probe_crf": "Linear probe + CRF",
 }
 # Table → the paper's key, and its rows: key of the paper's number, variant, step.
 _MIOU_TABLES = {
@@ -127,21 +123,34 @@ def _components(item: str, summaries: Mapping, paper: Mapping, dataset: str) -> 
 
 
 def _protocols(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]:
+    number, summary = comparison.last_round(summary), comparison.of_last_round(summary)
     steps = summary["steps"]
     rows = []
     for name in _FINAL_STEPS[:2]:
         if name in steps:
             cell = comparison.step_miou(summary, name, paper, dataset)
             rows.append((steps[name]["matching"], {"name": name, "cells": {"mIoU": cell}}))
-    yield from _by_matching("Clustering", rows)
+    yield from _by_matching(f"Clustering{_of_round(number)}", rows)
     rows = [
         {"name": name, "cells": {"mIoU": cell}}
         for name, cell in comparison.linear_miou(summary, paper, dataset).items()
     ]
-    yield _table("Linear probe, with labels", "supervised", rows, "fraction")
+    title = f"Linear probe, with labels{_of_round(number)}{_of_training_images(summary)}"
+    yield _table(title, "supervised", rows, "fraction")
+
+
+def _of_round(number: int) -> str:
+    """Which model a table is about, where there are several."""
+    return f", model of CRF round {number}" if number else ""
+
+
+def _of_training_images(summary: Mapping) -> str:
+    """A mark of a linear probe that is scored on the images whose labels it has learned."""
+    return ", scored on its training images" if summary["split"] == "train" else ""
 
 
 def _classes(summary: Mapping, paper: Mapping) -> Iterator[dict]:
+    number, summary = comparison.last_round(summary), comparison.of_last_round(summary)
     found = comparison.class_iou(summary, paper)
     steps = {**summary["steps"], **summary["linear_probe"]["steps"]}
     present = [name for name in _FINAL_STEPS if name in found]
@@ -151,7 +160,10 @@ def _classes(summary: Mapping, paper: Mapping) -> Iterator[dict]:
             {"name": class_name, "cells": {name: found[name][class_name] for name in members}}
             for class_name in summary["class_names"]
         ]
-        yield _table("IoU by class", method, rows, "fraction")
+        title = f"IoU by class{_of_round(number)}"
+        if method == "supervised":
+            title += _of_training_images(summary)
+        yield _table(title, method, rows, "fraction")
 
 
 def _instances(summaries: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]:

@@ -4,6 +4,7 @@
 resources/paper_tables.json; both hold means over seeds. Numbers are fractions of 1.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 
 PAPER_BACKBONE = "vit_small_patch16_224.dino"
@@ -77,6 +78,26 @@ def step_groups(summary: Mapping) -> dict[str, list[str]]:
     for name, step in summary["steps"].items():
         groups.setdefault(" and ".join(step["matching"]), []).append(name)
     return groups
+
+
+def last_round(summary: Mapping) -> int:
+    """The number of the last CRF round, from 0; the linear probe has the features of its model."""
+    return sum(bool(re.fullmatch(r"segmentation_round_\d+", name)) for name in summary["steps"])
+
+
+def of_last_round(summary: Mapping) -> dict:
+    """A summary with the clusters' steps of the last CRF round alone.
+
+    They have their names without rounds, `segmentation` and `segmentation_crf`.
+    """
+    number = last_round(summary)
+    last = f"segmentation_round_{number}" if number else "segmentation"
+    steps = {
+        name.replace(last, "segmentation"): values
+        for name, values in summary["steps"].items()
+        if name in (last, f"{last}_crf")
+    }
+    return {**summary, "steps": steps}
 
 
 def beside(ours: Mapping, paper: float | None) -> dict:

@@ -22,11 +22,8 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.matching import stored_mapping
 from workflow_scripts.maskdistill.progress import progress_bar
-from workflow_scripts.maskdistill.report import (
-    StepColours,
-    step_colours,
-    step_title,
-)
+from workflow_scripts.maskdistill.step_colours import StepColours, step_colours
+from workflow_scripts.maskdistill.step_titles import step_title
 
 PICTURE_SIZE = 560  # longer side of a picture, in pixels
 THUMBNAIL_SIZE = 200

@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from workflow_scripts.maskdistill import drawing, images, label_maps, masks
 from workflow_scripts.maskdistill.image_record import ImageRecord
-from workflow_scripts.maskdistill.report import StepColours, step_colours, step_title
+from workflow_scripts.maskdistill.step_colours import StepColours, step_colours
+from workflow_scripts.maskdistill.step_titles import step_title
 
 PANEL = 360  # longer side of a picture, in pixels
 ENLARGED = 3.0  # small images are scaled up to this factor at most

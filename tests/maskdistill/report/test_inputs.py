@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workflow_scripts.maskdistill import label_maps, report
+from workflow_scripts.maskdistill import label_maps
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.report.inputs import Inputs, cluster_colours
 
 
 def clusters(count):
@@ -24,7 +25,7 @@ def inputs(**changes):
         "assignments": [],
         "steps": {"initial_masks": [], "segmentation": []},
     }
-    return report.Inputs(**defaults | changes)
+    return Inputs(**defaults | changes)
 
 
 def metrics(**mappings):
@@ -41,7 +42,7 @@ def test_clusters_wear_the_colour_of_their_class():
         initial_masks={"0": "background", "1": "dog", "2": None, "3": "cat"},
         segmentation={"0": "background", "1": "dog", "2": "dog", "3": "background"},
     )
-    colours = report.cluster_colours(inputs(metrics={"0": found}))
+    colours = cluster_colours(inputs(metrics={"0": found}))
     first, second = colours["initial_masks"].colours, colours["segmentation"].colours
     palette = label_maps.PALETTE
     np.testing.assert_array_equal(first[[0, 1, 3]], palette[[0, 2, 1]])
@@ -52,44 +53,16 @@ def test_clusters_wear_the_colour_of_their_class():
 
 def test_without_ground_truth_every_cluster_has_its_own_colour():
     settings = clusters(254)
-    colours = report.cluster_colours(inputs(settings=settings))["segmentation"].colours
+    colours = cluster_colours(inputs(settings=settings))["segmentation"].colours
     assert len(np.unique(colours, axis=0)) == 255
     settings = clusters(600)
-    colours = report.cluster_colours(inputs(settings=settings))["segmentation"].colours
+    colours = cluster_colours(inputs(settings=settings))["segmentation"].colours
     assert len(colours) == 601
     assert not (colours[1:] == 0).all(axis=1).any()  # none looks like background
 
 
 def test_metrics_without_a_step_are_an_error():
     with pytest.raises(InputError, match="segmentation"):
-        report.cluster_colours(
+        cluster_colours(
             inputs(metrics={"0": metrics(initial_masks={str(i): None for i in range(4)})})
         )
-
-
-@pytest.mark.parametrize(
-    ("path", "rule"),
-    [
-        ("train/masks/0003.tsv", "make_masks"),
-        ("val/mask_embeddings/0000.tsv", "embed_masks"),
-        ("seed-0/clusters/assignments.tsv", "cluster_masks"),
-        ("seed-12/round-2/segmentation/model.tsv", "train_segmentation"),
-        ("seed-0/round-1/val/predictions/0001.tsv", "predict_segmentation"),
-        ("seed-0/metrics.tsv", "evaluate"),
-        ("metrics.tsv", "summarize"),
-        ("seed-0/val/candidates/0000.tsv", "predict_candidates"),
-        ("seed-0/val/candidates.tsv", "write_results"),
-        ("something/else.tsv", "something/else"),
-        ("seed-0/applied/new_photos/candidates/0000.tsv", "predict_candidates"),
-        ("applied/new_photos/images/0000.tsv", "list_images"),
-        ("applied/new_photos/label_maps.tsv", "write_applied"),
-        ("exports/voc.tsv", "export_dataset"),
-    ],
-)
-def test_rule_of_a_benchmark_file(path, rule):
-    assert report.rule_of_benchmark(Path(path), ["train", "val"]) == rule
-
-
-def test_step_titles():
-    assert report.step_title("mask_rcnn") == "Mask R-CNN"
-    assert report.step_title("segmentation_round_2") == "Segmentation round 2"

@@ -1,0 +1,108 @@
+"""The report as one HTML page."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+
+from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.report import charts, pictures, scores, tables, times
+from workflow_scripts.maskdistill.report.inputs import Inputs, cluster_colours, read
+from workflow_scripts.maskdistill.step_titles import step_title
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+REJECTED_SHOWN = 200  # rows of the table of rejected images
+
+
+def render(inputs: Inputs) -> str:
+    """The report as one HTML document that loads nothing from anywhere.
+
+    Without metrics, the sections that need ground truth are left out, and no label is read.
+
+    Raises:
+        InputError: an input is missing, damaged, or does not fit the others.
+    """
+    if inputs.split not in inputs.images:
+        raise InputError(f"split '{inputs.split}': no manifest of it is given; add it to --images")
+    manifest = {split: read(paths) for split, paths in inputs.images.items()}
+    clusters = cluster_colours(inputs)
+    examples = pictures.examples(inputs, manifest[inputs.split], clusters)
+    scored = inputs.summary is not None and bool(inputs.metrics)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "signed": _signed,
+        "duration": _duration,
+        "plain": _plain,
+    }
+    return environment.get_template("report.html.j2").render(
+        dataset=inputs.dataset,
+        split=inputs.split,
+        titles={name: step_title(name) for name in inputs.steps},
+        date=datetime.datetime.now(datetime.UTC),
+        git_revision=inputs.git_revision,
+        versions=shards.provenance("report", {})["versions"],
+        settings=tables.sections(inputs.settings),
+        sources=tables.sources(inputs),
+        counts=tables.counts(inputs, manifest),
+        usable={
+            split: sum(row["status"] == shards.OK for row in rows)
+            for split, rows in manifest.items()
+        },
+        rejected=[
+            {"split": split, **row}
+            for split, rows in manifest.items()
+            for row in rows
+            if row["status"] != shards.OK
+        ],
+        rejected_shown=REJECTED_SHOWN,
+        timings=times.timings(inputs.benchmarks, inputs.images),
+        scores=scores.of_run(inputs) if scored else None,
+        legend=pictures.legend(inputs, clusters),
+        colours_shown={c for e in examples for p in e["pictures"] for c in p["colours"]},
+        examples=examples,
+        clusters=pictures.contact_sheets(inputs, manifest, clusters),
+        losses=[
+            chart for name, path in inputs.histories.items() if (chart := charts.loss(name, path))
+        ],
+    )
+
+
+def _percent(value: float | Mapping | None) -> str:
+    """A fraction, or mean and sd of fractions, in percent with one decimal."""
+    if isinstance(value, Mapping):
+        spread = "" if value["sd"] is None else f" ± {100 * value['sd']:.1f}"
+        return _percent(value["mean"]) + spread
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _signed(value: float | None) -> str:
+    """A difference of fractions in percentage points."""
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def _plain(value: object) -> str:
+    """A setting as people write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_plain(item) for item in value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,71 @@
+"""Scores of the report, beside the paper's."""
+
+import numpy as np
+
+from workflow_scripts.maskdistill import comparison, drawing, label_maps
+from workflow_scripts.maskdistill.matching import stored_mapping
+from workflow_scripts.maskdistill.metrics import UNMATCHED
+from workflow_scripts.maskdistill.report import charts
+from workflow_scripts.maskdistill.report.inputs import Inputs
+from workflow_scripts.maskdistill.step_titles import step_title
+
+
+def of_run(inputs: Inputs) -> dict:
+    """Everything about metrics, for the template."""
+    first = next(iter(inputs.metrics.values()))
+    summary, paper = inputs.summary, inputs.paper_tables
+    names = first["class_names"]
+    dataset = comparison.paper_dataset(inputs.settings)
+    steps = {}
+    for step, values in summary["steps"].items():
+        mapping = stored_mapping(first, step)
+        steps[step] = {
+            **values,
+            "title": step_title(step),
+            "cell": comparison.step_miou(summary, step, paper, dataset),
+            "by_seed": [run["steps"][step]["miou"] for run in inputs.metrics.values()],
+            "classes": [None if m == UNMATCHED else names[m] for m in mapping],
+            "heat_map": charts.confusion(first, step, mapping),
+        }
+    class_iou = comparison.class_iou(summary, paper)
+    return {
+        "steps": list(steps.values()),
+        "groups": [
+            {"method": method, "steps": [steps[step] for step in members]}
+            for method, members in comparison.step_groups(summary).items()
+        ],
+        "linear": [
+            {**summary["linear_probe"]["steps"][step], "title": step_title(step), "cell": cell}
+            for step, cell in comparison.linear_miou(summary, paper, dataset).items()
+        ],
+        "on_training_images": summary["split"] == "train",
+        "last_round": comparison.last_round(summary),
+        "instances": [
+            {**table, "rows": [{**r, "title": step_title(r["step"])} for r in table["rows"]]}
+            for table in comparison.instance_tables(summary, paper, dataset)
+        ],
+        "masks": [
+            {**step, "title": step_title(name)}
+            for name, step in summary.get("instances", {"steps": {}})["steps"].items()
+        ],
+        "calibration": charts.calibration(summary),
+        "obstacles": comparison.obstacles(inputs.settings, summary),
+        "seeds": list(inputs.metrics),
+        "images": summary["images"],
+        "class_columns": [
+            {
+                "title": step_title(step),
+                "paper": any(cell["paper"] is not None for cell in cells.values()),
+            }
+            for step, cells in class_iou.items()
+        ],
+        "per_class": [
+            {
+                "name": name,
+                "colour": drawing.css_colour(label_maps.colours(np.array(i))),
+                "cells": [cells[name] for cells in class_iou.values()],
+            }
+            for i, name in enumerate(names)
+        ],
+        "cluster_names": inputs.settings["curation"]["names"],
+    }

@@ -1,0 +1,108 @@
+"""Time and memory of every rule, from Snakemake's benchmark files."""
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Collection
+from pathlib import Path
+
+# Path of a rule's benchmark file, without split, round and numbers → rule, in the workflow's order.
+RULES = {
+    "make_demo_dataset": "make_demo_dataset",
+    "images/*": "list_images",
+    "features/*": "extract_features",
+    "masks/*": "make_masks",
+    "mask_embeddings/*": "embed_masks",
+    "seed/clusters/assignments": "cluster_masks",
+    "seed/assignments/*": "assign_masks",
+    "seed/initial_label_maps/*": "paint_masks",
+    "seed/pseudo_labels": "write_pseudo_labels",
+    "seed/mask_rcnn/model": "train_mask_rcnn",
+    "seed/candidates/*": "predict_candidates",
+    "seed/candidates": "write_results",
+    "seed/confident/*": "filter_candidates",
+    "seed/segmentation/model": "train_segmentation",
+    "seed/predictions/*": "predict_segmentation",
+    "seed/predictions_crf/*": "refine_predictions",
+    "seed/metrics": "evaluate",
+    "seed/instances": "evaluate_instances",
+    "ground_truth/*": "write_ground_truth",
+    "seed/linear_probe/model": "train_linear_probe",
+    "seed/linear_probe/*": "predict_linear_probe",
+    "seed/linear_probe_crf/*": "refine_linear_probe",
+    "seed/linear_probe": "evaluate_linear_probe",
+    "metrics": "summarize",
+    "unpacked_label_maps": "unpack_label_maps",
+    "unpacked_predictions": "unpack_label_maps",
+    "gallery": "write_gallery",
+    "seed/contact_sheets": "draw_contact_sheets",
+    **dict.fromkeys(
+        (
+            f"exports/{name}"
+            for name in ("coco", "voc", "fiftyone", "label_studio", "huggingface", "yolo")
+        ),
+        "export_dataset",
+    ),
+    "exports/model": "export_model",
+    "label_maps": "write_applied",
+}
+
+
+def timings(benchmarks: Path | None, splits: Collection[str]) -> list[dict]:
+    """Jobs, seconds and MB of every rule, in the workflow's order.
+
+    Args:
+        benchmarks: folder of a dataset's benchmark files, if there is one.
+        splits: names of its splits.
+    """
+    if benchmarks is None or not benchmarks.is_dir():
+        return []
+    jobs = defaultdict(list)
+    for path in sorted(benchmarks.rglob("*.tsv")):
+        if "ablations" in path.relative_to(benchmarks).parts:
+            continue  # no part of the run
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                rule = rule_of_benchmark(path.relative_to(benchmarks), splits)
+                jobs[rule].append((_float(row.get("s")), _float(row.get("max_rss"))))
+    total = sum(seconds for found in jobs.values() for seconds, _ in found)
+    order = {rule: i for i, rule in enumerate(RULES.values())}
+    return [
+        {
+            "rule": rule,
+            "jobs": len(found),
+            "sum": sum(seconds for seconds, _ in found),
+            "max": max(seconds for seconds, _ in found),
+            "memory": max(memory for _, memory in found),
+            "share": sum(seconds for seconds, _ in found) / total if total else 0.0,
+        }
+        for rule, found in sorted(jobs.items(), key=lambda j: (order.get(j[0], len(order)), j[0]))
+    ]
+
+
+def rule_of_benchmark(path: Path, splits: Collection[str]) -> str:
+    """The rule that a benchmark file belongs to; its path has the stem of the rule's output.
+
+    Args:
+        path: relative to the dataset's benchmarks, e.g. `seed-0/val/candidates/0003.tsv`.
+        splits: names of the dataset's splits.
+    """
+    parts = []
+    # Folders of new images, applied/NAME, are like splits.
+    for part in re.sub(r"(^|/)applied/[^/]+/", r"\1", path.with_suffix("").as_posix()).split("/"):
+        if part.startswith("seed-"):
+            parts.append("seed")
+        elif part.isdigit():
+            parts.append("*")
+        elif part not in splits and not part.startswith("round-"):
+            parts.append(part)
+    name = "/".join(parts)
+    return RULES.get(name, name)
+
+
+def _float(text: str | None) -> float:
+    """A cell of a benchmark file; Snakemake writes `-` or `NA` where it could not measure."""
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0
