@@ -109,6 +109,28 @@ def test_line_chart_of_degenerate_series(series):
     assert np.isfinite(found).all()
 
 
+def test_a_chart_labels_the_values_that_were_tried():
+    tried = [0.02, 0.05, 0.1]
+    series = {"ap": drawing.Series(tried, [1.0, 2.0, 3.0])}
+    chart = drawing.line_chart(series, x_label="k", y_label="AP", x_ticks=tried)
+    labels = {
+        text.text: float(text.get("x"))
+        for text in ElementTree.fromstring(chart).iter("text")
+        if text.get("text-anchor") == "middle" and text.get("class") == "tick"
+    }
+    assert list(labels) == ["0.02", "0.05", "0.1"]
+    np.testing.assert_allclose(list(labels.values()), points(chart, 0)[:, 0], atol=0.11)
+
+
+def test_a_single_point_stands_in_the_middle():
+    def x(values):
+        series = {"ap": drawing.Series(values, [1.0] * len(values))}
+        return points(drawing.line_chart(series, x_label="k", y_label="AP"), 0)[:, 0]
+
+    first, last = x([0, 1])
+    assert x([6])[0] == pytest.approx((first + last) / 2, abs=0.11)
+
+
 def test_whiskers_reach_one_standard_deviation_to_either_side():
     series = {"ap": drawing.Series([1, 3], [2.0, 4.0], [1.0, 0.0])}
     chart = drawing.line_chart(series, x_label="k", y_label="AP")

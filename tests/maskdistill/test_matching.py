@@ -2,6 +2,8 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import jaccard_score
 
 from workflow_scripts.maskdistill import matching, metrics
 
@@ -80,3 +82,69 @@ def test_majority_is_the_best_many_to_one_matching_for_pixel_accuracy():
     )
     mapping, _ = matching.match(counts)
     assert metrics.scores(counts, mapping).pixel_accuracy == best
+
+
+def pixel_lists(case, seed):
+    """Ground truth 0..5 or 255, and predicted clusters 0..4, of some thousand pixels."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 6, 3000).astype(np.uint8)
+    found = rng.integers(0, 5, 3000).astype(np.uint8)
+    if case == "good":
+        found = np.where(rng.random(3000) < 0.7, truth % 5, found).astype(np.uint8)
+    elif case == "rare classes":
+        truth[rng.random(3000) < 0.99] = 0
+    elif case == "absent classes":
+        truth[np.isin(truth, [2, 3, 5])] = 0
+    elif case == "one cluster":
+        found[:] = 3
+    elif case == "nothing found":
+        found[:] = 0
+    elif case == "two classes share their best cluster":
+        found = np.array([0, 1, 1, 2, 2, 1], np.uint8)[truth]
+    elif case == "few pixels count":
+        truth[5:] = 255
+    truth[rng.random(3000) < 0.05] = 255
+    return truth, found
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "case",
+    [
+        "random",
+        "good",
+        "rare classes",
+        "absent classes",
+        "one cluster",
+        "nothing found",
+        "two classes share their best cluster",
+        "few pixels count",
+    ],
+)
+def test_miou_is_that_of_scikit_learn_and_scipy_on_pixel_lists(case, seed):
+    truth, found = pixel_lists(case, seed)
+    matrix = metrics.ConfusionMatrix(5, 4)
+    for part in np.array_split(np.arange(3000), 7):
+        matrix.add(found[part][None], truth[part][None])
+    mapping, method = matching.match(matrix.counts)
+    assert method == "hungarian"
+
+    truth, found = truth[truth != 255], found[truth != 255]
+    overlaps = np.array(
+        [
+            [jaccard_score(truth == i, found == j, zero_division=0) for j in range(1, 5)]
+            for i in range(1, 6)
+        ]
+    )
+    classes, clusters = linear_sum_assignment(overlaps, maximize=True)
+    names = np.full(5, 99)  # of the clusters; 99 is no class
+    names[0] = 0
+    for i, j in zip(classes, clusters, strict=True):
+        if overlaps[i, j] > 0:
+            names[j + 1] = i + 1
+    present = [i for i in range(6) if i in truth or i in names[found]]
+    expected = jaccard_score(truth, names[found], labels=present, average="macro", zero_division=0)
+    scores = metrics.scores(matrix.counts, mapping)
+    assert scores.miou == pytest.approx(expected)
+    matched = [overlaps[mapping[j] - 1, j - 1] for j in range(1, 5) if mapping[j] > 0]
+    assert sum(matched) == pytest.approx(overlaps[classes, clusters].sum())

@@ -286,6 +286,7 @@ def figure(item: str, tables_: Sequence[Mapping]) -> str:
         chart = drawing.line_chart(
             lines,
             x_label=X_LABELS[item],
+            x_ticks=sorted({x for line in lines.values() for x in line.x}),
             y_label="patches" if table["unit"] == "count" else "%",
         )
         panels.append((title_of(table), list(lines), chart))

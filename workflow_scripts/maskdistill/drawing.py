@@ -183,12 +183,19 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def line_chart(
-    series: Mapping[str, Series], *, x_label: str, y_label: str, width: int = 520, height: int = 260
+    series: Mapping[str, Series],
+    *,
+    x_label: str,
+    y_label: str,
+    x_ticks: Sequence[float] = (),
+    width: int = 520,
+    height: int = 260,
 ) -> Markup:
     """Lines over common axes, as inline SVG.
 
     Args:
         series: name → points, with x rising; the y axis starts at 0 or below.
+        x_ticks: values to label on the x axis; () for round ones.
     """
     left, right, top, bottom = 52, 14, 12, 40
     all_x = [x for line in series.values() for x in line.x]
@@ -197,8 +204,12 @@ def line_chart(
         end for line in series.values() for y, sd in _whiskers(line) for end in (y - sd, y + sd)
     ]
     x_low, x_high = min(all_x), max(all_x)
+    x_ticks = x_ticks or nice_ticks(x_low, x_high)
+    if x_low == x_high:  # one point stands in the middle
+        x_low -= 0.5
+        x_high += 0.5
     y_low, y_high = min(0.0, *all_y), max(all_y)
-    x_span, y_span = (x_high - x_low) or 1.0, (y_high - y_low) * 1.04 or 1.0
+    x_span, y_span = x_high - x_low, (y_high - y_low) * 1.04 or 1.0
 
     def at(x: float, y: float) -> tuple[float, float]:
         return (
@@ -212,7 +223,7 @@ def line_chart(
         parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" ')
         parts.append(f'y2="{y:.1f}"/><text class="tick" text-anchor="end" x="{left - 8}" ')
         parts.append(f'y="{y + 4:.1f}">{tick:g}</text>')
-    for tick in nice_ticks(x_low, x_high):
+    for tick in x_ticks:
         x, _ = at(tick, y_low)
         parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" ')
         parts.append(f'y="{height - bottom + 18}">{tick:,g}</text>')

@@ -1,0 +1,74 @@
+# Scores of the variants.
+
+
+def trains_mask_rcnn(dataset, variant):
+    """Whether a variant has a Mask R-CNN of its own."""
+    found = VARIANTS[dataset][variant]
+    own = found.first in ("masks", "clusters") and variant not in BASELINES
+    return own and CONFIGS[dataset]["evaluation"]["ablations"]["train_mask_rcnn"]
+
+
+def variant_steps(wildcards):
+    """The steps of a variant that are scored: name → folder of label maps."""
+    dataset, variant = wildcards.dataset, wildcards.variant
+    split = evaluated_split(CONFIGS[dataset])
+    base = f"results/{dataset}/ablations/{variant}/seed-{wildcards.seed}/{split}"
+    if variant == "boxes":
+        return {"mask_rcnn_boxes": f"{base}/boxes", "mask_rcnn_boxes_grabcut": f"{base}/grabcut"}
+    if variant == "all_pixels":
+        return {"segmentation": f"{base}/predictions"}
+    if VARIANTS[dataset][variant].first == "confident":
+        steps = {"mask_rcnn": f"{base}/label_maps"}
+        if CONFIGS[dataset]["evaluation"]["ablations"]["train_segmentation"]:
+            steps["segmentation"] = f"{base}/predictions"
+        return steps
+    steps = {"initial_masks": f"{base}/initial_label_maps"}
+    if trains_mask_rcnn(dataset, variant):
+        steps["mask_rcnn"] = f"{base}/label_maps"
+    return steps
+
+
+use rule evaluate as evaluate_variant with:
+    input:
+        images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
+        steps=lambda wildcards: [
+            path
+            for folder in variant_steps(wildcards).values()
+            for path in shards_of(wildcards.dataset, f"{folder}/{{shard}}.parquet")
+        ],
+    output:
+        metrics="results/{dataset}/ablations/{variant}/seed-{seed}/metrics.json",
+        csv="results/{dataset}/ablations/{variant}/seed-{seed}/per_class.csv",
+        parquet="results/{dataset}/ablations/{variant}/seed-{seed}/per_class.parquet",
+    log:
+        "logs/{dataset}/ablations/{variant}/seed-{seed}/metrics.log",
+    benchmark:
+        "benchmarks/{dataset}/ablations/{variant}/seed-{seed}/metrics.tsv"
+    params:
+        settings=variant_settings("evaluate"),
+        steps=lambda wildcards: options_of_steps(wildcards.dataset, variant_steps(wildcards)),
+    message:
+        "Evaluate {wildcards.dataset}, variant {wildcards.variant}, seed {wildcards.seed}"
+
+
+use rule evaluate_instances as evaluate_variant_instances with:
+    input:
+        images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
+        masks=shards_of_variant("masks", "{split}/masks"),
+        assignments=variant_assignments,
+        candidates=lambda wildcards: (
+            shards_of_variant("candidates", "seed-{seed}/{split}/candidates")(wildcards)
+            if trains_mask_rcnn(wildcards.dataset, wildcards.variant)
+            else []
+        ),
+        metrics="results/{dataset}/ablations/{variant}/seed-{seed}/metrics.json",
+    output:
+        "results/{dataset}/ablations/{variant}/seed-{seed}/instances.json",
+    log:
+        "logs/{dataset}/ablations/{variant}/seed-{seed}/instances.log",
+    benchmark:
+        "benchmarks/{dataset}/ablations/{variant}/seed-{seed}/instances.tsv"
+    params:
+        settings=variant_settings("evaluate_instances"),
+    message:
+        "Evaluate masks of {wildcards.dataset}, variant {wildcards.variant}, seed {wildcards.seed}"

@@ -1,0 +1,154 @@
+# The paper's tables and figures, and a page with all of them.
+from workflow_scripts.maskdistill.variants import ITEMS, SWEEPS, sweep
+
+
+wildcard_constraints:
+    item=one_of(ITEMS),
+
+
+def ablation_seeds(dataset):
+    """Seeds of the ablations; where the run lacks one, its own stages are run with it too."""
+    return CONFIGS[dataset]["evaluation"]["ablations"]["seeds"] or CONFIGS[dataset]["seeds"]
+
+
+def ablation_sources(dataset, item):
+    """What an item is made of: kind of file → variant → its files, one a seed."""
+    swept = sweep(item, CONFIGS[dataset]).values() if item in SWEEPS else []
+    wanted = {
+        "table_1": {"metrics": ["all_pixels"]},
+        "table_s1": {"metrics": ["boxes"]},
+        "table_2": {"linear_probe": [MAIN]},
+        "table_s2": {"linear_probe": [MAIN]},
+        "table_3": {"instances": [MAIN, *BASELINES]},
+        "figure_3": {"instances": swept},
+        "figure_4": {"instances": swept},
+        "figure_5": {"metrics": swept},
+    }[item]
+    return {
+        kind: {
+            variant: [
+                f"{base_of(dataset, variant, 'segmentation')}/seed-{seed}/{kind}.json"
+                for seed in ablation_seeds(dataset)
+            ]
+            for variant in dict.fromkeys([MAIN] * (kind == "metrics") + list(names))
+        }
+        for kind, names in {"metrics": [], **wanted}.items()
+    }
+
+
+def ablation_options(wildcards):
+    """The command line of an item, less its outputs."""
+    dataset, item = wildcards.dataset, wildcards.item
+    options = [f"--seeds {' '.join(map(str, ablation_seeds(dataset)))}"]
+    for kind, found in ablation_sources(dataset, item).items():
+        option = "--linear-probes" if kind == "linear_probe" else f"--{kind}"
+        options += [f"{option} {name} {' '.join(paths)}" for name, paths in found.items()]
+    if item in SWEEPS:
+        swept = sweep(item, CONFIGS[dataset])
+        options += [f"--sweep {value} {name}" for value, name in swept.items()]
+        path = f"results/{dataset}/ablations/{item}"
+        options += [f"--svg {path}.svg --overclustering-csv {path}_overclustering.csv"]
+    return " ".join(options)
+
+
+def ablation_output(name):
+    """A file of an item, shown by `snakemake --report`."""
+    return report(
+        f"results/{{dataset}}/ablations/{name}",
+        caption="../captions/ablations.rst",
+        category="Ablations",
+        labels={"dataset": "{dataset}", "what": "{item}", "file": name.rpartition(".")[2]},
+    )
+
+
+rule tabulate_ablation:
+    input:
+        lambda wildcards: [
+            path
+            for found in ablation_sources(wildcards.dataset, wildcards.item).values()
+            for paths in found.values()
+            for path in paths
+        ],
+    output:
+        json="results/{dataset}/ablations/{item,table_s?[0-9]}.json",
+        csv=ablation_output("{item,table_s?[0-9]}.csv"),
+    log:
+        "logs/{dataset}/ablations/{item}.log",
+    benchmark:
+        "benchmarks/{dataset}/ablations/{item}.tsv"
+    conda:
+        "../../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(30),
+    params:
+        settings=settings_of("tabulate_ablation"),
+        code=code_of("tabulate_ablation"),
+        resources=digest_of(PAPER_TABLES),
+        options=ablation_options,
+    message:
+        "Tabulate {wildcards.item} of {wildcards.dataset}"
+    shell:
+        "exec python -m workflow_scripts.tabulate_ablation --settings {params.settings:q}"
+        " --item {wildcards.item} {params.options}"
+        " --paper-tables {HOME}/{PAPER_TABLES}"
+        " --json {output.json} --csv {output.csv} > {log} 2>&1"
+
+
+# A figure is a table and its charts; what is overclustered has a table of its own.
+use rule tabulate_ablation as draw_ablation with:
+    output:
+        json="results/{dataset}/ablations/{item,figure_[0-9]}.json",
+        csv=ablation_output("{item,figure_[0-9]}.csv"),
+        overclustering=ablation_output("{item,figure_[0-9]}_overclustering.csv"),
+        svg=ablation_output("{item,figure_[0-9]}.svg"),
+
+
+rule report_ablations:
+    input:
+        tables=expand("results/{{dataset}}/ablations/{item}.json", item=ITEMS),
+        figures=expand("results/{{dataset}}/ablations/{item}.svg", item=SWEEPS),
+    output:
+        report(
+            "results/{dataset}/ablations/report.html",
+            caption="../captions/ablations_report.rst",
+            category="Reports",
+            labels={"dataset": "{dataset}, ablations"},
+        ),
+    log:
+        "logs/{dataset}/ablations/report.log",
+    benchmark:
+        "benchmarks/{dataset}/ablations/report.tsv"
+    conda:
+        "../../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(30),
+    params:
+        code=code_of("report_ablations"),
+        resources=digest_of("workflow_scripts/maskdistill/templates/ablations.html.j2"),
+    message:
+        "Write the report of the ablations of {wildcards.dataset}"
+    shell:
+        "exec python -m workflow_scripts.report_ablations --dataset {wildcards.dataset}"
+        " --items {input.tables} --figures {input.figures} --output {output} > {log} 2>&1"
+
+
+SCORED = [name for name in config["datasets"] if has_ground_truth(name)]
+
+
+rule ablations:
+    input:
+        expand("results/{dataset}/ablations/report.html", dataset=SCORED),
+
+
+for wanted in ITEMS:
+
+    # One target for each table and figure: `snakemake table_1`.
+    rule:
+        name:
+            wanted
+        input:
+            expand("results/{dataset}/ablations/{item}.json", dataset=SCORED, item=wanted),
