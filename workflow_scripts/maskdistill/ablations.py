@@ -5,12 +5,10 @@ variant of the run; see `variants`. Numbers are fractions of 1 unless a table's 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
-from workflow_scripts.maskdistill import comparison, drawing
+from workflow_scripts.maskdistill import comparison, drawing, html_pages
 from workflow_scripts.maskdistill.comparison import beside
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.step_titles import STEP_TITLES
@@ -309,14 +307,8 @@ def render(dataset: str, items: Sequence[Mapping], figures: Mapping[str, str]) -
         items: contents of the items' JSON files.
         figures: item → SVG.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("ablations.html.j2").render(
+    return html_pages.render(
+        "ablations.html.j2",
         dataset=dataset,
         items=items,
         figures={item: Markup(svg) for item, svg in figures.items()},  # written by `figure`

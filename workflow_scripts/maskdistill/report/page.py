@@ -2,17 +2,13 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import jinja2
-
-from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill import html_pages, shards
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.report import charts, pictures, scores, tables, times
 from workflow_scripts.maskdistill.report.inputs import Inputs, cluster_colours, read
 from workflow_scripts.maskdistill.step_titles import step_title
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
 REJECTED_SHOWN = 200  # rows of the table of rejected images
 
 
@@ -30,20 +26,9 @@ def render(inputs: Inputs) -> str:
     clusters = cluster_colours(inputs)
     examples = pictures.examples(inputs, manifest[inputs.split], clusters)
     scored = inputs.summary is not None and bool(inputs.metrics)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": _percent,
-        "signed": _signed,
-        "duration": _duration,
-        "plain": _plain,
-    }
-    return environment.get_template("report.html.j2").render(
+    return html_pages.render(
+        "report.html.j2",
+        filters={"percent": _percent, "signed": _signed, "duration": _duration, "plain": _plain},
         dataset=inputs.dataset,
         split=inputs.split,
         titles={name: step_title(name) for name in inputs.steps},

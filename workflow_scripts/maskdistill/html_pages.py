@@ -1,0 +1,29 @@
+"""HTML pages from the templates of this package."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jinja2
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(
+    template: str, *, filters: Mapping[str, Callable] | None = None, **values: object
+) -> str:
+    """Fill in a template; what is no markup is escaped.
+
+    Args:
+        template: name of its file.
+        filters: further filters of the template.
+        values: what the template uses; a missing one is an error.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters or {}
+    return environment.get_template(template).render(**values)
