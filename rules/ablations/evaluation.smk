@@ -1,13 +1,6 @@
 # Scores of the variants.
 
 
-def trains_mask_rcnn(dataset, variant):
-    """Whether a variant has a Mask R-CNN of its own."""
-    found = VARIANTS[dataset][variant]
-    own = found.first in ("masks", "clusters") and variant not in BASELINES
-    return own and CONFIGS[dataset]["evaluation"]["ablations"]["train_mask_rcnn"]
-
-
 def variant_steps(wildcards):
     """The steps of a variant that are scored: name → folder of label maps."""
     dataset, variant = wildcards.dataset, wildcards.variant
