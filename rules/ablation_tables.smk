@@ -55,7 +55,7 @@ def ablation_output(name):
     """A file of an item, shown by `snakemake --report`."""
     return report(
         f"results/{{dataset}}/ablations/{name}",
-        caption="../captions/ablations.rst",
+        caption="captions/ablations.rst",
         category="Ablations",
         labels={"dataset": "{dataset}", "what": "{item}", "file": name.rpartition(".")[2]},
     )
@@ -77,7 +77,7 @@ rule tabulate_ablation:
     benchmark:
         "benchmarks/{dataset}/ablations/{item}.tsv"
     conda:
-        "../../envs/maskdistill.yaml"
+        "../envs/maskdistill.yaml"
     threads: 1
     resources:
         mem_mb=attempts(1000),
@@ -112,7 +112,7 @@ rule report_ablations:
     output:
         report(
             "results/{dataset}/ablations/report.html",
-            caption="../captions/ablations_report.rst",
+            caption="captions/ablations_report.rst",
             category="Reports",
             labels={"dataset": "{dataset}, ablations"},
         ),
@@ -121,7 +121,7 @@ rule report_ablations:
     benchmark:
         "benchmarks/{dataset}/ablations/report.tsv"
     conda:
-        "../../envs/maskdistill.yaml"
+        "../envs/maskdistill.yaml"
     threads: 1
     resources:
         mem_mb=attempts(1000),

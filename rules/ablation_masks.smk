@@ -25,7 +25,7 @@ rule find_baseline_masks:
     benchmark:
         "benchmarks/{dataset}/ablations/{baseline}/{split}/masks/{shard}.tsv"
     conda:
-        "../../envs/maskdistill.yaml"
+        "../envs/maskdistill.yaml"
     threads: 1
     resources:
         mem_mb=attempts(4000),

@@ -1,4 +1,5 @@
-# What a variant of the run changes, and where the files are that it works on.
+# The paper's tables and figures: `snakemake ablations`, or one of them, `snakemake table_1`. What
+# they vary lies in results/DATASET/ablations/VARIANT; everything else is the run's own.
 from workflow_scripts.maskdistill.config import merge
 from workflow_scripts.maskdistill.variants import BASELINES, MAIN, has_own, variants
 

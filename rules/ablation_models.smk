@@ -109,7 +109,7 @@ rule paint_boxes:
     benchmark:
         "benchmarks/{dataset}/ablations/boxes/seed-{seed}/{split}/{boxes}/{shard}.tsv"
     conda:
-        "../../envs/maskdistill.yaml"
+        "../envs/maskdistill.yaml"
     threads: 1
     resources:
         mem_mb=attempts(2000),
