@@ -115,7 +115,7 @@ def _components(item: str, summaries: Mapping, paper: Mapping, dataset: str) -> 
             continue  # no CRF
         values = summaries[variant]["steps"][step]
         comparable = values["matching"] == ["hungarian"] and name in published
-        cell = beside(values["miou"], published[name] / 100 if comparable else None)
+        cell = beside(values["miou"], published[name] if comparable else None)
         rows.append((values["matching"], {"name": name, "cells": {"mIoU": cell}}))
     return _by_matching("mIoU", rows)
 

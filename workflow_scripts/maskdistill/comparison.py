@@ -100,8 +100,13 @@ def of_last_round(summary: Mapping) -> dict:
     return {**summary, "steps": steps}
 
 
-def beside(ours: Mapping, paper: float | None) -> dict:
-    """One cell: mean, sd and n of ours, the paper's number, and ours less the paper's."""
+def beside(ours: Mapping, percent: float | None) -> dict:
+    """One cell: mean, sd and n of ours, the paper's number, and ours less the paper's.
+
+    Args:
+        percent: the paper's number as it is printed, if there is one.
+    """
+    paper = None if percent is None else round(percent / 100, 6)
     known = paper is not None and ours["mean"] is not None
     return {"ours": ours, "paper": paper, "difference": ours["mean"] - paper if known else None}
 
@@ -115,7 +120,7 @@ def step_miou(summary: Mapping, step: str, paper: Mapping, dataset: str) -> dict
     key = _COMPONENTS.get(step)
     if not paper or key is None or dataset != "voc" or values["matching"] != ["hungarian"]:
         return beside(values["miou"], None)
-    return beside(values["miou"], paper["tableS1_components_voc_val_miou"][key] / 100)
+    return beside(values["miou"], paper["tableS1_components_voc_val_miou"][key])
 
 
 def linear_miou(summary: Mapping, paper: Mapping, dataset: str) -> dict[str, dict]:
@@ -124,7 +129,7 @@ def linear_miou(summary: Mapping, paper: Mapping, dataset: str) -> dict[str, dic
     return {
         step: beside(
             values["miou"],
-            published[_LINEAR[step]] / 100 if _LINEAR[step] in published else None,
+            published.get(_LINEAR[step]),
         )
         for step, values in summary.get("linear_probe", {"steps": {}})["steps"].items()
     }
@@ -156,7 +161,7 @@ def instance_tables(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[
                     {
                         "step": name,
                         "cells": [
-                            beside(step[setting][column], triple[i] / 100 if triple else None)
+                            beside(step[setting][column], triple[i] if triple else None)
                             for i, column in enumerate(AP_COLUMNS)
                         ],
                     }
@@ -175,7 +180,6 @@ def class_iou(summary: Mapping, paper: Mapping) -> dict[str, dict[str, dict]]:
             if values["matching"] == ["majority"]:
                 published = {}
             rows[step] = {
-                name: beside(iou, published[name] / 100 if name in published else None)
-                for name, iou in values["per_class"].items()
+                name: beside(iou, published.get(name)) for name, iou in values["per_class"].items()
             }
     return rows
