@@ -53,11 +53,13 @@ def ablation_options(wildcards):
 
 def ablation_output(name):
     """A file of an item, shown by `snakemake --report`."""
+    kind = name.rpartition(".")[2] + (", overclustering" if "overclustering" in name else "")
     return report(
         f"results/{{dataset}}/ablations/{name}",
         caption="captions/ablations.rst",
         category="Ablations",
-        labels={"dataset": "{dataset}", "what": "{item}", "file": name.rpartition(".")[2]},
+        # Snakemake shows one file for all that have the same labels.
+        labels={"dataset": "{dataset}", "what": "{item}", "file": kind},
     )
 
 

@@ -105,6 +105,7 @@ def test_snakemakes_own_report_shows_them(ablated: Workflow) -> None:
     text = (ablated.directory / "overview.html").read_text()
     for shown in ("Ablations", "table_s1", "figure_4", "baselines DINO-seg and LOST"):
         assert shown in text, shown
+    assert '"csv, overclustering"' in text
 
 
 def test_the_rows_of_the_run_itself_are_its_numbers(ablated: Workflow) -> None:
