@@ -1,31 +1,9 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from workflow_scripts.maskdistill import label_maps
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.report.inputs import Inputs, cluster_colours
-
-
-def clusters(count):
-    """The settings of clusters that nobody has named."""
-    names = [f"cluster_{i:03d}" for i in range(1, count + 1)]
-    return {"clustering": {"clusters": count}, "curation": {"names": names, "classes": None}}
-
-
-def inputs(**changes):
-    defaults = {
-        "dataset": "tiny",
-        "split": "val",
-        "root": Path(),
-        "settings": {**clusters(3), "report": {"examples": 2, "crops": 2}},
-        "images": {"train": [], "val": []},
-        "masks": {},
-        "assignments": [],
-        "steps": {"initial_masks": [], "segmentation": []},
-    }
-    return Inputs(**defaults | changes)
+from workflow_scripts.maskdistill.step_colours import step_colours
 
 
 def metrics(**mappings):
@@ -42,7 +20,7 @@ def test_clusters_wear_the_colour_of_their_class():
         initial_masks={"0": "background", "1": "dog", "2": None, "3": "cat"},
         segmentation={"0": "background", "1": "dog", "2": "dog", "3": "background"},
     )
-    colours = cluster_colours(inputs(metrics={"0": found}))
+    colours = step_colours(["initial_masks", "segmentation"], 3, found)
     first, second = colours["initial_masks"].colours, colours["segmentation"].colours
     palette = label_maps.PALETTE
     np.testing.assert_array_equal(first[[0, 1, 3]], palette[[0, 2, 1]])
@@ -52,17 +30,14 @@ def test_clusters_wear_the_colour_of_their_class():
 
 
 def test_without_ground_truth_every_cluster_has_its_own_colour():
-    settings = clusters(254)
-    colours = cluster_colours(inputs(settings=settings))["segmentation"].colours
+    colours = step_colours(["segmentation"], 254, None)["segmentation"].colours
     assert len(np.unique(colours, axis=0)) == 255
-    settings = clusters(600)
-    colours = cluster_colours(inputs(settings=settings))["segmentation"].colours
+    colours = step_colours(["segmentation"], 600, None)["segmentation"].colours
     assert len(colours) == 601
     assert not (colours[1:] == 0).all(axis=1).any()  # none looks like background
 
 
 def test_metrics_without_a_step_are_an_error():
+    found = metrics(initial_masks={str(i): None for i in range(4)})
     with pytest.raises(InputError, match="segmentation"):
-        cluster_colours(
-            inputs(metrics={"0": metrics(initial_masks={str(i): None for i in range(4)})})
-        )
+        step_colours(["segmentation"], 3, found)
