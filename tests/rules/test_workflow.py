@@ -200,9 +200,5 @@ def test_labels_change_nothing_before_the_evaluation(finished: Workflow, tmp_pat
     for path in written:
         original = finished.directory / path.relative_to(tmp_path)
         assert path.read_bytes() == original.read_bytes(), path
-    # The scenes were not generated again, and the labels do matter in the end.
+    # The scenes were not generated again.
     assert all(path.read_bytes() == content for path, content in moved.items())
-    metrics = f"{RESULTS}/seed-0/metrics.json"
-    assert again.snakemake(metrics).returncode == 0
-    scores = [json.loads((flow.directory / metrics).read_text()) for flow in (finished, again)]
-    assert scores[0]["steps"] != scores[1]["steps"]
