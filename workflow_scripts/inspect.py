@@ -26,12 +26,12 @@ from workflow_scripts.maskdistill import (
     image_record,
     image_sheet,
     images,
-    inspection,
     shards,
     terminal,
 )
 from workflow_scripts.maskdistill.atomic import atomic_path
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.inspection import files
 
 # Where the dataset of results/NAME is described: in the working directory, or in the repository.
 CONFIGS = (Path("config/datasets"), Path(__file__).parents[1] / "config" / "datasets")
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--sample",
         type=int,
-        default=inspection.SAMPLE,
+        default=files.SAMPLE,
         metavar="N",
         help="label maps decoded for statistics, evenly spread; 0 for all (default: %(default)s)",
     )
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.image is not None:
         return _draw(arguments)
     if arguments.sql is not None:
-        groups = [group for path in arguments.paths for group in inspection.expand(path)]
+        groups = [group for path in arguments.paths for group in files.expand(path)]
         print("\n".join(query(groups, arguments.sql)))
         return 0
     return _describe(arguments)
@@ -107,7 +107,7 @@ def _describe(arguments: argparse.Namespace) -> int:
     faults = []
     for i, path in enumerate(arguments.paths):
         try:
-            groups = inspection.expand(path)
+            groups = files.expand(path)
         except InputError as error:
             faults.append(str(error))
             continue
@@ -115,7 +115,7 @@ def _describe(arguments: argparse.Namespace) -> int:
             print()
         stages = {group[0].parent for group in groups}
         if len(groups) > 2 and len(stages) > 1:
-            lines, found = inspection.overview(groups)
+            lines, found = files.overview(groups)
             print("\n".join([*lines, "", "  Name one of these paths for what it holds."]))
             faults += found
             continue
@@ -123,7 +123,7 @@ def _describe(arguments: argparse.Namespace) -> int:
             if j:
                 print()
             try:
-                lines = inspection.describe(group, sample=arguments.sample, check=arguments.check)
+                lines = files.describe(group, sample=arguments.sample, check=arguments.check)
                 print("\n".join(lines))
             except InputError as error:
                 faults.append(str(error))

@@ -285,3 +285,21 @@ def test_same_images():
 def test_file_digest(tmp_path):
     (tmp_path / "a").write_bytes(b"weights")
     assert shards.file_digest(tmp_path / "a") == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_changed_byte_is_found(tmp_path):
+    path = tmp_path / "0000.parquet"
+    vectors = np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)
+    rows = [{"image_id": i, "mask_id": 0, "embedding": v} for i, v in enumerate(vectors)]
+    shards.write_table(path, "mask_embeddings", rows, {}, embedding_size=64)
+    column = pq.read_metadata(path).row_group(0).column(2)
+    data = bytearray(path.read_bytes())
+    data[column.dictionary_page_offset + column.total_compressed_size // 2] ^= 1
+    path.write_bytes(data)
+    for read in (
+        lambda: shards.read_table([path]),
+        lambda: list(shards.read_rows(path)),
+        lambda: shards.rows_of_image(path, 20),
+    ):
+        with pytest.raises(InputError, match="damaged"):
+            read()

@@ -162,7 +162,9 @@ def shard_writer(
     columns = schema(stage, embedding_size).with_metadata({METADATA_KEY: text})
     with (
         atomic_path(path) as temporary,
-        pq.ParquetWriter(temporary, columns, compression="zstd") as parquet,
+        pq.ParquetWriter(
+            temporary, columns, compression="zstd", write_page_checksum=True
+        ) as parquet,
     ):
         writer = ShardWriter(parquet, columns, rows_per_group)
         yield writer
@@ -196,12 +198,17 @@ def read_metadata(path: str | os.PathLike) -> dict:
     return json.loads(metadata[METADATA_KEY])
 
 
+def _open(path: str | os.PathLike) -> pq.ParquetFile:
+    # Without checksums, what was changed within an uncompressed page would be read as it is.
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
 def read_table(paths: Iterable[str | os.PathLike], columns: list[str] | None = None) -> pa.Table:
     """All rows of one or several shards of a stage, in the order of `paths`."""
     tables = []
     for path in paths:
         with _damage_named(path):
-            tables.append(pq.ParquetFile(path).read(columns=columns))
+            tables.append(_open(path).read(columns=columns))
     return pa.concat_tables(tables)
 
 
@@ -219,7 +226,7 @@ def read_rows(
     Vectors (keys, embeddings, …) come as NumPy arrays.
     """
     with _damage_named(path):
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=batch_size, columns=columns):
+        for batch in _open(path).iter_batches(batch_size=batch_size, columns=columns):
             values = [_values(column) for column in batch.columns]
             for row in zip(*values, strict=True):
                 yield dict(zip(batch.schema.names, row, strict=True))
@@ -239,7 +246,9 @@ def rows_of_image(path: str | os.PathLike, image_id: int) -> list[dict]:
     Only what belongs to the image is decoded, however large the shard is.
     """
     with _damage_named(path):
-        table = pq.read_table(path, filters=[("image_id", "=", image_id)])
+        table = pq.read_table(
+            path, filters=[("image_id", "=", image_id)], page_checksum_verification=True
+        )
     rows = []
     for batch in table.to_batches():
         values = [_values(column) for column in batch.columns]

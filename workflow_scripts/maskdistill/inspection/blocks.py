@@ -1,0 +1,106 @@
+"""Blocks of lines that descriptions of several kinds of files share."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from workflow_scripts.maskdistill import terminal
+from workflow_scripts.maskdistill.errors import InputError
+
+CLUSTERS_SHOWN = 24
+
+Lines = Iterator[str]
+
+
+def titled(path: Path, title: str, lines: Sequence[str] = ()) -> Lines:
+    """A file, what it is, and what it holds."""
+    yield terminal.plain(path)
+    yield f"  {terminal.plain(title)}"
+    yield from lines
+
+
+def read_text(path: Path) -> str:
+    """A text file.
+
+    Raises:
+        InputError: no text, or text with holes.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: damaged, or no text ({error})") from error
+    if "\0" in text:
+        raise InputError(f"{path}: damaged: zeros within its text; make it again")
+    return text
+
+
+def check_end(path: Path, text: str, end: str = "") -> None:
+    """Texts of this workflow end with `end` and the end of a line; not so if they are cut off.
+
+    Raises:
+        InputError: cut off.
+    """
+    if not text.endswith(f"{end}\n") and not (end and text.endswith(end)):
+        raise InputError(f"{path}: damaged: its end is cut off; make it again")
+
+
+def provenance(metadata: Mapping) -> Lines:
+    """Settings, checksums and versions, as a block of facts."""
+    pairs = [(key, value(found)) for key, found in flat(metadata.get("settings", {}))]
+    pairs += [
+        (key, value(found))
+        for key, found in flat(
+            {k: v for k, v in metadata.items() if k not in ("settings", "versions", "stage")}
+        )
+    ]
+    versions = metadata.get("versions", {})
+    if versions:
+        pairs.append(("versions", ", ".join(f"{name} {v}" for name, v in versions.items())))
+    if pairs:
+        yield from ["", "  made with", *terminal.facts(pairs, indent=4)]
+
+
+def flat(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The leaves of a tree of settings, under dotted names."""
+    for key, found in tree.items():
+        if isinstance(found, Mapping) and found:
+            yield from flat(found, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", found
+
+
+def value(found: object) -> str:
+    """A setting as text of at most 100 characters."""
+    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
+def distributions(columns: Mapping[str, np.ndarray]) -> Lines:
+    """A table of quantiles of every column of numbers, with its shape."""
+    rows = []
+    for name, values in columns.items():
+        if values.size:
+            finite = values[np.isfinite(values)]
+            low, p5, median, p95, high = (
+                np.percentile(finite, [0, 5, 50, 95, 100]) if finite.size else [None] * 5
+            )
+            bad = values.size - finite.size
+            label = f"{name} ({bad:,} not finite)" if bad else name
+            shape = terminal.histogram(finite)
+            rows.append([label, values.size, low, p5, median, p95, high, shape])
+    if rows:
+        header = ["", "count", "least", "5 %", "median", "95 %", "most", "distribution"]
+        yield from ["", *terminal.table(header, rows)]
+
+
+def counts(title: str, found: Mapping[str, int]) -> Lines:
+    """A table of how often things occur, the most frequent first."""
+    total = sum(found.values())
+    rows = [
+        [name, count, f"{count / total:.1%}", terminal.bar(count / total)]
+        for name, count in sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    if rows:
+        yield from ["", *terminal.table([title, "rows", "share", ""], rows)]

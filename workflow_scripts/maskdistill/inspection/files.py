@@ -1,0 +1,144 @@
+"""The files that a path stands for, what each is, and an overview of a whole tree."""
+
+import collections
+import glob
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from workflow_scripts.maskdistill import images, terminal
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.inspection import documents, models, pictures, tables, texts
+from workflow_scripts.maskdistill.inspection.blocks import Lines
+
+SAMPLE = 500  # label maps that are decoded, unless all are asked for
+# Folders of files that have the names of the dataset's images, with their folders.
+UNPACKED = ("label_maps", "predictions", "overlays")
+GALLERY_INDEX = "index.js"
+LOCK = "lock"  # of a training's folder: always empty
+
+READERS: dict[str, Callable[[Path], Lines]] = {
+    ".json": documents.json_file,
+    ".jsonl": documents.json_lines,
+    ".csv": documents.csv_file,
+    ".tsv": documents.benchmark,
+    ".html": texts.page,
+    ".js": texts.gallery_script,
+    ".css": texts.gallery_style,
+    ".svg": texts.figure,
+    ".xml": texts.labelling_interface,
+    ".yaml": texts.yaml_file,
+    ".md": texts.card,
+    ".pt": models.model,
+    ".pth": models.model,
+    ".safetensors": models.model,
+    ".onnx": models.onnx,
+    ".pt2": models.exported_program,
+}
+
+
+def expand(path: str) -> list[list[Path]]:
+    """The files that a path stands for, those of one kind together.
+
+    Args:
+        path: a file, a pattern with `*`, or a folder, which stands for all of its files. Shards
+            belong together, and so do the pictures or texts of a folder; a gallery is one thing.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    if Path(path).exists():
+        found = [Path(path)]
+    else:
+        found = [Path(name) for name in sorted(glob.glob(path, recursive=True))]
+    groups: dict[tuple, list[Path]] = collections.defaultdict(list)
+    for entry in found:
+        if not entry.is_dir():
+            groups[_group(entry)].append(entry)
+            continue
+        inside = sorted(f for f in entry.rglob("*") if f.is_file() and f.name[0] != ".")
+        galleries = [f.parent for f in inside if f.name == GALLERY_INDEX and _is_gallery(f)]
+        for file in inside:
+            if any(file.is_relative_to(folder) for folder in galleries):
+                if file.name == GALLERY_INDEX:
+                    groups[_group(file)].append(file)
+                continue
+            groups[_group(file, entry)].append(file)
+    if not groups:
+        what = "an empty folder" if found else "no such file or folder"
+        raise InputError(f"{path}: {what}; give an output of this workflow, such as results/demo")
+    return list(groups.values())
+
+
+def _group(file: Path, entry: Path | None = None) -> tuple:
+    """What files that are described together have in common."""
+    suffix = file.suffix.lower()
+    if suffix == ".parquet" and file.stem.isdigit():
+        return file.parent, suffix
+    if entry is not None and (suffix in images.SUFFIXES or texts.is_label_file(file)):
+        parts = file.relative_to(entry).parts
+        folder = entry / parts[0] if parts[0] in UNPACKED else file.parent
+        return (folder if entry.name not in UNPACKED else entry), suffix
+    return (file,)
+
+
+def _is_gallery(index: Path) -> bool:
+    return (index.parent / "gallery.js").is_file()
+
+
+def describe(paths: Sequence[Path], *, sample: int = SAMPLE, check: bool = False) -> list[str]:
+    """Describe files that belong together, as lines of text.
+
+    Args:
+        paths: a group of `expand`.
+        sample: number of label maps that are decoded for statistics, evenly spread; 0 for all.
+        check: also read every byte and decode every mask, label map and picture.
+
+    Raises:
+        InputError: a file is missing, damaged, or none of this workflow's.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        empty = path.stat().st_size == 0
+        if empty and path.name == LOCK:
+            return [terminal.plain(path), "  lock of a training, which holds it while it runs"]
+        # Nothing was found in the image of an empty label file.
+        if empty and not texts.is_label_file(path):
+            raise InputError(f"{path}: empty file (0 bytes); remove it and run the workflow again")
+    suffix = paths[0].suffix.lower()
+    if suffix == ".parquet":
+        return list(tables.shards_of_a_stage(paths, sample, check=check))
+    if suffix in images.SUFFIXES:
+        return list(pictures.pictures(paths, sample, check=check))
+    if suffix == ".txt":
+        return list(texts.text_files(paths))
+    if suffix in READERS:
+        return list(READERS[suffix](paths[0]))
+    raise InputError(f"{paths[0]}: a foreign file: nothing of this workflow ends in {suffix!r}")
+
+
+def overview(paths: Iterable[Sequence[Path]]) -> tuple[list[str], list[str]]:
+    """One line for every group of files of a whole tree.
+
+    Returns:
+        The table's lines, and what is damaged or foreign.
+    """
+    rows, faults = [], []
+    for group in paths:
+        where = group[0] if len(group) == 1 else group[0].parent
+        count = None
+        try:
+            if group[0].suffix == ".parquet":
+                title, count = tables.title_of(group)
+            else:
+                # A few label maps tell what all of them are.
+                title = describe(group, sample=1)[1].strip()
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        bytes_ = sum(path.stat().st_size for path in group)
+        rows.append([str(where), title, len(group), count, terminal.size(bytes_)])
+    # Paths are there to be copied, so that none is cut.
+    width = max([60, *(len(row[0]) for row in rows)])
+    header = ["path", "what it is", "files", "rows", "size"]
+    return terminal.table(header, rows, width=width), faults
