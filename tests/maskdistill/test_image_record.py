@@ -123,3 +123,12 @@ def test_the_root_is_what_the_config_says(results, tree):
     assert image_record.dataset_root(tree, [Path("none"), folder]) == results / "data" / "tiny"
     with pytest.raises(InputError, match="give --root"):
         image_record.dataset_root(tree, [Path("none")])
+
+
+def test_the_linear_probe_of_the_last_round(results, tmp_path):
+    copied = shutil.copytree(results, tmp_path / "copy")
+    base = copied / "results" / "tiny" / "seed-0"
+    shutil.copytree(base / "val" / "label_maps", base / "round-1" / "val" / "linear_probe")
+    record = collect(copied, "6.jpg")
+    assert list(record.steps) == ["initial_masks", "mask_rcnn", "segmentation", "linear_probe"]
+    np.testing.assert_array_equal(record.steps["linear_probe"], record.steps["mask_rcnn"])

@@ -51,3 +51,13 @@ def test_long_names_and_many_candidates_fit(results, drawn):
     sheet, _ = drawn("5")
     other, _ = drawn("6.jpg")
     assert sheet.shape[1] == other.shape[1]
+
+
+def test_a_linear_probe_wears_the_colours_of_classes(results, drawn):
+    sheet, record = drawn("6.jpg")
+    labels = np.where(record.steps["segmentation"] == 2, 2, 0).astype(np.uint8)
+    record.steps["linear_probe"] = labels  # class 2 where cluster 2 stands for class 1
+    pixels = images.read_image(results / "data" / "tiny" / "JPEGImages" / "6.jpg")
+    with_probe = image_sheet.draw(record, pixels, ["6.jpg", "a second line"])
+    # One more panel and one more entry of the legend: class dog.
+    assert count(with_probe, label_maps.PALETTE[2]) >= count(sheet, label_maps.PALETTE[2]) + 12 * 12

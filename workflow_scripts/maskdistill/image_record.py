@@ -12,6 +12,9 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.json_files import read_json
 
+# Steps whose labels are the classes of the ground truth, not clusters.
+LINEAR_PROBES = ("linear_probe", "linear_probe_crf")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
@@ -183,6 +186,8 @@ def step_folders(base: Path | None, split: str) -> dict[str, Path]:
         name = "segmentation" if number == 0 else f"segmentation_round_{number}"
         folders[name] = folder / split / "predictions"
         folders[f"{name}_crf"] = folder / split / "predictions_crf"
+    for folder in rounds:
+        folders |= {probe: folder / split / probe for probe in LINEAR_PROBES}
     return {name: folder for name, folder in folders.items() if folder.is_dir()}
 
 

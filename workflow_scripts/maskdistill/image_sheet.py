@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from workflow_scripts.maskdistill import drawing, images, label_maps, masks
-from workflow_scripts.maskdistill.image_record import ImageRecord
+from workflow_scripts.maskdistill.image_record import LINEAR_PROBES, ImageRecord
 from workflow_scripts.maskdistill.step_colours import StepColours, step_colours
 from workflow_scripts.maskdistill.step_titles import step_title
 
@@ -94,7 +94,8 @@ def _colours(record: ImageRecord) -> dict[str, StepColours]:
         scored = [step for step in steps if step in record.metrics["steps"]]
         colours |= step_colours(scored, record.metrics["clusters"], record.metrics)
         names = record.metrics["class_names"]
-        colours[TRUTH] = StepColours(label_maps.colours(np.arange(len(names))), names)
+        classes = StepColours(label_maps.colours(np.arange(len(names))), names)
+        colours |= dict.fromkeys((TRUTH, *LINEAR_PROBES), classes)
     return colours
 
 
@@ -255,7 +256,10 @@ def _legend(
         for label in map(int, labels):
             name = colours[step].classes[label]
             text = f"cluster {label}" + (f": {name}" if name else "")
-            order, text = (1, f"class {name}") if step == TRUTH else (0, text)
+            if name and step in (TRUTH, *LINEAR_PROBES):
+                order, text = 1, f"class {name}"
+            else:
+                order = 0
             if label:
                 colour = tuple(_visible(colours[step].colours[label]).tolist())
                 entries.add((order, label, text, colour))
