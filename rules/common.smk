@@ -14,6 +14,7 @@ from pathlib import Path
 
 from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.resources import Resource
 
 # Planning makes millions of objects that stay; looking for garbage among them took a third of it.
@@ -41,6 +42,7 @@ from workflow_scripts.maskdistill.config import (
     dataset_config,
     evaluated_split,
     is_downloaded,
+    names_cautions,
     read_names,
     report_settings,
     rule_settings,
@@ -135,6 +137,9 @@ def load_names(dataset):
             curated(CONFIGS[dataset], values["clusters"])
         except InputError as error:
             raise InputError(f"{path}: {error}")
+    if workflow.is_main_process:
+        for caution in names_cautions(CONFIGS[dataset], found):
+            logger.warning(f"{path}: {caution}")
     return found
 
 

@@ -1,7 +1,8 @@
 """Apply trained models to single images: label map, overlay and, with a Mask R-CNN, objects.
 
 Writes STEM.png, STEM_overlay.jpg and STEM.json (COCO) into a folder. --settings takes parts of a
-dataset's config: `mask_rcnn` and `confidence` (else the defaults), `crf` (else no CRF).
+dataset's config: `mask_rcnn` and `confidence` (else those of config/default.yaml), `crf` (else no
+CRF).
 """
 
 import json
@@ -12,6 +13,7 @@ import torch
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import atomic, coco, confidence, crf, images, label_maps
+from workflow_scripts.maskdistill.config import read_yaml
 from workflow_scripts.maskdistill.device import choose_device
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.exports.coco import instances
@@ -20,8 +22,10 @@ from workflow_scripts.maskdistill.json_files import read_json
 from workflow_scripts.maskdistill.mask_rcnn import engines
 from workflow_scripts.maskdistill.mask_rcnn.prediction import rows_of_image
 from workflow_scripts.maskdistill.mask_rcnn.settings import prediction_settings
+from workflow_scripts.maskdistill.overlays import write_overlay
 from workflow_scripts.maskdistill.segmentation import prediction
-from workflow_scripts.write_applied import write_overlay
+
+DEFAULTS = Path(__file__).parents[1] / "config" / "default.yaml"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, help="segmentation model.pt")
     parser.add_argument("--mask-rcnn", type=Path, help="Mask R-CNN model.pt")
     parser.add_argument("--image", type=Path, nargs="+", required=True, help="pictures")
+    parser.add_argument(
+        "--threshold", type=float, help="τ: objects of a higher score are kept, 0..1"
+    )
     parser.add_argument("--classes", type=Path, help="classes.json of export_model: names")
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
@@ -42,7 +49,12 @@ def main(argv: list[str] | None = None) -> int:
     segmentation = prediction.load_predictor(arguments.model, device)
     detector = None
     if arguments.mask_rcnn:
-        settings = prediction_settings(arguments.settings.get("mask_rcnn", {}))
+        defaults = read_yaml(DEFAULTS)["defaults"]
+        given = arguments.settings
+        settings = prediction_settings(defaults["mask_rcnn"] | given.get("mask_rcnn", {}))
+        threshold = arguments.threshold
+        if threshold is None:
+            threshold = (defaults["confidence"] | given.get("confidence", {}))["threshold"]
         detector = engines.load_predictor(arguments.mask_rcnn, settings=settings, device=device)
     names = [coco.category_name(number) for number in range(1, segmentation.clusters + 1)]
     if arguments.classes:
@@ -68,7 +80,6 @@ def main(argv: list[str] | None = None) -> int:
             height, width = labels.shape
             listed = {"image_id": 1, "height": height, "width": width}
             rows = list(rows_of_image(listed, detector.predict([image])[0]))
-            threshold = arguments.settings.get("confidence", {}).get("threshold", 0.9)
             found = confidence.confident(rows, threshold)
             picture = Picture(1, path.name, path.name, height, width, labels, found, None)
             text = json.dumps(instances([picture], names))

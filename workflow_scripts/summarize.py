@@ -71,7 +71,8 @@ def summarize(runs: Sequence[Mapping]) -> dict:
         runs: contents of metrics.json, one a seed, with the same steps and classes.
 
     Returns:
-        JSON values; per step `matching` (methods that occur), every metric and `per_class` as
+        JSON values; `clusters` of every run, which differ where people merged some; per step
+        `matching` (methods that occur), every metric and `per_class` as
         {"mean", "sd", "n"}: fractions of 1, sd with n - 1 in the denominator.
     """
     steps = {}
@@ -91,6 +92,7 @@ def summarize(runs: Sequence[Mapping]) -> dict:
         "images": first["images"],
         "class_names": first["class_names"],
         "runs": len(runs),
+        "clusters": [run["clusters"] for run in runs],
         "steps": steps,
     }
 
@@ -131,10 +133,15 @@ def table(summary: Mapping) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
+    caution = ""
+    if len(set(summary["clusters"])) > 1:
+        counts = ", ".join(map(str, summary["clusters"]))
+        caution = f"\nCAUTION: means over runs of different numbers of classes to match: {counts}"
+    text = "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+    return text + caution
 
 
 def _percent(value: Mapping) -> str:

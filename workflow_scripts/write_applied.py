@@ -5,13 +5,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic, drawing, images, label_maps, shards
+from workflow_scripts.maskdistill import atomic, images, label_maps, shards
 from workflow_scripts.maskdistill.exports import coco
 from workflow_scripts.maskdistill.exports.content import Picture, read_pictures, write_label_map
+from workflow_scripts.maskdistill.overlays import write_overlay
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,19 +62,6 @@ def main(argv: list[str] | None = None) -> int:
                 if row["status"] != shards.OK:
                     writer.writerow([row["file_name"], row["status"]])
     return 0
-
-
-def write_overlay(image: np.ndarray, labels: np.ndarray, path: Path) -> None:
-    """Write an image with its label map over it.
-
-    Args:
-        image: H x W x 3 uint8.
-        labels: H x W, 0 background.
-        path: JPEG to write, with its folder.
-    """
-    colours = label_maps.colours(np.arange(int(labels.max()) + 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(drawing.overlay(image, labels, colours)).save(path, "JPEG", quality=90)
 
 
 if __name__ == "__main__":

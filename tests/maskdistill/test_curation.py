@@ -72,3 +72,16 @@ def test_a_mistake_in_it_is_one_clear_line(tmp_path, old, new, message):
         config.read_names(tmp_path / "a.yaml", SCHEMA)
     assert "a.yaml" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_names_that_are_not_used_and_seeds_that_are_merged_differently():
+    settings = {"seeds": [0, 1], "clustering": {"clusters": 4}}
+    named = {"assignments": None, "clusters": {1: "bird", 2: "bird"}}
+    assert config.names_cautions(settings, {}) == []
+    assert config.names_cautions(settings, {0: named, 1: named}) == []
+    only_words = {"assignments": None, "clusters": {1: "bird"}}
+    assert config.names_cautions(settings, {0: only_words}) == []
+    (caution,) = config.names_cautions(settings, {0: named, 1: named, 7: named})
+    assert "clusters of seed 7 are not used: `seeds` of the dataset has only 0, 1" in caution
+    (caution,) = config.names_cautions(settings, {0: named})
+    assert "(3 in seed 0, 4 in seed 1)" in caution

@@ -100,9 +100,9 @@ def named(finished: Workflow):
     """A function that writes the demo's file of names; it is taken away after the test."""
     path = finished.directory / "config" / "names" / "demo.yaml"
 
-    def write(clusters: dict, **more) -> None:
+    def write(clusters: dict, seed: int = 0, **more) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"seeds": {0: {"clusters": clusters, **more}}}
+        content = {"seeds": {seed: {"clusters": clusters, **more}}}
         path.write_text(yaml.safe_dump(content))
 
     yield write
@@ -131,6 +131,14 @@ def test_the_gallery_shows_names(with_gallery: Workflow, named) -> None:
 def test_which_clusters_were_looked_at_makes_nothing_stale(finished: Workflow, named) -> None:
     named({}, assignments="0123456789abcdef")
     assert finished.stale("all") == {}
+
+
+def test_names_of_a_seed_that_there_is_not_are_pointed_out(finished: Workflow, named) -> None:
+    named({2: "bird", 4: "bird"}, seed=7)
+    done = finished.snakemake("--dry-run", "all")
+    assert done.returncode == 0
+    assert done.stdout.count("names of clusters of seed 7 are not used") == 1
+    assert "Nothing to be done" in done.stdout
 
 
 def test_names_of_unknown_clusters_are_one_line(finished: Workflow, named) -> None:

@@ -76,6 +76,10 @@ def test_objects_of_a_mask_rcnn(folder, monkeypatch):
     assert found.cats[annotation["category_id"]]["name"] == "y"
     np.testing.assert_array_equal(found.annToMask(annotation), mask)
     assert seen == {"side": 64}
+    # τ as an option, over the settings; without either, the config's default.
+    for more, count in ((["--threshold=0.2"], 2), (["--settings={}"], 1), (["--threshold=1"], 1)):
+        assert call(folder, *options, *more) == 0
+        assert len(COCO(folder / "out/a.json").anns) == count
 
 
 def test_the_crf_on_request(folder):

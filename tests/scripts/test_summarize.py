@@ -19,6 +19,7 @@ def run(miou, cat, steps=("initial_masks", "segmentation"), method="hungarian"):
         "split": "val",
         "images": 3,
         "class_names": ["background", "cat"],
+        "clusters": 6,
         "steps": dict.fromkeys(steps, step),
     }
 
@@ -88,3 +89,12 @@ def test_numbers_on_instances_are_summed_up_wherever_they_stand(tmp_path):
     (row,) = step["calibration"]["bins"]
     assert row["count"]["mean"] == 4.5
     assert row["iou"] == {"mean": 0.5, "sd": None, "n": 1}
+
+
+def test_runs_whose_clusters_were_merged_differently_are_marked(tmp_path, capsys):
+    alike = call(tmp_path, run(0.2, 0.2), run(0.3, 0.3))
+    assert alike["clusters"] == [6, 6]
+    assert "CAUTION" not in capsys.readouterr().out
+    summary = call(tmp_path, run(0.2, 0.2), run(0.3, 0.3) | {"clusters": 5})
+    assert summary["clusters"] == [6, 5]
+    assert "different numbers of classes to match: 6, 5" in capsys.readouterr().out

@@ -266,6 +266,33 @@ def curated(config: Mapping, names: Mapping[int, str]) -> dict:
     )
 
 
+def names_cautions(config: Mapping, names: Mapping[int, Mapping]) -> list[str]:
+    """What a file of names may not mean, a line each.
+
+    Args:
+        config: of the dataset.
+        names: of `read_names`.
+    """
+    seeds = config["seeds"]
+    cautions = [
+        f"names of clusters of seed {seed} are not used: `seeds` of the dataset has only "
+        f"{', '.join(map(str, seeds))}; correct the number in the file, or add the seed"
+        for seed in names
+        if seed not in seeds
+    ]
+    classes = {
+        seed: curated(config, names.get(seed, {}).get("clusters", {}))["clustering"]["clusters"]
+        for seed in seeds
+    }
+    if len(set(classes.values())) > 1:
+        found = ", ".join(f"{count} in seed {seed}" for seed, count in classes.items())
+        cautions.append(
+            f"seeds have different numbers of classes after merging ({found}), and their mean "
+            "scores mix them; name the clusters of every seed, or set `seeds` to one of them"
+        )
+    return cautions
+
+
 def rule_settings(rule: str, config: Mapping, names: Mapping[int, str] | None = None) -> dict:
     """The sub-tree of a dataset's config that a rule depends on.
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from workflow_scripts.maskdistill import drawing, images, masks, shards
+from workflow_scripts.maskdistill import drawing, fonts, images, masks, shards
 from workflow_scripts.maskdistill.coco import category_name
 
 CROP = 128  # side of a crop, in pixels
@@ -75,10 +75,10 @@ def sheet(sections: Mapping[str, Sequence[np.ndarray]], title: str) -> np.ndarra
     height = HEADING * (1 + len(sections)) + sum(rows.values()) * (CROP + GAP) + GAP
     picture = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(picture)
-    draw.text((GAP, 5), title, "black", ImageFont.load_default(18))
+    fonts.write(draw, (GAP, 5), title, "black", 18, room=width - 2 * GAP)
     top = HEADING
     for name, found in sections.items():
-        draw.text((GAP, top + 8), name, "#5c6670", ImageFont.load_default(14))
+        fonts.write(draw, (GAP, top + 8), name, "#5c6670", 14, room=width - 2 * GAP)
         top += HEADING
         for number, crop in enumerate(found):
             row, column = divmod(number, COLUMNS)

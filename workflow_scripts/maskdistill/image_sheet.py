@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from workflow_scripts.maskdistill import drawing, images, label_maps, masks
+from workflow_scripts.maskdistill import drawing, fonts, images, label_maps, masks
 from workflow_scripts.maskdistill.image_record import LINEAR_PROBES, ImageRecord
 from workflow_scripts.maskdistill.step_colours import StepColours, step_colours
 from workflow_scripts.maskdistill.step_titles import step_title
@@ -62,22 +62,22 @@ def draw(record: ImageRecord, image: np.ndarray, facts: Sequence[str]) -> np.nda
     foot = MARGIN + 24 * len(legend_lines)
     sheet = Image.new("RGB", (total_width, head + rows * (height + CAPTION + GAP) + foot), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, MARGIN - 6), _fit(facts[0], total_width - 2 * MARGIN, 24), INK, _font(24))
+    room = total_width - 2 * MARGIN
+    fonts.write(pen, (MARGIN, MARGIN - 6), facts[0], INK, 24, room=room)
     for i, line in enumerate(facts[1:]):
-        text = _fit(line, total_width - 2 * MARGIN, 14)
-        pen.text((MARGIN, MARGIN + 32 + 19 * i), text, SOFT, _font(14))
+        fonts.write(pen, (MARGIN, MARGIN + 32 + 19 * i), line, SOFT, 14, room=room)
     for i, panel in enumerate(panels):
         x = MARGIN + (i % columns) * (cell + GAP)
         y = head + (i // columns) * (height + CAPTION + GAP)
         sheet.paste(Image.fromarray(panel.picture), (x, y))
-        pen.text((x, y + height + 5), _fit(panel.title, cell, 15), INK, _font(15))
-        pen.text((x, y + height + 24), _fit(panel.note, cell, 12.5), SOFT, _font(12.5))
+        fonts.write(pen, (x, y + height + 5), panel.title, INK, 15, room=cell)
+        fonts.write(pen, (x, y + height + 24), panel.note, SOFT, 12.5, room=cell)
     y = sheet.height - foot + 4
     for line in legend_lines:
         x = MARGIN
         for name, colour in line:
             pen.rectangle((x, y + 2, x + 13, y + 15), fill=colour, outline=SOFT)
-            pen.text((x + 20, y), name, INK, _font(13))
+            fonts.write(pen, (x + 20, y), name, INK, 13)
             x += _legend_width(name)
         y += 24
     return np.asarray(sheet)
@@ -210,11 +210,11 @@ def _candidate_panel(
         kept = row["candidate_id"] in record.confident
         pen.rectangle((x, y, right, bottom), outline=colour, width=2 if kept else 1)
         text = f"{row['cluster']}  {row['score']:.2f}"
-        width = pen.textlength(text, _font(11)) + 6
+        width = fonts.width(text, 11) + 6
         top = max(0.0, y - 14)
         pen.rectangle((x, top, x + width, top + 14), fill=colour)
         light = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] > 140
-        pen.text((x + 3, top), text, INK if light else (255, 255, 255), _font(11))
+        fonts.write(pen, (x + 3, top), text, INK if light else (255, 255, 255), 11)
     more = len(record.candidates) - len(shown)
     note = f"{len(record.candidates)}, best {shown[0]['score']:.2f}; thick: confident" + (
         f"; {more} weaker ones not drawn" if more else ""
@@ -280,17 +280,4 @@ def _wrap(legend: Sequence[tuple], width: int) -> list[list[tuple]]:
 
 
 def _legend_width(name: str) -> int:
-    return round(_font(13).getlength(name)) + 44
-
-
-def _font(size: float) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
-
-
-def _fit(text: str, width: int, size: float) -> str:
-    """Text that is cut where it would not fit."""
-    if _font(size).getlength(text) <= width:
-        return text
-    while text and _font(size).getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    return round(fonts.width(name, 13)) + 44
