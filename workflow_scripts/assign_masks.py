@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import clustering, shards
 
@@ -16,12 +14,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     arguments = parser.parse_args(argv)
 
-    keys, vectors = shards.read_embeddings([arguments.embeddings])
-    centroids = np.stack([row["centroid"] for row in shards.read_rows(arguments.centroids)])
     settings = arguments.settings["clustering"]
-    if settings["standardize"]:
-        deviation = shards.read_metadata(arguments.centroids)["standard_deviation"]
-        vectors = vectors / np.array(deviation, dtype=np.float32)
+    keys, vectors, centroids = shards.read_with_centroids(
+        [arguments.embeddings], arguments.centroids, standardize=settings["standardize"]
+    )
     clusters, distances = clustering.assign(vectors, centroids, metric=settings["metric"])
     metadata = shards.provenance("assignments", arguments.settings)
     shards.write_assignments(arguments.output, keys, clusters, distances, metadata)

@@ -5,7 +5,6 @@ A sheet shows the masks nearest to the centroid, and those that are nearly as ne
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from workflow_scripts import cli
@@ -27,12 +26,12 @@ def main(argv: list[str] | None = None) -> int:
     settings = arguments.settings
     count = settings["report"]["crops"]
 
-    keys, vectors = shards.read_embeddings(arguments.embeddings)
-    centroids = np.stack([row["centroid"] for row in shards.read_rows(arguments.centroids)])
     metric = settings["clustering"]["metric"]
-    if settings["clustering"]["standardize"]:
-        deviation = shards.read_metadata(arguments.centroids)["standard_deviation"]
-        vectors = vectors / np.array(deviation, dtype=np.float32)
+    keys, vectors, centroids = shards.read_with_centroids(
+        arguments.embeddings,
+        arguments.centroids,
+        standardize=settings["clustering"]["standardize"],
+    )
     cluster_of = shards.read_classes(arguments.assignments, None)
     _, distances = clustering.assign(vectors, centroids, metric=metric)
     margins = None

@@ -294,7 +294,8 @@ def test_a_changed_byte_is_found(tmp_path):
     shards.write_table(path, "mask_embeddings", rows, {}, embedding_size=64)
     column = pq.read_metadata(path).row_group(0).column(2)
     data = bytearray(path.read_bytes())
-    data[column.dictionary_page_offset + column.total_compressed_size // 2] ^= 1
+    first = column.dictionary_page_offset or column.data_page_offset
+    data[first + column.total_compressed_size // 2] ^= 1
     path.write_bytes(data)
     for read in (
         lambda: shards.read_table([path]),
@@ -303,3 +304,19 @@ def test_a_changed_byte_is_found(tmp_path):
     ):
         with pytest.raises(InputError, match="damaged"):
             read()
+
+
+def test_embeddings_are_compared_with_centroids_as_they_were_clustered(tmp_path):
+    vectors = np.array([[2, 4], [6, 8]], np.float32)
+    rows = [{"image_id": i, "mask_id": 0, "embedding": v} for i, v in enumerate(vectors)]
+    shards.write_table(tmp_path / "e", "mask_embeddings", rows, {}, embedding_size=2)
+    centroids = [{"cluster": 1, "size": 2, "centroid": np.array([1, 1], np.float32)}]
+    metadata = {"standard_deviation": [2.0, 4.0]}
+    shards.write_table(tmp_path / "c", "centroids", centroids, metadata, embedding_size=2)
+    for standardize, expected in ((False, vectors), (True, vectors / [2, 4])):
+        keys, found, read = shards.read_with_centroids(
+            [tmp_path / "e"], tmp_path / "c", standardize=standardize
+        )
+        assert keys == [(0, 0), (1, 0)]
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(read, [[1, 1]])

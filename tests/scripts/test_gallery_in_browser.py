@@ -130,6 +130,14 @@ def test_order_by_agreement_and_score(page):
     assert set(best[-2:]) == {results_tree.WITHOUT_CANDIDATE, results_tree.REJECTED}
 
 
+def test_images_that_have_the_stage_come_first(page):
+    # Only the evaluated images were segmented; the one that was rejected has no stage at all.
+    shown = names(page("stage=segmentation"))
+    segmented = sorted(set(results_tree.NAMES["val"]) - {results_tree.REJECTED})
+    assert shown[:3] == segmented
+    assert shown[3:] == sorted([*results_tree.NAMES["train"], results_tree.REJECTED])
+
+
 def test_captions_say_what_the_grid_is_about(page):
     opened = page("stage=mask_rcnn&split=val&order=wrong")
     values = (

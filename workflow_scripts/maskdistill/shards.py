@@ -319,6 +319,25 @@ def assignments_digest(path: str | os.PathLike) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
+def read_with_centroids(
+    embeddings: Iterable[str | os.PathLike], centroids: str | os.PathLike, *, standardize: bool
+) -> tuple[list[tuple[int, int]], np.ndarray, np.ndarray]:
+    """Mask embeddings and the centroids of the clusters, as distances between them are measured.
+
+    Args:
+        standardize: divide the embeddings by the standard deviation that the clustering, which did
+            the same, has left with the centroids.
+
+    Returns:
+        (image_id, mask_id) of each, the vectors as n x d float32, and the centroids as C x d.
+    """
+    keys, vectors = read_embeddings(embeddings)
+    if standardize:
+        deviation = read_metadata(centroids)["standard_deviation"]
+        vectors = vectors / np.array(deviation, dtype=np.float32)
+    return keys, vectors, np.stack([row["centroid"] for row in read_rows(centroids)])
+
+
 def assert_same_images(expected: Iterable[int], found: Iterable[int], what: str) -> None:
     """Merges lose no image: both sides hold the same image ids.
 

@@ -155,6 +155,11 @@ const GALLERY = (() => {
       many: by((image) => image.masks, -1),
     };
     if (orders[state.order]) shown.sort(orders[state.order]);
+    if (state.stage !== "image") {
+      // Training images have no stages of the evaluation; what there is to see comes first.
+      const has = (image) => Boolean(image.tiles?.includes(state.stage));
+      shown = [...shown.filter(has), ...shown.filter((image) => !has(image))];
+    }
   }
 
   function options(select, entries, value) {
