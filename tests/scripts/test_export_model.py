@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ from PIL import Image
 
 from tests.scripts.test_predict_segmentation import ARCHITECTURE
 from workflow_scripts import export_model
-from workflow_scripts.maskdistill import model_card
 from workflow_scripts.maskdistill.segmentation import prediction
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
 from workflow_scripts.maskdistill.training_run import publish
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+REPOSITORY = Path(__file__).parents[2]
 SMALLER = {**ARCHITECTURE, "depth": 10}
 SETTINGS = {
     "curation": {"names": ["bird", "a | b", "cluster_004"], "classes": [1, 2, 1, 3, 0]},
@@ -81,10 +82,12 @@ def test_the_card_says_what_it_is(exported):
     assert json.loads((exported / "classes.json").read_text()) == SETTINGS["curation"]["names"]
 
 
-def test_the_snippet_of_the_card_runs_without_this_repository(exported, tmp_path):
+def test_the_snippet_runs_without_this_repository(exported, tmp_path):
+    """That of this repository's README, which is also the card's."""
+    text = (REPOSITORY / "README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     card = (exported / "README.md").read_text()
-    (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
-    assert snippet == model_card.SNIPPET
+    assert re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL) == [snippet]
     for name in ("model.onnx", "classes.json"):
         (tmp_path / name).symlink_to(exported / name)
     Image.new("RGB", (45, 38), "red").save(tmp_path / "photo.jpg")
