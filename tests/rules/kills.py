@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import psutil
@@ -159,22 +159,35 @@ class Stress:
             and not any(part.startswith(".") for part in path.relative_to(results).parts)
         ]
 
-    def _saved_steps(self) -> dict[str, int]:
-        """Training → the step of its last checkpoint."""
+    def _saved_steps(self) -> dict[Path, int]:
+        """Folder of a training → the step of its last checkpoint."""
         return {
-            path.parents[1].name: torch.load(path, weights_only=True)["step"]
+            path.parent: torch.load(path, weights_only=True)["step"]
             for path in self.workflow.directory.glob("checkpoints/**/last.pt")
         }
 
-    def _check_resumed(self, saved: dict[str, int], started: float) -> None:
+    def _check_resumed(self, saved: dict[Path, int], started: float) -> None:
         """Trainings that began since then say in their log at which step."""
-        for log in self.workflow.directory.glob("logs/**/model.log"):
-            stage = log.parent.name
-            first = re.search(r"\| *(\d+)/(\d+) \[", log.read_text())
-            if first and log.stat().st_mtime > started and saved.get(stage, 0) > 0:
-                assert int(first[1]) >= saved[stage], f"{log}: not from step {saved[stage]} on"
-                self.resumed.append(f"{stage} from step {first[1]} of {first[2]}")
-                print(f"   resumed {self.resumed[-1]}", flush=True)
+        folder = self.workflow.directory
+        opened = since(started, folder.glob("checkpoints/**/fingerprint.json"))
+        logs = since(started, folder.glob("logs/**/model.log"))
+        for stage in {log.parent.name for log in logs}:
+            # Rounds of one training begin one after the other; the last one may not have come to
+            # its log yet.
+            runs = [path.parent for path in opened if path.parents[1].name == stage]
+            of_stage = [log for log in logs if log.parent.name == stage]
+            for run, log in zip(runs, of_stage, strict=False):
+                first = re.search(r"\| *(\d+)/(\d+) \[", log.read_text())
+                if first and saved.get(run, 0) > 0:
+                    assert int(first[1]) >= saved[run], f"{log}: not from step {saved[run]} on"
+                    self.resumed.append(f"{stage} from step {first[1]} of {first[2]}")
+                    print(f"   resumed {self.resumed[-1]}", flush=True)
+
+
+def since(moment: float, paths: Iterable[Path]) -> list[Path]:
+    """Files that were written later than a moment, in seconds since 1970, the earliest first."""
+    changed = {path: path.stat().st_mtime for path in paths}
+    return sorted((path for path in changed if changed[path] > moment), key=changed.get)
 
 
 def _identity(path: Path) -> tuple[int, int]:
