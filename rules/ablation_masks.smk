@@ -88,9 +88,9 @@ use rule assign_masks as assign_variant_masks with:
 
 
 def variant_assignments(wildcards):
-    """Clusters of the masks of the evaluated split in a variant, one shard or all."""
+    """Clusters of the masks of a shard in a variant, or of all where objects are evaluated."""
     base = f"results/{wildcards.dataset}/ablations/{wildcards.variant}/seed-{wildcards.seed}"
-    split = evaluated_split(CONFIGS[wildcards.dataset])
+    split = wildcards.get("split", instance_split(CONFIGS[wildcards.dataset]))
     if split == "train":
         return f"{base}/clusters/assignments.parquet"
     if hasattr(wildcards, "shard"):

@@ -46,7 +46,7 @@ use rule evaluate as evaluate_variant with:
 
 use rule evaluate_instances as evaluate_variant_instances with:
     input:
-        images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
+        images=with_objects("results/{dataset}/{split}/images/{shard}.parquet"),
         masks=shards_of_variant("masks", "{split}/masks"),
         assignments=variant_assignments,
         candidates=lambda wildcards: (

@@ -34,10 +34,10 @@ def base_of(dataset, variant, stage):
 
 
 def of_variant(stage, pattern):
-    """An input function: a path below `base_of`, with {split} as the evaluated one if not known."""
+    """An input function: a path below `base_of`; {split} has evaluated objects if not known."""
 
     def path(wildcards):
-        known = {"split": evaluated_split(CONFIGS[wildcards.dataset]), **dict(wildcards.items())}
+        known = {"split": instance_split(CONFIGS[wildcards.dataset]), **dict(wildcards.items())}
         return f"{base_of(wildcards.dataset, wildcards.variant, stage)}/{pattern}".format(**known)
 
     return path

@@ -1,4 +1,4 @@
-# Pseudo-classes from the embeddings of the masks (section 3.2).
+# Pseudo-classes from the embeddings of the masks.
 
 
 def support_embeddings(wildcards):

@@ -41,6 +41,7 @@ from workflow_scripts.maskdistill.config import (
     curated,
     dataset_config,
     evaluated_split,
+    instance_split,
     is_downloaded,
     names_cautions,
     read_names,
@@ -198,7 +199,7 @@ TRAIN = Program()
 # Where a copy of the images lies changes no result.
 ROOTS = ByDataset({name: shlex.quote(c["dataset"]["root"]) for name, c in CONFIGS.items()})
 for name, quoted in list(ROOTS.items()):
-    ROOTS |= {f"{name}/{split}": quoted for split in ("train", "val")}
+    ROOTS |= {f"{name}/{split}": quoted for split in datasets.SPLITS}
     ROOTS |= {f"{name}/{split}": shlex.quote(str(folder)) for split, folder in APPLIED.items()}
 
 
@@ -227,7 +228,7 @@ TRAINING_PROCESSES = max(1, TRAINING_GPUS)
 
 wildcard_constraints:
     dataset="|".join(CONFIGS),
-    split="|".join(["train", "val", *map(re.escape, APPLIED)]),
+    split="|".join([*datasets.SPLITS, *map(re.escape, APPLIED)]),
     shard=r"\d{4}",
     seed=r"\d+",
     round=r"\d+",
@@ -302,7 +303,7 @@ try:
         {
             f"{name}/{split}" if split else name: f"{{0000..{shard_count(name, split) - 1:04d}}}"
             for name in CONFIGS
-            for split in ("", "train", "val", *APPLIED)
+            for split in ("", *datasets.SPLITS, *APPLIED)
         }
     )
 except InputError as error:

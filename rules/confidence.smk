@@ -1,4 +1,4 @@
-# Confident candidates and their label maps (section 3.3).
+# Confident candidates and their label maps.
 
 
 rule filter_candidates:

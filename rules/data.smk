@@ -8,7 +8,7 @@ MISSING_DATASETS = [
 
 
 def downloaded_files(wildcards):
-    """The marker of a downloaded dataset, and the lists of its images that can be downloaded."""
+    """The marker of a downloaded dataset, and the lists of its images."""
     if wildcards.split in APPLIED:
         return []
     dataset = CONFIGS[wildcards.dataset]["dataset"]
@@ -17,8 +17,7 @@ def downloaded_files(wildcards):
         files.append(DOWNLOADED.format(name=dataset["download"]))
     if dataset["adapter"] == "coco":
         split = dataset["splits"][wildcards.split]
-        lists = [split.get("image_list"), split.get("excluded_list")]
-        files += [path for path in lists if path in CATALOGUE["files"]]
+        files += filter(None, [split.get("image_list"), split.get("excluded_list")])
     return files
 
 

@@ -34,15 +34,20 @@ def step_shards(dataset, seed):
     ]
 
 
-def evaluated(pattern):
+def evaluated(pattern, split_of=evaluated_split):
     """An input function: all shards of the evaluated split, which is filled in."""
     return lambda wildcards: shards_of(
-        wildcards.dataset,
-        pattern.replace("{split}", evaluated_split(CONFIGS[wildcards.dataset])),
+        wildcards.dataset, pattern.replace("{split}", split_of(CONFIGS[wildcards.dataset]))
     )
 
 
+def with_objects(pattern):
+    """As `evaluated`, of the split whose objects are evaluated."""
+    return evaluated(pattern, instance_split)
+
+
 EVALUATED = ByDataset({name: evaluated_split(settings) for name, settings in CONFIGS.items()})
+WITH_OBJECTS = ByDataset({name: instance_split(settings) for name, settings in CONFIGS.items()})
 EVALUATED_FOLDERS = ByDataset(
     {name: f"results/{name}/{split}" for name, split in EVALUATED.items()}
 )
@@ -88,19 +93,20 @@ rule evaluate:
         " --per-class-parquet {output.parquet} > {log} 2>&1"
 
 
-def evaluated_assignments(wildcards):
-    """Clusters of the masks of the evaluated split."""
-    if evaluated_split(CONFIGS[wildcards.dataset]) == "train":
+def assignments_with_objects(wildcards):
+    """Clusters of the masks of the split whose objects are evaluated."""
+    if instance_split(CONFIGS[wildcards.dataset]) == "train":
         return f"results/{wildcards.dataset}/seed-{wildcards.seed}/clusters/assignments.parquet"
-    return evaluated("results/{dataset}/seed-{seed}/{split}/assignments/{shard}.parquet")(wildcards)
+    pattern = "results/{dataset}/seed-{seed}/{split}/assignments/{shard}.parquet"
+    return with_objects(pattern)(wildcards)
 
 
 rule evaluate_instances:
     input:
-        images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
-        masks=evaluated("results/{dataset}/{split}/masks/{shard}.parquet"),
-        assignments=evaluated_assignments,
-        candidates=evaluated("results/{dataset}/seed-{seed}/{split}/candidates/{shard}.parquet"),
+        images=with_objects("results/{dataset}/{split}/images/{shard}.parquet"),
+        masks=with_objects("results/{dataset}/{split}/masks/{shard}.parquet"),
+        assignments=assignments_with_objects,
+        candidates=with_objects("results/{dataset}/seed-{seed}/{split}/candidates/{shard}.parquet"),
         metrics="results/{dataset}/seed-{seed}/metrics.json",
     output:
         report(
@@ -126,9 +132,8 @@ rule evaluate_instances:
         "Evaluate masks of {wildcards.dataset} against objects, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.evaluate_instances --settings {params.settings:q}"
-        " --root {ROOTS:{wildcards.dataset}} --split {EVALUATED:{wildcards.dataset}}"
-        " --images {EVALUATED_FOLDERS:{wildcards.dataset}}/images/{SHARDS:{wildcards.dataset}}.parquet"
-        " --masks {ALL:{input.masks}}"
+        " --root {ROOTS:{wildcards.dataset}} --split {WITH_OBJECTS:{wildcards.dataset}}"
+        " --images {ALL:{input.images}} --masks {ALL:{input.masks}}"
         " --assignments {input.assignments} --candidates {ALL:{input.candidates}}"
         " --metrics {input.metrics} --workers {threads} --output {output} > {log} 2>&1"
 

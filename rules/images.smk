@@ -36,11 +36,14 @@ def listing_digest(wildcards):
 def listing_settings(wildcards):
     """What the listing of a split depends on."""
     dataset, split = wildcards.dataset, wildcards.split
+    described = dataset_of(dataset, split)
     settings = rule_settings("list_images", CONFIGS[dataset])
-    if split in APPLIED:
-        described = dataset_of(dataset, split)
-        settings["dataset"] = {key: described[key] for key in ("adapter", "splits")}
-        settings["shards"] = shard_count(dataset, split)
+    # Not the other splits: nothing of this one is stale when they change.
+    settings["dataset"] = {
+        "adapter": described["adapter"],
+        "splits": {split: described["splits"][split]},
+    }
+    settings["shards"] = shard_count(dataset, split)
     return canonical_json(settings)
 
 

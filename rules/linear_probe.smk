@@ -1,4 +1,4 @@
-# Linear protocol (section 4.1): what a linear classifier with labels makes of frozen features.
+# Linear protocol: what a linear classifier with labels makes of frozen features.
 
 
 rule write_ground_truth:

@@ -1,4 +1,4 @@
-# Mask R-CNN trained on the pseudo-labels, and the candidates that it predicts (section 3.3).
+# Mask R-CNN trained on the pseudo-labels, and the candidates that it predicts.
 
 
 def engine_environment(wildcards):

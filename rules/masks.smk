@@ -1,4 +1,4 @@
-# Object masks from the affinities, and their embeddings (sections 3.1 and 3.2).
+# Object masks from the affinities, and their embeddings.
 
 
 def embedder_weights(wildcards):

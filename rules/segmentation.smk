@@ -1,4 +1,4 @@
-# DeepLab-v3 trained on label maps, its predictions, and their refinement by a CRF (section 3.4).
+# DeepLab-v3 trained on label maps, its predictions, and their refinement by a CRF.
 
 
 def training_label_maps(wildcards):

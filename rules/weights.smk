@@ -1,4 +1,4 @@
-# Files that others publish: weights, lists of images. Whatever is here already is no rule's output,
+# Files that others publish: weights. Whatever is here already is no rule's output,
 # so that nothing ever removes it or fetches it again; put a file at its path to do without network.
 
 MISSING_FILES = [path for path in CATALOGUE["files"] if not Path(path).is_file()]

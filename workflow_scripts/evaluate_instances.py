@@ -1,7 +1,8 @@
 """Score initial masks and candidates against the annotated objects: mask AP, coverage, calibration.
 
 Class-aware numbers take the matching of clusters with classes from the metrics of the same step
-(`initial_masks`, `mask_rcnn`): that of the label maps of the evaluated split.
+(`initial_masks`, `mask_rcnn`): that of the label maps of `val`, also where objects of more images
+are evaluated.
 """
 
 import itertools
@@ -123,7 +124,7 @@ def mask_results(
 
 
 def proposals_per_mask(masks: Iterable[Path]) -> float:
-    """Mean number of patches that voted for a mask (P' of section 3.1); nan without any mask."""
+    """Mean number of patches that voted for a mask (P'); nan without any mask."""
     rows = itertools.chain.from_iterable(
         shards.read_rows(path, ["proposals", "status"]) for path in masks
     )

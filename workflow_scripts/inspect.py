@@ -30,6 +30,7 @@ from workflow_scripts.maskdistill import (
     terminal,
 )
 from workflow_scripts.maskdistill.atomic import atomic_path
+from workflow_scripts.maskdistill.datasets import SPLITS
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.inspection import files
 
@@ -37,7 +38,7 @@ from workflow_scripts.maskdistill.inspection import files
 CONFIGS = (Path("config/datasets"), Path(__file__).parents[1] / "config" / "datasets")
 ROWS_SHOWN = 1000  # of a query
 PATH_COLUMNS = {
-    "split": (r".*/(train|val)/", "VARCHAR"),
+    "split": (rf".*/({'|'.join(SPLITS)})/", "VARCHAR"),
     "seed": (r".*/seed-(\d+)/", "INTEGER"),
     "round": (r".*/round-(\d+)/", "INTEGER"),
 }

@@ -333,3 +333,13 @@ def test_ablations_are_no_setting_of_the_report():
 def test_the_evaluated_split():
     assert config.evaluated_split(shipped("demo")) == "val"
     assert config.evaluated_split({"dataset": {"splits": {"train": "."}}}) == "train"
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [("train", "train"), ("train val", "val"), ("train val instances", "instances")],
+)
+def test_the_split_whose_objects_are_evaluated(splits, expected):
+    described = {"dataset": {"splits": dict.fromkeys(splits.split(), ".")}}
+    assert config.instance_split(described) == expected
+    assert config.evaluated_split(described) == expected.replace("instances", "val")

@@ -1,5 +1,7 @@
+import hashlib
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +9,7 @@ from workflow_scripts.maskdistill import datasets
 from workflow_scripts.maskdistill.datasets import ListedImage
 from workflow_scripts.maskdistill.errors import InputError
 
+REPOSITORY = Path(__file__).parents[2]
 FOLDER = {"adapter": "folder", "splits": {"train": ".", "val": "b"}}
 VOC = {"adapter": "voc", "splits": {"train": "train", "val": "lists/val.txt"}}
 COCO = {
@@ -131,6 +134,8 @@ def test_coco_with_an_image_list(tmp_path):
         names(dataset, tmp_path)
     (tmp_path / "list.txt").write_text("train2014/000139.jpg\n\n000009.jpg\n")
     assert names(dataset, tmp_path) == ["train2014/000009.jpg", "train2014/000139.jpg"]
+    (tmp_path / "list.txt").write_text("40\n139\n")
+    assert names(dataset, tmp_path) == ["train2014/000040.jpg", "train2014/000139.jpg"]
     (tmp_path / "list.txt").write_text("000139.jpg\n000777.jpg\n")
     with pytest.raises(InputError, match=r"1 listed images are not in .*000777\.jpg"):
         names(dataset, tmp_path)
@@ -138,13 +143,22 @@ def test_coco_with_an_image_list(tmp_path):
 
 def test_coco_without_a_list_of_images(tmp_path):
     write_coco(tmp_path, [(139, "000139.jpg"), (9, "000009.jpg"), (40, "000040.jpg")])
-    (tmp_path / "list.txt").write_text("train2014/000139.jpg\nelsewhere.jpg\n")
+    (tmp_path / "list.txt").write_text("train2014/000139.jpg\nelsewhere.jpg\n40\n777\n")
     split = {**COCO["splits"]["train"], "excluded_list": str(tmp_path / "list.txt")}
     dataset = {"adapter": "coco", "splits": {"train": split}}
-    assert names(dataset, tmp_path) == ["train2014/000009.jpg", "train2014/000040.jpg"]
+    assert names(dataset, tmp_path) == ["train2014/000009.jpg"]
     (tmp_path / "list.txt").unlink()
-    with pytest.raises(InputError, match=r"download it: snakemake --cores 1 .*list\.txt"):
+    with pytest.raises(InputError, match=r"list\.txt: no such list of images; check `splits`"):
         names(dataset, tmp_path)
+
+
+def test_the_shipped_list_of_coco20k():
+    """It is the published one, whose lines are file names, to the last byte."""
+    ids = datasets.read_image_list(REPOSITORY / "resources" / "coco20k.txt")
+    assert len(set(ids)) == 19_817
+    published = "".join(f"train2014/COCO_train2014_{int(i):012d}.jpg\n" for i in ids)
+    digest = hashlib.sha256(published.encode()).hexdigest()
+    assert digest == "74637e9b4f93f2ebef9b1f664aff53edd1f41ef08dad97bd22ce8e455052b335"
 
 
 def test_listings_that_cannot_be(tmp_path):

@@ -132,3 +132,20 @@ def test_the_linear_probe_of_the_last_round(results, tmp_path):
     record = collect(copied, "6.jpg")
     assert list(record.steps) == ["initial_masks", "mask_rcnn", "segmentation", "linear_probe"]
     np.testing.assert_array_equal(record.steps["linear_probe"], record.steps["mask_rcnn"])
+
+
+def test_the_root_is_that_of_an_extended_config(tmp_path):
+    (tmp_path / "base.yaml").write_text("dataset: { root: /data/base, adapter: folder }\n")
+    (tmp_path / "mine.yaml").write_text("extends: base\ndataset: { ground_truth: false }\n")
+    assert image_record.dataset_root(Path("results/mine"), [tmp_path]) == Path("/data/base")
+    with pytest.raises(InputError, match=r"no other\.yaml .* give --root"):
+        image_record.dataset_root(Path("results/other"), [tmp_path])
+
+
+def test_an_image_of_several_splits_is_found_where_most_is_known(tmp_path):
+    row = {"image_id": 1, "file_name": "x.jpg", "shard": 0, "status": "ok"}
+    for split in ("instances", "train", "val"):
+        shards.write_table(tmp_path / split / "images" / "0000.parquet", "images", [row], {})
+    assert image_record.find_image(tmp_path, "x.jpg")[0] == "val"
+    shutil.rmtree(tmp_path / "val")
+    assert image_record.find_image(tmp_path, "x.jpg")[0] == "train"

@@ -47,12 +47,10 @@ def test_dry_run_of_a_shipped_config(tmp_path, name):
     supports = own["clustering"]["support"]
     downloaded = {one["dataset"]["download"] for one in (own, *map(shipped, supports))} - {None}
     assert jobs.get("download_dataset", 0) == len(downloaded)
-    lists = [split for split in dataset["splits"].values() if isinstance(split, dict)]
-    listed_by = {split.get("image_list") or split.get("excluded_list") for split in lists} - {None}
     stages = ("features", "embedding", "mask_rcnn", "segmentation")
     weights = {own[stage]["weights"] for stage in stages} - {None}
     here = {path for path in weights if path.startswith("resources/")}
-    assert jobs.get("download_file", 0) == len(weights - here) + len(listed_by)
+    assert jobs.get("download_file", 0) == len(weights - here)
 
 
 def test_the_demo_names_the_generators_classes():

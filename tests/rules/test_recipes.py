@@ -40,6 +40,7 @@ OVERLAY = {
     },
     "segmentation": {"epochs": 1, "batch_size": 4, "crop_size": 64},
     "crf": {"iterations": 2},
+    "evaluation": {"linear_probe": {"epochs": 1, "batch_size": 4}},
     "report": {"examples": 2, "crops": 2},
 }
 OWN, SBD_ONLY = ["2007_000032", "2007_000039"], ["2008_000002", "2008_000003"]
@@ -103,9 +104,6 @@ def checkout(folder: Path, server: Server, archives: dict[str, bytes]) -> Path:
     path = copied / "resources" / "downloads.yaml"
     catalogue = yaml.safe_load(path.read_text())
     single = weights_content()
-    single["data/lists/coco20k.txt"] = "".join(
-        f"train2014/{miniatures.coco_name(i)}\n" for i in COCO20K
-    ).encode()
     for name, content in archives.items():
         server.files[name] = content
     for source in [a for d in catalogue["datasets"].values() for a in d["archives"]]:
@@ -128,7 +126,9 @@ def run(tmp_path: Path, server: Server, name: str, archives: dict[str, bytes]) -
     """A recipe from nothing to its report; then nothing is to be done, nor asked of the server."""
     copied = checkout(tmp_path, server, archives)
     directory = tmp_path / "run"
-    directory.mkdir()
+    (directory / "resources").mkdir(parents=True)
+    listed = "".join(f"{image_id}\n" for image_id in COCO20K)
+    (directory / "resources" / "coco20k.txt").write_text(listed)
     workflow = Workflow(directory, [name], OVERLAY)
     done = workflow.snakemake("all", repository=copied)
     assert done.returncode == 0, done.stdout[-6000:] + logs(directory)
@@ -164,6 +164,14 @@ def test_voc2012_from_download_to_report(tmp_path, server):
         "segmentation",
         "segmentation_crf",
     }
+    instances = json.loads((base / "seed-0/instances.json").read_text())
+    # All that have masks, those that were learned from among them.
+    assert (instances["split"], instances["images"]) == ("instances", len(OWN + VAL))
+    assert set(json.loads((base / "seed-0/linear_probe.json").read_text())["steps"]) == {
+        "linear_probe",
+        "linear_probe_crf",
+    }
+    assert instances["objects"] == 2 * len(OWN + VAL)
     assert (base / "report.html").stat().st_size > 10_000
     # Other settings may change what they like: weights and data are nobody's output any more.
     change = {**OVERLAY, "masks": {"top_k": 0.3}, "seeds": [0, 1]}
@@ -185,24 +193,32 @@ def test_coco20k_from_download_to_report(tmp_path, server):
 
 
 @pytest.mark.recipes
-def test_the_variant_of_the_published_code(tmp_path, server):
-    workflow = run(tmp_path, server, "voc2012_official", voc2012())
+@pytest.mark.parametrize(
+    ("name", "support", "archives"),
+    [
+        ("voc2012_official", "voc2007_official", voc2012),
+        ("coco20k_official", "coco2014_official", coco2014),
+    ],
+)
+def test_the_variants_of_the_published_code(tmp_path, server, name, support, archives):
+    workflow = run(tmp_path, server, name, archives())
     results = workflow.directory / "results"
-    (metadata,) = (
-        shards.read_metadata(path)
-        for path in results.glob("voc2012_official/seed-0/clusters/centroids.parquet")
-    )
-    assert len(metadata["standard_deviation"]) == 384
-    embedding = results / "voc2007_official/train/mask_embeddings/0000.parquet"
-    settings = shards.read_metadata(embedding)["settings"]["embedding"]
-    assert settings["input"] == "box_crop"
-    assert settings["backbone"] == "vit_small_patch8_224.dino"
-    assert (results / "voc2012_official/report.html").stat().st_size > 10_000
+    centroids = results / name / "seed-0/clusters/centroids.parquet"
+    assert len(shards.read_metadata(centroids)["standard_deviation"]) == 384
+    for dataset in (name, support):
+        embeddings = results / dataset / "train/mask_embeddings/0000.parquet"
+        settings = shards.read_metadata(embeddings)["settings"]["embedding"]
+        assert settings["input"] == "box_crop"
+        assert settings["backbone"] == "vit_small_patch8_224.dino"
+    masks = results / name / "train/masks/0000.parquet"
+    assert shards.read_metadata(masks)["settings"]["masks"]["heads"] == [0, 1, 2, 3, 4]
+    assert (results / name / "report.html").stat().st_size > 10_000
 
 
 @pytest.mark.workflow
 def test_a_copy_of_the_users_is_only_read(tmp_path):
-    files = miniatures.voc_files(2012, OWN + VAL, {"train": OWN, "val": VAL})
+    lists = {"train": OWN, "val": VAL, "trainval": OWN + VAL}
+    files = miniatures.voc_files(2012, OWN + VAL, lists)
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
@@ -220,7 +236,7 @@ def test_a_copy_of_the_users_is_only_read(tmp_path):
     jobs = Workflow(directory, ["voc2012"], overrides).stale("all")
     assert "download_dataset" not in jobs
     assert jobs["download_file"] == 2  # weights
-    assert jobs["list_images"] == 2
+    assert jobs["list_images"] == 3
 
 
 @pytest.mark.workflow

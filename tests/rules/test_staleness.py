@@ -28,12 +28,16 @@ EMBEDDING = {"embed_masks"} | CLUSTERS
 MASKS = {"make_masks"} | EMBEDDING
 FEATURES = {"extract_features"} | MASKS
 IMAGES = {"list_images", "write_ground_truth"} | FEATURES
+# Its own files, and what reads labels; nothing is learned again.
+INSTANCES = {"list_images", "extract_features", "make_masks", "embed_masks", "assign_masks"}
+INSTANCES |= {"predict_candidates", "evaluate_linear_probe"} | REPORTING
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         ({"images": {"min_side": 17}}, IMAGES),
+        ({"dataset": {"splits": {"instances": "train"}}}, INSTANCES),
         ({"features": {"shorter_side": 72}}, FEATURES),
         ({"masks": {"top_k": 0.3}}, MASKS),
         ({"masks": {"source_component": True}}, MASKS),

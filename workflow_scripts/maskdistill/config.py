@@ -44,8 +44,15 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     ),
     "evaluate": ("dataset", "clustering.clusters"),
     "evaluate_instances": ("dataset", "clustering.clusters", "curation.classes"),
-    "write_ground_truth": ("dataset",),
-    "train_linear_probe": ("dataset", "segmentation", "evaluation.linear_probe"),
+    # Labels of what is learned from, and of no other split.
+    "write_ground_truth": ("dataset.adapter", "dataset.classes", "dataset.splits.train"),
+    "train_linear_probe": (
+        "dataset.adapter",
+        "dataset.classes",
+        "dataset.splits.train",
+        "segmentation",
+        "evaluation.linear_probe",
+    ),
     "evaluate_linear_probe": ("dataset",),
     "summarize": (),
     "unpack_label_maps": ("curation.names",),
@@ -124,29 +131,41 @@ def dataset_config(
     Raises:
         InputError: an unknown dataset or key, or an unsuitable value; names it and the remedy.
     """
-    known = {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
+    known = known_datasets(folders)
     if name not in known:
         raise InputError(
             f"unknown dataset {name!r}{_nearest(name, sorted(known))}; known are "
             f"{', '.join(sorted(known))}; describe your own in {folders[0] / name}.yaml"
         )
-    merged = merge(config["defaults"], *_layers(known[name], known), config["overrides"])
+    merged = merge(config["defaults"], *layers(known[name], known), config["overrides"])
     validate(merged, schema, source=str(known[name]))
     _check_dataset(merged, known[name], downloadable)
     return merged
 
 
-def _layers(path: Path, known: Mapping[str, Path]) -> list[dict]:
-    """The files of a dataset, and before them those of the dataset that it extends."""
-    layers: list[dict] = []
+def known_datasets(folders: Sequence[Path]) -> dict[str, Path]:
+    """Name → file of the datasets that there are; earlier folders come first."""
+    return {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
+
+
+def layers(path: Path, known: Mapping[str, Path]) -> list[dict]:
+    """The file of a dataset, and before it those of the datasets that it extends.
+
+    Args:
+        known: of `known_datasets`.
+
+    Raises:
+        InputError: it extends an unknown dataset, or itself.
+    """
+    found: list[dict] = []
     seen = []
     while path not in seen:
         seen.append(path)
         own = read_yaml(path)
         base = own.pop("extends", None)
-        layers.insert(0, own)
+        found.insert(0, own)
         if base is None:
-            return layers
+            return found
         if base not in known:
             raise InputError(f"{path}: extends: unknown dataset {base!r}{_nearest(base, [*known])}")
         path = known[base]
@@ -164,6 +183,11 @@ def _check_dataset(config: Mapping, path: Path, downloadable: Collection[str]) -
                 f"{path}: dataset.splits.{split}: the adapter {dataset['adapter']} expects "
                 + ("`annotations` and `images`" if dataset["adapter"] == "coco" else "one name")
             )
+        for key in ("image_list", "excluded_list") if dataset["adapter"] == "coco" else ():
+            if value.get(key) and not Path(value[key]).is_file():
+                raise InputError(
+                    f"{path}: dataset.splits.{split}.{key}: there is no file {value[key]}"
+                )
     if dataset["ground_truth"] and dataset["adapter"] == "folder":
         raise InputError(f"{path}: a plain folder has no labels; set dataset.ground_truth: false")
     if dataset["ground_truth"] and dataset["adapter"] == "voc" and not dataset["classes"]:
@@ -357,3 +381,8 @@ def is_downloaded(config: Mapping) -> bool:
 def evaluated_split(config: Mapping) -> str:
     """The split that predictions are made and judged on: `val` where there is one."""
     return "val" if "val" in config["dataset"]["splits"] else "train"
+
+
+def instance_split(config: Mapping) -> str:
+    """The split that AP of masks is measured on: `instances`, else the evaluated one."""
+    return "instances" if "instances" in config["dataset"]["splits"] else evaluated_split(config)

@@ -16,6 +16,9 @@ from workflow_scripts.maskdistill import images
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.json_files import read_json
 
+# What may stand in `dataset.splits`: what is learned from, evaluated, and evaluated by AP of masks.
+SPLITS = ("train", "val", "instances")
+
 
 class ListedImage(NamedTuple):
     """One image of a dataset, not opened yet."""
@@ -142,33 +145,37 @@ def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
 def _list_coco(split: Mapping, root: Path) -> Iterable[ListedImage]:
     """COCO; `split` has `annotations`, `images` and perhaps `image_list` or `excluded_list`."""
     entries = coco_images(str(root / split["annotations"]))
-    chosen = {PurePosixPath(name).name for name in entries.values()}
+    names = {image_id: PurePosixPath(name).name for image_id, name in entries.items()}
+    excluded = split.get("excluded_list")
+    left_out = set(read_image_list(excluded)) if excluded else set()
+    listed = None
     if split.get("image_list"):
-        listed = _listed_names(split["image_list"])
-        if absent := listed - chosen:
+        listed = set(read_image_list(split["image_list"]))
+        if absent := listed - set(names.values()) - set(map(str, names)):
             raise InputError(
                 f"{split['image_list']}: {len(absent)} listed images are not in "
                 f"{split['annotations']}, for instance {min(absent)}"
             )
-        chosen = listed
-    if split.get("excluded_list"):
-        chosen -= _listed_names(split["excluded_list"])
     for image_id, name in entries.items():
-        if PurePosixPath(name).name in chosen:
+        known_as = {names[image_id], str(image_id)}
+        if (listed is None or known_as & listed) and not known_as & left_out:
             file_name = (PurePosixPath(split["images"]) / name).as_posix()
             yield ListedImage(image_id, file_name)
 
 
-def _listed_names(path: str) -> set[str]:
-    """The file names, without folders, that a list has one a line."""
+def read_image_list(path: str | os.PathLike) -> list[str]:
+    """The ids, or the file names without folders, that a list has one a line.
+
+    Raises:
+        InputError: there is no such file.
+    """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise InputError(
-            f"{path}: no such list of images; check `splits` in the dataset's config, or, if "
-            f"resources/downloads.yaml has it, download it: snakemake --cores 1 {path}"
+            f"{path}: no such list of images; check `splits` in the dataset's config"
         ) from None
-    return {PurePosixPath(line.strip()).name for line in lines if line.strip()}
+    return [PurePosixPath(line.strip()).name for line in lines if line.strip()]
 
 
 @functools.lru_cache(maxsize=4)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from workflow_scripts.maskdistill import affinity, label_maps, shards
-from workflow_scripts.maskdistill.config import read_yaml
+from workflow_scripts.maskdistill.config import known_datasets, layers, merge
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.json_files import read_json
@@ -86,8 +86,8 @@ def find_image(tree: Path, wanted: str) -> tuple[str, dict]:
         raise InputError(
             f"{tree}: {wanted!r} may be {names[0]} or {names[1]}; give the whole file name"
         )
-    # In both splits more is known of it where it is evaluated.
-    return max(found, key=lambda item: item[0] == "val")
+    # In several splits most is known of it where it is evaluated, least where only its objects are.
+    return min(found, key=lambda item: (item[0] != "val", item[0] == "instances"))
 
 
 def dataset_root(tree: Path, folders: Sequence[Path]) -> Path:
@@ -96,15 +96,13 @@ def dataset_root(tree: Path, folders: Sequence[Path]) -> Path:
     Raises:
         InputError: no config says so.
     """
-    for folder in folders:
-        path = folder / f"{tree.absolute().name}.yaml"
-        if path.is_file():
-            root = read_yaml(path).get("dataset", {}).get("root")
-            if root:
-                return Path(root)
+    name, known = tree.absolute().name, known_datasets(folders)
+    if name in known:
+        root = merge({}, *layers(known[name], known)).get("dataset", {}).get("root")
+        if root:
+            return Path(root)
     raise InputError(
-        f"{tree}: no {tree.absolute().name}.yaml in {folders[0]} says where its images lie; "
-        "give --root"
+        f"{tree}: no {name}.yaml in {folders[0]} says where its images lie; give --root"
     )
 
 

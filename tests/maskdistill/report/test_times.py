@@ -22,6 +22,8 @@ from workflow_scripts.maskdistill.report import times
         ("applied/new_photos/images/0000.tsv", "list_images"),
         ("applied/new_photos/label_maps.tsv", "write_applied"),
         ("exports/voc.tsv", "export_dataset"),
+        ("instances/masks/0003.tsv", "make_masks"),
+        ("seed-0/instances.tsv", "evaluate_instances"),
     ],
 )
 def test_rule_of_a_benchmark_file(path, rule):

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 
+from workflow_scripts.maskdistill.datasets import SPLITS
+
 # Path of a rule's benchmark file, without split, round and numbers → rule, in the workflow's order.
 RULES = {
     "make_demo_dataset": "make_demo_dataset",
@@ -88,13 +90,15 @@ def rule_of_benchmark(path: Path, splits: Collection[str]) -> str:
         splits: names of the dataset's splits.
     """
     parts = []
-    # Folders of new images, applied/NAME, are like splits.
-    for part in re.sub(r"(^|/)applied/[^/]+/", r"\1", path.with_suffix("").as_posix()).split("/"):
+    # Folders of new images, applied/NAME, are like splits. A stem may be called like a split.
+    folders = "|".join(["applied/[^/]+", *SPLITS, *map(re.escape, splits)])
+    name = re.sub(rf"(^|/)({folders})/", r"\1", path.with_suffix("").as_posix())
+    for part in name.split("/"):
         if part.startswith("seed-"):
             parts.append("seed")
         elif part.isdigit():
             parts.append("*")
-        elif part not in splits and not part.startswith("round-"):
+        elif not part.startswith("round-"):
             parts.append(part)
     name = "/".join(parts)
     return RULES.get(name, name)
