@@ -14,8 +14,8 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import plan
-from workflow_scripts.maskdistill.catalogue import dataset_source, read_catalogue
-from workflow_scripts.maskdistill.config import dataset_config, is_downloaded, merge, read_yaml
+from workflow_scripts.maskdistill.catalogue import read_catalogue
+from workflow_scripts.maskdistill.config import dataset_config, merge, read_yaml
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.json_files import read_json
 
@@ -62,29 +62,27 @@ def lines(arguments, config: dict, catalogue: dict, throughput: dict) -> list[st
 
     seconds: Counter[str] = Counter()
     disk: Counter[str] = Counter()
-    unknown: list[str] = []
     for name, one in configs.items():
-        support = name != arguments.dataset
-        gpu = plan.support_gpu_seconds if support else plan.gpu_seconds
-        seconds.update(gpu(one, counts[name], throughput["rules"]))
-        disk.update(plan.disk_bytes(one, counts[name], backbone_of(one), support=support))
-    for name in {one["dataset"]["download"] for one in configs.values() if is_downloaded(one)}:
-        size, urls = plan.download_bytes(dataset_source(name, catalogue))
-        disk[f"data/{name}"] = size
-        unknown += urls
+        of = (one, counts[name])
+        networks, support = networks_of(one), name != arguments.dataset
+        seconds.update(plan.gpu_seconds(*of, throughput["rules"], networks, support=support))
+        disk.update(plan.disk_bytes(*of, networks, support=support))
+    downloads, unknown = plan.download_sizes(list(configs.values()), catalogue)
 
     result = [f"{name}: {split_text(counts[name])}" for name in configs]
     result += ["", f"Jobs to run, and GPU hours expected on one {throughput['gpu']}:", ""]
     rows = [(rule, n, hours(seconds.get(rule))) for rule, n in jobs.items()]
     rows.append(("total", sum(jobs.values()), hours(sum(seconds.values()))))
     result += plan.table(("rule", "jobs", "GPU hours"), rows)
-    result += ["", "What the hours rest on:", ""]
+    result += ["", "Rules without hours use no GPU. What the hours rest on:", ""]
     result += [
         f"  {rule}: {one['seconds']} s a{'n' if one['per'][0] in 'aei' else ''} {one['per']}; "
         f"{one['basis']}"
         for rule, one in throughput["rules"].items()
+        if rule in seconds
     ]
     result += ["", "Space on the disk, before compression:", ""]
+    disk.update(downloads)
     rows = [(stage, plan.in_units(size)) for stage, size in disk.items()]
     rows.append(("total", plan.in_units(sum(disk.values()))))
     result += plan.table(("stage", "space"), rows)
@@ -102,14 +100,22 @@ def hours(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds / 3600:.1f}"
 
 
-def backbone_of(config: dict) -> plan.Backbone:
-    """Patch size, width and heads of the features' network, without its weights."""
+def networks_of(config: dict) -> plan.Networks:
+    """The networks that make features and embeddings, without their weights."""
+    features = backbone_of(config["features"])
+    own = config["embedding"]["backbone"] is not None
+    return plan.Networks(features, backbone_of(config["embedding"]) if own else features)
+
+
+def backbone_of(settings: dict) -> plan.Backbone:
+    """Patch size, width and heads of a network of timm."""
     import timm
     import torch
 
-    features = config["features"]
     with torch.device("meta"):
-        model = timm.create_model(features["backbone"], **features["backbone_options"])
+        model = timm.create_model(settings["backbone"], **settings["backbone_options"])
+    if not hasattr(model, "patch_embed"):
+        return plan.Backbone(None, model.num_features, 0)
     return plan.Backbone(
         model.patch_embed.patch_size[0], model.embed_dim, model.blocks[0].attn.num_heads
     )

@@ -4,7 +4,6 @@ from workflow_scripts.maskdistill import plan
 
 CATALOGUE = {
     "datasets": {"coco": {"images": {"train.json": 100, "train_aug": 50, "val": 7}}},
-    "files": {"list.txt": {"url": "http://a", "images": 30}},
 }
 CONFIG = {
     "dataset": {
@@ -13,6 +12,7 @@ CONFIG = {
         "generate": None,
         "adapter": "voc",
         "splits": {"train": "train_aug", "val": "val"},
+        "ground_truth": True,
     },
     "seeds": [0, 1],
     "features": {"shorter_side": 640, "longer_side": None},
@@ -20,6 +20,7 @@ CONFIG = {
     "mask_rcnn": {"iterations": 10, "batch_size": 16, "candidates_per_image": 100},
     "segmentation": {"epochs": 3},
     "crf": {"enabled": True, "rounds": 0},
+    "evaluation": {"linear_probe": {"enabled": False, "epochs": 2}},
 }
 THROUGHPUT = {
     rule: {"seconds": seconds, "per": "image"}
@@ -31,9 +32,16 @@ THROUGHPUT = {
         "train_segmentation": 5,
         "predict_segmentation": 6,
         "refine_predictions": 7,
+        "train_linear_probe": 8,
+        "predict_linear_probe": 9,
+        "refine_linear_probe": 10,
     }.items()
 }
 COUNTS = {"train": 50, "val": 7}
+VIT_S16 = plan.Backbone(patch_size=16, width=384, heads=6)
+VIT_S8 = plan.Backbone(patch_size=8, width=384, heads=6)
+NETWORKS = plan.Networks(VIT_S16, VIT_S16)
+PROBED = {**CONFIG, "evaluation": {"linear_probe": {"enabled": True, "epochs": 2}}}
 
 
 def coco(**split):
@@ -47,7 +55,8 @@ def without_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_images_of_data_that_are_not_here():
+def test_images_of_data_that_are_not_here(tmp_path):
+    (tmp_path / "list.txt").write_text("".join(f"{image_id}\n" for image_id in range(30)))
     assert plan.split_counts(CONFIG, CATALOGUE) == COUNTS
     assert plan.split_counts(coco(), CATALOGUE) == {"train": 100}
     assert plan.split_counts(coco(image_list="list.txt"), CATALOGUE) == {"train": 30}
@@ -56,15 +65,22 @@ def test_images_of_data_that_are_not_here():
 
 def test_images_of_data_that_are_here(tmp_path):
     own = {"root": str(tmp_path), "download": None, "generate": None, "adapter": "folder"}
+    own["ground_truth"] = False
     (tmp_path / "a.jpg").touch()
     config = {**CONFIG, "dataset": {**own, "splits": {"train": "."}}}
     assert plan.split_counts(config, CATALOGUE) == {"train": 1}
-    made = {**CONFIG["dataset"], "generate": {"train": 5, "val": 4, "seed": 1}}
-    assert plan.split_counts({**CONFIG, "dataset": made}, CATALOGUE) == {"train": 5, "val": 4}
+    made = {"generate": {"train": 5, "val": 4, "seed": 1}}
+    made["splits"] = {"train": "train", "val": "val", "instances": "train"}
+    counts = plan.split_counts({**CONFIG, "dataset": {**CONFIG["dataset"], **made}}, CATALOGUE)
+    assert counts == {"train": 5, "val": 4, "instances": 5}
+
+
+def gpu_seconds(config=CONFIG, counts=COUNTS, networks=NETWORKS, **options):
+    return plan.gpu_seconds(config, counts, THROUGHPUT, networks, **options)
 
 
 def test_gpu_seconds():
-    assert plan.gpu_seconds(CONFIG, COUNTS, THROUGHPUT) == {
+    expected = {
         "extract_features": 57,
         "embed_masks": 2 * 57,
         "train_mask_rcnn": 3 * 2 * 10 * 16,
@@ -73,37 +89,78 @@ def test_gpu_seconds():
         "predict_segmentation": 6 * 2 * 7,
         "refine_predictions": 7 * 2 * 7,
     }
-    without = {**CONFIG, "crf": {"enabled": False, "rounds": 0}}
-    assert plan.gpu_seconds(without, COUNTS, THROUGHPUT)["refine_predictions"] == 0
-    again = {**CONFIG, "crf": {"enabled": True, "rounds": 1}}
-    seconds = plan.gpu_seconds(again, COUNTS, THROUGHPUT)
-    assert seconds["train_segmentation"] == 2 * 5 * 2 * 3 * 50
-    # Two rounds of what is evaluated, and one of the training images, to learn from.
-    assert seconds["refine_predictions"] == 7 * 2 * (2 * 7 + 50)
-    assert plan.support_gpu_seconds(CONFIG, COUNTS, THROUGHPUT) == {
-        "extract_features": 50,
-        "embed_masks": 100,
+    assert gpu_seconds() == expected
+    assert gpu_seconds(PROBED) == expected | {
+        "train_linear_probe": 8 * 2 * 2 * 50,
+        "predict_linear_probe": 9 * 2 * 7,
+        "refine_linear_probe": 10 * 2 * 7,
     }
+    without = {**CONFIG, "crf": {"enabled": False, "rounds": 0}}
+    assert gpu_seconds(without)["refine_predictions"] == 0
+    again = {**CONFIG, "crf": {"enabled": True, "rounds": 1}}
+    assert gpu_seconds(again)["train_segmentation"] == 2 * 5 * 2 * 3 * 50
+    # Two rounds of what is evaluated, and one of the training images, to learn from.
+    assert gpu_seconds(again)["refine_predictions"] == 7 * 2 * (2 * 7 + 50)
+    more = gpu_seconds(counts={**COUNTS, "instances": 3})
+    assert more["predict_candidates"] == 4 * 2 * 60
+    assert more["predict_segmentation"] == expected["predict_segmentation"]
+    assert gpu_seconds(support=True) == {"extract_features": 50, "embed_masks": 100}
+
+
+def test_gpu_seconds_of_other_networks():
+    assert gpu_seconds(networks=plan.Networks(VIT_S16, VIT_S8))["embed_masks"] == pytest.approx(
+        2 * 57 * plan.patches(CONFIG["features"], 8) / 2160
+    )
+    resnet = plan.Backbone(patch_size=None, width=512, heads=0)
+    networks = plan.Networks(VIT_S16, resnet)
+    assert gpu_seconds(networks=networks)["embed_masks"] == 2 * 57
+    assert plan.disk_bytes(CONFIG, COUNTS, networks)["mask_embeddings"] == 57 * 4 * 512
 
 
 def test_disk_bytes():
-    backbone = plan.Backbone(patch_size=16, width=384, heads=6)
     # 640 x 853 pixels are 40 x 54 patches.
-    assert plan.patches(CONFIG["features"], 16) == 40 * 54
-    needed = plan.disk_bytes(CONFIG, COUNTS, backbone)
+    assert plan.patches(CONFIG["features"], 16) == 40 * 54 == plan.STATED_PATCHES
+    needed = plan.disk_bytes(CONFIG, COUNTS, NETWORKS)
     assert needed["features"] == 57 * 2160 * (2 * 384 + 4 * 6)
     assert needed["mask_embeddings"] == 57 * 4 * 384
     assert needed["candidates (at most)"] == 2 * 57 * 100 * plan.RUN_LENGTHS
-    assert needed["label maps"] == 2 * (57 + 3 * 7) * plan.LABEL_MAP
+    # Of candidates on both splits, and of initial masks on what is evaluated.
+    assert needed["label maps"] == 2 * (57 + 7) * plan.LABEL_MAP
+    assert needed["predictions"] == 2 * 2 * 7 * plan.LABEL_MAP
     assert needed["models"] == 4 * plan.MODEL
-    support = plan.disk_bytes(CONFIG, COUNTS, backbone, support=True)
-    assert set(support) == {"features", "masks", "mask_embeddings"}
+    probed = plan.disk_bytes(PROBED, COUNTS, NETWORKS)
+    assert probed["models"] == 6 * plan.MODEL
+    assert probed["linear probe"] == (50 + 2 * 2 * 7) * plan.LABEL_MAP
+    # One list for both.
+    single = plan.disk_bytes(CONFIG | coco(), {"train": 50}, NETWORKS)
+    assert single["label maps"] == 2 * (50 + 50) * plan.LABEL_MAP
+    support = plan.disk_bytes(CONFIG, COUNTS, NETWORKS, support=True)
+    assert set(support) == {"images", "features", "masks", "mask_embeddings"}
     assert support["features"] == 50 * 2160 * (2 * 384 + 4 * 6)
 
 
-def test_downloads():
-    source = {"archives": [{"url": "http://a", "bytes": 1000}, {"url": "http://b"}]}
-    assert plan.download_bytes(source) == (1000 * (1 + plan.UNPACKED), ["http://b"])
+def test_download_sizes():
+    catalogue = {
+        "datasets": {
+            "coco": {"archives": [{"url": "http://a", "bytes": 1000}, {"url": "http://b"}]}
+        },
+        "files": {
+            "known": {"url": "http://c", "bytes": 5},
+            "estimated": {"url": "http://d", "expected_bytes": 6},
+            "unknown": {"url": "http://e"},
+            "unused": {"url": "http://f"},
+        },
+    }
+    stages = ("features", "embedding", "mask_rcnn", "segmentation")
+    weights = {
+        stage: {"weights": path}
+        for stage, path in zip(stages, ("known", "estimated", "unknown", None), strict=True)
+    }
+    config = {"dataset": CONFIG["dataset"], **weights}
+    assert plan.download_sizes([config, config], catalogue) == (
+        {"data/coco": 1000 * (1 + plan.UNPACKED), "estimated": 6, "known": 5},
+        ["http://b", "http://e"],
+    )
 
 
 @pytest.mark.parametrize(

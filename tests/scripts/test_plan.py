@@ -3,6 +3,7 @@ import re
 
 import pytest
 
+from tests.rules.conftest import REPOSITORY, rules
 from workflow_scripts import plan
 from workflow_scripts.maskdistill.errors import InputError
 
@@ -10,6 +11,9 @@ from workflow_scripts.maskdistill.errors import InputError
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+PROBES = {"predict_linear_probe", "refine_linear_probe"}  # `use rule`
 
 
 def number(text, name):
@@ -20,17 +24,24 @@ def number(text, name):
 def test_the_whole_plan_of_a_recipe(tmp_path, capsys):
     assert plan.main(["--dataset=voc2012"]) == 0
     text = capsys.readouterr().out
-    assert "voc2012: 10,582 images (train), 1,449 images (val)" in text
+    assert "voc2012: 10,582 images (train), 1,449 images (val), 2,913 images (instances)" in text
     assert "voc2007: 9,963 images (train)" in text
     jobs, hours = number(text, "train_mask_rcnn").split()
     assert jobs == "5"
     assert float(hours) == pytest.approx(5 * 24_000 * 8 * 0.584 / 3600, rel=0.01)
     assert number(text, "download_dataset") == "2"
-    assert number(text, "extract_features").split()[0] == str(3 * 32)
-    features = (10_582 + 1_449 + 9_963) * 2160 * (2 * 384 + 4 * 6) / 1e9
+    assert number(text, "extract_features").split()[0] == str(4 * 32)
+    features = (10_582 + 1_449 + 2_913 + 9_963) * 2160 * (2 * 384 + 4 * 6) / 1e9
     assert number(text, "features") == f"{features:.3g} GB"
     assert "0.584 s a step" in text
-    assert "benchmark.tgz" in text.split("size is not published")[1]
+    assert float(number(text, "train_linear_probe").split()[1]) > 0
+    jobs_of = text.partition("GPU hours\n")[2].partition("total")[0]
+    hourless = {line.split()[0] for line in jobs_of.splitlines() if len(line.split()) == 2}
+    gpu_rules = set(json.loads((REPOSITORY / "resources" / "throughput.json").read_text())["rules"])
+    # Every rule that asks for a GPU has hours, and no other.
+    assert not hourless & gpu_rules
+    assert gpu_rules == {rule for rule, text in rules().items() if "gpu=" in text} | PROBES
+    assert number(text, "data/weights/moco_v2_800ep_pretrain.pth.tar") == "369 MB"
     assert list(tmp_path.iterdir()) in ([], [tmp_path / ".snakemake"])  # nothing was started
 
 
