@@ -1,13 +1,53 @@
-"""A data set that a Mask R-CNN learns within a minute, for the tests of every engine."""
+"""A data set that a Mask R-CNN learns within a minute, and trainings on it by every engine."""
 
+import csv
 import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from workflow_scripts.maskdistill import masks
+from workflow_scripts.maskdistill.mask_rcnn import engines
+from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime
+from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
 
+CPU = torch.device("cpu")
+# As small as an engine allows.
+TINY = {
+    "weights": None,
+    "frozen_stages": 0,
+    "iterations": 4,
+    "batch_size": 2,
+    "train_sides": [40, 48],
+    "proposals": 20,
+    "sampled_proposals": 16,
+    "sampled_anchors": 32,
+    "learning_rate_steps": [3],
+    "warmup_iterations": 2,
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+}
+TINY_ENGINES = {
+    "torchvision": TINY
+    | {
+        "engine": "torchvision",
+        "depth": 18,
+        "norm": "group",
+        "fpn": True,
+        "fpn_channels": 32,
+        "anchor_sizes": [8, 16, 24, 32, 48],
+    },
+    "detectron2": TINY
+    | {
+        "engine": "detectron2",
+        "depth": 10,
+        "norm": "batch",
+        "roi_size": 4,
+        "anchor_sizes": [16, 24, 32],
+    },
+}
 COLOURS = {1: np.array([180, 180, 180]), 2: np.array([180, 0, 0])}
 
 
@@ -44,3 +84,47 @@ def shapes(tmp_path_factory):
     path = root / "pseudo_labels.json"
     path.write_text(json.dumps(content))
     return path, root
+
+
+@pytest.fixture(scope="module", params=TINY_ENGINES)
+def engine(request):
+    """The name of an engine that is installed."""
+    if request.param == "detectron2":
+        pytest.importorskip("detectron2", reason="Detectron2 is not installed (README says how)")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(engine, shapes, tmp_path_factory):
+    """A finished training: content of its model file, and its folder."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return fit(engine, shapes, folder), folder
+
+
+def fit(
+    name, shapes, folder, *, workers=0, checkpoint_every=100, processes=1, device=CPU, **settings
+):
+    """Train by the engine of that name; the content of the model file."""
+    path, root = shapes
+    engines.engine(name).fit(
+        path,
+        root,
+        settings=training_settings(TINY_ENGINES[name] | settings),
+        seed=5,
+        work_dir=folder / "runs",
+        model=folder / "model.pt",
+        history=folder / "history.csv",
+        runtime=Runtime(
+            device=device,
+            workers=workers,
+            checkpoint_every=checkpoint_every,
+            processes=processes,
+        ),
+    )
+    return torch.load(folder / "model.pt", weights_only=True)
+
+
+def losses(folder):
+    """The loss of every step."""
+    with open(folder / "history.csv", newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]

@@ -1,5 +1,3 @@
-import csv
-import json
 import os
 import signal
 import threading
@@ -7,14 +5,12 @@ import threading
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from tests.maskdistill.mask_rcnn.conftest import TINY_ENGINES, fit, losses
 from workflow_scripts import convert_weights
-from workflow_scripts.maskdistill import masks
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn import network as torchvision_network
-from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime, load_predictor
-from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, training_settings
+from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
 from workflow_scripts.maskdistill.resnet import build_resnet
 from workflow_scripts.maskdistill.sampling import Sample
 from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
@@ -30,59 +26,14 @@ from workflow_scripts.maskdistill.mask_rcnn import (  # noqa: E402
     detectron2_data,
     detectron2_network,
 )
-from workflow_scripts.maskdistill.mask_rcnn import detectron2_engine as engine  # noqa: E402
 
-CPU = torch.device("cpu")
-TINY = {
-    "engine": "detectron2",
-    "depth": 10,
-    "weights": None,
-    "frozen_stages": 0,
-    "norm": "batch",
-    "roi_size": 4,
-    "anchor_sizes": [16, 24, 32],
-    "iterations": 4,
-    "batch_size": 2,
-    "train_sides": [40, 48],
-    "proposals": 20,
-    "sampled_proposals": 16,
-    "sampled_anchors": 32,
-    "learning_rate_steps": [3],
-    "warmup_iterations": 2,
-    "optimizer": "adamw",
-    "learning_rate": 1e-3,
-}
+TINY = TINY_ENGINES["detectron2"]
 
 
-def fit(shapes, folder, *, workers=0, checkpoint_every=100, processes=1, device=CPU, **settings):
-    path, root = shapes
-    engine.fit(
-        path,
-        root,
-        settings=training_settings(TINY | settings),
-        seed=5,
-        work_dir=folder / "runs",
-        model=folder / "model.pt",
-        history=folder / "history.csv",
-        runtime=Runtime(
-            device=device,
-            workers=workers,
-            checkpoint_every=checkpoint_every,
-            processes=processes,
-        ),
-    )
-    return torch.load(folder / "model.pt", weights_only=True)
-
-
-def assert_same_weights(a, b):
-    assert a["state_dict"].keys() == b["state_dict"].keys()
-    for name, value in a["state_dict"].items():
-        assert torch.equal(value, b["state_dict"][name]), name
-
-
-def losses(folder):
-    with open(folder / "history.csv", newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+@pytest.fixture(scope="module")
+def engine():
+    """Of the trainings of this module."""
+    return "detectron2"
 
 
 def write_moco(path, depth, *, prefix="module.encoder_q."):
@@ -100,12 +51,6 @@ def write_moco(path, depth, *, prefix="module.encoder_q."):
 
 def registered_names():
     return [name for name in (*DatasetCatalog, *MetadataCatalog) if "maskdistill" in name]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(shapes, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    return fit(shapes, folder), folder
 
 
 @pytest.mark.parametrize(("depth", "norm"), [(10, "batch"), (18, "frozen"), (50, "batch")])
@@ -168,6 +113,7 @@ def test_initial_weights_are_read_and_frozen_stages_stay(shapes, tmp_path, prefi
     start = write_moco(tmp_path / "moco.pth", 10, prefix=prefix)
 
     model = fit(
+        "detectron2",
         shapes,
         tmp_path,
         weights=str(tmp_path / "moco.pth"),
@@ -192,53 +138,26 @@ def test_initial_weights_are_read_and_frozen_stages_stay(shapes, tmp_path, prefi
         assert 0 < (model[name] - start[source]).abs().max() < 2, name
 
 
-def test_sigterm_saves_and_the_resumed_training_ends_the_same(
-    shapes, uninterrupted, tmp_path, monkeypatch
-):
-    record = TrainingRun.record
-
-    def terminate_at_two(run, *, step, **values):
-        record(run, step=step, **values)
-        if step == 2:
-            assert len(set(registered_names())) == 1
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(TrainingRun, "record", terminate_at_two)
-    with pytest.raises(Interrupted):
-        fit(shapes, tmp_path)
-    monkeypatch.undo()
-    assert not (tmp_path / "model.pt").exists()
-    assert registered_names() == []
-
-    # Other runtime options, too: they change nothing.
-    resumed = fit(shapes, tmp_path, workers=2, checkpoint_every=1)
-
-    model, folder = uninterrupted
-    assert_same_weights(resumed, model)
-    assert losses(tmp_path) == losses(folder)
-    assert registered_names() == []
-
-
-def test_a_killed_training_goes_on_from_its_last_checkpoint(
-    shapes, uninterrupted, tmp_path, monkeypatch
-):
+def test_a_resumed_training_shows_every_step_once(shapes, uninterrupted, tmp_path, monkeypatch):
     record = TrainingRun.record
 
     def die_at_four(run, *, step, **values):
         record(run, step=step, **values)
+        assert len(set(registered_names())) == 1
         if step == 4:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(TrainingRun, "record", die_at_four)
     with pytest.raises(KeyboardInterrupt):
-        fit(shapes, tmp_path, checkpoint_every=2)
+        fit("detectron2", shapes, tmp_path, checkpoint_every=2)
     monkeypatch.undo()
-    resumed = fit(shapes, tmp_path, checkpoint_every=2)
+    assert registered_names() == []
 
-    model, folder = uninterrupted
-    assert_same_weights(resumed, model)
-    assert losses(tmp_path) == losses(folder)
+    fit("detectron2", shapes, tmp_path, checkpoint_every=2)
+
     assert [step for step, _ in event_scalars(tmp_path, "loss")] == [1, 2, 3, 4]
+    assert losses(tmp_path) == losses(uninterrupted[1])
+    assert registered_names() == []
 
 
 def event_scalars(folder, name):
@@ -260,73 +179,6 @@ def test_losses_and_statistics_go_to_tensorboard(uninterrupted):
     rates = [value for _, value in event_scalars(folder, "learning_rate")]
     assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 1e-4])
     assert all(count > 0 for _, count in event_scalars(folder, "roi_head/num_fg_samples"))
-
-
-def test_history_has_the_columns_of_the_other_engine(uninterrupted):
-    _, folder = uninterrupted
-
-    with open(folder / "history.csv", newline="") as file:
-        columns = next(csv.reader(file))
-
-    parts = {"classifier", "box_reg", "mask", "objectness", "rpn_box_reg"}
-    assert set(columns) == {"step", "loss"} | parts
-
-
-def test_objects_are_found_after_a_short_training(shapes, tmp_path):
-    fit(
-        shapes,
-        tmp_path,
-        iterations=100,
-        learning_rate_steps=[90],
-        batch_size=4,
-        train_sides=[64],
-        roi_size=8,
-        norm="group",
-        gradient_clip=5.0,
-        warmup_iterations=10,
-        sampled_proposals=32,
-        sampled_anchors=64,
-    )
-    predictor = load_predictor(
-        tmp_path / "model.pt",
-        settings=PredictionSettings(test_side=64, test_proposals=20, candidates_per_image=3),
-        device=CPU,
-    )
-    path, root = shapes
-    overlaps, right = [], []
-    for annotation in json.loads(path.read_text())["annotations"]:
-        image = np.asarray(Image.open(root / f"{annotation['image_id']}.png"))
-        best = predictor.predict([image])[0][0]
-        found = masks.decode(best.mask.rle_counts, 48, 56)
-        true = masks.decode(annotation["segmentation"]["counts"].encode(), 48, 56)
-        overlaps.append((found & true).sum() / (found | true).sum())
-        right.append(best.cluster == annotation["category_id"])
-
-    assert np.mean(overlaps) > 0.6
-    assert np.mean(right) > 0.9
-
-
-def test_candidates_are_in_pixels_of_the_image_whatever_the_test_side(shapes, uninterrupted):
-    _, folder = uninterrupted
-    image = np.asarray(Image.open(shapes[1] / "1.png"))
-    settings = PredictionSettings(
-        test_side=96, test_proposals=20, candidates_per_image=4, score_floor=0.0
-    )
-    predictor = load_predictor(folder / "model.pt", settings=settings, device=CPU)
-
-    found, again = predictor.predict([image, image])
-
-    assert predictor.predict([]) == []
-    assert 0 < len(found) <= 4
-    assert [c.cluster for c in found] == [c.cluster for c in again]
-    assert [c.score for c in found] == sorted((c.score for c in found), reverse=True)
-    for candidate in found:
-        x, y, width, height = candidate.box
-        assert candidate.cluster in (1, 2)
-        assert 0 <= x < x + width <= 56 + 1e-3
-        assert 0 <= y < y + height <= 48 + 1e-3
-        assert (candidate.mask.height, candidate.mask.width) == (48, 56)
-        assert candidate.mask.area > 0
 
 
 def test_examples_are_bitmaps_resized_and_mirrored_with_their_image(shapes):
@@ -352,21 +204,11 @@ def test_examples_are_bitmaps_resized_and_mirrored_with_their_image(shapes):
         assert torch.equal(a, b)
 
 
-def test_an_image_that_vanished_is_an_error_of_one_line(shapes, tmp_path):
-    path, _ = shapes
-
-    with pytest.raises(InputError, match=r"png: missing file") as error:
-        fit((path, tmp_path / "elsewhere"), tmp_path, workers=1)
-
-    assert "\n" not in str(error.value)
-    assert registered_names() == []
-
-
 def test_the_launcher_shares_a_batch_and_normalises_it_together(shapes, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = {"iterations": 1, "train_sides": [48], "flip": False}
-    shared = fit(shapes, tmp_path / "shared", processes=2, **options)["state_dict"]
-    alone = fit(shapes, tmp_path / "alone", **options)["state_dict"]
+    shared = fit("detectron2", shapes, tmp_path / "shared", processes=2, **options)["state_dict"]
+    alone = fit("detectron2", shapes, tmp_path / "alone", **options)["state_dict"]
 
     assert len(losses(tmp_path / "shared")) == 1
     assert all(value.isfinite().all() for value in shared.values())
@@ -386,7 +228,7 @@ def test_sigterm_reaches_the_launchers_processes(shapes, tmp_path):
 
     terminate()
     with pytest.raises(Interrupted):
-        fit(shapes, tmp_path, processes=2, iterations=500, checkpoint_every=500)
+        fit("detectron2", shapes, tmp_path, processes=2, iterations=500, checkpoint_every=500)
 
     (checkpoint,) = tmp_path.glob("runs/*/last.pt")
     step = torch.load(checkpoint, weights_only=True)["step"]
@@ -397,7 +239,7 @@ def test_an_error_in_a_process_of_the_launcher_is_one_line(shapes, tmp_path):
     path, _ = shapes
 
     with pytest.raises(InputError, match=r"png: missing file") as error:
-        fit((path, tmp_path / "elsewhere"), tmp_path, processes=2)
+        fit("detectron2", (path, tmp_path / "elsewhere"), tmp_path, processes=2)
 
     assert "\n" not in str(error.value)
 
@@ -414,4 +256,4 @@ def test_processes_that_cannot_be_started_are_refused(
         monkeypatch.setenv(name, value)
 
     with pytest.raises(InputError, match=message):
-        fit(shapes, tmp_path, processes=2, device=torch.device(device))
+        fit("detectron2", shapes, tmp_path, processes=2, device=torch.device(device))

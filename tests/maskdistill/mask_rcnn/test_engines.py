@@ -1,14 +1,35 @@
+import csv
+import json
+import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from tests.maskdistill.mask_rcnn.conftest import CPU, fit, losses
+from workflow_scripts.maskdistill import masks
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn import engines
 from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings
+from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
 
-CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+# What an engine learns the shapes by.
+SCHEDULES = {
+    "torchvision": {"iterations": 50, "learning_rate_steps": [45], "train_sides": [48]},
+    "detectron2": {
+        "iterations": 100,
+        "learning_rate_steps": [90],
+        "train_sides": [64],
+        "roi_size": 8,
+        "norm": "group",
+        "sampled_proposals": 32,
+        "sampled_anchors": 64,
+    },
+}
 
 
 def test_an_unknown_engine_names_the_known_ones():
@@ -60,3 +81,142 @@ def test_other_files_are_refused(tmp_path, content, message):
 
     with pytest.raises(InputError, match=message):
         engines.load_predictor(path, settings=PredictionSettings(), device=CPU)
+
+
+def assert_same_weights(a, b):
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+    for name, value in a["state_dict"].items():
+        assert torch.equal(value, b["state_dict"][name]), name
+
+
+def test_sigterm_saves_and_the_resumed_training_ends_the_same(
+    engine, shapes, uninterrupted, tmp_path, monkeypatch
+):
+    record = TrainingRun.record
+
+    def terminate_at_two(run, *, step, **values):
+        record(run, step=step, **values)
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingRun, "record", terminate_at_two)
+    with pytest.raises(Interrupted):
+        fit(engine, shapes, tmp_path)
+    monkeypatch.undo()
+    assert not (tmp_path / "model.pt").exists()
+
+    # Other runtime options, too: they change nothing.
+    resumed = fit(engine, shapes, tmp_path, workers=2, checkpoint_every=1)
+
+    model, folder = uninterrupted
+    assert_same_weights(resumed, model)
+    assert losses(tmp_path) == losses(folder)
+
+
+def test_a_killed_training_goes_on_from_its_last_checkpoint(
+    engine, shapes, uninterrupted, tmp_path, monkeypatch
+):
+    record, steps = TrainingRun.record, []
+
+    def die_at_four(run, *, step, **values):
+        record(run, step=step, **values)
+        steps.append(step)
+        if steps == [1, 2, 3, 4]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingRun, "record", die_at_four)
+    with pytest.raises(KeyboardInterrupt):
+        fit(engine, shapes, tmp_path, checkpoint_every=2)
+    resumed = fit(engine, shapes, tmp_path, checkpoint_every=2)
+
+    model, folder = uninterrupted
+    assert steps == [1, 2, 3, 4, 3, 4]
+    assert_same_weights(resumed, model)
+    assert losses(tmp_path) == losses(folder)
+
+
+def test_a_finished_training_is_only_published_again(engine, shapes, uninterrupted, monkeypatch):
+    model, folder = uninterrupted
+    (folder / "model.pt").unlink()
+    monkeypatch.setattr(TrainingRun, "record", lambda *_, **__: pytest.fail("trained again"))
+
+    assert_same_weights(fit(engine, shapes, folder), model)
+
+
+def test_the_columns_of_the_history(uninterrupted):
+    with open(uninterrupted[1] / "history.csv", newline="") as file:
+        columns = next(csv.reader(file))
+
+    parts = {"classifier", "box_reg", "mask", "objectness", "rpn_box_reg"}
+    assert set(columns) == {"step", "loss"} | parts
+
+
+def test_the_loss_falls_and_objects_are_found(engine, shapes, tmp_path):
+    schedule = SCHEDULES[engine]
+    fit(
+        engine,
+        shapes,
+        tmp_path,
+        batch_size=4,
+        gradient_clip=5.0,
+        warmup_iterations=10,
+        **schedule,
+    )
+    curve = losses(tmp_path)
+    (side,) = schedule["train_sides"]
+    predictor = engines.load_predictor(
+        tmp_path / "model.pt",
+        settings=PredictionSettings(test_side=side, test_proposals=20, candidates_per_image=3),
+        device=CPU,
+    )
+    path, root = shapes
+    overlaps, right = [], []
+    for annotation in json.loads(path.read_text())["annotations"]:
+        image = np.asarray(Image.open(root / f"{annotation['image_id']}.png"))
+        best = predictor.predict([image])[0][0]
+        found = masks.decode(best.mask.rle_counts, 48, 56)
+        true = masks.decode(annotation["segmentation"]["counts"].encode(), 48, 56)
+        overlaps.append((found & true).sum() / (found | true).sum())
+        right.append(best.cluster == annotation["category_id"])
+
+    assert len(curve) == schedule["iterations"]
+    assert np.mean(curve[-10:]) < 0.5 * np.mean(curve[:5])
+    assert np.mean(overlaps) > 0.6
+    assert np.mean(right) > 0.9
+
+
+def test_candidates_are_in_pixels_of_the_image_whatever_the_test_side(shapes, uninterrupted):
+    _, folder = uninterrupted
+    image = np.asarray(Image.open(shapes[1] / "1.png"))
+    settings = PredictionSettings(
+        test_side=96, test_proposals=20, candidates_per_image=4, score_floor=0.0
+    )
+    predictor = engines.load_predictor(folder / "model.pt", settings=settings, device=CPU)
+
+    found, again = predictor.predict([image, image])
+
+    assert predictor.predict([]) == []
+    assert 0 < len(found) <= 4
+    assert [c.cluster for c in found] == [c.cluster for c in again]
+    assert [c.score for c in found] == sorted((c.score for c in found), reverse=True)
+    for candidate in found:
+        x, y, width, height = candidate.box
+        assert candidate.cluster in (1, 2)
+        assert 0 <= x < x + width <= 56 + 1e-3
+        assert 0 <= y < y + height <= 48 + 1e-3
+        mask = candidate.mask
+        assert (mask.height, mask.width) == (48, 56)
+        assert mask.area > 0
+        assert x - 0.5 <= mask.x <= mask.x + mask.box_width <= x + width + 0.5
+        assert y - 0.5 <= mask.y <= mask.y + mask.box_height <= y + height + 0.5
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_vanished_is_an_error_of_one_line(engine, shapes, tmp_path, workers):
+    path, _ = shapes
+
+    with pytest.raises(InputError, match=r"png: missing file") as error:
+        fit(engine, (path, tmp_path / "elsewhere"), tmp_path, workers=workers)
+
+    assert str(error.value).startswith(str(tmp_path))
+    assert "\n" not in str(error.value)
