@@ -1,4 +1,4 @@
-"""Cluster the embeddings of the training masks into pseudo-classes (section 3.2): FAISS k-means."""
+"""Cluster the embeddings of the training masks into pseudo-classes: FAISS k-means."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Embed masked objects (section 3.2): [CLS] of the image without its background, or of a crop.
+"""Embed masked objects: [CLS] of the image without its background, or of a crop.
 
 Another network than that of the features may be named for it.
 """

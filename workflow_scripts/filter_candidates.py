@@ -1,4 +1,4 @@
-"""Keep the confident candidates of one shard and paint them into label maps (section 3.3)."""
+"""Keep the confident candidates of one shard and paint them into label maps."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Make object masks from features (section 3.1): top-k, source, diffusion over the key affinity.
+"""Make object masks from features: top-k, source, diffusion over the key affinity.
 
 An image without a mask keeps a row that says why in `status`.
 """

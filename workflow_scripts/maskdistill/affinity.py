@@ -1,4 +1,4 @@
-"""Object masks from the affinities of a vision transformer (section 3.1, Eq. 1 and 2).
+"""Object masks from the affinities of a vision transformer (Eq. 1 and 2).
 
 With the keys k_I(h) of the patches, concatenated over the heads into rows of K, both uses of the
 N x N matrix A_I = 1/H Σ_h k_I(h) · k_I(h)ᵀ = K · Kᵀ / H are products with a vector, so that the

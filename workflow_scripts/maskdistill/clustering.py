@@ -1,4 +1,4 @@
-"""Pseudo-classes: k-means over the embeddings of masked objects (section 3.2), by FAISS."""
+"""Pseudo-classes: k-means over the embeddings of masked objects, by FAISS."""
 
 import faiss
 import numpy as np

@@ -1,4 +1,4 @@
-"""From scored candidates to one label map an image (section 3.3)."""
+"""From scored candidates to one label map an image."""
 
 from collections.abc import Mapping, Sequence
 

@@ -37,7 +37,7 @@ def build_embedder(embedding: Mapping, features: Mapping) -> Network:
 def masked_image(
     image: np.ndarray, mask: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The image and its mask at the size that the backbone sees (section 3.2).
+    """The image and its mask at the size that the backbone sees.
 
     The background is removed after normalisation, see `remove_background`.
 

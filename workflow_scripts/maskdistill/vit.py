@@ -53,7 +53,7 @@ class Network(nn.Module):
         return F.pad(batch, (0, padded_width - width, 0, padded_height - height))
 
     def remove_background(self, batch: Tensor, visible: Tensor) -> Tensor:
-        """Set everything outside of the masks to zero, the mean colour (section 3.2).
+        """Set everything outside of the masks to zero, the mean colour.
 
         Args:
             batch: of `prepare`.
