@@ -241,20 +241,20 @@ def test_a_copy_of_the_users_is_only_read(tmp_path):
 
 @pytest.mark.workflow
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "change", "message"),
     [
-        ({"VOCtrainval_11-May-2012.tar": b"tampered"}, "bytes instead of"),
-        ({"benchmark.tgz": None}, "404"),
+        ("VOCtrainval_11-May-2012.tar", lambda _: b"another", "bytes instead of"),
+        ("VOCtrainval_11-May-2012.tar", lambda content: content[:-1] + b"x", "wrong checksum"),
+        ("benchmark.tgz", lambda _: None, "404"),
     ],
-    ids=["another archive", "no archive"],
+    ids=["another archive", "tampered archive", "no archive"],
 )
-def test_a_download_that_fails_leaves_nothing_half_written(tmp_path, server, change, message):
+def test_a_download_that_fails_leaves_nothing_half_written(tmp_path, server, name, change, message):
     archives = voc2012()
     copied = checkout(tmp_path, server, archives)
-    for name, content in change.items():
-        server.files[name] = content
-        if content is None:
-            del server.files[name]
+    server.files[name] = change(archives[name])
+    if server.files[name] is None:
+        del server.files[name]
     workflow = Workflow(tmp_path / "run", ["voc2012"], OVERLAY)
     workflow.directory.mkdir()
     marker = "data/voc2012/downloaded.json"

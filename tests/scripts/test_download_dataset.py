@@ -6,6 +6,7 @@ import pytest
 from tests import miniatures
 from tests.http_server import serving
 from workflow_scripts import download_dataset
+from workflow_scripts.maskdistill import download
 from workflow_scripts.maskdistill.errors import InputError
 
 
@@ -56,6 +57,17 @@ def test_a_wrong_archive_leaves_no_folder(server, tmp_path):
     with pytest.raises(InputError, match="wrong checksum"):
         call(server, tmp_path, sha256="0" * 64)
     assert files(tmp_path / "data") == ["archives/a.tar"]  # is right, and stays for the next time
+
+
+def test_an_interrupted_download_leaves_no_folder_and_goes_on(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download.time, "sleep", lambda _: None)
+    server.break_after = [1000] + [0] * 5
+    with pytest.raises(InputError, match="6 times; what has arrived is kept"):
+        call(server, tmp_path)
+    assert not (tmp_path / "data/voc").exists()
+    del server.requests[:]
+    assert call(server, tmp_path) == 0
+    assert server.requests == [("a.tar", "bytes=1000-"), ("b.zip", None)]
 
 
 def test_an_unsafe_archive_leaves_no_folder(server, tmp_path):

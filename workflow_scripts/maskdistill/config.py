@@ -45,10 +45,16 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "evaluate": ("dataset", "clustering.clusters"),
     "evaluate_instances": ("dataset", "clustering.clusters", "curation.classes"),
     # Labels of what is learned from, and of no other split.
-    "write_ground_truth": ("dataset.adapter", "dataset.classes", "dataset.splits.train"),
+    "write_ground_truth": (
+        "dataset.adapter",
+        "dataset.classes",
+        "dataset.ground_truth",
+        "dataset.splits.train",
+    ),
     "train_linear_probe": (
         "dataset.adapter",
         "dataset.classes",
+        "dataset.ground_truth",
         "dataset.splits.train",
         "segmentation",
         "evaluation.linear_probe",
