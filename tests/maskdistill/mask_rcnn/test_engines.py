@@ -180,7 +180,7 @@ def test_the_loss_falls_and_objects_are_found(engine, shapes, tmp_path):
         right.append(best.cluster == annotation["category_id"])
 
     assert len(curve) == schedule["iterations"]
-    assert np.mean(curve[-10:]) < 0.5 * np.mean(curve[:5])
+    assert np.mean(curve[-10:]) < 0.7 * np.mean(curve[:5])
     assert np.mean(overlaps) > 0.6
     assert np.mean(right) > 0.9
 
