@@ -17,7 +17,9 @@ def downloaded_files(wildcards):
         files.append(DOWNLOADED.format(name=dataset["download"]))
     if dataset["adapter"] == "coco":
         split = dataset["splits"][wildcards.split]
-        files += filter(None, [split.get("image_list"), split.get("excluded_list")])
+        lists = [split.get("image_list"), split.get("excluded_list")]
+        # Those of this repository are not watched: their paths are others in another checkout.
+        files += [path for path in lists if path and Path(path).is_file()]
     return files
 
 

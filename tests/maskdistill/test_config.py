@@ -88,6 +88,17 @@ def test_a_typo_names_the_key_and_the_nearest(dataset, own, key, nearest):
         ({"dataset": {"adapter": "coco"}}, "expects `annotations` and `images`"),
         ({"dataset": {"adapter": "voc", "ground_truth": True}}, "dataset.classes"),
         (
+            {
+                "dataset": {
+                    "adapter": "coco",
+                    "splits": {
+                        "train": {"annotations": "a", "images": "b", "excluded_list": "no.txt"}
+                    },
+                }
+            },
+            "dataset.splits.train.excluded_list: there is no file no.txt",
+        ),
+        (
             {"features": {"weights": "nowhere.pth"}},
             "features.weights: there is no file nowhere.pth",
         ),

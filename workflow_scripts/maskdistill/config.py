@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from workflow_scripts.maskdistill import curation
+from workflow_scripts.maskdistill import curation, datasets
 from workflow_scripts.maskdistill.errors import InputError
 
 # What each rule's result depends on, beside its input files. Nothing else reaches the rule.
@@ -190,7 +190,7 @@ def _check_dataset(config: Mapping, path: Path, downloadable: Collection[str]) -
                 + ("`annotations` and `images`" if dataset["adapter"] == "coco" else "one name")
             )
         for key in ("image_list", "excluded_list") if dataset["adapter"] == "coco" else ():
-            if value.get(key) and not Path(value[key]).is_file():
+            if value.get(key) and not datasets.find_image_list(value[key]).is_file():
                 raise InputError(
                     f"{path}: dataset.splits.{split}.{key}: there is no file {value[key]}"
                 )

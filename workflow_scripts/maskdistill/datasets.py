@@ -16,6 +16,7 @@ from workflow_scripts.maskdistill import images
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.json_files import read_json
 
+REPOSITORY = Path(__file__).parents[2]
 # What may stand in `dataset.splits`: what is learned from, evaluated, and evaluated by AP of masks.
 SPLITS = ("train", "val", "instances")
 
@@ -163,6 +164,11 @@ def _list_coco(split: Mapping, root: Path) -> Iterable[ListedImage]:
             yield ListedImage(image_id, file_name)
 
 
+def find_image_list(path: str | os.PathLike) -> Path:
+    """A list in the working directory, or else in this repository."""
+    return Path(path) if Path(path).is_file() else REPOSITORY / path
+
+
 def read_image_list(path: str | os.PathLike) -> list[str]:
     """The ids, or the file names without folders, that a list has one a line.
 
@@ -170,7 +176,7 @@ def read_image_list(path: str | os.PathLike) -> list[str]:
         InputError: there is no such file.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = find_image_list(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such list of images; check `splits` in the dataset's config"
