@@ -45,7 +45,7 @@ def table(rows: Sequence[Row]) -> str:
         reference = ratio = bound = ""
         if row.reference is not None:
             reference = f"{row.reference:.3g} {row.unit} ({row.against})"
-            ratio = f"{row.ratio:.2f}"
+            ratio = f"{row.ratio:.2g}"
         if row.at_most is not None:
             bound = f"≤ {row.at_most:g}" + ("" if row.holds else " **not kept**")
         lines.append(

@@ -201,3 +201,12 @@ def test_heads_that_do_not_exist():
 def test_shapes_must_fit(shape):
     with pytest.raises(ValueError, match="for 2 x 3 patches"):
         affinity.object_masks(np.ones(shape), np.ones((1, 13 - shape[0])), (2, 3), top_k=0.5)
+
+
+def test_halves_become_single_precision_bit_by_bit():
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = halves[np.isfinite(halves)]
+    expected = finite.astype(np.float32)
+    assert (affinity.single_precision(finite).view(np.uint32) == expected.view(np.uint32)).all()
+    for values in (halves, np.float16([1, -np.inf]), np.float16([1, np.nan]), np.empty(0, "f2")):
+        np.testing.assert_array_equal(affinity.single_precision(values), values.astype(np.float32))

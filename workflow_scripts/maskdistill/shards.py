@@ -226,7 +226,8 @@ def read_rows(
     Vectors (keys, embeddings, …) come as NumPy arrays.
     """
     with _damage_named(path):
-        for batch in _open(path).iter_batches(batch_size=batch_size, columns=columns):
+        file = _open(path, pre_buffer=False)  # it would hold the whole shard
+        for batch in file.iter_batches(batch_size=batch_size, columns=columns):
             values = [_values(column) for column in batch.columns]
             for row in zip(*values, strict=True):
                 yield dict(zip(batch.schema.names, row, strict=True))
