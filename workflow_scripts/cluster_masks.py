@@ -28,26 +28,34 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = arguments.settings["clustering"]
 
-    keys, vectors = shards.read_embeddings(arguments.embeddings)
-    points = vectors
-    if arguments.support:
-        points = np.concatenate([vectors, shards.read_embeddings(arguments.support)[1]])
+    paths = [*arguments.embeddings, *arguments.support]
+    count = sum(map(shards.count_rows, paths))
+    points = shards.read_vectors(
+        paths, clustering.sample(count, settings["max_points"], arguments.seed)
+    )
+    scale = np.ones(1, np.float32)
     extra = {}
     if settings["standardize"]:
         scale = clustering.standard_deviation(points)
-        vectors, points = vectors / scale, points / scale
+        points /= scale
         extra["standard_deviation"] = scale.tolist()
-    options = {
-        name: settings[name] for name in ("clusters", "metric", "iterations", "redo", "max_points")
-    }
+    options = {name: settings[name] for name in ("clusters", "metric", "iterations", "redo")}
     centroids = clustering.fit(points, **options, seed=arguments.seed)
-    clusters, distances = clustering.assign(vectors, centroids, metric=settings["metric"])
-    sizes = np.bincount(clusters, minlength=len(centroids) + 1)[1:]
-    print(f"{len(vectors)} masks in {len(centroids)} clusters of {sizes.min()} to {sizes.max()}")
+    del points
 
     # assign_masks takes the standard deviation from here.
     metadata = shards.provenance("clusters", arguments.settings, seed=arguments.seed, **extra)
-    shards.write_assignments(arguments.assignments, keys, clusters, distances, metadata)
+    sizes = np.zeros(len(centroids), np.int64)
+    with shards.shard_writer(arguments.assignments, "assignments", metadata) as writer:
+        for path in arguments.embeddings:
+            keys, vectors = shards.read_embeddings([path])
+            clusters, distances = clustering.assign(
+                vectors / scale, centroids, metric=settings["metric"]
+            )
+            sizes += np.bincount(clusters, minlength=len(centroids) + 1)[1:]
+            for row in shards.assignment_rows(keys, clusters, distances):
+                writer.write(row)
+    print(f"{sizes.sum()} masks in {len(centroids)} clusters of {sizes.min()} to {sizes.max()}")
     shards.write_table(
         arguments.centroids,
         "centroids",

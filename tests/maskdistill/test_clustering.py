@@ -5,7 +5,7 @@ import pytest
 from workflow_scripts.maskdistill import clustering
 from workflow_scripts.maskdistill.errors import InputError
 
-OPTIONS = {"iterations": 30, "redo": 3, "max_points": 100_000, "seed": 0}
+OPTIONS = {"iterations": 30, "redo": 3, "seed": 0}
 SIZES = (80, 50, 30, 20)
 
 
@@ -91,17 +91,28 @@ def test_the_same_seed_gives_the_same_centroids_on_any_number_of_threads(metric)
     assert not np.allclose(fit(1, seed=4), one, atol=1e-2)
 
 
-def test_a_sample_of_many_points():
-    points, truth = planted("euclidean")
-    options = {**OPTIONS, "max_points": 60}
-    centroids = clustering.fit(points, clusters=4, metric="euclidean", **options)
-    clusters, _ = clustering.assign(points, centroids, metric="euclidean")
-    pairs = set(zip(truth.tolist(), clusters.tolist(), strict=True))
-    assert len(pairs) == 4
-    again = clustering.fit(points, clusters=4, metric="euclidean", **options)
-    np.testing.assert_array_equal(again, centroids)
-    whole = clustering.fit(points, clusters=4, metric="euclidean", **OPTIONS)
-    assert not np.allclose(whole, centroids, atol=1e-4)
+def test_a_sample_is_a_part_without_repetition():
+    assert clustering.sample(60, 60, seed=0) is None
+    chosen = clustering.sample(150, 60, seed=0)
+    assert len(set(chosen.tolist())) == 60
+    assert (np.diff(chosen) > 0).all()
+    assert set(chosen.tolist()) <= set(range(150))
+    np.testing.assert_array_equal(clustering.sample(150, 60, seed=0), chosen)
+    assert (clustering.sample(150, 60, seed=1) != chosen).any()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_of_many_points_all_count_in_the_end(metric, monkeypatch):
+    points, truth = planted(metric)
+    monkeypatch.setattr(clustering, "START_POINTS", 15)
+    centroids = clustering.fit(points, clusters=4, metric=metric, **OPTIONS | {"redo": 20})
+    clusters, _ = clustering.assign(points, centroids, metric=metric)
+    np.testing.assert_array_equal(clusters, truth + 1)
+    unit = points / np.linalg.norm(points, axis=1)[:, None] if metric == "cosine" else points
+    means = np.stack([unit[truth == group].mean(axis=0) for group in range(4)])
+    if metric == "cosine":
+        means /= np.linalg.norm(means, axis=1)[:, None]
+    np.testing.assert_allclose(centroids, means, atol=1e-4)
 
 
 def test_as_many_clusters_as_points():

@@ -200,6 +200,11 @@ def test_embeddings_and_assignments(tmp_path):
     found, read = shards.read_embeddings([tmp_path / "none"])
     assert found == []
     assert read.shape == (0, 6)
+    paths = [tmp_path / name for name in ("a", "none", "b")]
+    np.testing.assert_array_equal(shards.read_vectors(paths), vectors)
+    chosen = np.array([1, 2, 4])
+    np.testing.assert_array_equal(shards.read_vectors(paths, chosen), vectors[chosen])
+    assert shards.read_vectors([tmp_path / "none"]).shape == (0, 6)
 
     clusters, distances = np.array([3, 1, 2, 1, 1], np.int32), rng.random(5).astype(np.float32)
     shards.write_assignments(tmp_path / "c", keys, clusters, distances, {})

@@ -83,6 +83,16 @@ def test_support_places_centroids_and_gets_no_assignment(tmp_path, truth):
     )
 
 
+def test_a_sample_places_the_centroids_of_all(tmp_path, truth):
+    assignments, centroids = cluster(tmp_path, max_points=9)
+    assert len(assignments) == 11
+    assert sum(row["size"] for row in centroids) == 11
+    whole = cluster(tmp_path)[1]
+    assert any(
+        (a["centroid"] != b["centroid"]).any() for a, b in zip(whole, centroids, strict=True)
+    )
+
+
 def test_too_few_masks(tmp_path, truth):
     with pytest.raises(InputError, match="11 masks cannot form 12 clusters"):
         cluster(tmp_path, clusters=12)

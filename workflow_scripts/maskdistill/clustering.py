@@ -1,9 +1,24 @@
 """Pseudo-classes: k-means over the embeddings of masked objects, by FAISS."""
 
+import contextlib
+from collections.abc import Iterator
+
 import faiss
 import numpy as np
 
 from workflow_scripts.maskdistill.errors import InputError
+
+# Points a cluster that starts are tried on; the best one is then carried on with all points.
+START_POINTS = 1000
+# Up to so many clusters the products are too narrow for a BLAS to use several threads well.
+FEW_CLUSTERS = 32
+
+
+def sample(count: int, max_points: int, seed: int) -> np.ndarray | None:
+    """Which of `count` embeddings are used: at most `max_points`, in order; None for all."""
+    if count <= max_points:
+        return None
+    return np.sort(np.random.default_rng(seed).choice(count, max_points, replace=False))
 
 
 def fit(
@@ -13,19 +28,18 @@ def fit(
     metric: str,
     iterations: int,
     redo: int,
-    max_points: int,
     seed: int,
 ) -> np.ndarray:
     """Fit k-means; clusters are ordered by falling size, so that cluster 1 is the largest.
 
-    FAISS refills a cluster that runs empty by splitting a large one.
+    FAISS refills a cluster that runs empty by splitting a large one. It holds a copy of the
+    embeddings.
 
     Args:
         embeddings: n x d, float32.
         metric: "cosine" (embeddings and centroids of unit length) or "euclidean".
         iterations: k-means steps a run.
         redo: runs from different starts; the best is kept.
-        max_points: embeddings used at most; a random sample of them beyond that.
         seed: of starts and samples; the same seed gives the same centroids.
 
     Returns:
@@ -39,25 +53,29 @@ def fit(
             f"{len(embeddings)} masks cannot form {clusters} clusters; lower clustering.clusters "
             "or give more images"
         )
-    if not np.isfinite(embeddings).all():
+    if not (np.isfinite(embeddings.min()) and np.isfinite(embeddings.max())):
         raise InputError("embeddings are not finite; check the weights of the backbone")
-    if len(embeddings) > max_points:
-        chosen = np.random.default_rng(seed).choice(len(embeddings), max_points, replace=False)
-        embeddings = embeddings[np.sort(chosen)]
     points = _prepare(embeddings, metric)
-    kmeans = faiss.Kmeans(
-        points.shape[1],
-        clusters,
-        niter=iterations,
-        nredo=redo,
-        seed=seed,
-        spherical=metric == "cosine",
-        min_points_per_centroid=1,
-        max_points_per_centroid=max(1, -(-len(points) // clusters)),
-        gpu=_gpus() > 0,
-    )
-    kmeans.train(points)
-    sizes = np.bincount(kmeans.index.search(points, 1)[1][:, 0], minlength=clusters)
+    options = {
+        "niter": iterations,
+        "seed": seed,
+        "spherical": metric == "cosine",
+        "min_points_per_centroid": 1,
+        "gpu": _gpus() > 0,
+    }
+    with _fast_products(clusters):
+        kmeans = faiss.Kmeans(
+            points.shape[1], clusters, nredo=redo, max_points_per_centroid=START_POINTS, **options
+        )
+        kmeans.train(points)
+        if len(points) > START_POINTS * clusters:
+            start = kmeans.centroids
+            kmeans = faiss.Kmeans(
+                points.shape[1], clusters, max_points_per_centroid=len(points), **options
+            )
+            kmeans.train(points, init_centroids=start)
+        nearest = kmeans.index.search(points, 1)[1][:, 0]
+    sizes = np.bincount(nearest, minlength=clusters)
     return kmeans.centroids[np.argsort(-sizes, kind="stable")]
 
 
@@ -118,6 +136,18 @@ def _prepare(vectors: np.ndarray, metric: str) -> np.ndarray:
     if metric == "cosine":
         faiss.normalize_L2(vectors)
     return vectors
+
+
+@contextlib.contextmanager
+def _fast_products(clusters: int) -> Iterator[None]:
+    """FAISS's own loops instead of its BLAS, where there are few clusters."""
+    before = faiss.cvar.distance_compute_blas_threshold
+    if clusters <= FEW_CLUSTERS:
+        faiss.cvar.distance_compute_blas_threshold = np.iinfo(np.int32).max
+    try:
+        yield
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = before
 
 
 def _gpus() -> int:

@@ -280,6 +280,33 @@ def read_embeddings(
     return keys, column.flatten().to_numpy().reshape(len(keys), column.type.list_size)
 
 
+def read_vectors(
+    paths: Sequence[str | os.PathLike], chosen: np.ndarray | None = None
+) -> np.ndarray:
+    """Vectors of mask embeddings; beside them no more than one shard is held in memory.
+
+    Args:
+        paths: shards, as if one stood below the other.
+        chosen: rows of them, rising; None for all.
+
+    Returns:
+        n x d float32.
+    """
+    counts = [count_rows(path) for path in paths]
+    if chosen is None:
+        chosen = np.arange(sum(counts))
+    with _damage_named(paths[0]):
+        width = pq.read_schema(paths[0]).field("embedding").type.list_size
+    vectors = np.empty((len(chosen), width), np.float32)
+    first = 0
+    for path, count in zip(paths, counts, strict=True):
+        begin, end = np.searchsorted(chosen, [first, first + count])
+        if begin < end:
+            vectors[begin:end] = read_embeddings([path])[1][chosen[begin:end] - first]
+        first += count
+    return vectors
+
+
 def write_assignments(
     path: str | os.PathLike,
     keys: Iterable[tuple[int, int]],
@@ -288,11 +315,15 @@ def write_assignments(
     metadata: Mapping,
 ) -> None:
     """Write the clusters (1..C) and distances of the masks with these (image_id, mask_id)."""
-    rows = (
-        {"image_id": image_id, "mask_id": mask_id, "cluster": cluster, "distance": distance}
-        for (image_id, mask_id), cluster, distance in zip(keys, clusters, distances, strict=True)
-    )
-    write_table(path, "assignments", rows, metadata)
+    write_table(path, "assignments", assignment_rows(keys, clusters, distances), metadata)
+
+
+def assignment_rows(
+    keys: Iterable[tuple[int, int]], clusters: np.ndarray, distances: np.ndarray
+) -> Iterator[dict]:
+    """Rows of `assignments` of the masks with these (image_id, mask_id)."""
+    for (image_id, mask_id), cluster, distance in zip(keys, clusters, distances, strict=True):
+        yield {"image_id": image_id, "mask_id": mask_id, "cluster": cluster, "distance": distance}
 
 
 def read_classes(
