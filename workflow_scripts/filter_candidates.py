@@ -1,5 +1,7 @@
 """Keep the confident candidates of one shard and paint them into label maps."""
 
+import itertools
+import operator
 from pathlib import Path
 
 from workflow_scripts import cli
@@ -18,7 +20,12 @@ def main(argv: list[str] | None = None) -> int:
     clusters = arguments.settings["clustering"]["clusters"]
 
     images = [row for row in shards.read_rows(arguments.images) if row["status"] == shards.OK]
-    by_image = shards.group_by_image(arguments.candidates)
+    # Most candidates are not confident, and are forgotten at once.
+    by_image: dict[int, list] = {}
+    candidates = shards.read_rows(arguments.candidates)
+    for image_id, found in itertools.groupby(candidates, key=operator.itemgetter("image_id")):
+        rows = [*by_image.get(image_id, []), *found]
+        by_image[image_id] = confidence.confident(rows, threshold) or rows
     shards.assert_same_images(
         (row["image_id"] for row in images), by_image, str(arguments.candidates)
     )

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     images = [row for row in shards.read_rows(arguments.images) if row["status"] == shards.OK]
     by_image = shards.group_by_image(arguments.masks)
     shards.assert_same_images((row["image_id"] for row in images), by_image, str(arguments.masks))
-    class_of = shards.read_classes(arguments.assignments, classes)
+    class_of = shards.read_classes(arguments.assignments, classes, by_image)
     metadata = shards.provenance("label_maps", arguments.settings)
     with shards.shard_writer(arguments.output, "label_maps", metadata) as writer:
         for row in images:

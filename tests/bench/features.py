@@ -1,15 +1,25 @@
-"""Extraction: ViT-S/16 at the paper's 640 pixels, against the forward pass spelt out as a whole."""
+"""ViT-S/16 at the paper's 640 pixels: extraction and embedding, and what extraction does beside."""
 
+import contextlib
+import io
+import json
 import tempfile
+import time
 from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import timm
 import torch
+import yaml
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.bench import Row, median_seconds
+from tests.rules.conftest import REPOSITORY
+from workflow_scripts import extract_features, list_images
 from workflow_scripts.maskdistill.vit import Backbone
 
 NAME = "vit_small_patch16_224"
@@ -21,16 +31,21 @@ HEADS, DEPTH = 6, 12
 
 def rows() -> Iterator[Row]:
     """Seconds an image; weights are random, which costs the same."""
+    with tempfile.TemporaryDirectory() as directory:
+        weights = Path(directory) / "weights.safetensors"
+        save_file(timm.create_model(NAME, num_classes=0).state_dict(), weights)
+        yield from forward(Backbone(NAME, weights=weights))
+        yield from program(Path(directory), weights)
+
+
+def forward(backbone: Backbone) -> Iterator[Row]:
+    """The model alone, one image at a time."""
     image = np.random.default_rng(0).integers(0, 256, (*SIDES, 3), dtype=np.uint8)
-    with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
-        save_file(timm.create_model(NAME, num_classes=0).state_dict(), file.name)
-        backbone = Backbone(NAME, weights=file.name)
-    plain = median_seconds(lambda: whole_forward(backbone, backbone.prepare([image])), repeats=3)
-    for precision, bound in (("float32", 1.0), ("bfloat16", 1 / 2.5)):
+    batch = backbone.prepare([image])
+    plain = median_seconds(lambda: whole_forward(backbone, batch), repeats=3)
+    for precision, bound in (("float32", 1 / 2.5), ("bfloat16", 1 / 2.5)):
         backbone.precision = getattr(torch, precision)
-        ours = median_seconds(
-            lambda: backbone.last_block_features(backbone.prepare([image])), repeats=3
-        )
+        ours = median_seconds(lambda: backbone.last_block_features(batch), repeats=3)
         yield Row(
             what=f"features, {NAME}, {SIDES[0]} x {SIDES[1]}, {precision}",
             value=ours,
@@ -39,14 +54,76 @@ def rows() -> Iterator[Row]:
             against="whole forward pass in float32, attention and affinities spelt out",
             at_most=bound,
         )
-    backbone.precision = torch.float32
+        if precision == "float32":
+            yield Row(
+                what="the same",
+                value=ours,
+                unit="s/image",
+                reference=matrix_products(),
+                against="its matrix products alone",
+                at_most=1.3,
+            )
+    visible = torch.ones(1, *SIDES, dtype=torch.bool)
     yield Row(
-        what="features, float32",
-        value=median_seconds(lambda: backbone.last_block_features(backbone.prepare([image])), 3),
+        what="embedding of a masked image",
+        value=median_seconds(
+            lambda: backbone.embed(backbone.remove_background(batch, visible)), repeats=3
+        ),
         unit="s/image",
-        reference=matrix_products(),
-        against="its matrix products alone",
-        at_most=1.3,
+        reference=plain,
+        against="the same forward pass",
+        at_most=1,
+    )
+
+
+def program(folder: Path, weights: Path, images: int = 8) -> Iterator[Row]:
+    """The program on JPEG files of PASCAL VOC's size: time beside the model, bytes on the disk."""
+    generator = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    for number in range(images):
+        blocks = generator.integers(0, 256, (15, 20, 3), dtype=np.uint8)
+        Image.fromarray(blocks).resize((500, 375)).save(folder / "photos" / f"{number}.jpg")
+    defaults = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())["defaults"]
+    features = defaults["features"] | {"backbone": NAME, "weights": str(weights)}
+    dataset = {"adapter": "folder", "splits": {"train": "."}, "classes": []}
+    listing = {"dataset": dataset, "shards": 1, "images": defaults["images"]}
+    manifest, output = folder / "images.parquet", folder / "features.parquet"
+    options = ["--root", str(folder / "photos"), "--workers", "2"]
+    inside, model = [], Backbone.last_block_features
+
+    def timed(backbone: Backbone, batch: Tensor) -> tuple[Tensor, Tensor]:
+        start = time.perf_counter()
+        try:
+            return model(backbone, batch)
+        finally:
+            inside.append(time.perf_counter() - start)
+
+    with (
+        mock.patch.object(Backbone, "last_block_features", timed),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        own = ["--split", "train", "--shard", "0", "--output", str(manifest)]
+        list_images.main(["--settings", json.dumps(listing), *options, *own])
+        own = ["--batch-size", "4", "--images", str(manifest), "--output", str(output)]
+        start = time.perf_counter()
+        extract_features.main(["--settings", json.dumps({"features": features}), *options, *own])
+        wall = time.perf_counter() - start
+    yield Row(
+        what=f"extract_features, {images} photographs, files and all",
+        value=wall / images,
+        unit="s/image",
+        reference=sum(inside) / images,
+        against="its time in the model",
+        at_most=1 / 0.9,
+    )
+    patches = (640 // 16) * (864 // 16)
+    yield Row(
+        what="features on the disk",
+        value=output.stat().st_size / images,
+        unit="bytes/image",
+        reference=2 * patches * WIDTHS[0][0],
+        against="2 x N x d",
+        at_most=1.05,
     )
 
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import timm
 import yaml
 from safetensors.torch import save_file
@@ -14,7 +15,8 @@ from safetensors.torch import save_file
 from tests.bench import Row
 from tests.rules.conftest import REPOSITORY
 from workflow_scripts.maskdistill import scenes
-from workflow_scripts.maskdistill.shards import read_rows
+from workflow_scripts.maskdistill.masks import encode
+from workflow_scripts.maskdistill.shards import read_rows, shard_writer
 
 COUNTS = (40, 160, 640)
 FLAT = 1.1
@@ -66,6 +68,7 @@ def _stages(folder: Path, count: int) -> Iterator[tuple[str, float, int]]:
     dataset = {"adapter": "folder", "splits": {"train": "JPEGImages"}, "classes": []}
     listed = {"dataset": dataset, "shards": 1, "images": DEFAULTS["images"]}
     embedding = DEFAULTS["embedding"]
+    candidates, clusters = folder / "candidates.parquet", {"clusters": 20}
     runtime = ("--root", str(root), "--workers", "2")
     for stage, settings, output, options in (
         ("list_images", listed, manifest, (*runtime, "--split", "train", "--shard", "0")),
@@ -82,9 +85,32 @@ def _stages(folder: Path, count: int) -> Iterator[tuple[str, float, int]]:
             folder / "embeddings.parquet",
             (*runtime, "--images", str(manifest), "--masks", str(masks)),
         ),
+        (
+            "filter_candidates",
+            {"confidence": DEFAULTS["confidence"], "clustering": clusters},
+            folder / "confident.parquet",
+            ("--images", str(manifest), "--candidates", str(candidates)),
+        ),
     ):
-        arguments = ["--settings", json.dumps(settings), *options, "--output", str(output)]
+        written = ["--output", str(output)]
+        if stage == "filter_candidates":
+            _write_candidates(candidates, manifest)
+            written = ["--confident", str(output), "--label-maps", str(folder / "maps.parquet")]
+        arguments = ["--settings", json.dumps(settings), *options, *written]
         yield stage, _peak(f"workflow_scripts.{stage}", *arguments), output.stat().st_size
+
+
+def _write_candidates(path: Path, manifest: Path) -> None:
+    """As many as Mask R-CNN may find in every image, few of them confident."""
+    count = DEFAULTS["mask_rcnn"]["candidates_per_image"]
+    with shard_writer(path, "candidates", {}) as writer:
+        for image in read_rows(manifest):
+            mask = np.zeros((image["height"], image["width"]), bool)
+            mask[10:60, 20:80] = True
+            encoded = encode(mask)._asdict()
+            for number in range(count):
+                row = {"image_id": image["image_id"], "candidate_id": number, "cluster": 1}
+                writer.write({**row, "score": 0.95 - number / count, **encoded})
 
 
 def _numbers(features: Path) -> int:
@@ -99,5 +125,5 @@ def _peak(*arguments: str) -> float:
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)"
     )
     command = [sys.executable, "-c", code, sys.executable, "-m", *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])

@@ -1,18 +1,26 @@
-"""Mask construction: the linear form against the N x N affinities that the paper writes."""
+"""Masks: the linear form against the N x N affinities, run lengths against polygons."""
 
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 
 from tests.bench import Row, median_seconds
-from workflow_scripts.maskdistill import affinity
+from workflow_scripts.maskdistill import affinity, masks
 
 GRID = (40, 54)
 HEADS, WIDTH, TOP_K = 6, 384, 0.4
+SIZE = (375, 500)  # of a photograph of PASCAL VOC
 
 
 def rows() -> Iterator[Row]:
     """Milliseconds an image of the paper's size."""
+    yield construction()
+    yield encoding()
+
+
+def construction() -> Row:
+    """A mask on the grid, from keys and affinities."""
     generator = np.random.default_rng(0)
     patches = GRID[0] * GRID[1]
     # Keys of an object and of its surroundings, with noise.
@@ -27,7 +35,7 @@ def rows() -> Iterator[Row]:
         return affinity.object_masks(keys, cls_affinity, GRID, top_k=TOP_K)[0].grid
 
     assert (linear().ravel() == quadratic(keys, cls_affinity)).all()
-    yield Row(
+    return Row(
         what=f"mask of {patches:,} patches",
         value=1000 * median_seconds(linear, repeats=20),
         unit="ms",
@@ -46,3 +54,24 @@ def quadratic(keys: np.ndarray, cls_affinity: np.ndarray) -> np.ndarray:
     proposals = ranked[: max(1, round(TOP_K * len(keys)))]
     voters = proposals[matrix[ranked[0], proposals] > 0]
     return matrix[voters].sum(axis=0) > 0
+
+
+def encoding() -> Row:
+    """A mask on the grid, with ragged borders, to what is stored."""
+    grid = np.zeros(GRID, bool)
+    grid[10:30, 12:40] = True
+    grid ^= np.random.default_rng(0).random(GRID) < 0.03
+    mask = masks.grid_to_image(grid, patch_size=16, resized=(640, 853), size=SIZE)
+
+    def polygons() -> list[list[float]]:
+        found, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
+        return [contour.ravel().tolist() for contour in found]
+
+    return Row(
+        what=f"encoding of a mask of {SIZE[0]} x {SIZE[1]}",
+        value=1000 * median_seconds(lambda: masks.encode(mask), repeats=50),
+        unit="ms",
+        reference=1000 * median_seconds(polygons, repeats=50),
+        against="polygons by OpenCV's findContours, as lists",
+        at_most=1,
+    )

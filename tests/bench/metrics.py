@@ -1,40 +1,133 @@
-"""The confusion matrix and the matching, against loops over classes and clusters."""
+"""Scores: the confusion matrix and matching against loops, mask AP against pycocotools."""
 
-from collections.abc import Iterator
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from scipy.optimize import linear_sum_assignment
 
 from tests.bench import Row, median_seconds
-from workflow_scripts.maskdistill import metrics
+from workflow_scripts.maskdistill import instance_metrics, masks, matching, metrics
 
 SIZE = (375, 500)
 CLASSES = 20
+IMAGES = 8
+SPLIT = 100  # images that mask AP is of
 
 
 def rows() -> Iterator[Row]:
-    """Milliseconds an image, or a matching."""
+    """Milliseconds an image, a matching or a split."""
     generator = np.random.default_rng(0)
     target = generator.integers(0, CLASSES + 1, (25, 34)).repeat(15, 0).repeat(15, 1)
     target = target[: SIZE[0], : SIZE[1]].astype(np.uint8)
-    prediction = np.roll(target, 7, axis=1)
-
-    def ours() -> np.ndarray:
-        matrix = metrics.ConfusionMatrix(CLASSES, CLASSES)
-        matrix.add(prediction, target)
-        return matrix.counts
-
-    assert (ours() == loops(prediction, target)).all()
+    pairs = [(np.roll(target, 7 * (1 + i), axis=1), target) for i in range(IMAGES)]
+    one = pairs[:1]
+    assert (counts(one) == loops(one)).all()
     yield Row(
         what=f"confusion matrix of {SIZE[0]} x {SIZE[1]}, {CLASSES} classes and clusters",
-        value=1000 * median_seconds(ours, repeats=20),
+        value=1000 * median_seconds(lambda: counts(one), repeats=20),
         unit="ms",
-        reference=1000 * median_seconds(lambda: loops(prediction, target)),
+        reference=1000 * median_seconds(lambda: loops(one)),
         against="a boolean map for every class and cluster",
         at_most=1 / 50,
     )
 
+    def ours() -> np.ndarray:
+        return matching.hungarian(counts(pairs))
 
-def loops(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Counts by one pair of boolean maps after the other."""
+    assert (ours() == matched_in_loops(pairs)).all()
+    yield Row(
+        what=f"the same of {IMAGES} images, and Hungarian matching",
+        value=1000 * median_seconds(ours),
+        unit="ms",
+        reference=1000 * median_seconds(lambda: matched_in_loops(pairs), repeats=1),
+        against="the same, and a loop over pairs of labels",
+        at_most=1 / 50,
+    )
+    yield average_precision()
+
+
+def counts(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Pixels by class and cluster, of (prediction, ground truth)."""
+    matrix = metrics.ConfusionMatrix(CLASSES, CLASSES)
+    for prediction, target in pairs:
+        matrix.add(prediction, target)
+    return matrix.counts
+
+
+def loops(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """The same by one pair of boolean maps after the other."""
     labels = range(CLASSES + 1)
-    return np.array([[np.sum((target == t) & (prediction == p)) for p in labels] for t in labels])
+    return sum(
+        np.array([[np.sum((target == t) & (found == p)) for p in labels] for t in labels])
+        for found, target in pairs
+    )
+
+
+def matched_in_loops(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Cluster → class, by IoU of every class with every cluster."""
+    common = loops(pairs)
+    labels = range(1, CLASSES + 1)
+    iou = np.zeros((CLASSES, CLASSES))
+    for t in labels:
+        for p in labels:
+            union = common[t].sum() + common[:, p].sum() - common[t, p]
+            iou[t - 1, p - 1] = common[t, p] / union
+    mapping = np.zeros(CLASSES + 1, np.int64)
+    for t, p in zip(*linear_sum_assignment(iou, maximize=True), strict=True):
+        mapping[p + 1] = t + 1 if iou[t, p] else metrics.UNMATCHED
+    return mapping
+
+
+def average_precision() -> Row:
+    """Mask AP of a split, 3 objects and 20 detections an image."""
+    generator = np.random.default_rng(0)
+
+    def entry(image_id: int) -> dict:
+        top, left = generator.integers(0, 250, size=2)
+        mask = np.zeros(SIZE, bool)
+        mask[top : top + generator.integers(30, 120), left : left + 150] = True
+        found = masks.encode(mask)
+        return {
+            "image_id": image_id,
+            "category_id": int(generator.integers(1, CLASSES + 1)),
+            "segmentation": {"size": list(SIZE), "counts": found.rle_counts},
+            "bbox": [found.x, found.y, found.box_width, found.box_height],
+            "area": found.area,
+        }
+
+    ids = range(1, SPLIT + 1)
+    objects = [{**entry(i), "iscrowd": 0} for i in ids for _ in range(3)]
+    detections = [{**entry(i), "score": float(generator.uniform())} for i in ids for _ in range(20)]
+
+    def ours() -> tuple[float, ...]:
+        return instance_metrics.average_precision(ids, objects, detections, classes=CLASSES)
+
+    def plain() -> tuple[float, ...]:
+        truth = COCO()
+        truth.dataset = {
+            "images": [{"id": i, "height": SIZE[0], "width": SIZE[1]} for i in ids],
+            "annotations": [{**o, "id": n} for n, o in enumerate(objects, start=1)],
+            "categories": [{"id": c} for c in range(1, CLASSES + 1)],
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth.createIndex()
+            results = truth.loadRes([dict(found) for found in detections])
+            evaluation = COCOeval(truth, results, "segm")
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        return tuple(evaluation.stats[:3])
+
+    assert ours() == plain()
+    return Row(
+        what=f"mask AP of {SPLIT} images",
+        value=1000 * median_seconds(ours, repeats=3),
+        unit="ms",
+        reference=1000 * median_seconds(plain, repeats=3),
+        against="pycocotools with all sizes of objects",
+        at_most=1,
+    )

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -327,18 +327,22 @@ def assignment_rows(
 
 
 def read_classes(
-    path: str | os.PathLike, classes: Sequence[int] | None
+    path: str | os.PathLike,
+    classes: Sequence[int] | None,
+    image_ids: Container[int] | None = None,
 ) -> dict[tuple[int, int], int]:
     """(image_id, mask_id) → pseudo-class of assigned masks; 0 stands for background.
 
     Args:
         classes: of cluster 1, 2, …; None where every cluster is a class of its own.
+        image_ids: images whose masks are wanted; None for all.
     """
     return {
         (row["image_id"], row["mask_id"]): (
             row["cluster"] if classes is None else classes[row["cluster"] - 1]
         )
-        for row in read_rows(path)
+        for row in read_rows(path, ["image_id", "mask_id", "cluster"], batch_size=4096)
+        if image_ids is None or row["image_id"] in image_ids
     }
 
 
