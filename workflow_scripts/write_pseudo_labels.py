@@ -5,12 +5,16 @@ dropped are left out, and clusters that were merged are one category.
 """
 
 import itertools
-import json
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic, coco, datasets, shards
+from workflow_scripts.maskdistill import coco, datasets, shards
 from workflow_scripts.maskdistill.errors import InputError
+
+MASK_COLUMNS = [
+    *("image_id", "mask_id", "height", "width", "rle_counts"),
+    *("x", "y", "box_width", "box_height", "area", "status"),
+]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,11 +30,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = arguments.settings
 
-    found = shards.assignments_digest(arguments.assignments)
-    if arguments.expected_assignments not in (None, found):
+    expected = arguments.expected_assignments
+    if expected and (found := shards.assignments_digest(arguments.assignments)) != expected:
         raise InputError(
             f"{arguments.assignments}: other clusters ({found}) than those that were named "
-            f"({arguments.expected_assignments}); look at the new ones with `snakemake "
+            f"({expected}); look at the new ones with `snakemake "
             "contact_sheets` and correct config/names, or remove its line `assignments`"
         )
     listed = list(itertools.chain.from_iterable(map(shards.read_rows, arguments.images)))
@@ -44,24 +48,27 @@ def main(argv: list[str] | None = None) -> int:
         (row for row in listed if row["status"] == shards.OK), key=lambda row: row["file_name"]
     )
     place = {row["image_id"]: number for number, row in enumerate(listed)}
-    mask_rows = list(itertools.chain.from_iterable(map(shards.read_rows, arguments.masks)))
-    shards.assert_same_images(place, (row["image_id"] for row in mask_rows), "the masks")
-    mask_rows = sorted(
-        (row for row in mask_rows if row["status"] == shards.OK),
-        key=lambda row: (place[row["image_id"]], row["mask_id"]),
-    )
     classes = settings["curation"]["classes"]
     class_of = shards.read_classes(arguments.assignments, classes)
-    mask_rows = [row for row in mask_rows if class_of[row["image_id"], row["mask_id"]]]
-    content = coco.dataset(
+    # Compact columns; they become rows a few at a time, when they are written.
+    table = shards.read_table(arguments.masks, MASK_COLUMNS).combine_chunks()
+    keys = list(zip(table["image_id"].to_pylist(), table["mask_id"].to_pylist(), strict=True))
+    shards.assert_same_images(place, (image_id for image_id, _ in keys), "the masks")
+    kept = [
+        (place[key[0]], key[1], number)
+        for number, (key, status) in enumerate(zip(keys, table["status"].to_pylist(), strict=True))
+        if status == shards.OK and class_of[key]
+    ]
+    order = [number for *_, number in sorted(kept)]
+    coco.write_dataset(
+        arguments.output,
         listed,
-        mask_rows,
+        shards.rows_in_order(table, order),
         class_of,
         coco.category_names(settings["clustering"]["clusters"], classes),
         {"settings": settings},
     )
-    atomic.write_text(arguments.output, json.dumps(content))
-    print(f"{len(listed)} images, {len(mask_rows)} masks")
+    print(f"{len(listed)} images, {len(order)} masks")
     return 0
 
 

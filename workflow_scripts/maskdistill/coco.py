@@ -1,6 +1,10 @@
 """COCO files: pseudo-labels as a dataset, candidates as a list of results."""
 
+import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from workflow_scripts.maskdistill.atomic import atomic_path
 
 
 def category_name(cluster: int) -> str:
@@ -43,9 +47,43 @@ def dataset(
     Returns:
         The JSON object; image ids are integers, boxes float XYWH, masks compressed RLE.
     """
+    parts = _parts(image_rows, mask_rows, assignments, names, description, mask_id)
+    return {name: part if name == "info" else list(part) for name, part in parts.items()}
+
+
+def write_dataset(
+    path: str | os.PathLike,
+    image_rows: Iterable[Mapping],
+    mask_rows: Iterable[Mapping],
+    assignments: Mapping[tuple[int, int], int],
+    names: Sequence[str],
+    description: Mapping,
+) -> None:
+    """Write what `dataset` returns as JSON, row by row: it is never in memory as a whole."""
+    parts = _parts(image_rows, mask_rows, assignments, names, description, "mask_id")
+    info = parts.pop("info")
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(f'{{"info": {json.dumps(info)}')
+        for name, entries in parts.items():
+            file.write(f', "{name}": [')
+            for number, entry in enumerate(entries):
+                file.write((", " if number else "") + json.dumps(entry))
+            file.write("]")
+        file.write("}")
+
+
+def _parts(
+    image_rows: Iterable[Mapping],
+    mask_rows: Iterable[Mapping],
+    assignments: Mapping[tuple[int, int], int],
+    names: Sequence[str],
+    description: Mapping,
+    mask_id: str,
+) -> dict:
+    """The values of the JSON object, in their order; long ones as iterators."""
     return {
         "info": {"description": "MaskDistill pseudo-labels", **description},
-        "images": [
+        "images": (
             {
                 "id": row["image_id"],
                 "file_name": row["file_name"],
@@ -53,8 +91,8 @@ def dataset(
                 "width": row["width"],
             }
             for row in image_rows
-        ],
-        "annotations": [
+        ),
+        "annotations": (
             {
                 "id": number,
                 "image_id": row["image_id"],
@@ -63,7 +101,7 @@ def dataset(
                 **_shape(row),
             }
             for number, row in enumerate(mask_rows, start=1)
-        ],
+        ),
         "categories": categories(names),
     }
 

@@ -212,6 +212,14 @@ def read_table(paths: Iterable[str | os.PathLike], columns: list[str] | None = N
     return pa.concat_tables(tables)
 
 
+def rows_in_order(
+    table: pa.Table, order: Sequence[int], *, batch_size: int = 1024
+) -> Iterator[dict]:
+    """Rows of a table of `read_table` as dictionaries, a few at a time, by their numbers."""
+    for first in range(0, len(order), batch_size):
+        yield from table.take(order[first : first + batch_size]).to_pylist()
+
+
 def count_rows(path: str | os.PathLike) -> int:
     """The number of rows of one shard."""
     with _damage_named(path):
