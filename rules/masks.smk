@@ -33,6 +33,40 @@ rule make_masks:
         " --images {input.images} --features {input.features} --output {output} > {log} 2>&1"
 
 
+# The same masks in one job.
+ruleorder: extract_masks > make_masks
+
+
+rule extract_masks:
+    input:
+        images="results/{dataset}/{split}/images/{shard}.parquet",
+        weights=weights_of("features"),
+    output:
+        "results/{dataset}/{split}/masks/{shard}.parquet",
+    log:
+        "logs/{dataset}/{split}/masks/{shard}.log",
+    benchmark:
+        "benchmarks/{dataset}/{split}/masks/{shard}.tsv"
+    wildcard_constraints:
+        dataset=one_of(name for name in CONFIGS if not CONFIGS[name]["store_features"]),
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: RUNTIME["threads"]
+    resources:
+        gpu=GPUS,
+        mem_mb=attempts(8000),
+        runtime=attempts(120),
+    params:
+        settings=settings_of("extract_masks"),
+        code=code_of("extract_masks"),
+    message:
+        "Extract masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+    shell:
+        "exec python -m workflow_scripts.extract_masks --settings {params.settings:q}"
+        " --root {ROOTS:{wildcards.dataset}} --images {input.images}"
+        " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
+
+
 rule embed_masks:
     input:
         images="results/{dataset}/{split}/images/{shard}.parquet",

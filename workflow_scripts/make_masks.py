@@ -3,6 +3,7 @@
 An image without a mask keeps a row that says why in `status`.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -25,12 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     settings = arguments.settings
-
-    def find(
-        keys: np.ndarray, cls_affinity: np.ndarray, grid: tuple[int, int]
-    ) -> list[affinity.ObjectMask]:
-        return affinity.object_masks(keys, cls_affinity, grid, **settings["masks"])
-
+    find = functools.partial(affinity.object_masks, **settings["masks"])
     write_masks(arguments.images, arguments.features, arguments.output, settings, find)
     return 0
 

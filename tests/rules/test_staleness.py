@@ -40,6 +40,7 @@ INSTANCES |= {"predict_candidates", "evaluate_linear_probe"} | REPORTING
         ({"dataset": {"splits": {"instances": "train"}}}, INSTANCES),
         ({"features": {"shorter_side": 72}}, FEATURES),
         ({"masks": {"top_k": 0.3}}, MASKS),
+        ({"store_features": False}, {"extract_masks"} | EMBEDDING),
         ({"masks": {"source_component": True}}, MASKS),
         ({"embedding": {"input": "box_crop"}}, EMBEDDING),
         ({"clustering": {"clusters": 5}}, CLUSTERS),

@@ -53,7 +53,12 @@ def test_unknown_options(name, capsys):
 
 
 def test_bad_input_is_one_line_and_exit_code_one(tmp_path):
-    options = ["--settings={}", f"--images={tmp_path}/no.parquet", "--features=a", "--output=b"]
+    options = [
+        '--settings={"masks": {}}',
+        f"--images={tmp_path}/no.parquet",
+        "--features=a",
+        "--output=b",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "workflow_scripts.make_masks", *options],
         cwd=REPOSITORY,

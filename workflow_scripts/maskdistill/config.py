@@ -20,6 +20,7 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "list_images": ("dataset.adapter", "dataset.splits", "shards", "images"),
     "extract_features": ("features",),
     "make_masks": ("masks",),
+    "extract_masks": ("features", "masks"),
     "embed_masks": ("features", "embedding"),
     "cluster_masks": ("clustering",),
     "assign_masks": ("clustering.metric", "clustering.standardize"),

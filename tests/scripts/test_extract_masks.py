@@ -1,0 +1,44 @@
+import json
+
+import pytest
+
+from workflow_scripts import extract_features, extract_masks, make_masks
+from workflow_scripts.maskdistill import shards
+
+MASKS = {
+    "top_k": 0.4,
+    "heads": None,
+    "center_keys": True,
+    "source_component": False,
+    "per_image": 2,
+    "next_source": 0.1,
+}
+
+
+@pytest.fixture
+def folder(tmp_path, write_image, write_manifest):
+    sizes = {5: (24, 32), 3: (40, 30), 9: (24, 32), 1: (100, 50)}
+    for image_id, size in sizes.items():
+        write_image(tmp_path / f"{image_id}.png", *size, seed=image_id)
+    (tmp_path / "2.png").write_bytes(b"no image any more")
+    entries = {i: (f"{i}.png", *size) for i, size in {**sizes, 2: (24, 32)}.items()}
+    entries[7] = ("bad.png", None, None, "empty file (0 bytes)")
+    write_manifest(tmp_path / "images", entries)
+    return tmp_path
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_masks_are_those_of_stored_features(folder, tiny_backbone, batch_size):
+    settings = {"features": tiny_backbone, "masks": MASKS}
+    options = [f"--settings={json.dumps(settings)}", f"--images={folder / 'images'}"]
+    runtime = [f"--root={folder}", "--device=cpu", "--workers=2", f"--batch-size={batch_size}"]
+    features, stored, direct = (folder / name for name in ("features", "stored", "direct"))
+    assert extract_features.main([*options, *runtime, f"--output={features}"]) == 0
+    assert make_masks.main([*options, f"--features={features}", f"--output={stored}"]) == 0
+    features.unlink()
+    assert extract_masks.main([*options, *runtime, f"--output={direct}"]) == 0
+    expected, found = (list(shards.read_rows(path)) for path in (stored, direct))
+    assert found == expected
+    assert {row["image_id"] for row in found} == {1, 2, 3, 5, 9}
+    assert next(row["status"] for row in found if row["image_id"] == 2) != shards.OK
+    assert shards.read_metadata(direct) == shards.read_metadata(stored)
