@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tests.bench import Row, median_seconds
 from tests.rules.conftest import REPOSITORY
-from workflow_scripts import extract_features, list_images
+from workflow_scripts import extract_features, list_images, make_masks
 from workflow_scripts.maskdistill.vit import Backbone
 
 NAME = "vit_small_patch16_224"
@@ -108,6 +108,12 @@ def program(folder: Path, weights: Path, images: int = 8) -> Iterator[Row]:
         start = time.perf_counter()
         extract_features.main(["--settings", json.dumps({"features": features}), *options, *own])
         wall = time.perf_counter() - start
+        options = ["--images", str(manifest), "--features", str(output)]
+        options += ["--output", str(folder / "masks.parquet")]
+        settings = json.dumps({"masks": defaults["masks"]})
+        start = time.perf_counter()
+        make_masks.main(["--settings", settings, *options])
+        masks = time.perf_counter() - start
     yield Row(
         what=f"extract_features, {images} photographs, files and all",
         value=wall / images,
@@ -115,6 +121,14 @@ def program(folder: Path, weights: Path, images: int = 8) -> Iterator[Row]:
         reference=sum(inside) / images,
         against="its time in the model",
         at_most=1 / 0.9,
+    )
+    yield Row(
+        what="make_masks, files and all",
+        value=masks / images,
+        unit="s/image",
+        reference=wall / images,
+        against="extract_features",
+        at_most=0.1,
     )
     patches = (640 // 16) * (864 // 16)
     yield Row(
