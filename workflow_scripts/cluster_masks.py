@@ -7,6 +7,8 @@ import numpy as np
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import clustering, shards
 
+ROWS_PER_GROUP = 16_384  # of assignments, which are small and which others read as a whole
+
 
 def main(argv: list[str] | None = None) -> int:
     """Write assignments and centroids; exit code 0."""
@@ -46,7 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     # assign_masks takes the standard deviation from here.
     metadata = shards.provenance("clusters", arguments.settings, seed=arguments.seed, **extra)
     sizes = np.zeros(len(centroids), np.int64)
-    with shards.shard_writer(arguments.assignments, "assignments", metadata) as writer:
+    with shards.shard_writer(
+        arguments.assignments, "assignments", metadata, rows_per_group=ROWS_PER_GROUP
+    ) as writer:
         for path in arguments.embeddings:
             keys, vectors = shards.read_embeddings([path])
             clusters, distances = clustering.assign(

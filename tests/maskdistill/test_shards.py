@@ -212,6 +212,13 @@ def test_embeddings_and_assignments(tmp_path):
     assert list(zip(table["image_id"], table["mask_id"], strict=True)) == keys
     assert table["cluster"] == clusters.tolist()
     assert table["distance"] == distances.tolist()
+    assert shards.read_classes(tmp_path / "c", None) == dict(zip(keys, clusters, strict=True))
+    assert shards.read_classes(tmp_path / "c", [2, 0, 1], {1: "", 3: ""}) == {
+        (1, 0): 1,
+        (1, 1): 2,
+        (3, 0): 2,
+        (3, 1): 2,
+    }
 
 
 def test_group_by_image(tmp_path):

@@ -7,11 +7,12 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workflow_scripts.maskdistill.atomic import atomic_path
@@ -339,7 +340,7 @@ def assignment_rows(
 def read_classes(
     path: str | os.PathLike,
     classes: Sequence[int] | None,
-    image_ids: Container[int] | None = None,
+    image_ids: Collection[int] | None = None,
 ) -> dict[tuple[int, int], int]:
     """(image_id, mask_id) → pseudo-class of assigned masks; 0 stands for background.
 
@@ -347,13 +348,16 @@ def read_classes(
         classes: of cluster 1, 2, …; None where every cluster is a class of its own.
         image_ids: images whose masks are wanted; None for all.
     """
-    return {
-        (row["image_id"], row["mask_id"]): (
-            row["cluster"] if classes is None else classes[row["cluster"] - 1]
-        )
-        for row in read_rows(path, ["image_id", "mask_id", "cluster"], batch_size=4096)
-        if image_ids is None or row["image_id"] in image_ids
-    }
+    wanted = None if image_ids is None else pa.array(list(image_ids), pa.int64())
+    found = {}
+    with _damage_named(path):
+        file = pq.ParquetFile(path, pre_buffer=False)
+        for batch in file.iter_batches(columns=["image_id", "mask_id", "cluster"]):
+            if wanted is not None:
+                batch = batch.filter(pc.is_in(batch["image_id"], value_set=wanted))
+            for image_id, mask_id, cluster in zip(*map(pa.Array.to_pylist, batch), strict=True):
+                found[image_id, mask_id] = cluster if classes is None else classes[cluster - 1]
+    return found
 
 
 def assignments_digest(path: str | os.PathLike) -> str:
