@@ -209,9 +209,13 @@ READS_LABELS = {
 @pytest.mark.parametrize(
     ("change", "stale"),
     [
-        ({"features": {"shorter_side": 99}}, {"extract_features", "embed_masks", "export_model"}),
-        ({"masks": {"center_keys": False}}, {"make_masks", "lost"}),
-        ({"masks": {"top_k": 0.11}}, {"make_masks"}),
+        (
+            {"features": {"shorter_side": 99}},
+            {"extract_features", "extract_masks", "embed_masks", "export_model"},
+        ),
+        ({"masks": {"center_keys": False}}, {"make_masks", "extract_masks", "lost"}),
+        ({"masks": {"top_k": 0.11}}, {"make_masks", "extract_masks"}),
+        ({"store_features": False}, set()),  # other jobs
         ({"embedding": {"input": "box_crop"}}, {"embed_masks"}),
         ({"mask_rcnn": {"iterations": 7}}, {"train_mask_rcnn", "predict_candidates"}),
         ({"confidence": {"threshold": 0.123}}, {"filter_candidates"}),
