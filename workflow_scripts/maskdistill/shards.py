@@ -164,7 +164,7 @@ def shard_writer(
     # Of vectors and PNGs, dictionaries and extremes cost three quarters of the time for nothing.
     flat = [field.name for field in columns if not pa.types.is_nested(field.type)]
     options = {"compression": "zstd", "use_dictionary": flat, "write_statistics": flat}
-    options["write_page_checksum"] = True
+    options |= {"write_page_checksum": True}
     with (
         atomic_path(path) as temporary,
         pq.ParquetWriter(temporary, columns, **options) as parquet,
@@ -203,7 +203,8 @@ def read_metadata(path: str | os.PathLike) -> dict:
 
 def _open(path: str | os.PathLike) -> pq.ParquetFile:
     # Without checksums, what was changed within an uncompressed page would be read as it is.
-    return pq.ParquetFile(path, page_checksum_verification=True)
+    # Buffered beforehand, the whole shard would be in memory.
+    return pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
 
 
 def read_table(paths: Iterable[str | os.PathLike], columns: list[str] | None = None) -> pa.Table:
@@ -237,8 +238,10 @@ def read_rows(
     Vectors (keys, embeddings, …) come as NumPy arrays.
     """
     with _damage_named(path):
-        file = _open(path, pre_buffer=False)  # it would hold the whole shard
-        for batch in file.iter_batches(batch_size=batch_size, columns=columns):
+        batches = _open(path).iter_batches(
+            batch_size=batch_size, columns=columns, use_threads=False
+        )
+        for batch in batches:
             values = [_values(column) for column in batch.columns]
             for row in zip(*values, strict=True):
                 yield dict(zip(batch.schema.names, row, strict=True))
@@ -351,8 +354,7 @@ def read_classes(
     wanted = None if image_ids is None else pa.array(list(image_ids), pa.int64())
     found = {}
     with _damage_named(path):
-        file = pq.ParquetFile(path, pre_buffer=False)
-        for batch in file.iter_batches(columns=["image_id", "mask_id", "cluster"]):
+        for batch in _open(path).iter_batches(columns=["image_id", "mask_id", "cluster"]):
             if wanted is not None:
                 batch = batch.filter(pc.is_in(batch["image_id"], value_set=wanted))
             for image_id, mask_id, cluster in zip(*map(pa.Array.to_pylist, batch), strict=True):
