@@ -163,8 +163,12 @@ def shard_writer(
     columns = schema(stage, embedding_size).with_metadata({METADATA_KEY: text})
     # Of vectors and PNGs, dictionaries and extremes cost three quarters of the time for nothing.
     flat = [field.name for field in columns if not pa.types.is_nested(field.type)]
-    options = {"compression": "zstd", "use_dictionary": flat, "write_statistics": flat}
-    options |= {"write_page_checksum": True}
+    options = {
+        "compression": "zstd",
+        "write_page_checksum": True,
+        "use_dictionary": flat,
+        "write_statistics": flat,
+    }
     with (
         atomic_path(path) as temporary,
         pq.ParquetWriter(temporary, columns, **options) as parquet,
