@@ -15,6 +15,7 @@ CONFIG = {
         "ground_truth": True,
     },
     "seeds": [0, 1],
+    "store_features": True,
     "features": {"shorter_side": 640, "longer_side": None},
     "masks": {"per_image": 1},
     "mask_rcnn": {"iterations": 10, "batch_size": 16, "candidates_per_image": 100},
@@ -26,6 +27,7 @@ THROUGHPUT = {
     rule: {"seconds": seconds, "per": "image"}
     for rule, seconds in {
         "extract_features": 1,
+        "extract_masks": 1,
         "embed_masks": 2,
         "train_mask_rcnn": 3,
         "predict_candidates": 4,
@@ -137,6 +139,18 @@ def test_disk_bytes():
     support = plan.disk_bytes(CONFIG, COUNTS, NETWORKS, support=True)
     assert set(support) == {"images", "features", "masks", "mask_embeddings"}
     assert support["features"] == 50 * 2160 * (2 * 384 + 4 * 6)
+
+
+def test_features_that_are_not_stored():
+    config = {**CONFIG, "store_features": False}
+    seconds = plan.gpu_seconds(config, COUNTS, THROUGHPUT, NETWORKS)
+    stored = plan.gpu_seconds(CONFIG, COUNTS, THROUGHPUT, NETWORKS)
+    assert seconds == {
+        {"extract_features": "extract_masks"}.get(rule, rule): value
+        for rule, value in stored.items()
+    }
+    disk = plan.disk_bytes(config, COUNTS, NETWORKS)
+    assert disk == {**plan.disk_bytes(CONFIG, COUNTS, NETWORKS), "features": 0}
 
 
 def test_download_sizes():

@@ -88,8 +88,9 @@ def gpu_seconds(
     """
     count = counts["train"] if support else sum(counts.values())
     features, embedding = (_relative_size(config["features"], one) for one in networks)
+    extraction = "extract_features" if config["store_features"] else "extract_masks"
     amounts = {
-        "extract_features": count * features,
+        extraction: count * features,
         "embed_masks": count * config["masks"]["per_image"] * embedding,
     }
     if not support:
@@ -139,10 +140,11 @@ def disk_bytes(
     seeds = len(config["seeds"])
     masks = count * config["masks"]["per_image"]
     tokens = patches(config["features"], networks.features.patch_size)
+    # Keys are float16, affinities float32.
+    features = count * tokens * (2 * networks.features.width + 4 * networks.features.heads)
     needed = {
         "images": count * ROW,
-        # Keys are float16, affinities float32.
-        "features": count * tokens * (2 * networks.features.width + 4 * networks.features.heads),
+        "features": features if config["store_features"] else 0,
         "masks": masks * RUN_LENGTHS,
         "mask_embeddings": masks * 4 * networks.embedding.width,
     }
