@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import plan
+from workflow_scripts.maskdistill import plan, terminal
 from workflow_scripts.maskdistill.catalogue import read_catalogue
 from workflow_scripts.maskdistill.config import dataset_config, merge, read_yaml
 from workflow_scripts.maskdistill.errors import InputError
@@ -73,8 +73,8 @@ def lines(arguments, config: dict, catalogue: dict, throughput: dict) -> list[st
     result += ["", f"Jobs to run, and GPU hours expected on one {throughput['gpu']}:", ""]
     rows = [(rule, n, hours(seconds.get(rule))) for rule, n in jobs.items()]
     rows.append(("total", sum(jobs.values()), hours(sum(seconds.values()))))
-    result += plan.table(("rule", "jobs", "GPU hours"), rows)
-    result += ["", "Rules without hours use no GPU. What the hours rest on:", ""]
+    result += terminal.table(("rule", "jobs", "GPU hours"), rows)
+    result += ["", "Rules with – use no GPU. What the hours rest on:", ""]
     result += [
         f"  {rule}: {one['seconds']} s a{'n' if one['per'][0] in 'aei' else ''} {one['per']}; "
         f"{one['basis']}"
@@ -83,9 +83,9 @@ def lines(arguments, config: dict, catalogue: dict, throughput: dict) -> list[st
     ]
     result += ["", "Space on the disk, before compression:", ""]
     disk.update(downloads)
-    rows = [(stage, plan.in_units(size)) for stage, size in disk.items()]
-    rows.append(("total", plan.in_units(sum(disk.values()))))
-    result += plan.table(("stage", "space"), rows)
+    rows = [(stage, terminal.size(size)) for stage, size in disk.items()]
+    rows.append(("total", terminal.size(sum(disk.values()))))
+    result += terminal.table(("stage", "space"), rows)
     result += [f"  not counted, its size is not published: {url}" for url in unknown]
     return result
 
@@ -95,9 +95,9 @@ def split_text(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} images ({split})" for split, count in counts.items())
 
 
-def hours(seconds: float | None) -> str:
-    """GPU hours, for people."""
-    return "" if seconds is None else f"{seconds / 3600:.1f}"
+def hours(seconds: float | None) -> float | None:
+    """GPU hours to a tenth; None for rules that use no GPU."""
+    return None if seconds is None else round(seconds / 3600, 1)
 
 
 def networks_of(config: dict) -> plan.Networks:

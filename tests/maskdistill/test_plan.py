@@ -175,15 +175,3 @@ def test_download_sizes():
         {"data/coco": 1000 * (1 + plan.UNPACKED), "estimated": 6, "known": 5},
         ["http://b", "http://e"],
     )
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(999, "999 B"), (37_600_000_000, "37.6 GB"), (2e15, "2e+03 TB")]
-)
-def test_units(size, text):
-    assert plan.in_units(size) == text
-
-
-def test_table():
-    lines = list(plan.table(("rule", "jobs"), [("evaluate", 5), ("all", 100)]))
-    assert lines == ["rule      jobs", "evaluate     5", "all        100"]

@@ -1,7 +1,7 @@
 """What a run will need, from the config alone: images, GPU hours, space on the disk."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -208,24 +208,3 @@ def patches(features: Mapping, patch_size: int) -> int:
         longer_side=features["longer_side"],
     )
     return math.prod(side // patch_size for side in images.padded_size(size, patch_size))
-
-
-def in_units(size: float) -> str:
-    """A number of bytes for people: 1.5 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
-def table(header: tuple[str, ...], rows: list[tuple]) -> Iterator[str]:
-    """Lines of a table: the first column to the left, the others to the right."""
-    cells = [header, *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    for row in cells:
-        first, *others = (
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  ".join([first, *others]).rstrip()
