@@ -318,6 +318,13 @@ def test_the_model_and_the_images_of_the_linear_probe_are_named(run):
     assert "scored on the images whose labels it has learned" in text
 
 
+@pytest.mark.parametrize(("counts", "shown"), [([6, 6], False), ([6, 5], True)])
+def test_means_over_runs_that_were_merged_differently_are_marked(run, counts, shown):
+    page = Page(run(truth=True, edit=lambda summary: summary.update(clusters=counts)))
+    text = " ".join(page.text.split())
+    assert ("different numbers of classes to match (6, 5)" in text) is shown
+
+
 def test_overclustering_is_labelled_and_stands_beside_no_number_of_the_paper(run):
     def edit(summary):
         for step in summary["steps"].values():

@@ -51,6 +51,8 @@ def of_run(inputs: Inputs) -> dict:
         "calibration": charts.calibration(summary),
         "obstacles": comparison.obstacles(inputs.settings, summary),
         "seeds": list(inputs.metrics),
+        # After merging, as config/names has it for each seed.
+        "class_counts": summary["clusters"] if len(set(summary["clusters"])) > 1 else [],
         "images": summary["images"],
         "class_columns": [
             {
