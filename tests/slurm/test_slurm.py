@@ -58,6 +58,7 @@ DATASET = merge(
         "evaluation": {"linear_probe": {"enabled": False}},
     },
 )
+SHORTENED = ("train_mask_rcnn", 2)  # the attempt that is given another time limit
 RUNTIME = {"device": "auto", "threads": 1, "gpus": 2, "batch_size": 8, "checkpoint_every": STEPS}
 GPU_RULES = {
     "extract_features": 1,
@@ -258,8 +259,7 @@ def test_every_job_has_the_resources_that_its_rule_promises(runs: Runs) -> None:
             "gpu": int(job.get("TresPerJob", "gres:gpu:0").removeprefix("gres:gpu:")),
         } == stated[rule] | {
             "mem_mb": attempt * stated[rule]["mem_mb"],
-            # Of one, the test has changed it.
-            "runtime": 1 if job["JobState"] == "TIMEOUT" else attempt * stated[rule]["runtime"],
+            "runtime": 1 if (rule, attempt) == SHORTENED else attempt * stated[rule]["runtime"],
         }, rule
         assert job["NumNodes"] == job["NumTasks"] == "1"
     # All rules that the run on this machine counts, none of them on the login node.
@@ -288,7 +288,9 @@ def test_the_queue_shows_the_training_with_its_resources(runs: Runs) -> None:
 
 def test_a_training_that_was_ended_goes_on_in_the_next_attempt(runs: Runs) -> None:
     states = [job["JobState"] for job in runs.jobs if rule_of(job) == "train_mask_rcnn"]
-    assert states == ["CANCELLED", "TIMEOUT", "COMPLETED"]
+    assert states[::2] == ["CANCELLED", "COMPLETED"]
+    # It has saved and ended by itself, or had no time to do so.
+    assert states[1] in ("FAILED", "TIMEOUT")
     assert 0 < runs.checkpoints[0] < runs.checkpoints[1] < STEPS
     assert steps(runs.cluster, "mask_rcnn") == list(range(1, STEPS + 1))
 
