@@ -39,7 +39,7 @@ pytestmark = [
     ),
 ]
 QUEUE = "State:20,Partition:20,NumCPUs:20,MinMemory:20,TimeLimit:20,tres-per-job:20,Comment:60"
-STEPS = 40  # of each training: enough to be caught in
+STEPS = 40  # of Mask R-CNN, half of those of the segmentation model: enough to be caught in
 DATASET = merge(
     SMALL,
     {
@@ -53,7 +53,7 @@ DATASET = merge(
         },
         "shards": 1,
         "mask_rcnn": {"iterations": STEPS},
-        "segmentation": {"epochs": STEPS // 2},
+        "segmentation": {"epochs": STEPS},  # of two steps
         "crf": {"rounds": 0},
         "evaluation": {"linear_probe": {"enabled": False}},
     },
@@ -298,8 +298,8 @@ def test_a_training_that_was_ended_goes_on_in_the_next_attempt(runs: Runs) -> No
 def test_a_training_that_made_way_goes_on_in_the_same_job(runs: Runs) -> None:
     (job,) = [job for job in runs.jobs if rule_of(job) == "train_segmentation"]
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")
-    assert 0 < runs.checkpoints[2] < STEPS
-    assert steps(runs.cluster, "segmentation") == list(range(1, STEPS + 1))
+    assert 0 < runs.checkpoints[2] < 2 * STEPS
+    assert steps(runs.cluster, "segmentation") == list(range(1, 2 * STEPS + 1))
 
 
 def steps(folder: Path, name: str) -> list[int]:
