@@ -220,8 +220,8 @@ def test_changed_code(
 @pytest.mark.parametrize(
     ("module", "programs"),
     [
-        ("vit", {"extract_features", "embed_masks"}),
-        ("affinity", {"make_masks"}),
+        ("vit", {"extract_features", "extract_masks", "embed_masks"}),
+        ("affinity", {"make_masks", "extract_masks"}),
         ("embedding", {"embed_masks"}),
         ("clustering", {"cluster_masks", "assign_masks", "draw_contact_sheets"}),
         (

@@ -27,6 +27,7 @@ def metrics(miou, method="hungarian", steps=("mask_rcnn", "segmentation")):
     return {
         "split": "val",
         "images": 3,
+        "clusters": 2,
         "class_names": ["background", "cat"],
         "steps": dict.fromkeys(steps, step),
     }

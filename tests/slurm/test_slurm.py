@@ -151,8 +151,7 @@ def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Ru
     options = ["--profile", "profiles/local", "--resources", "gpu=2", "--cores", "2"]
     with snakemake(here, *options) as process:
         assert process.wait(timeout=1500) == 0, printed(here) + logs(here)
-    jobs = [job for job in controller.jobs() if job["Partition"] != "urgent"]
-    return Runs(cluster, here, jobs, queue, checkpoints)
+    return Runs(cluster, here, workflow_jobs(controller), queue, checkpoints)
 
 
 def suspend(program: str, folder: Path) -> None:
@@ -212,8 +211,13 @@ def rule_of(job: Mapping[str, str]) -> str:
 def running(controller: Controller, rule: str) -> list[str]:
     """Numbers of the jobs of a rule that run or are about to end."""
     states = ("RUNNING", "COMPLETING")
-    jobs = [job for job in controller.jobs() if job["JobState"] in states]
+    jobs = [job for job in workflow_jobs(controller) if job["JobState"] in states]
     return [job["JobId"] for job in jobs if rule_of(job) == rule]
+
+
+def workflow_jobs(controller: Controller) -> list[dict[str, str]]:
+    """All jobs but the urgent one."""
+    return [job for job in controller.jobs() if job["Partition"] != "urgent"]
 
 
 def promised() -> dict[str, dict[str, int]]:
