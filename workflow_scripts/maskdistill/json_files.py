@@ -1,7 +1,8 @@
-"""Reading JSON files, with errors that say what to do."""
+"""Reading JSON files, with errors that say what to do; trees of settings, flat."""
 
 import json
 import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from workflow_scripts.maskdistill.errors import InputError
@@ -24,3 +25,12 @@ def read_json(path: str | os.PathLike, *, remedy: str) -> Any:
         raise InputError(f"{path}: no such file; {remedy}") from None
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}); {remedy}") from error
+
+
+def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The values of a tree of objects, such as settings, under dotted names."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -8,6 +8,7 @@ import numpy as np
 
 from workflow_scripts.maskdistill import terminal
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.json_files import leaves
 
 CLUSTERS_SHOWN = 24
 
@@ -48,10 +49,10 @@ def check_end(path: Path, text: str, end: str = "") -> None:
 
 def provenance(metadata: Mapping) -> Lines:
     """Settings, checksums and versions, as a block of facts."""
-    pairs = [(key, value(found)) for key, found in flat(metadata.get("settings", {}))]
+    pairs = [(key, value(found)) for key, found in leaves(metadata.get("settings", {}))]
     pairs += [
         (key, value(found))
-        for key, found in flat(
+        for key, found in leaves(
             {k: v for k, v in metadata.items() if k not in ("settings", "versions", "stage")}
         )
     ]
@@ -60,15 +61,6 @@ def provenance(metadata: Mapping) -> Lines:
         pairs.append(("versions", ", ".join(f"{name} {v}" for name, v in versions.items())))
     if pairs:
         yield from ["", "  made with", *terminal.facts(pairs, indent=4)]
-
-
-def flat(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The leaves of a tree of settings, under dotted names."""
-    for key, found in tree.items():
-        if isinstance(found, Mapping) and found:
-            yield from flat(found, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", found
 
 
 def value(found: object) -> str:

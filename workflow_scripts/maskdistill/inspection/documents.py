@@ -16,13 +16,13 @@ from workflow_scripts.maskdistill.inspection.blocks import (
     check_end,
     counts,
     distributions,
-    flat,
     provenance,
     read_text,
     titled,
     value,
 )
 from workflow_scripts.maskdistill.inspection.tables import PER_CLASS
+from workflow_scripts.maskdistill.json_files import leaves
 
 # Small files that say how something was made, and what they are.
 _MARKERS = {
@@ -68,7 +68,7 @@ def _json(path: Path, content: object) -> Lines:
         if {"media_type", "info"} <= content.keys():
             return titled(path, f"FiftyOne dataset {content['name']}: its fields")
         if path.name in _MARKERS:
-            lines = terminal.facts([(k, value(v)) for k, v in flat(content)], indent=4)
+            lines = terminal.facts([(k, value(v)) for k, v in leaves(content)], indent=4)
             return titled(path, _MARKERS[path.name], ["", *lines])
     if isinstance(content, list):
         if _all_have(content, {"image_id", "category_id", "score"}):

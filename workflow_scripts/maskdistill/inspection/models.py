@@ -8,7 +8,8 @@ from pathlib import Path
 
 from workflow_scripts.maskdistill import shards, terminal
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.inspection.blocks import Lines, flat, value
+from workflow_scripts.maskdistill.inspection.blocks import Lines, value
+from workflow_scripts.maskdistill.json_files import leaves
 
 # What of a checkpoint of a training holds the model, by engine.
 _TRAINED = ("model", "network")
@@ -48,7 +49,7 @@ def model(path: Path) -> Lines:
     yield terminal.plain(path)
     yield f"  {what}: {len(tensors):,} tensors, {terminal.size(path.stat().st_size)}"
     plain = {k: v for k, v in content.items() if _is_plain(v)}
-    pairs = [(key, value(found)) for key, found in flat(plain)]
+    pairs = [(key, value(found)) for key, found in leaves(plain)]
     pairs.append(("SHA-256", shards.file_digest(path)))
     yield from ["", "  made with", *terminal.facts(pairs, indent=4)]
     parts: dict[str, list] = collections.defaultdict(list)

@@ -1,9 +1,10 @@
 """Tables of the report: what every stage made of its images, settings, provenance."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill.json_files import leaves
 from workflow_scripts.maskdistill.report.inputs import Inputs, read
 
 
@@ -43,18 +44,10 @@ def sections(settings: Mapping) -> list[dict]:
     return [
         {
             "name": name,
-            "rows": list(_flat(value) if isinstance(value, Mapping) else [("", value)]),
+            "rows": list(leaves(value) if isinstance(value, Mapping) else [("", value)]),
         }
         for name, value in settings.items()
     ]
-
-
-def _flat(tree: Mapping, prefix: str = "") -> Iterable[tuple[str, object]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def sources(inputs: Inputs) -> list[tuple[str, str, object]]:
@@ -70,5 +63,5 @@ def sources(inputs: Inputs) -> list[tuple[str, str, object]]:
         metadata = shards.read_metadata(path)
         stage = metadata.pop("stage", "")
         details = {k: v for k, v in metadata.items() if k not in ("settings", "versions")}
-        found |= {(stage, key): value for key, value in _flat(details)}
+        found |= {(stage, key): value for key, value in leaves(details)}
     return [(stage, key, value) for (stage, key), value in found.items()]
