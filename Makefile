@@ -25,8 +25,11 @@ demo: setup  ## Run the whole workflow on generated scenes (CPU, a few minutes)
 plan: setup  ## Say what a run of DATASET would do and need, before it starts: make plan DATASET=voc2012
 	@$(BIN)/python -m workflow_scripts.plan --dataset $(DATASET)
 
-test: setup lint  ## Lint, then run all tests
-	$(BIN)/python -m pytest
+# Threads that wait for others sleep: spinning, they would take the time of those they wait for.
+test: export OMP_WAIT_POLICY = PASSIVE
+test: setup lint  ## Lint, then run all tests, two at a time but for those of SLURM
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/slurm
+	$(BIN)/python -m pytest tests/slurm
 
 stale: setup  ## Say what would run again and why; ARGS go to Snakemake
 	@$(BIN)/python -m workflow_scripts.stale $(ARGS)

@@ -14,6 +14,13 @@ from tests import results_tree
 from workflow_scripts.maskdistill import shards
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a module, and those of the finished workflow, go to the same pytest-xdist worker."""
+    for item in items:
+        group = "finished" if "finished" in item.fixturenames else item.module.__name__
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory) -> dict:
     """The settings `features` of a random ViT with patches of 8 pixels, stored on disk."""

@@ -121,9 +121,12 @@ def test_a_reader_never_sees_a_part(tmp_path):
         while not done.is_set():
             text = path.read_text()
             seen.add((len(text), len(set(text))))
+            reading.set()
 
+    reading = threading.Event()
     reader = threading.Thread(target=read)
     reader.start()
+    assert reading.wait(60)
     for digit in range(1, 30):
         write_text(path, str(digit % 10) * 100_000)
     done.set()

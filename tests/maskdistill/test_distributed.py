@@ -200,7 +200,7 @@ def test_1_x_16_and_2_x_8_agree_within_the_noise_of_data_order(tmp_path, program
 
 def test_sigterm_reaches_the_processes_and_leaves_a_checkpoint(tmp_path):
     write_scenes(tmp_path, range(4))
-    arguments = command_line(train_mask_rcnn, tmp_path, iterations=30, batch_size=2)
+    arguments = command_line(train_mask_rcnn, tmp_path, iterations=100, batch_size=2)
     arguments[arguments.index("--workers") + 1] = "2"  # one of each process
     with start_torchrun("-m", train_mask_rcnn.__name__, *arguments) as process:
         while not (started := list(tmp_path.glob("work/*/history.jsonl"))):
@@ -209,12 +209,12 @@ def test_sigterm_reaches_the_processes_and_leaves_a_checkpoint(tmp_path):
         os.killpg(process.pid, signal.SIGTERM)  # all of them at once, as SLURM does
         assert process.wait(timeout=300) != 0
     checkpoint = torch.load(started[0].parent / "last.pt", weights_only=True)
-    assert 0 < checkpoint["step"] < 30
+    assert 0 < checkpoint["step"] < 100
     assert not (tmp_path / "model.pt").exists()
     # Goes on from there, with as many processes as there are now.
     train_mask_rcnn.main(arguments)
     steps = np.loadtxt(tmp_path / "history.csv", delimiter=",", skiprows=1, usecols=0)
-    assert steps.tolist() == list(range(1, 31))
+    assert steps.tolist() == list(range(1, 101))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a signal of Linux")
