@@ -135,7 +135,7 @@ def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Ru
         with suspended("train_mask_rcnn", cluster) as processes:  # or it would be done by then
             shortened = time_limit_that_comes_near(controller, job)
             controller.run("scontrol", "update", f"JobId={job}", f"TimeLimit={shortened}")
-            wait_for(lambda: any(map(has_sigterm_waiting, processes)))
+            wait_for(lambda: any(map(was_sent_sigterm, processes)))
         wait_for_end_of(job, "train_mask_rcnn", "mask_rcnn")
 
         job = training("train_segmentation", "segmentation")
@@ -180,9 +180,12 @@ def suspended(program: str, folder: Path) -> Iterator[list[psutil.Process]]:
                 process.resume()
 
 
-def has_sigterm_waiting(process: psutil.Process) -> bool:
-    """Whether a stopped process has been sent a SIGTERM that it will see when it goes on."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
+def was_sent_sigterm(process: psutil.Process) -> bool:
+    """Whether a stopped process has been sent SIGTERM; SLURM may also have let it go on and end."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except FileNotFoundError:
+        return True
     pending = int(re.search(r"^ShdPnd:\s*(\w+)", status, re.MULTILINE)[1], 16)
     return bool(pending & 1 << (signal.SIGTERM - 1))
 
