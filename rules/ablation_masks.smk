@@ -58,7 +58,7 @@ use rule embed_masks as embed_variant_masks with:
 
 use rule cluster_masks as cluster_variant_masks with:
     input:
-        embeddings=shards_of_variant("masks", "train/mask_embeddings"),
+        embeddings=shards_of_variant("masks", "train/mask_embeddings", "train"),
         support=support_embeddings,
     output:
         assignments="results/{dataset}/ablations/{variant}/seed-{seed}/clusters/assignments.parquet",
@@ -95,7 +95,7 @@ def variant_assignments(wildcards):
         return f"{base}/clusters/assignments.parquet"
     if hasattr(wildcards, "shard"):
         return f"{base}/{split}/assignments/{wildcards.shard}.parquet"
-    return shards_of(wildcards.dataset, f"{base}/{split}/assignments/{{shard}}.parquet")
+    return shards_of(wildcards.dataset, f"{base}/{split}/assignments/{{shard}}.parquet", split)
 
 
 use rule paint_masks as paint_variant_masks with:

@@ -4,7 +4,7 @@
 use rule write_pseudo_labels as write_variant_pseudo_labels with:
     input:
         images=all_shards("results/{dataset}/train/images/{shard}.parquet"),
-        masks=shards_of_variant("masks", "train/masks"),
+        masks=shards_of_variant("masks", "train/masks", "train"),
         assignments="results/{dataset}/ablations/{variant}/seed-{seed}/clusters/assignments.parquet",
     output:
         "results/{dataset}/ablations/{variant}/seed-{seed}/pseudo_labels.json",
@@ -66,7 +66,7 @@ use rule filter_candidates as filter_variant_candidates with:
 
 use rule train_segmentation as train_variant_segmentation with:
     input:
-        label_maps=shards_of_variant("confident", "seed-{seed}/train/label_maps"),
+        label_maps=shards_of_variant("confident", "seed-{seed}/train/label_maps", "train"),
         weights=weights_of("segmentation"),
     output:
         model="results/{dataset}/ablations/{variant}/seed-{seed}/segmentation/model.pt",

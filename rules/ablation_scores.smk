@@ -24,11 +24,7 @@ def variant_steps(wildcards):
 use rule evaluate as evaluate_variant with:
     input:
         images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
-        steps=lambda wildcards: [
-            path
-            for folder in variant_steps(wildcards).values()
-            for path in shards_of(wildcards.dataset, f"{folder}/{{shard}}.parquet")
-        ],
+        steps=lambda wildcards: step_shards(wildcards.dataset, variant_steps(wildcards)),
     output:
         metrics="results/{dataset}/ablations/{variant}/seed-{seed}/metrics.json",
         csv="results/{dataset}/ablations/{variant}/seed-{seed}/per_class.csv",

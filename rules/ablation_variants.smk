@@ -43,10 +43,14 @@ def of_variant(stage, pattern):
     return path
 
 
-def shards_of_variant(stage, folder):
-    """An input function: all shards of a folder below `base_of`."""
+def shards_of_variant(stage, folder, split=None):
+    """An input function: all shards of a folder below `base_of`, of evaluated objects if no split."""
     path = of_variant(stage, folder)
-    return lambda wildcards: shards_of(wildcards.dataset, f"{path(wildcards)}/{{shard}}.parquet")
+    return lambda wildcards: shards_of(
+        wildcards.dataset,
+        f"{path(wildcards)}/{{shard}}.parquet",
+        split or instance_split(CONFIGS[wildcards.dataset]),
+    )
 
 
 def trains_mask_rcnn(dataset, variant):

@@ -6,7 +6,9 @@ def support_embeddings(wildcards):
     return [
         path
         for name in CONFIGS[wildcards.dataset]["clustering"]["support"]
-        for path in shards_of(name, f"results/{name}/train/mask_embeddings/{{shard}}.parquet")
+        for path in shards_of(
+            name, f"results/{name}/train/mask_embeddings/{{shard}}.parquet", "train"
+        )
     ]
 
 

@@ -47,6 +47,7 @@ from workflow_scripts.maskdistill.config import (
     read_names,
     report_settings,
     rule_settings,
+    split_shards,
     validate,
 )
 from workflow_scripts.maskdistill.errors import InputError
@@ -280,13 +281,13 @@ def listing(dataset, split):
     return datasets.list_images(described, Path(described["root"]), split)
 
 
-def shard_count(dataset, split="train"):
+def shard_count(dataset, split):
     """Number of shards of a split; small folders of new images have few."""
-    count = CONFIGS[dataset]["shards"]
+    count = split_shards(CONFIGS[dataset], split)
     return min(count, math.ceil(len(listing(dataset, split)) / 500)) if split in APPLIED else count
 
 
-def shards_of(dataset, pattern, split="train"):
+def shards_of(dataset, pattern, split):
     """The files of all shards; {{shard}} is filled in and other wildcards are left alone."""
     numbers = [f"{i:04d}" for i in range(shard_count(dataset, split))]
     return expand(pattern, shard=numbers, allow_missing=True)
@@ -297,15 +298,17 @@ def all_shards(pattern):
     return lambda wildcards: shards_of(wildcards.dataset, pattern, wildcards.get("split", "train"))
 
 
-# All shards, for the shell to expand: a command line may hold only so much text.
+# All shards of DATASET/SPLIT, or those of `train` of DATASET, for the shell to expand: a command line
+# may hold only so much text.
 try:
     SHARDS = ByDataset(
         {
-            f"{name}/{split}" if split else name: f"{{0000..{shard_count(name, split) - 1:04d}}}"
+            f"{name}/{split}": f"{{0000..{shard_count(name, split) - 1:04d}}}"
             for name in CONFIGS
-            for split in ("", *datasets.SPLITS, *APPLIED)
+            for split in (*datasets.SPLITS, *APPLIED)
         }
     )
+    SHARDS |= {name: SHARDS[f"{name}/train"] for name in CONFIGS}
 except InputError as error:
     raise WorkflowError(str(error))
 

@@ -18,27 +18,37 @@ def steps_of(dataset, seed):
     return steps
 
 
+def evaluated_shards(dataset):
+    """All shards of the evaluated split, for the shell to expand."""
+    return SHARDS[f"{dataset}/{evaluated_split(CONFIGS[dataset])}"]
+
+
 def options_of_steps(dataset, folders):
     """`--step NAME SHARD…` for every step, in their order."""
     return " ".join(
-        f"--step {name} {folder}/{SHARDS[dataset]}.parquet" for name, folder in folders.items()
+        f"--step {name} {folder}/{evaluated_shards(dataset)}.parquet"
+        for name, folder in folders.items()
     )
 
 
-def step_shards(dataset, seed):
-    """All label maps of all steps."""
+def step_shards(dataset, folders):
+    """All label maps of steps: name → folder."""
+    split = evaluated_split(CONFIGS[dataset])
     return [
         path
-        for folder in steps_of(dataset, seed).values()
-        for path in shards_of(dataset, f"{folder}/{{shard}}.parquet")
+        for folder in folders.values()
+        for path in shards_of(dataset, f"{folder}/{{shard}}.parquet", split)
     ]
 
 
 def evaluated(pattern, split_of=evaluated_split):
     """An input function: all shards of the evaluated split, which is filled in."""
-    return lambda wildcards: shards_of(
-        wildcards.dataset, pattern.replace("{split}", split_of(CONFIGS[wildcards.dataset]))
-    )
+
+    def paths(wildcards):
+        split = split_of(CONFIGS[wildcards.dataset])
+        return shards_of(wildcards.dataset, pattern.replace("{split}", split), split)
+
+    return paths
 
 
 def with_objects(pattern):
@@ -48,15 +58,14 @@ def with_objects(pattern):
 
 EVALUATED = ByDataset({name: evaluated_split(settings) for name, settings in CONFIGS.items()})
 WITH_OBJECTS = ByDataset({name: instance_split(settings) for name, settings in CONFIGS.items()})
-EVALUATED_FOLDERS = ByDataset(
-    {name: f"results/{name}/{split}" for name, split in EVALUATED.items()}
-)
 
 
 rule evaluate:
     input:
         images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
-        steps=lambda wildcards: step_shards(wildcards.dataset, wildcards.seed),
+        steps=lambda wildcards: step_shards(
+            wildcards.dataset, steps_of(wildcards.dataset, wildcards.seed)
+        ),
     output:
         metrics="results/{dataset}/seed-{seed}/metrics.json",
         csv=report(
@@ -87,7 +96,7 @@ rule evaluate:
     shell:
         "exec python -m workflow_scripts.evaluate --settings {params.settings:q}"
         " --root {ROOTS:{wildcards.dataset}} --split {EVALUATED:{wildcards.dataset}}"
-        " --images {EVALUATED_FOLDERS:{wildcards.dataset}}/images/{SHARDS:{wildcards.dataset}}.parquet"
+        " --images {ALL:{input.images}}"
         " {params.steps} --workers {threads}"
         " --output {output.metrics} --per-class-csv {output.csv}"
         " --per-class-parquet {output.parquet} > {log} 2>&1"

@@ -18,13 +18,18 @@ def export_shards(wildcards, stage):
 
 def exported(stage):
     """An input function: all shards of a stage."""
-    return lambda wildcards: shards_of(wildcards.dataset, export_shards(wildcards, stage))
+    return lambda wildcards: shards_of(
+        wildcards.dataset,
+        export_shards(wildcards, stage),
+        evaluated_split(CONFIGS[wildcards.dataset]),
+    )
 
 
 def export_options(wildcards):
     """The shards on the command line, for the shell to expand."""
+    shards = evaluated_shards(wildcards.dataset)
     return " ".join(
-        f"--{stage} {export_shards(wildcards, stage)}".replace("{shard}", SHARDS[wildcards.dataset])
+        f"--{stage} {export_shards(wildcards, stage)}".replace("{shard}", shards)
         for stage in ("images", "confident", "predictions")
     )
 

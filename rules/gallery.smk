@@ -41,7 +41,7 @@ def gallery_inputs(wildcards):
             *gallery_steps(dataset, split).values(),
         ]
         for folder in folders:
-            files += shards_of(dataset, f"{folder}/{{shard}}.parquet")
+            files += shards_of(dataset, f"{folder}/{{shard}}.parquet", split)
     if has_ground_truth(dataset):
         files.append(report_metrics(dataset)[first_seed(dataset)])
     return files
@@ -50,9 +50,9 @@ def gallery_inputs(wildcards):
 def gallery_options(wildcards):
     """The command line of the gallery, less what changes no picture."""
     dataset = wildcards.dataset
-    shards = SHARDS[dataset]
     options = [f"--assignments train {' '.join(report_assignments(dataset))}"]
     for split in report_splits(dataset):
+        shards = SHARDS[f"{dataset}/{split}"]
         options += [
             f"{option} {split} {folder}/{shards}.parquet"
             for option, folder in gallery_folders(dataset, split).items()

@@ -16,6 +16,15 @@ if workflow.is_main_process:  # not again in every job that goes to a cluster
         raise WorkflowError(str(error))
 
 
+@functools.cache
+def images_by_shard(dataset, split):
+    """Shard → its images, from one pass over all of them."""
+    found, count = {}, shard_count(dataset, split)
+    for image in listing(dataset, split):
+        found.setdefault(datasets.shard_of(image.file_name, count), []).append(image)
+    return found
+
+
 def listing_digest(wildcards):
     """Digest of one shard's files: the shard is listed again when an image comes, goes or changes.
 
@@ -27,9 +36,7 @@ def listing_digest(wildcards):
         return "generated"
     if split not in APPLIED and is_downloaded(CONFIGS[dataset]):
         return "downloaded"
-    images = datasets.images_of_shard(
-        listing(dataset, split), int(wildcards.shard), shard_count(dataset, split)
-    )
+    images = images_by_shard(dataset, split).get(int(wildcards.shard), [])
     return datasets.listing_digest(images, Path(described["root"]))
 
 

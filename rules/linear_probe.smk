@@ -101,11 +101,7 @@ def linear_probe_folders(wildcards):
 use rule evaluate as evaluate_linear_probe with:
     input:
         images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
-        steps=lambda wildcards: [
-            path
-            for folder in linear_probe_folders(wildcards).values()
-            for path in shards_of(wildcards.dataset, f"{folder}/{{shard}}.parquet")
-        ],
+        steps=lambda wildcards: step_shards(wildcards.dataset, linear_probe_folders(wildcards)),
     output:
         metrics="results/{dataset}/seed-{seed}/linear_probe.json",
         csv=report(

@@ -26,18 +26,20 @@ def report_inputs(wildcards):
     dataset = wildcards.dataset
     base, seed = f"results/{dataset}", first_seed(dataset)
     folders = [
-        f"{base}/{split}/{stage}"
+        (f"{base}/{split}/{stage}", split)
         for split in report_splits(dataset)
         for stage in ("images", "masks")
     ] + [
-        f"{base}/seed-{seed}/{split}/{stage}"
+        (f"{base}/seed-{seed}/{split}/{stage}", split)
         for split in report_splits(dataset)
         for stage in ("candidates", "confident")
     ]
     files = [
-        path for folder in folders for path in shards_of(dataset, f"{folder}/{{shard}}.parquet")
+        path
+        for folder, split in folders
+        for path in shards_of(dataset, f"{folder}/{{shard}}.parquet", split)
     ]
-    files += step_shards(dataset, seed)
+    files += step_shards(dataset, steps_of(dataset, seed))
     files += report_assignments(dataset)
     files += report_histories(dataset).values()
     if has_ground_truth(dataset):
@@ -76,12 +78,13 @@ def report_metrics(dataset):
 def report_options(wildcards):
     """The command line of the report, less what changes no picture and no number."""
     dataset = wildcards.dataset
-    base, seed, shards = f"results/{dataset}", first_seed(dataset), SHARDS[dataset]
+    base, seed = f"results/{dataset}", first_seed(dataset)
     options = [
         f"--split {evaluated_split(CONFIGS[dataset])}",
         options_of_steps(dataset, steps_of(dataset, seed)),
     ]
     for split in report_splits(dataset):
+        shards = SHARDS[f"{dataset}/{split}"]
         options += [
             f"--images {split} {base}/{split}/images/{shards}.parquet",
             f"--masks {split} {base}/{split}/masks/{shards}.parquet",
@@ -107,8 +110,8 @@ def unpacked_shards(wildcards):
 
 rule unpack_label_maps:
     input:
-        lambda wildcards: shards_of(
-            wildcards.dataset, f"{unpacked_shards(wildcards)}/{{shard}}.parquet"
+        lambda wildcards: step_shards(
+            wildcards.dataset, {wildcards.kind: unpacked_shards(wildcards)}
         ),
     output:
         directory("results/{dataset}/{kind,label_maps|predictions}"),
@@ -125,12 +128,11 @@ rule unpack_label_maps:
     params:
         settings=settings_of("unpack_label_maps"),
         code=code_of("unpack_label_maps"),
-        folder=unpacked_shards,
     message:
         "Unpack {wildcards.kind} of {wildcards.dataset}"
     shell:
         "exec python -m workflow_scripts.unpack_label_maps --settings {params.settings:q}"
-        " --shards {params.folder}/{SHARDS:{wildcards.dataset}}.parquet"
+        " --shards {ALL:{input}}"
         " --output {output} > {log} 2>&1"
 
 

@@ -12,7 +12,7 @@ def training_label_maps(wildcards):
 rule train_segmentation:
     input:
         label_maps=lambda wildcards: shards_of(
-            wildcards.dataset, f"{training_label_maps(wildcards)}/{{shard}}.parquet"
+            wildcards.dataset, f"{training_label_maps(wildcards)}/{{shard}}.parquet", "train"
         ),
         weights=weights_of("segmentation"),
     output:

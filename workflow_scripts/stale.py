@@ -35,7 +35,6 @@ OTHER_PARAMETERS = {
     "evaluate": "other steps are evaluated",
     "report": "other files are shown, or the template or the paper's tables changed",
     "train_segmentation": "it learns from other label maps",
-    "unpack_label_maps": "other label maps are unpacked",
     "write_applied": "other stages are shown",
     "write_gallery": "other stages are shown, or its page changed",
 }

@@ -60,6 +60,19 @@ def error_of(dataset, *args):
 
 
 @pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (3, {"train": 3, "val": 3, "instances": 3}),
+        ({"train": 8}, {"train": 8, "val": 8, "instances": 8}),
+        ({"train": 8, "val": 1}, {"train": 8, "val": 1, "instances": 8}),
+    ],
+)
+def test_shards_of_a_split(dataset, own, expected):
+    found = dataset(config.merge(MINE, {"shards": own}))
+    assert {split: config.split_shards(found, split) for split in expected} == expected
+
+
+@pytest.mark.parametrize(
     ("own", "key", "nearest"),
     [
         ({"maskss": {}}, "maskss", "masks"),
@@ -67,6 +80,7 @@ def error_of(dataset, *args):
         ({"mask_rcnn": {"iteration": 3}}, "mask_rcnn.iteration", "iterations"),
         ({"segmentation": {"crop_sise": 3}}, "segmentation.crop_sise", "crop_size"),
         ({"dataset": {"adaptor": "voc"}}, "dataset.adaptor", "adapter"),
+        ({"shards": {"train": 2, "vall": 1}}, "shards.vall", "val"),
     ],
 )
 def test_a_typo_names_the_key_and_the_nearest(dataset, own, key, nearest):
@@ -83,6 +97,9 @@ def test_a_typo_names_the_key_and_the_nearest(dataset, own, key, nearest):
         ({"clustering": {"metric": "manhattan"}}, "clustering.metric"),
         ({"seeds": []}, "seeds"),
         ({"shards": "many"}, "shards"),
+        ({"shards": 0}, "shards: 0 is less than the minimum of 1"),
+        ({"shards": {"val": 2}}, "shards: 'train' is a required property"),
+        ({"shards": {"train": 2, "val": 0}}, "shards.val: 0 is less"),
         ({"dataset": {"root": None}}, "dataset.root"),
         ({"dataset": {"ground_truth": True}}, "a plain folder has no labels"),
         ({"dataset": {"adapter": "coco"}}, "expects `annotations` and `images`"),

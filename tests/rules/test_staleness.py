@@ -31,6 +31,9 @@ IMAGES = {"list_images", "write_ground_truth"} | FEATURES
 # Its own files, and what reads labels; nothing is learned again.
 INSTANCES = {"list_images", "extract_features", "make_masks", "embed_masks", "assign_masks"}
 INSTANCES |= {"predict_candidates", "evaluate_linear_probe"} | REPORTING
+# All files of the evaluated images; nothing is learned again.
+OF_VAL = INSTANCES | {"paint_masks", "filter_candidates", "write_results", "unpack_label_maps"}
+OF_VAL |= {"predict_segmentation", "refine_predictions"} | PROBE - {"train_linear_probe"}
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,7 @@ INSTANCES |= {"predict_candidates", "evaluate_linear_probe"} | REPORTING
     [
         ({"images": {"min_side": 17}}, IMAGES),
         ({"dataset": {"splits": {"instances": "train"}}}, INSTANCES),
+        ({"shards": {"val": 2}}, OF_VAL),
         ({"features": {"shorter_side": 72}}, FEATURES),
         ({"masks": {"top_k": 0.3}}, MASKS),
         ({"store_features": False}, {"extract_masks"} | EMBEDDING),
@@ -284,5 +288,5 @@ def test_make_stale_names_the_setting_with_both_values(finished: Workflow) -> No
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
-    assert rows[1] == "demo make_masks 4 masks.top_k: 0.2 → 0.3"
+    assert rows[1] == "demo make_masks 3 masks.top_k: 0.2 → 0.3"
     assert {row.split()[1] for row in rows[1:-2]} == MASKS

@@ -46,7 +46,8 @@ def test_nothing_is_to_be_done_after_a_run(finished: Workflow) -> None:
 @pytest.mark.parametrize(("folder", "stage"), STAGES.items())
 def test_shards_have_the_columns_of_the_contract(finished: Workflow, folder, stage) -> None:
     paths = sorted((finished.directory / RESULTS / folder).glob("*.parquet"))
-    assert [path.name for path in paths] == ["0000.parquet", "0001.parquet"]
+    count = finished.overrides["shards"]["val" if "val" in folder.split("/") else "train"]
+    assert [path.name for path in paths] == [f"{shard:04d}.parquet" for shard in range(count)]
     expected = shards.schema(stage, embedding_size=48)
     for path in paths:
         table = shards.read_table([path])

@@ -385,6 +385,12 @@ def is_downloaded(config: Mapping) -> bool:
     return name is not None and config["dataset"]["root"] == f"data/{name}"
 
 
+def split_shards(config: Mapping, split: str) -> int:
+    """The number of shards of a split; one that `shards` does not name has those of `train`."""
+    shards = config["shards"]
+    return shards.get(split, shards["train"]) if isinstance(shards, Mapping) else shards
+
+
 def evaluated_split(config: Mapping) -> str:
     """The split that predictions are made and judged on: `val` where there is one."""
     return "val" if "val" in config["dataset"]["splits"] else "train"
