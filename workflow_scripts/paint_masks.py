@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     clusters = arguments.settings["clustering"]["clusters"]
     classes = arguments.settings["curation"]["classes"]
 
-    images = [row for row in shards.read_rows(arguments.images) if row["status"] == shards.OK]
+    images = shards.read_usable(arguments.images)
     by_image = shards.group_by_image(arguments.masks)
     shards.assert_same_images((row["image_id"] for row in images), by_image, str(arguments.masks))
     class_of = shards.read_classes(arguments.assignments, classes, by_image)

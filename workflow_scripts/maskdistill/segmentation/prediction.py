@@ -129,12 +129,6 @@ def load_predictor(path: str | os.PathLike, device: torch.device) -> Predictor:
     return Predictor(model, clusters, device)
 
 
-def listed_images(manifest: str | os.PathLike) -> list[dict]:
-    """The rows of a manifest shard that go through the later stages."""
-    columns = ["image_id", "file_name", "height", "width", "status"]
-    return [row for row in shards.read_rows(manifest, columns) if row["status"] == shards.OK]
-
-
 def write_predictions(
     path: str | os.PathLike,
     rows: Sequence[Mapping],
