@@ -15,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from tests.bench import Row, median_seconds
@@ -34,15 +35,24 @@ def rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as directory:
         weights = Path(directory) / "weights.safetensors"
         save_file(timm.create_model(NAME, num_classes=0).state_dict(), weights)
-        yield from forward(Backbone(NAME, weights=weights))
+        plain = timm.create_model(
+            NAME, num_classes=0, dynamic_img_size=True, checkpoint_path=str(weights)
+        )
+        yield from forward(Backbone(NAME, weights=weights), plain.eval())
         yield from program(Path(directory), weights)
 
 
-def forward(backbone: Backbone) -> Iterator[Row]:
-    """The model alone, one image at a time."""
+def forward(backbone: Backbone, model: VisionTransformer) -> Iterator[Row]:
+    """The network alone, one image at a time, against timm's `model` of the same weights."""
     image = np.random.default_rng(0).integers(0, 256, (*SIDES, 3), dtype=np.uint8)
     batch = backbone.prepare([image])
-    plain = median_seconds(lambda: whole_forward(backbone, batch), repeats=3)
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    affinity, keys = backbone.last_block_features(batch)
+    attention, similarity = whole_forward(model, batch)
+    assert torch.allclose(affinity.mean(dim=1), attention[:, 0, 1:], atol=1e-3)
+    assert torch.allclose(keys @ keys.mT / HEADS, similarity[:, 1:, 1:], atol=1e-3)
+    plain = median_seconds(lambda: whole_forward(model, batch), repeats=3)
     for precision, bound in (("float32", 1.0), ("bfloat16", 1 / 2.5)):
         backbone.precision = getattr(torch, precision)
         ours = median_seconds(lambda: backbone.last_block_features(batch), repeats=3)
@@ -142,23 +152,18 @@ def program(folder: Path, weights: Path, images: int = 8) -> Iterator[Row]:
 
 
 @torch.inference_mode()
-def whole_forward(backbone: Backbone, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """All of the last block too, softmax(q k) as a matrix, and the N x N affinities of Eq. 1-2."""
-    model, kept = backbone.model, {}
-    fused = [block.attn.fused_attn for block in model.blocks]
+def whole_forward(model: VisionTransformer, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """All of the last block too, softmax(q k) as a matrix, and the affinities of Eq. 1 and 2."""
+    kept = {}
     hook = model.blocks[-1].attn.qkv.register_forward_hook(
         lambda module, inputs, output: kept.update(qkv=output)
     )
     try:
-        for block in model.blocks:
-            block.attn.fused_attn = False
         model(batch)
     finally:
         hook.remove()
-        for block, value in zip(model.blocks, fused, strict=True):
-            block.attn.fused_attn = value
     query, keys, _ = kept["qkv"].unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-    return (query @ keys.mT).mean(dim=1), (keys @ keys.mT).mean(dim=1)
+    return (query[:, :, :1] @ keys.mT).mean(dim=1), (keys @ keys.mT).mean(dim=1)
 
 
 def matrix_products() -> float:
