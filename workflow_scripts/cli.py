@@ -50,14 +50,29 @@ def add_runtime(arguments: argparse.ArgumentParser, *, batch_size: bool = True) 
         arguments.add_argument("--batch-size", type=int, default=8, help="images in one pass")
 
 
-def prediction_parser(description: str | None) -> argparse.ArgumentParser:
-    """The command line of programs that apply a trained model to a shard of images."""
+def images_parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line of programs that make one Parquet file from a shard of images."""
     result = parser(description)
-    result.add_argument("--images", type=Path, required=True, help="manifest shard of the images")
+    result.add_argument("--images", type=Path, required=True, help="the shard's manifest")
     add_root(result)
-    result.add_argument("--model", type=Path, required=True, help="trained model")
     result.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     add_runtime(result)
+    return result
+
+
+def prediction_parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line of programs that apply a trained model to a shard of images."""
+    result = images_parser(description)
+    result.add_argument("--model", type=Path, required=True, help="trained model")
+    return result
+
+
+def features_parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line of programs that find masks in the features of a shard of images."""
+    result = parser(description)
+    result.add_argument("--images", type=Path, required=True, help="the shard's manifest")
+    result.add_argument("--features", type=Path, required=True, help="the shard's features")
+    result.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     return result
 
 

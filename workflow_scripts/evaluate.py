@@ -21,8 +21,10 @@ from workflow_scripts.maskdistill.atomic import atomic_path, write_text
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.progress import progress
+from workflow_scripts.maskdistill.streaming import map_ahead
 
 Result = TypeVar("Result")
+AHEAD = 32  # images that are read before their turn
 PER_CLASS = pa.schema(
     [
         ("step", pa.string()),
@@ -164,9 +166,11 @@ def _of_images(
             raise InputError(f"{row['file_name']}: {error}") from error
 
     for path in paths:
-        rows = list(shards.read_rows(path))
         yield from progress(
-            pool.map(of_image, rows), description=description, unit="image", total=len(rows)
+            map_ahead(pool, of_image, shards.read_rows(path), ahead=AHEAD),
+            description=description,
+            unit="image",
+            total=shards.count_rows(path),
         )
 
 

@@ -45,9 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = options.settings
 
     truth = GroundTruth(settings["dataset"], options.root, options.split)
-    columns = ["image_id", "file_name", "status"]
-    manifest = itertools.chain.from_iterable(shards.read_rows(p, columns) for p in options.images)
-    images = [row for row in manifest if row["status"] == shards.OK]
+    images = list(itertools.chain.from_iterable(map(shards.read_usable, options.images)))
     ids = [row["image_id"] for row in images]
     objects = annotated_objects(truth, images, options.workers)
     metrics = read_json(options.metrics, remedy="run evaluate again")

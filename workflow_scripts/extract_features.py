@@ -1,30 +1,13 @@
-"""Extract what the masks are made of: queries and keys of the backbone's last attention block.
-
-Images are resized by their shorter side, padded to whole patches and batched by shape. Of the last
-block only the query of [CLS] and the keys of the patches are computed (Eq. 1 and 2).
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-
-import numpy as np
+"""Extract what the masks are made of: queries and keys of the backbone's last attention block."""
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import images, shards
-from workflow_scripts.maskdistill.device import choose_device
-from workflow_scripts.maskdistill.progress import progress_bar
-from workflow_scripts.maskdistill.streaming import stream_batches
-from workflow_scripts.maskdistill.vit import Backbone
+from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill.features import feature_rows, load_backbone
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the features of one shard; exit code 0."""
-    parser = cli.parser(__doc__)
-    cli.add_root(parser)
-    cli.add_runtime(parser)
-    parser.add_argument("--images", type=Path, required=True, help="the shard's manifest")
-    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
-    arguments = parser.parse_args(argv)
+    arguments = cli.images_parser(__doc__).parse_args(argv)
     settings = arguments.settings["features"]
 
     backbone = load_backbone(settings, arguments.device)
@@ -34,93 +17,18 @@ def main(argv: list[str] | None = None) -> int:
         patch_size=backbone.patch_size,
         weights=shards.file_digest(settings["weights"]) if settings["weights"] else None,
     )
+    rows = feature_rows(
+        backbone,
+        settings,
+        shards.read_usable(arguments.images),
+        arguments.root,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+    )
     with shards.shard_writer(arguments.output, "features", metadata, rows_per_group=16) as writer:
-        for row in feature_rows(
-            backbone,
-            settings,
-            images_of(arguments.images),
-            arguments.root,
-            batch_size=arguments.batch_size,
-            workers=arguments.workers,
-        ):
+        for row in rows:
             writer.write(row)
     return 0
-
-
-def load_backbone(settings: Mapping, device: str) -> Backbone:
-    """The network that the settings `features` name, on a device as the command line names it."""
-    return Backbone(
-        settings["backbone"],
-        options=settings["backbone_options"],
-        weights=settings["weights"],
-        precision=settings["precision"],
-    ).to(choose_device(device))
-
-
-def images_of(manifest: Path) -> list[dict]:
-    """The rows of a manifest whose images are usable."""
-    return [row for row in shards.read_rows(manifest) if row["status"] == shards.OK]
-
-
-def feature_rows(
-    backbone: Backbone,
-    settings: Mapping,
-    listed: Sequence[Mapping],
-    root: Path,
-    *,
-    batch_size: int,
-    workers: int,
-) -> Iterator[dict]:
-    """The rows of the features stage.
-
-    Args:
-        settings: `features`.
-        listed: of `images_of`.
-        root: folder that their file names are relative to.
-        batch_size: images of one shape in one pass.
-        workers: threads that decode.
-    """
-
-    def size(row: Mapping) -> tuple[int, int]:
-        return images.resized_size(
-            row["height"],
-            row["width"],
-            shorter_side=settings["shorter_side"],
-            longer_side=settings["longer_side"],
-        )
-
-    def load(row: Mapping) -> np.ndarray | images.ImageRejected:
-        try:
-            return images.resize(images.read_image(root / row["file_name"]), size(row))
-        except images.ImageRejected as rejection:
-            return rejection
-
-    batches = stream_batches(listed, load, shape=size, batch_size=batch_size, workers=workers)
-    with progress_bar(total=len(listed), description="features", unit="image") as bar:
-        for batch in batches:
-            readable = [(row, image) for row, image in batch if isinstance(image, np.ndarray)]
-            for row, image in batch:
-                if isinstance(image, images.ImageRejected):
-                    print(f"rejected {row['file_name']}: {image}")
-                    yield {"image_id": row["image_id"], "status": str(image)}
-            if readable:
-                pixels = backbone.prepare([image for _, image in readable])
-                grid_height, grid_width = (n // backbone.patch_size for n in pixels.shape[2:])
-                affinities, keys = (
-                    tensor.cpu().numpy() for tensor in backbone.last_block_features(pixels)
-                )
-                for (row, image), affinity, key in zip(readable, affinities, keys, strict=True):
-                    yield {
-                        "image_id": row["image_id"],
-                        "grid_height": grid_height,
-                        "grid_width": grid_width,
-                        "resized_height": image.shape[0],
-                        "resized_width": image.shape[1],
-                        "cls_affinity": affinity.ravel(),
-                        "keys": key.astype(np.float16).ravel(),
-                        "status": shards.OK,
-                    }
-            bar.update(len(batch))
 
 
 if __name__ == "__main__":

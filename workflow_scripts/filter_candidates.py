@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     threshold = arguments.settings["confidence"]["threshold"]
     clusters = arguments.settings["clustering"]["clusters"]
 
-    images = [row for row in shards.read_rows(arguments.images) if row["status"] == shards.OK]
+    images = shards.read_usable(arguments.images)
     # Most candidates are not confident, and are forgotten at once.
     by_image: dict[int, list] = {}
     candidates = shards.read_rows(arguments.candidates)

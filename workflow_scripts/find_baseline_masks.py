@@ -3,22 +3,17 @@
 An image without a mask keeps a row that says why in `status`.
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from workflow_scripts import cli
-from workflow_scripts.make_masks import write_masks
 from workflow_scripts.maskdistill import affinity, baselines
+from workflow_scripts.maskdistill.initial_masks import write_masks
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the masks of one shard; exit code 0."""
-    parser = cli.parser(__doc__)
+    parser = cli.features_parser(__doc__)
     parser.add_argument("--baseline", choices=["dino_seg", "lost"], required=True, help="method")
-    parser.add_argument("--images", type=Path, required=True, help="the shard's manifest")
-    parser.add_argument("--features", type=Path, required=True, help="the shard's features")
-    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     arguments = parser.parse_args(argv)
     settings = arguments.settings
     own = settings["evaluation"]["ablations"]

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     clusters = arguments.settings["clustering"]["clusters"]
 
-    listed = [row for row in shards.read_rows(arguments.images) if row["status"] == shards.OK]
+    listed = shards.read_usable(arguments.images)
     by_image = shards.group_by_image(arguments.confident)
     shards.assert_same_images(
         (row["image_id"] for row in listed), by_image, str(arguments.confident)

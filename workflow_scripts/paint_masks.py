@@ -9,6 +9,8 @@ from pathlib import Path
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import label_maps, masks, shards
 
+MASK_COLUMNS = ["image_id", "mask_id", "height", "width", "rle_counts", "status"]
+
 
 def main(argv: list[str] | None = None) -> int:
     """Write the label maps of one shard; exit code 0."""
@@ -23,8 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     clusters = arguments.settings["clustering"]["clusters"]
     classes = arguments.settings["curation"]["classes"]
 
-    images = [row for row in shards.read_rows(arguments.images) if row["status"] == shards.OK]
-    by_image = shards.group_by_image(arguments.masks)
+    images = shards.read_usable(arguments.images)
+    by_image = shards.group_by_image(arguments.masks, MASK_COLUMNS)
     shards.assert_same_images((row["image_id"] for row in images), by_image, str(arguments.masks))
     class_of = shards.read_classes(arguments.assignments, classes, by_image)
     metadata = shards.provenance("label_maps", arguments.settings)

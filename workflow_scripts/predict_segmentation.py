@@ -10,7 +10,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`."""
     options = cli.prediction_parser(__doc__).parse_args(argv)
     predictor = prediction.load_predictor(options.model, choose_device(options.device))
-    rows = prediction.listed_images(options.images)
+    rows = shards.read_usable(options.images)
     predictions = predictor.predict(
         rows, options.root, batch_size=options.batch_size, workers=options.workers
     )

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = crf.read_settings(options.settings["crf"])
     with crf.start_workers(options.workers, settings) as workers:
         predictor = prediction.load_predictor(options.model, choose_device(options.device))
-        rows = prediction.listed_images(options.images)
+        rows = shards.read_usable(options.images)
         predictions = predictor.predict(
             rows, options.root, batch_size=options.batch_size, workers=options.workers
         )

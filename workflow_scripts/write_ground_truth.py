@@ -18,10 +18,9 @@ def main(argv: list[str] | None = None) -> int:
     truth = GroundTruth(options.settings["dataset"], options.root, options.split)
     metadata = shards.provenance("ground_truth", options.settings)
     with shards.shard_writer(options.output, "label_maps", metadata) as writer:
-        for row in shards.read_rows(options.images, ["image_id", "file_name", "status"]):
-            if row["status"] == shards.OK:
-                labels = truth.semantic(row["image_id"], row["file_name"])
-                writer.write(label_maps.row(row["image_id"], row["file_name"], labels))
+        for row in shards.read_usable(options.images):
+            labels = truth.semantic(row["image_id"], row["file_name"])
+            writer.write(label_maps.row(row["image_id"], row["file_name"], labels))
     return 0
 
 

@@ -29,9 +29,10 @@ class Row:
         return self.at_most is None or self.ratio is None or self.ratio <= self.at_most
 
 
-def median_seconds(call: Callable[[], object], repeats: int = 5) -> float:
-    """Median time of `call` in seconds, after one call that is not counted."""
-    call()
+def median_seconds(call: Callable[[], object], repeats: int = 5, *, warm_up: bool = True) -> float:
+    """Median time of `call` in seconds, by default after one call that is not counted."""
+    if warm_up:
+        call()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -9,6 +9,7 @@ import os
 import pkgutil
 import platform
 import sys
+import time
 from collections.abc import Sequence
 
 import tests.bench
@@ -30,11 +31,19 @@ def main(argv: list[str] | None = None) -> int:
         flush=True,
     )
     found: list[Row] = []
+    start = time.perf_counter()
     for name in names:
         for row in importlib.import_module(f"tests.bench.{name}").rows():
             found.append(row)
-            print(f"  {name}: {row.what}: {row.value:.3g} {row.unit}", file=sys.stderr, flush=True)
+            passed = time.perf_counter() - start
+            print(
+                f"{passed:6.0f} s  {name}: {row.what}: {row.value:.3g} {row.unit}",
+                file=sys.stderr,
+                flush=True,
+            )
     print(table(found))
+    minutes = (time.perf_counter() - start) / 60
+    print(f"{minutes:.0f} min, load at the end {os.getloadavg()[0]:.1f}")
     return int(not all(row.holds for row in found))
 
 

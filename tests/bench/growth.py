@@ -1,28 +1,69 @@
-"""Peak memory of the sharded stages, and bytes on disk an image, as the number of images grows."""
+"""Peak memory of the stages as the number of images grows, and bytes on disk an image."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import timm
+import torch
 import yaml
 from safetensors.torch import save_file
 
 from tests.bench import Row
 from tests.rules.conftest import REPOSITORY
 from workflow_scripts.maskdistill import scenes
+from workflow_scripts.maskdistill.mask_rcnn import engines
+from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
 from workflow_scripts.maskdistill.masks import encode
+from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
 from workflow_scripts.maskdistill.shards import read_rows, shard_writer
 
 COUNTS = (40, 160, 640)
 FLAT = 1.1
-OPTIONS = {"patch_size": 8, "embed_dim": 96, "depth": 2, "num_heads": 3, "img_size": 128}
-NAME = "vit_tiny_patch16_224"
+CLUSTERS = 6
 DEFAULTS = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())["defaults"]
+# Small networks, not trained: what is measured is what the programs keep beside them.
+BACKBONE = "vit_tiny_patch16_224"
+BACKBONE_OPTIONS = {
+    "patch_size": 8,
+    "embed_dim": 96,
+    "depth": 2,
+    "num_heads": 3,
+    "img_size": 128,
+}
+SEGMENTATION = {
+    "depth": 10,
+    "output_stride": 16,
+    "frozen_stages": 0,
+    "atrous_rates": [1, 2],
+    "head_width": 16,
+    "dropout": 0,
+}
+MASK_RCNN = {
+    "engine": "torchvision",
+    "depth": 10,
+    "weights": None,
+    "frozen_stages": 0,
+    "norm": "batch",
+    "roi_size": 4,
+    "anchor_sizes": [24, 48, 80],
+}
+CANDIDATES = {"test_side": 96, "test_proposals": 16, "candidates_per_image": 4, "score_floor": 0.0}
+
+
+class Stage(NamedTuple):
+    """A program, what it is called with and the file to weigh, if there is one."""
+
+    name: str
+    settings: Mapping
+    options: tuple[str | Path, ...]
+    output: Path | None = None
 
 
 def rows() -> Iterator[Row]:
@@ -30,77 +71,128 @@ def rows() -> Iterator[Row]:
     first: dict[str, float] = {}
     for count in COUNTS:
         with tempfile.TemporaryDirectory() as directory:
-            for stage, peak, size in _stages(Path(directory), count):
+            folder = Path(directory)
+            _write_inputs(folder, count)
+            for stage in _stages(folder):
+                peak = _peak(stage)
                 if count == COUNTS[0]:
-                    first[stage] = peak
+                    first[stage.name] = peak
                 else:
                     yield Row(
-                        what=f"peak memory of {stage}, {count} images",
+                        what=f"peak memory of {stage.name}, {count} images",
                         value=peak,
                         unit="MB",
-                        reference=first[stage],
+                        reference=first[stage.name],
                         against=f"{COUNTS[0]} images",
                         at_most=FLAT,
                     )
-                if count == COUNTS[-1]:
-                    yield Row(what=f"disk of {stage}", value=size / count, unit="bytes/image")
-                if count == COUNTS[-1] and stage == "extract_features":
+                if count == COUNTS[-1] and stage.output:
+                    size = stage.output.stat().st_size / count
+                    yield Row(what=f"disk of {stage.name}", value=size, unit="bytes/image")
+                if count == COUNTS[-1] and stage.name == "extract_features":
                     yield Row(
                         what="the same, over its numbers",
-                        value=size / count,
+                        value=size,
                         unit="bytes/image",
-                        reference=_numbers(Path(directory) / "features.parquet") / count,
+                        reference=_numbers(stage.output) / count,
                         against="float16 keys, float32 affinities",
                         at_most=1.05,
                     )
+                if stage.name == "list_images":
+                    _write_candidates(folder / "candidates.parquet", stage.output)
 
 
-def _stages(folder: Path, count: int) -> Iterator[tuple[str, float, int]]:
-    """(stage, peak MB, bytes written), one program after the other."""
-    weights = folder / "weights.safetensors"
-    save_file(timm.create_model(NAME, num_classes=0, **OPTIONS).state_dict(), weights)
-    features = DEFAULTS["features"] | {
-        "backbone": NAME,
-        "backbone_options": OPTIONS,
-        "weights": str(weights),
+def _write_inputs(folder: Path, count: int) -> None:
+    """Images with labels, and models."""
+    scenes.write_voc_tree(folder / "voc", train=count, val=1, seed=0)
+    backbone = timm.create_model(BACKBONE, num_classes=0, **BACKBONE_OPTIONS)
+    save_file(backbone.state_dict(), folder / "backbone.safetensors")
+    deeplab = build_deeplab(CLUSTERS, **SEGMENTATION)
+    _save(folder / "segmentation.pt", deeplab, settings=SEGMENTATION)
+    chosen = training_settings(MASK_RCNN)
+    detector = engines.engine(chosen.engine).build_mask_rcnn(chosen, CLUSTERS)
+    _save(
+        folder / "mask_rcnn.pt",
+        detector,
+        settings=dataclasses.asdict(chosen),
+        engine=chosen.engine,
+    )
+
+
+def _save(path: Path, model: torch.nn.Module, **content: object) -> None:
+    torch.save({"state_dict": model.state_dict(), "clusters": CLUSTERS, **content}, path)
+
+
+def _stages(folder: Path) -> Iterator[Stage]:
+    """The stages in their order, each with the files that earlier ones have left."""
+    names = ("images", "features", "masks", "embeddings", "assignments", "initial", "candidates")
+    manifest, features, masks, embeddings, assignments, initial, candidates = (
+        folder / f"{name}.parquet" for name in names
+    )
+    predicted, refined, confident = (
+        folder / f"{name}.parquet" for name in ("predicted", "refined", "confident")
+    )
+    metrics, found = folder / "metrics.json", folder / "found.parquet"
+    classes = [f"class_{number}" for number in range(CLUSTERS)]
+    dataset = {"adapter": "voc", "splits": {"train": "train"}, "classes": classes}
+    dataset["ground_truth"] = True
+    backbone = DEFAULTS["features"] | {
+        "backbone": BACKBONE,
+        "backbone_options": BACKBONE_OPTIONS,
+        "weights": str(folder / "backbone.safetensors"),
         "shorter_side": 128,
     }
-    root = folder / "photos"
-    scenes.write_voc_tree(root, train=count, val=1, seed=0)
-    manifest, values, masks = (folder / f"{n}.parquet" for n in ("images", "features", "masks"))
-    dataset = {"adapter": "folder", "splits": {"train": "JPEGImages"}, "classes": []}
-    listed = {"dataset": dataset, "shards": 1, "images": DEFAULTS["images"]}
-    embedding = DEFAULTS["embedding"]
-    candidates, clusters = folder / "candidates.parquet", {"clusters": 20}
-    runtime = ("--root", str(root), "--workers", "2")
-    for stage, settings, output, options in (
-        ("list_images", listed, manifest, (*runtime, "--split", "train", "--shard", "0")),
-        ("extract_features", {"features": features}, values, (*runtime, "--images", str(manifest))),
-        (
-            "make_masks",
-            {"masks": DEFAULTS["masks"]},
-            masks,
-            ("--images", str(manifest), "--features", str(values)),
-        ),
-        (
-            "embed_masks",
-            {"features": features, "embedding": embedding},
-            folder / "embeddings.parquet",
-            (*runtime, "--images", str(manifest), "--masks", str(masks)),
-        ),
-        (
-            "filter_candidates",
-            {"confidence": DEFAULTS["confidence"], "clustering": clusters},
-            folder / "confident.parquet",
-            ("--images", str(manifest), "--candidates", str(candidates)),
-        ),
-    ):
-        written = ["--output", str(output)]
-        if stage == "filter_candidates":
-            _write_candidates(candidates, manifest)
-            written = ["--confident", str(output), "--label-maps", str(folder / "maps.parquet")]
-        arguments = ["--settings", json.dumps(settings), *options, *written]
-        yield stage, _peak(f"workflow_scripts.{stage}", *arguments), output.stat().st_size
+    clustering = DEFAULTS["clustering"] | {"clusters": CLUSTERS, "redo": 1}
+    curation = {"classes": None, "names": classes}
+    root = ("--root", folder / "voc", "--workers", "2")
+    images = ("--images", manifest)
+    train = ("--split", "train")
+
+    listing = {"dataset": dataset, "shards": 1, "images": DEFAULTS["images"]}
+    options = (*root, *train, "--shard", "0", "--output", manifest)
+    yield Stage("list_images", listing, options, manifest)
+    options = (*root, *images, "--output", features)
+    yield Stage("extract_features", {"features": backbone}, options, features)
+    options = (*images, "--features", features, "--output", masks)
+    yield Stage("make_masks", {"masks": DEFAULTS["masks"]}, options, masks)
+    options = (*root, *images, "--masks", masks, "--output", embeddings)
+    settings = {"features": backbone, "embedding": DEFAULTS["embedding"]}
+    yield Stage("embed_masks", settings, options, embeddings)
+    options = ("--embeddings", embeddings, "--seed", "0", "--assignments", assignments)
+    options = (*options, "--centroids", folder / "centroids.parquet")
+    yield Stage("cluster_masks", {"clustering": clustering}, options, assignments)
+    settings = {"clustering": clustering, "curation": curation}
+    options = (*images, "--masks", masks, "--assignments", assignments, "--output", initial)
+    yield Stage("paint_masks", settings, options, initial)
+    options = (*images, "--masks", masks, "--assignments", assignments)
+    options = (*options, "--output", folder / "pseudo_labels.json")
+    settings["images"] = DEFAULTS["images"]
+    yield Stage("write_pseudo_labels", settings, options, folder / "pseudo_labels.json")
+
+    options = (*root, *images, "--model", folder / "mask_rcnn.pt", "--output", found)
+    yield Stage("predict_candidates", {"mask_rcnn": CANDIDATES}, options)
+    options = ("--candidates", candidates, "--output", folder / "candidates.json")
+    yield Stage("write_results", {}, options, folder / "candidates.json")
+    settings = {"confidence": DEFAULTS["confidence"], "clustering": clustering}
+    options = (*images, "--candidates", candidates, "--confident", confident)
+    options = (*options, "--label-maps", folder / "label_maps.parquet")
+    yield Stage("filter_candidates", settings, options, folder / "label_maps.parquet")
+
+    model = (*root, *images, "--model", folder / "segmentation.pt", "--output")
+    yield Stage("predict_segmentation", {}, (*model, predicted))
+    yield Stage("refine_predictions", {"crf": {"iterations": 1}}, (*model, refined))
+    options = ("--shards", predicted, "--output", folder / "unpacked")
+    yield Stage("unpack_label_maps", {"curation": curation}, options)
+
+    scored = {"dataset": dataset, "clustering": clustering, "curation": curation}
+    steps = (*("--step", "initial_masks", initial), *("--step", "mask_rcnn", predicted))
+    options = (*root, *train, *images, *steps, "--output", metrics)
+    options = (*options, "--per-class-csv", folder / "csv", "--per-class-parquet", folder / "pq")
+    yield Stage("evaluate", scored, options)
+    options = (*root, *train, *images, "--masks", masks, "--assignments", assignments)
+    options = (*options, "--candidates", candidates, "--metrics", metrics)
+    options = (*options, "--output", folder / "instances.json")
+    yield Stage("evaluate_instances", scored, options)
 
 
 def _write_candidates(path: Path, manifest: Path) -> None:
@@ -121,12 +213,14 @@ def _numbers(features: Path) -> int:
     return sum(row["keys"].nbytes + row["cls_affinity"].nbytes for row in read_rows(features))
 
 
-def _peak(*arguments: str) -> float:
+def _peak(stage: Stage) -> float:
     """Peak resident memory of a program, in MB."""
     code = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)"
     )
-    command = [sys.executable, "-c", code, sys.executable, "-m", *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    program = [sys.executable, "-m", f"workflow_scripts.{stage.name}"]
+    options = ["--settings", json.dumps(stage.settings), *map(str, stage.options)]
+    command = [sys.executable, "-c", code, *program, *options]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout.splitlines()[-1])

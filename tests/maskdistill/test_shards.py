@@ -332,3 +332,9 @@ def test_embeddings_are_compared_with_centroids_as_they_were_clustered(tmp_path)
         assert keys == [(0, 0), (1, 0)]
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(read, [[1, 1]])
+
+
+def test_usable_images_are_those_with_status_ok(tmp_path, write_manifest):
+    entries = {3: ("3.png", 4, 5), 7: ("bad.png", None, None, "missing file"), 1: ("1.png", 6, 7)}
+    rows = shards.read_usable(write_manifest(tmp_path / "images.parquet", entries))
+    assert [(row["image_id"], row["height"]) for row in rows] == [(3, 4), (1, 6)]

@@ -1,9 +1,11 @@
+import itertools
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from workflow_scripts.maskdistill.streaming import stream_batches
+from workflow_scripts.maskdistill.streaming import map_ahead, stream_batches
 
 SHAPES = {0: (8, 6), 1: (4, 4), 2: (8, 6), 3: (4, 9), 4: (4, 4), 5: (8, 6), 6: (4, 4), 7: (8, 6)}
 
@@ -61,3 +63,31 @@ def test_few_batches_are_loaded_ahead_and_none_after_the_end():
     batches.close()
     time.sleep(0.05)
     assert len(loaded) <= 10
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3, 100])
+def test_map_ahead_keeps_the_order_and_takes_no_more_than_it_needs(ahead):
+    taken = []
+
+    def items():
+        for item in range(20):
+            taken.append(item)
+            yield item
+
+    def slow(item):
+        time.sleep(0.001 * (item % 3))
+        return 2 * item
+
+    with ThreadPoolExecutor(3) as pool:
+        results = map_ahead(pool, slow, items(), ahead=ahead)
+        assert list(itertools.islice(results, 5)) == [0, 2, 4, 6, 8]
+        assert len(taken) == min(5 + ahead, 20)
+        assert list(results) == list(range(10, 40, 2))
+
+
+def test_map_ahead_raises_what_the_function_raises():
+    with ThreadPoolExecutor(2) as pool:
+        results = map_ahead(pool, lambda item: 1 // item, [1, 0], ahead=2)
+        assert next(results) == 1
+        with pytest.raises(ZeroDivisionError):
+            next(results)

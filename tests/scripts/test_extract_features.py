@@ -81,11 +81,6 @@ def test_an_image_that_became_unreadable_keeps_a_row(call, tmp_path, capsys):
     assert rows[5]["status"] == "ok"
 
 
-def test_the_longer_side_is_bounded(call):
-    rows = {row["image_id"]: row for row in shards.read_rows(call(longer_side=48))}
-    assert (rows[1]["resized_height"], rows[1]["resized_width"]) == (48, 24)
-
-
 def test_errors_write_nothing(call, tmp_path, tiny_backbone):
     with pytest.raises(InputError, match=r"no such weights file"):
         call(weights=str(tmp_path / "absent.pth"))

@@ -66,7 +66,7 @@ def test_every_image_that_is_ok_has_a_label_map_of_its_size(folder):
     found = [label_maps.decode_png(row["image"]["bytes"]) for row in rows]
     assert [labels.shape for labels in found] == SIZES
     predictor = prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
-    manifest = prediction.listed_images(folder / "images.parquet")
+    manifest = shards.read_usable(folder / "images.parquet")
     for one in predictor.predict(manifest, folder, batch_size=1, workers=1):
         # Batches of another size may round the last bit of a logit differently.
         assert (found[one.row["image_id"]] == one.labels()).mean() > 0.999

@@ -66,7 +66,7 @@ def test_label_maps_are_the_crfs_of_the_models_probabilities(folder):
     }
     assert list(found) == [0, 1, 2, 3]
     predictor = prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
-    manifest = prediction.listed_images(folder / "images.parquet")
+    manifest = shards.read_usable(folder / "images.parquet")
     settings = crf.read_settings(SETTINGS)
     for one in predictor.predict(manifest, folder, batch_size=1, workers=1):
         expected = crf.refined_labels(one.probabilities(), one.image, settings)

@@ -1,9 +1,9 @@
 """Fully connected CRF (Krähenbühl and Koltun, 2011): label maps that follow the image's edges."""
 
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
 import threading
@@ -14,6 +14,7 @@ import numpy as np
 import pydensecrf.densecrf
 
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.streaming import map_ahead
 
 # Probabilities below count as this, so that their logarithm stays finite.
 _FLOOR = 1e-5
@@ -110,19 +111,15 @@ class Workers:
         Probabilities of one image a process and one more are held at a time, however many
         classes there are.
         """
-        pending: collections.deque = collections.deque()
-        for image_id, probabilities, image in items:
-            future = self._pool.submit(refined_labels, probabilities, image, self._settings)
-            pending.append((image_id, future))
-            if len(pending) > self._count:
-                yield _result(pending.popleft())
-        while pending:
-            yield _result(pending.popleft())
+        refined = functools.partial(_refined_item, self._settings)
+        yield from map_ahead(self._pool, refined, items, ahead=self._count)
 
 
-def _result(pending: tuple[int, concurrent.futures.Future]) -> tuple[int, np.ndarray]:
-    image_id, future = pending
-    return image_id, future.result()
+def _refined_item(
+    settings: Settings, item: tuple[int, np.ndarray, np.ndarray]
+) -> tuple[int, np.ndarray]:
+    image_id, probabilities, image = item
+    return image_id, refined_labels(probabilities, image, settings)
 
 
 @contextlib.contextmanager

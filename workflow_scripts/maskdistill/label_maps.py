@@ -138,11 +138,16 @@ def legend(names: Sequence[str]) -> str:
 
 def row(image_id: int, file_name: str, labels: np.ndarray) -> dict:
     """The Parquet row of a label map (schemas label_maps and predictions)."""
+    return png_row(image_id, file_name, encode_png(labels))
+
+
+def png_row(image_id: int, file_name: str, png: bytes) -> dict:
+    """As `row`, of a label map that `encode_png` has encoded."""
     path = os.path.splitext(file_name)[0] + ".png"
     return {
         "image_id": image_id,
         "file_name": file_name,
-        "image": {"bytes": encode_png(labels), "path": path},
+        "image": {"bytes": png, "path": path},
     }
 
 

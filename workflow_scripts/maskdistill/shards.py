@@ -251,6 +251,11 @@ def read_rows(
                 yield dict(zip(batch.schema.names, row, strict=True))
 
 
+def read_usable(manifest: str | os.PathLike) -> list[dict]:
+    """The rows of a manifest shard whose images go through the later stages."""
+    return [row for row in read_rows(manifest) if row["status"] == OK]
+
+
 def _values(column: pa.Array) -> list:
     if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
         return [

@@ -1,4 +1,4 @@
-"""Batches of like-shaped images, decoded in the background while the model computes."""
+"""Work in the background, a bounded distance ahead: batches of like-shaped images, and a map."""
 
 import collections
 import concurrent.futures
@@ -43,6 +43,29 @@ def stream_batches(
                 yield _collect(pending.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def map_ahead(
+    pool: concurrent.futures.Executor,
+    function: Callable[[Row], Item],
+    items: Iterable[Row],
+    *,
+    ahead: int,
+) -> Iterator[Item]:
+    """`function` of every item, in order, by the pool's threads or processes.
+
+    Unlike `Executor.map` it takes items only as they are needed.
+
+    Args:
+        ahead: results that may be under way or wait while one is used.
+    """
+    pending: collections.deque = collections.deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def _collect(batch: tuple[list, list[concurrent.futures.Future]]) -> list[tuple]:

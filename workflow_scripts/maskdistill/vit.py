@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.images import padded_size
+from workflow_scripts.maskdistill.packed_linear import pack_linear_layers
 from workflow_scripts.maskdistill.weights import load_strictly, read_state_dict
 
 # Heads of published checkpoints, which the backbone does without.
@@ -145,6 +146,7 @@ class Backbone(Network):
         self.patch_size: int = model.patch_embed.patch_size[0]
         self.precision = getattr(torch, precision)
         super().__init__(model, multiple=self.patch_size)
+        pack_linear_layers(self.model)
 
     @torch.inference_mode()
     def last_block_features(self, batch: Tensor) -> tuple[Tensor, Tensor]:

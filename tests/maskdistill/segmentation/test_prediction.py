@@ -117,14 +117,6 @@ def test_a_lost_image_is_an_error(tmp_path):
     assert not (tmp_path / "p.parquet").exists()
 
 
-def test_only_images_that_are_ok_are_listed(tmp_path):
-    rows = write_images(tmp_path, SIZES[:2])
-    rows[0] |= {"status": "missing file", "height": None, "width": None}
-    shards.write_table(tmp_path / "images.parquet", "images", rows, {})
-    (listed,) = prediction.listed_images(tmp_path / "images.parquet")
-    assert listed["image_id"] == 99
-
-
 def test_images_that_changed_since_they_were_listed_are_errors(tmp_path):
     write_model(tmp_path / "model.pt")
     predictor = prediction.load_predictor(tmp_path / "model.pt", CPU)

@@ -84,9 +84,7 @@ def read_pictures(
     Raises:
         InputError: shards that do not fit together.
     """
-    listed = [
-        [row for row in shards.read_rows(path) if row["status"] == shards.OK] for path in manifests
-    ]
+    listed = list(map(shards.read_usable, manifests))
     names = export_names(row["file_name"] for rows in listed for row in rows)
 
     def stream() -> Iterator[Picture]:

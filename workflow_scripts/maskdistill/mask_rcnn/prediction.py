@@ -9,7 +9,7 @@ import numpy as np
 from workflow_scripts.maskdistill import images
 from workflow_scripts.maskdistill.mask_rcnn.engines import Candidate, Predictor
 from workflow_scripts.maskdistill.progress import progress_bar
-from workflow_scripts.maskdistill.shards import OK, read_rows
+from workflow_scripts.maskdistill.shards import read_usable
 from workflow_scripts.maskdistill.streaming import stream_batches
 
 
@@ -36,7 +36,7 @@ def candidate_rows(
     Raises:
         InputError: an image can no longer be read.
     """
-    rows = [row for row in read_rows(manifest) if row["status"] == OK]
+    rows = read_usable(manifest)
     root = Path(root)
 
     def load(row: Mapping) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from workflow_scripts.maskdistill import label_maps, shards
+from workflow_scripts.maskdistill.atomic import full_disk_named
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.images import padded_size, read_listed
 from workflow_scripts.maskdistill.progress import progress
@@ -129,12 +131,6 @@ def load_predictor(path: str | os.PathLike, device: torch.device) -> Predictor:
     return Predictor(model, clusters, device)
 
 
-def listed_images(manifest: str | os.PathLike) -> list[dict]:
-    """The rows of a manifest shard that go through the later stages."""
-    columns = ["image_id", "file_name", "height", "width", "status"]
-    return [row for row in shards.read_rows(manifest, columns) if row["status"] == shards.OK]
-
-
 def write_predictions(
     path: str | os.PathLike,
     rows: Sequence[Mapping],
@@ -152,16 +148,26 @@ def write_predictions(
         metadata: see `shards.provenance`.
 
     Raises:
-        InputError: the images predicted are not those of `rows`.
+        InputError: the images predicted are not those of `rows`, or the disk is full.
     """
     files = {row["image_id"]: row["file_name"] for row in rows}
     kind = label_maps.dtype(clusters)
-    # PNGs are small; holding those of one shard lets batches come in any order.
-    entries = {
-        image_id: label_maps.row(image_id, files[image_id], labels.astype(kind))
+    folder = Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    # Batches come in any order: PNGs wait on the disk, in a file that has no name.
+    with full_disk_named(path), tempfile.TemporaryFile(dir=folder) as waiting:
+        places = {}
         for image_id, labels in progress(
             predicted, description="predict", unit="image", total=len(files)
-        )
-    }
-    shards.assert_same_images(files, entries, str(path))
-    shards.write_table(path, "predictions", (entries[image_id] for image_id in files), metadata)
+        ):
+            begin = waiting.tell()
+            places[image_id] = (begin, waiting.write(label_maps.encode_png(labels.astype(kind))))
+        shards.assert_same_images(files, places, str(path))
+
+        def in_order() -> Iterator[dict]:
+            for image_id, file_name in files.items():
+                begin, length = places[image_id]
+                waiting.seek(begin)
+                yield label_maps.png_row(image_id, file_name, waiting.read(length))
+
+        shards.write_table(path, "predictions", in_order(), metadata)

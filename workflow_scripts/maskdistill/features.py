@@ -1,0 +1,87 @@
+"""Features of images: queries and keys of the backbone's last attention block.
+
+Images are resized by their shorter side, padded to whole patches and batched by shape. Of the last
+block only the query of [CLS] and the keys of the patches are computed (Eq. 1 and 2).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from workflow_scripts.maskdistill import images, shards
+from workflow_scripts.maskdistill.device import choose_device
+from workflow_scripts.maskdistill.progress import progress_bar
+from workflow_scripts.maskdistill.streaming import stream_batches
+from workflow_scripts.maskdistill.vit import Backbone
+
+
+def load_backbone(settings: Mapping, device: str) -> Backbone:
+    """The network that the settings `features` name, on a device as the command line names it."""
+    return Backbone(
+        settings["backbone"],
+        options=settings["backbone_options"],
+        weights=settings["weights"],
+        precision=settings["precision"],
+    ).to(choose_device(device))
+
+
+def feature_rows(
+    backbone: Backbone,
+    settings: Mapping,
+    listed: Sequence[Mapping],
+    root: Path,
+    *,
+    batch_size: int,
+    workers: int,
+) -> Iterator[dict]:
+    """The rows of the features stage.
+
+    Args:
+        settings: `features`.
+        listed: usable images of a manifest.
+        root: folder that their file names are relative to.
+        batch_size: images of one shape in one pass.
+        workers: threads that decode.
+    """
+
+    def size(row: Mapping) -> tuple[int, int]:
+        return images.resized_size(
+            row["height"],
+            row["width"],
+            shorter_side=settings["shorter_side"],
+            longer_side=settings["longer_side"],
+        )
+
+    def load(row: Mapping) -> np.ndarray | images.ImageRejected:
+        try:
+            return images.resize(images.read_image(root / row["file_name"]), size(row))
+        except images.ImageRejected as rejection:
+            return rejection
+
+    batches = stream_batches(listed, load, shape=size, batch_size=batch_size, workers=workers)
+    with progress_bar(total=len(listed), description="features", unit="image") as bar:
+        for batch in batches:
+            readable = [(row, image) for row, image in batch if isinstance(image, np.ndarray)]
+            for row, image in batch:
+                if isinstance(image, images.ImageRejected):
+                    print(f"rejected {row['file_name']}: {image}")
+                    yield {"image_id": row["image_id"], "status": str(image)}
+            if readable:
+                pixels = backbone.prepare([image for _, image in readable])
+                grid_height, grid_width = (n // backbone.patch_size for n in pixels.shape[2:])
+                affinities, keys = (
+                    tensor.cpu().numpy() for tensor in backbone.last_block_features(pixels)
+                )
+                for (row, image), affinity, key in zip(readable, affinities, keys, strict=True):
+                    yield {
+                        "image_id": row["image_id"],
+                        "grid_height": grid_height,
+                        "grid_width": grid_width,
+                        "resized_height": image.shape[0],
+                        "resized_width": image.shape[1],
+                        "cls_affinity": affinity.ravel(),
+                        "keys": key.astype(np.float16).ravel(),
+                        "status": shards.OK,
+                    }
+            bar.update(len(batch))
