@@ -87,7 +87,7 @@ def test_the_longer_side_is_bounded(call):
 
 
 def test_errors_write_nothing(call, tmp_path, tiny_backbone):
-    with pytest.raises(InputError, match=r"no such weights file"):
+    with pytest.raises(InputError, match=r"no such file"):
         call(weights=str(tmp_path / "absent.pth"))
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="no CUDA GPU"):
