@@ -5,7 +5,9 @@ dataset's config: `mask_rcnn` and `confidence` (else those of config/default.yam
 CRF).
 """
 
+import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from workflow_scripts.maskdistill.overlays import write_overlay
 from workflow_scripts.maskdistill.segmentation import prediction
 
 DEFAULTS = Path(__file__).parents[1] / "config" / "default.yaml"
+LABELS, OVERLAY, OBJECTS = ENDINGS = (".png", "_overlay.jpg", ".json")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     stems = [path.stem for path in arguments.image]
     if len(set(stems)) < len(stems):
         raise InputError("--image: two pictures have the same name; apply them one by one")
+    given = [*arguments.image, arguments.model, arguments.mask_rcnn, arguments.classes]
+    for path in arguments.image:
+        _refuse_to_overwrite(given, [_output(arguments, path, ending) for ending in ENDINGS])
 
     device = choose_device(arguments.device)
     segmentation = prediction.load_predictor(arguments.model, device)
@@ -72,9 +78,9 @@ def main(argv: list[str] | None = None) -> int:
         labels = _labels(segmentation, image, arguments.settings.get("crf"))
         labels = labels.astype(label_maps.dtype(segmentation.clusters))
         arguments.output.mkdir(parents=True, exist_ok=True)
-        with atomic.atomic_path(arguments.output / f"{path.stem}.png") as temporary:
+        with atomic.atomic_path(_output(arguments, path, LABELS)) as temporary:
             write_label_map(labels, temporary)
-        with atomic.atomic_path(arguments.output / f"{path.stem}_overlay.jpg") as temporary:
+        with atomic.atomic_path(_output(arguments, path, OVERLAY)) as temporary:
             write_overlay(image, labels, temporary)
         if detector is not None:
             height, width = labels.shape
@@ -83,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
             found = confidence.confident(rows, threshold)
             picture = Picture(1, path.name, path.name, height, width, labels, found, None)
             text = json.dumps(instances([picture], names))
-            atomic.write_text(arguments.output / f"{path.stem}.json", text)
+            atomic.write_text(_output(arguments, path, OBJECTS), text)
         shares = np.bincount(labels.ravel(), minlength=len(names) + 1) / labels.size
         shown = ", ".join(
             f"{name} {100 * share:.1f} %"
@@ -92,6 +98,20 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(f"{path}: {shown}")
     return 0
+
+
+def _output(arguments: argparse.Namespace, image: Path, ending: str) -> Path:
+    return arguments.output / f"{image.stem}{ending}"
+
+
+def _refuse_to_overwrite(inputs: Iterable[Path | None], outputs: Iterable[Path]) -> None:
+    existing = [path for path in inputs if path is not None and path.exists()]
+    for output in filter(Path.exists, outputs):
+        if any(output.samefile(path) for path in existing):
+            raise InputError(
+                f"{output}: an input of this command, which its output would overwrite; "
+                "choose another folder as --output"
+            )
 
 
 @torch.inference_mode()

@@ -206,7 +206,7 @@ def test_unsuitable_backbones(tmp_path, name, options, match):
 
 
 def test_missing_weights(tmp_path, tiny_backbone):
-    with pytest.raises(InputError, match=r"absent\.pth: no such weights file"):
+    with pytest.raises(InputError, match=r"absent\.pth: no such file"):
         Backbone(
             tiny_backbone["backbone"],
             options=tiny_backbone["backbone_options"],

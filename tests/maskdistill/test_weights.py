@@ -1,6 +1,9 @@
 import argparse
 import datetime
+import io
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -10,6 +13,7 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.weights import (
     detectron2_names,
     load_strictly,
+    read_checkpoint,
     read_state_dict,
 )
 
@@ -59,11 +63,11 @@ def test_safetensors_are_read(tmp_path):
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_damaged_and_missing_files_are_refused(tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
-    with pytest.raises(InputError, match="no such weights file"):
+    with pytest.raises(InputError, match="no such file"):
         read_state_dict(path)
     for content in (b"", b"<html>not found</html>"):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="not a readable checkpoint") as error:
+        with pytest.raises(InputError, match="damaged, or no checkpoint") as error:
             read_state_dict(path)
         assert "\n" not in str(error.value)
 
@@ -73,14 +77,47 @@ def test_a_truncated_file_is_refused(tmp_path):
     torch.save(BARE, path)
     path.write_bytes(path.read_bytes()[:-200])
 
-    with pytest.raises(InputError, match="not a readable checkpoint"):
+    with pytest.raises(InputError, match="damaged, or no checkpoint"):
         read_state_dict(path)
+
+
+def damaged(content, count):
+    """Files of `torch.save`, each with a few bytes changed where it says what it holds."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    whole = buffer.getvalue()
+    with zipfile.ZipFile(buffer) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
+        member = archive.getinfo(name)
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        data = np.frombuffer(whole, np.uint8).copy()
+        places = member.header_offset + rng.integers(0, member.file_size + 60, 1 + number % 4)
+        data[places] = rng.integers(0, 256, len(places))
+        yield data.tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_damage_of_any_kind_is_one_line_that_names_the_file(tmp_path):
+    path, messages = tmp_path / "model.pt", []
+    content = {"state_dict": BARE, "settings": {"depth": 10, "rates": [1, 2]}, "engine": "a"}
+    for data in damaged(content, 150):
+        path.write_bytes(data)
+        try:
+            read_checkpoint(path, remedy="train it again")
+        except InputError as error:
+            messages.append(str(error))
+    assert len(messages) > 50
+    for text in messages:
+        assert text.startswith(f"{path}: damaged, or no checkpoint (")
+        assert text.endswith("; train it again")
+        assert "\n" not in text
 
 
 def test_objects_are_not_unpickled(tmp_path):
     torch.save({"state_dict": BARE, "when": datetime.timedelta(1)}, tmp_path / "weights.pth")
 
-    with pytest.raises(InputError, match="not a readable checkpoint"):
+    with pytest.raises(InputError, match="damaged, or no checkpoint"):
         read_state_dict(tmp_path / "weights.pth")
 
 

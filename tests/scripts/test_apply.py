@@ -98,3 +98,27 @@ def test_a_broken_image_is_one_line(folder):
 def test_two_images_of_one_name(folder):
     with pytest.raises(InputError, match="same name"):
         call(folder, "--image", str(folder / "a.png"), str(folder / "b" / "a.jpg"))
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize("name", ["a.png", "a_overlay.jpg", "a.json"])
+def test_inputs_are_never_overwritten(folder, name, link):
+    """Neither the pictures nor the model nor the names, under whatever path."""
+    images, options = [str(folder / "a.png")], []
+    if name != "a.png":
+        (folder / "pictures").mkdir()
+        images = [str((folder / "a.png").rename(folder / "pictures" / "a.png"))]
+        (folder / "side.jpg").rename(folder / name)
+        if name == "a.json":
+            options = [f"--classes={folder / name}"]
+        else:
+            images.append(str(folder / name))
+    output = folder
+    if link:
+        output = folder / "linked"
+        output.symlink_to(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match=rf"{name}: an input .*choose another folder") as error:
+        call(folder, f"--output={output}", *options, "--image", *images)
+    assert "\n" not in str(error.value)
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}

@@ -82,7 +82,7 @@ def test_an_image_that_became_unreadable_keeps_a_row(call, tmp_path, capsys):
 
 
 def test_errors_write_nothing(call, tmp_path, tiny_backbone):
-    with pytest.raises(InputError, match=r"no such weights file"):
+    with pytest.raises(InputError, match=r"no such file"):
         call(weights=str(tmp_path / "absent.pth"))
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="no CUDA GPU"):

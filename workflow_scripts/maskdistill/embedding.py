@@ -6,7 +6,12 @@ import numpy as np
 from PIL import Image
 
 from workflow_scripts.maskdistill import images, masks
-from workflow_scripts.maskdistill.vit import Backbone, Network, build_network
+from workflow_scripts.maskdistill.vit import (
+    Backbone,
+    Network,
+    build_network,
+    is_vision_transformer,
+)
 
 
 def build_embedder(embedding: Mapping, features: Mapping) -> Network:
@@ -23,13 +28,9 @@ def build_embedder(embedding: Mapping, features: Mapping) -> Network:
     setting, source = ("features", features)
     if embedding["backbone"] is not None:
         setting, source = ("embedding", embedding)
-    chosen = {
-        "options": source["backbone_options"],
-        "weights": source["weights"],
-        "setting": setting,
-    }
-    name = source["backbone"]
-    if name.startswith(("vit_", "eva")):
+    name, options = source["backbone"], source["backbone_options"]
+    chosen = {"options": options, "weights": source["weights"], "setting": setting}
+    if source is features or is_vision_transformer(name, options=options, setting=setting):
         return Backbone(name, **chosen)
     return Network(build_network(name, **chosen), multiple=1)
 

@@ -70,8 +70,19 @@ class Network(nn.Module):
 
         Of a transformer that is [CLS] after the final normalisation, of a convolutional network the
         average of the last feature map.
+
+        Raises:
+            InputError: an architecture that takes images of one size only.
         """
-        return self.model(batch)
+        try:
+            return self.model(batch)
+        except AssertionError as error:  # timm's, of what it was not built for
+            height, width = batch.shape[2:]
+            raise InputError(
+                f"embedding.backbone: {type(self.model).__name__} takes no images of {height} x "
+                f"{width} px ({error}); set embedding.input: box_crop and embedding.crop_side to "
+                "its side, or choose a vision transformer or a convolutional network"
+            ) from error
 
 
 def build_network(
@@ -95,19 +106,33 @@ def build_network(
     Raises:
         InputError: unknown name, weights that cannot be had or that do not fit.
     """
+    model = _create(name, options or {}, setting, pretrained=weights is None, **arguments)
+    if weights is not None:
+        load_strictly(model, read_state_dict(weights), source=weights, ignore=_HEADS)
+    return model
+
+
+def is_vision_transformer(
+    name: str, *, options: Mapping | None = None, setting: str = "features"
+) -> bool:
+    """Whether timm builds what `Backbone` takes under that name; arguments as `build_network`.
+
+    No weights are read.
+    """
+    with torch.device("meta"):  # the class tells, not the numbers
+        model = _create(name, options or {}, setting, pretrained=False)
+    return isinstance(model, VisionTransformer | Eva)
+
+
+def _create(name: str, options: Mapping, setting: str, **arguments) -> nn.Module:
     try:
-        model = timm.create_model(
-            name, pretrained=weights is None, num_classes=0, **arguments, **(options or {})
-        )
+        return timm.create_model(name, num_classes=0, **arguments, **options)
     except Exception as error:  # timm, its hub and the architectures raise all kinds
         reason = " ".join(str(error).split())
         raise InputError(
             f"{setting}.backbone {name!r} cannot be built: {reason}; choose a model of timm and, "
             f"without network, point {setting}.weights to a local checkpoint"
         ) from error
-    if weights is not None:
-        load_strictly(model, read_state_dict(weights), source=weights, ignore=_HEADS)
-    return model
 
 
 class Backbone(Network):

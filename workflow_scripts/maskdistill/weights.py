@@ -2,13 +2,11 @@
 
 import argparse
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from workflow_scripts.maskdistill.errors import InputError
@@ -28,28 +26,54 @@ _DETECTRON2_NAMES = (
 )
 
 
-def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Read the tensors of a .pth, .pt or .safetensors file under the names of the bare model.
+def read_checkpoint(path: str | os.PathLike, *, remedy: str) -> object:
+    """The content of a .pth, .pt or .safetensors file, tensors on the CPU.
 
-    Wrappers ("teacher", "state_dict", …) are opened and prefixes ("module.", "backbone.",
-    "module.encoder_q.", …) removed; parameters outside of the chosen prefix (MoCo's queue and
-    momentum encoder) are left out. Nothing is unpickled but tensors and plain containers.
+    Nothing is unpickled but tensors, plain values and containers.
+
+    Args:
+        remedy: what to do where the file is missing or damaged, for the message.
 
     Raises:
         InputError: missing, damaged or not a checkpoint.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such weights file; check the path in the config")
     try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            # DINO's and MoCo's training checkpoints also hold their command-line arguments.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise InputError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
+        if Path(path).suffix == ".safetensors":
+            return load_file(path)
+        # DINO's and MoCo's training checkpoints also hold their command-line arguments.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; {remedy}") from None
+    except Exception as error:  # PyTorch raises all kinds on damaged files
+        reason = first_line(error)
+        raise InputError(f"{path}: damaged, or no checkpoint ({reason}); {remedy}") from error
+
+
+def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Read the tensors of a checkpoint under the names of the bare model; see `state_dict_in`.
+
+    Raises:
+        InputError: missing, damaged or not a checkpoint.
+    """
+    content = read_checkpoint(path, remedy="check the path in the config, or fetch it again")
+    return state_dict_in(content, source=path)
+
+
+def state_dict_in(content: object, *, source: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """The tensors in the content of a checkpoint, under the names of the bare model.
+
+    Wrappers ("teacher", "state_dict", …) are opened and prefixes ("module.", "backbone.",
+    "module.encoder_q.", …) removed; parameters outside of the chosen prefix (MoCo's queue and
+    momentum encoder) are left out.
+
+    Args:
+        content: of `read_checkpoint`.
+        source: file named in errors.
+
+    Raises:
+        InputError: there are none.
+    """
     while isinstance(content, Mapping):
         inner = next((content[name] for name in _WRAPPERS if name in content), None)
         if not isinstance(inner, Mapping):
@@ -61,7 +85,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         if isinstance(value, torch.Tensor)
     }
     if not tensors:
-        raise InputError(f"{path}: holds no state dict")
+        raise InputError(f"{source}: holds no state dict; name a file of weights")
     for prefix in _PREFIXES:
         inside = {
             name.removeprefix(prefix): value
@@ -139,5 +163,6 @@ def _listing(names: list[str], limit: int = 12) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or where it has none, its kind."""
     return (str(error).splitlines() or [type(error).__name__])[0]

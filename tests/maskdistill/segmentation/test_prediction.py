@@ -130,11 +130,11 @@ def test_images_that_changed_since_they_were_listed_are_errors(tmp_path):
 
 
 def test_unusable_model_files_are_errors(tmp_path):
-    with pytest.raises(InputError, match="no such model file"):
+    with pytest.raises(InputError, match="no such file"):
         prediction.load_predictor(tmp_path / "none.pt", CPU)
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(InputError, match="damaged, or not a segmentation model"):
+    with pytest.raises(InputError, match=r"text\.pt: damaged, .*train_segmentation writes it"):
         prediction.load_predictor(tmp_path / "text.pt", CPU)
     publish({"engine": "torchvision"}, tmp_path / "other.pt")
-    with pytest.raises(InputError, match="damaged, or not a segmentation model"):
+    with pytest.raises(InputError, match=r"other\.pt: not a segmentation model"):
         prediction.load_predictor(tmp_path / "other.pt", CPU)

@@ -1,7 +1,6 @@
 """Models, checkpoints and exported graphs, described."""
 
 import collections
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,18 +26,14 @@ def model(path: Path) -> Lines:
     from workflow_scripts.maskdistill import weights
 
     _check_archive(path)
-    content: Mapping = {}
-    if path.suffix != ".safetensors":
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError):
-            loaded = None  # read_state_dict opens more, and names the fault
-        content = loaded if isinstance(loaded, Mapping) else {}
+    content = weights.read_checkpoint(path, remedy="make it again")
+    if not isinstance(content, Mapping):
+        content = {}
     trained = next((content[name] for name in _TRAINED if name in content), None)
     if "step" in content and isinstance(trained, Mapping):
         tensors = trained
     else:
-        tensors = weights.read_state_dict(path)
+        tensors = weights.state_dict_in(content, source=path)
     what = "weights"
     if "engine" in content:
         what = f"Mask R-CNN, engine {content['engine']}"

@@ -5,7 +5,6 @@ An engine's module is imported when it is chosen, so that nobody needs the libra
 
 import importlib
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, TrainingSettings
 from workflow_scripts.maskdistill.masks import EncodedMask
+from workflow_scripts.maskdistill.weights import read_checkpoint
 
 # name → module that fulfils `Engine`
 _MODULES = {
@@ -90,7 +90,11 @@ class Engine(Protocol):
     def predictor(
         self, model: Mapping, *, settings: PredictionSettings, device: torch.device
     ) -> Predictor:
-        """Make a predictor of the content of a model file that `fit` wrote."""
+        """Make a predictor of the content of a model file that `fit` wrote.
+
+        Raises:
+            InputError: the content is of another version; whoever knows the file names it.
+        """
         ...
 
 
@@ -115,13 +119,12 @@ def load_predictor(
     Raises:
         InputError: missing, damaged or not a Mask R-CNN of ours.
     """
-    try:
-        model = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such model file; run train_mask_rcnn first") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: damaged, or not a model file ({reason})") from error
+    remedy = "train_mask_rcnn writes it"
+    model = read_checkpoint(path, remedy=remedy)
     if not isinstance(model, Mapping) or "engine" not in model:
-        raise InputError(f"{path}: not a Mask R-CNN model; train_mask_rcnn writes one")
-    return engine(model["engine"]).predictor(model, settings=settings, device=device)
+        raise InputError(f"{path}: not a Mask R-CNN model; {remedy}")
+    chosen = engine(model["engine"])
+    try:
+        return chosen.predictor(model, settings=settings, device=device)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error

@@ -11,6 +11,7 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn.engines import Candidate
 from workflow_scripts.maskdistill.mask_rcnn.pasting import paste
 from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, training_settings
+from workflow_scripts.maskdistill.weights import first_line
 
 Resize = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
@@ -72,10 +73,9 @@ def load_network(
             initial_weights=False,
         )
         network.load_state_dict(model["state_dict"])
-    except (KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"the Mask R-CNN model was written by another version ({reason}); train it again"
+            f"a Mask R-CNN of another version ({first_line(error)}); train it again"
         ) from error
     return NetworkPredictor(network.to(device).eval(), settings, resize)
 

@@ -1,7 +1,6 @@
 """Label maps of images, at their own size, by a trained DeepLab."""
 
 import os
-import pickle
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from workflow_scripts.maskdistill.segmentation.deeplab import (
 )
 from workflow_scripts.maskdistill.segmentation.transforms import normalize
 from workflow_scripts.maskdistill.streaming import stream_batches
-from workflow_scripts.maskdistill.weights import load_strictly
+from workflow_scripts.maskdistill.weights import first_line, load_strictly, read_checkpoint
 
 
 class Prediction(NamedTuple):
@@ -116,16 +115,15 @@ def load_predictor(path: str | os.PathLike, device: torch.device) -> Predictor:
     Raises:
         InputError: missing, damaged, or not a segmentation model.
     """
+    content = read_checkpoint(path, remedy="train_segmentation writes it")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
         weights, clusters = content["state_dict"], content["clusters"]
         architecture = {name: content["settings"][name] for name in ARCHITECTURE}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such model file; run train_segmentation first") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: damaged, or not a segmentation model ({reason})") from error
-    model = build_deeplab(clusters, **architecture)
+        model = build_deeplab(clusters, **architecture)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: not a segmentation model ({first_line(error)}); train_segmentation writes one"
+        ) from error
     load_strictly(model, weights, source=path)
     model = model.to(device, memory_format=torch.channels_last).eval()
     return Predictor(model, clusters, device)
