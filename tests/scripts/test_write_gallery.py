@@ -133,7 +133,7 @@ def test_without_metrics_no_label_is_read(results, tmp_path, monkeypatch):
     def forbidden(*_):
         raise AssertionError("labels are read")
 
-    monkeypatch.setattr("workflow_scripts.maskdistill.gallery.GroundTruth", forbidden)
+    monkeypatch.setattr("workflow_scripts.maskdistill.gallery.stages.GroundTruth", forbidden)
     options = results_tree.gallery_options(results, tmp_path / "gallery", truth=False)
     assert write_gallery.main(options) == 0
     found = content(tmp_path / "gallery" / "index.js")

@@ -49,7 +49,10 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise InputError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
+        raise InputError(
+            f"{path}: not a readable checkpoint ({_first_line(error)}); "
+            "remove it and get or make it again"
+        ) from error
     while isinstance(content, Mapping):
         inner = next((content[name] for name in _WRAPPERS if name in content), None)
         if not isinstance(inner, Mapping):
@@ -61,7 +64,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         if isinstance(value, torch.Tensor)
     }
     if not tensors:
-        raise InputError(f"{path}: holds no state dict")
+        raise InputError(f"{path}: holds no state dict; name a checkpoint of a network")
     for prefix in _PREFIXES:
         inside = {
             name.removeprefix(prefix): value

@@ -5,7 +5,7 @@ import pytest
 from tests.maskdistill.inspection import describe, row_of
 from workflow_scripts.maskdistill import contact_sheets, drawing, label_maps
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.gallery import TEMPLATES
+from workflow_scripts.maskdistill.gallery.page import TEMPLATES
 
 
 def test_a_gallery_is_one_thing(tmp_path):
@@ -20,7 +20,7 @@ def test_a_gallery_is_one_thing(tmp_path):
     assert "gallery of 2 images" in text
     assert row_of(text, "rejected")[:2] == ["1", "50.0%"]
     (folder / "index.js").write_text("GALLERY.index({")
-    with pytest.raises(InputError, match="a damaged gallery"):
+    with pytest.raises(InputError, match="damaged, not the data of a gallery"):
         describe(folder)
 
 
