@@ -6,6 +6,7 @@
 const GALLERY = (() => {
   const PAGE = 60;
   const CACHED = 24; // scripts of images that are kept after they were loaded
+  const PAUSE = 350; // milliseconds between two changes of the address, at least
   const DEFAULTS = {
     stage: "image", text: "", split: "", label: "", status: "", order: "name", page: "1",
     score: "", agreement: "", image: "", view: "overlay", layers: null,
@@ -19,7 +20,8 @@ const GALLERY = (() => {
   const NUMBER = new Intl.NumberFormat("en");
   const $ = (id) => document.getElementById(id);
 
-  let data, stages, stageById, byKey, shown = [], state = { ...DEFAULTS }, focusAfter = null;
+  let data, stages, stageById, byKey, shown = [], state = {}, focusAfter = null;
+  let written = null, writtenAt = -Infinity, waiting = 0; // of the address
   const loaded = new Map(); // path → content of an image's script
   const loading = new Map(); // path → promise
 
@@ -82,29 +84,55 @@ const GALLERY = (() => {
     return next;
   }
 
+  function addressOf(shown) {
+    const parts = new URLSearchParams();
+    for (const [key, value] of Object.entries(shown)) {
+      if (value !== DEFAULTS[key] && value !== null) parts.set(key, value);
+    }
+    return `#${parts}`;
+  }
+
+  // Everything is shown at once. Its address may follow a little later: browsers let a page change
+  // it a few times a second only, and sliders and keys that are held down are quicker than that.
   function go(changes, { replace = false } = {}) {
     const next = { ...state, ...changes };
     if (!("page" in changes) && !("image" in changes) && !("layers" in changes) && !("view" in changes)) next.page = "1";
-    const parts = new URLSearchParams();
-    for (const [key, value] of Object.entries(next)) {
-      if (value !== DEFAULTS[key] && value !== null) parts.set(key, value);
-    }
-    const hash = `#${parts}`;
-    if (hash === (location.hash || "#")) return;
-    if (replace) location.replace(hash);
-    else location.hash = hash;
+    if (addressOf(next) === addressOf(state)) return;
+    if (waiting && !replace) write();
+    const before = state;
+    state = next;
+    const pause = writtenAt + PAUSE - performance.now();
+    if (!replace) write(true);
+    else if (pause <= 0) write();
+    else if (!waiting) waiting = setTimeout(write, pause);
+    show(before);
+  }
+
+  function write(push = false) {
+    clearTimeout(waiting);
+    waiting = 0;
+    [written, writtenAt] = [addressOf(state), performance.now()];
+    if (push === true) location.hash = written;
+    else location.replace(written);
   }
 
   function follow() {
+    if ((location.hash || "#") === written) return; // what this page has written is shown already
+    clearTimeout(waiting);
+    waiting = 0;
     const before = state;
     state = read();
+    written = location.hash || "#";
+    show(before);
+  }
+
+  function show(before) {
     const filters = ["stage", "text", "split", "label", "status", "order", "score", "agreement", "page"];
-    if (!follow.done || filters.some((key) => before[key] !== state[key])) {
+    if (filters.some((key) => before[key] !== state[key])) {
       fillFilters();
       select();
       drawGrid();
     }
-    follow.done = true;
     const image = state.image && byKey.get(state.image);
     if (image) open(image, before.image !== state.image);
     else close(before.image);
