@@ -202,9 +202,14 @@ def query(groups: Sequence[Sequence[Path]], text: str) -> list[str]:
                 f" FROM read_parquet([{files}], filename = true, union_by_name = true)"
             )
         found = connection.execute(text)
+        if found is None:
+            raise InputError("--sql: an empty query; `SHOW TABLES` lists what there is to query")
         header = [column[0] for column in found.description or []]
         rows = found.fetchmany(ROWS_SHOWN + 1)
     except duckdb.Error as error:
+        for paths in tables.values():
+            for path in paths:
+                shards.count_rows(path)  # names a damaged one, and what to do
         raise InputError(f"--sql: {' '.join(str(error).split())}") from error
     finally:
         connection.close()
