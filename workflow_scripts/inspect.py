@@ -1,7 +1,7 @@
 """Look into any output of any stage: what it is, how it was made, what it holds.
 
 PATH is a file, a folder, or a quoted pattern: shards, label maps, COCO files, models, metrics, loss
-histories. Of a folder with many stages there is an overview.
+histories, logs. Of a folder with many stages there is an overview.
 
 examples:
   python -m workflow_scripts.inspect results/demo

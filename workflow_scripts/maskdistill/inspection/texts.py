@@ -20,6 +20,7 @@ from workflow_scripts.maskdistill.inspection.blocks import (
     titled,
 )
 
+LOG_LINES = 10  # of a log: its last ones
 _LEGEND = "# label:color_rgb:parts:actions"  # first line of CVAT's labelmap.txt
 
 
@@ -177,6 +178,23 @@ def card(path: Path) -> Lines:
         raise foreign(path, "a text that this workflow did not write")
     check_end(path, text)
     return titled(path, f"card: {title.removeprefix('# ')}")
+
+
+def log(path: Path) -> Lines:
+    """What a job has printed; its end, where a failed one says why.
+
+    Raises:
+        InputError: no text.
+    """
+    # Whatever a job printed when it was killed is no damage.
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    if "\0" in text:
+        raise damaged(path, "zeros within its text")
+    # Of a progress bar its last state stands.
+    lines = [line.rstrip().rpartition("\r")[2] for line in text.split("\n") if line.strip()]
+    shown = [f"    {terminal.plain(line)}" for line in lines[-LOG_LINES:]]
+    extra = ["", f"  its last {len(shown)} lines", *shown] if shown else []
+    return titled(path, f"log of a job: {len(lines):,} lines", extra)
 
 
 def is_label_file(path: Path) -> bool:
