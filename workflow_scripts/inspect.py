@@ -38,7 +38,7 @@ from workflow_scripts.maskdistill.inspection import files
 CONFIGS = (Path("config/datasets"), Path(__file__).parents[1] / "config" / "datasets")
 ROWS_SHOWN = 1000  # of a query
 PATH_COLUMNS = {
-    "split": (rf".*/({'|'.join(SPLITS)})/", "VARCHAR"),
+    "split": (rf".*/({'|'.join(SPLITS)}|{image_record.APPLIED}/[^/]+)/", "VARCHAR"),
     "seed": (r".*/seed-(\d+)/", "INTEGER"),
     "round": (r".*/round-(\d+)/", "INTEGER"),
 }
@@ -135,14 +135,15 @@ def _describe(arguments: argparse.Namespace) -> int:
 
 
 def _draw(arguments: argparse.Namespace) -> int:
-    tree = image_record.results_tree(Path(arguments.paths[0]))
-    split, row = image_record.find_image(tree, arguments.image)
+    path = Path(arguments.paths[0])
+    tree = image_record.results_tree(path)
+    split, row = image_record.find_image(tree, arguments.image, path)
     if row["status"] != shards.OK:
         raise InputError(
             f"{row['file_name']}: left out of all stages, so there is nothing to draw: "
             f"{row['status']}"
         )
-    root = arguments.root or image_record.dataset_root(tree, CONFIGS)
+    root = arguments.root or image_record.dataset_root(tree, split, CONFIGS)
     image = images.read_listed(root / row["file_name"], (row["height"], row["width"]))
     record = image_record.collect(tree, split, row, root, arguments.seed)
     output = arguments.output or Path(f"{row['image_id']}.png")
