@@ -50,7 +50,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         raise InputError(
-            f"{path}: not a readable checkpoint ({_first_line(error)}); "
+            f"{path}: not a readable checkpoint ({_reason(error)}); "
             "remove it and get or make it again"
         ) from error
     while isinstance(content, Mapping):
@@ -142,5 +142,9 @@ def _listing(names: list[str], limit: int = 12) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _reason(error: Exception) -> str:
+    """What is wrong with a checkpoint, without PyTorch's advice to unpickle whatever it holds."""
+    if isinstance(error, KeyError):  # an instruction that pickle does not have
+        return "of no known format"
+    text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+    return (text.strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
