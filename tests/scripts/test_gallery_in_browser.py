@@ -142,6 +142,10 @@ def test_images_that_have_the_stage_come_first(page):
     segmented = sorted(set(results_tree.NAMES["val"]) - {results_tree.REJECTED})
     assert shown[:3] == segmented
     assert shown[3:] == sorted([*results_tree.NAMES["train"], results_tree.REJECTED])
+    opened = page("stage=segmentation")
+    missing = "[...document.querySelectorAll('.frame')].map((frame) => frame.title)"
+    told = "There is no Segmentation of this image"
+    assert opened.evaluate(missing) == [""] * 3 + [told] * 4 + [""]
 
 
 def test_captions_say_what_the_grid_is_about(page):

@@ -17,6 +17,7 @@ const GALLERY = (() => {
     right: "Best agreement first", wrong: "Worst agreement first",
     many: "Most masks first",
   };
+  const AGREEMENT = "Agreement with the ground truth: mean IoU over the classes of this image";
   const NUMBER = new Intl.NumberFormat("en");
   const $ = (id) => document.getElementById(id);
 
@@ -319,6 +320,7 @@ const GALLERY = (() => {
       const missing = state.stage !== "image" && number === 0;
       frame.style.setProperty("--tiles", image.tiles.length + 1);
       frame.style.setProperty("--tile", number);
+      if (missing) frame.title = `There is no ${stageById.get(state.stage).title} of this image`;
       frame.append(element("img", { src: `images/${pathOf(image)}.jpg`, loading: "lazy", decoding: "async", alt: missing ? `${image.name}, without this stage` : image.name, style: missing ? { opacity: "0.35" } : {} }));
     } else {
       frame.append(element("span", { className: "reason", textContent: image.reason }));
@@ -332,8 +334,8 @@ const GALLERY = (() => {
       }
       caption.append(dots);
     }
-    const value = valueShown(image);
-    if (value) caption.append(element("span", { className: "value", textContent: value }));
+    const [value, meaning] = valueShown(image);
+    if (value) caption.append(element("span", { className: "value", textContent: value, title: meaning }));
     button.append(frame, caption);
     button.addEventListener("click", () => go({ image: keyOf(image) }));
     return button;
@@ -343,9 +345,9 @@ const GALLERY = (() => {
     const ordered = { best: "score", weakest: "score", right: "agreement", wrong: "agreement" }[state.order];
     const scored = state.stage === "candidates" || (state.stage === "mask_rcnn" && data.evaluated === null);
     const kind = ordered || (scored ? "score" : ["image", "ground_truth"].includes(state.stage) ? "" : "agreement");
-    if (kind === "score") return bestScore(image, state.stage === "ground_truth" ? 0 : Number(state.label) || 0)?.toFixed(2) || "";
+    if (kind === "score") return [bestScore(image, state.stage === "ground_truth" ? 0 : Number(state.label) || 0)?.toFixed(2), "Score of the best candidate"];
     const agreement = kind && image.agreement?.[judged()];
-    return agreement === undefined || !kind ? "" : percent(agreement);
+    return agreement === undefined || !kind ? [] : [percent(agreement), AGREEMENT];
   }
 
   // One image
@@ -450,7 +452,7 @@ const GALLERY = (() => {
       const box = element("input", { type: "checkbox", value: stage.id, checked: on.has(stage.id) });
       box.addEventListener("change", () => toggle(stage.id));
       const agreement = image.agreement?.[stage.id];
-      return element("label", {}, box, element("span", { textContent: stage.title }), element("span", { className: "value", textContent: agreement === undefined ? "" : percent(agreement), title: "Agreement with the ground truth: mean IoU over the classes of this image" }), element("kbd", { textContent: i < 9 ? String(i + 1) : "" }));
+      return element("label", {}, box, element("span", { textContent: stage.title }), element("span", { className: "value", textContent: agreement === undefined ? "" : percent(agreement), title: AGREEMENT }), element("kbd", { textContent: i < 9 ? String(i + 1) : "" }));
     });
     $("layers").replaceChildren(element("legend", { textContent: state.view === "compare" ? "Panels" : "Overlays" }), ...rows);
     $("floor-field").hidden = !on.has("candidates");
