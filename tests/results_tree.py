@@ -8,6 +8,7 @@ from PIL import Image
 
 from workflow_scripts import evaluate, filter_candidates, make_masks, paint_masks
 from workflow_scripts.maskdistill import label_maps, masks, shards
+from workflow_scripts.maskdistill.gallery.inputs import Inputs
 
 CLASSES = ["cat", "dog"]
 EVIL = 'JPEGImages/<img src=x onerror="evil()">&amp;.jpg'
@@ -239,30 +240,44 @@ def _evaluate(folder: Path, base: Path) -> None:
     assert evaluate.main([f"--settings={json.dumps(settings)}", *options]) == 0
 
 
-def gallery_options(folder: Path, output: Path, *, truth: bool = True) -> list[str]:
-    """The command line of write_gallery for the whole tree."""
+def gallery_inputs(folder: Path, *, truth: bool = True) -> Inputs:
+    """What a gallery of the whole tree shows."""
     base = folder / "results" / "tiny"
-    settings = {key: SETTINGS[key] for key in ("dataset", "clustering", "curation")}
-    options = [f"--settings={json.dumps(settings)}", f"--root={folder / 'data' / 'tiny'}"]
-    options += ["--dataset=<i>tiny</i>", f"--output={output}"]
-    for split in NAMES:
-        seeded = base / "seed-0" / split
-        folders = {
-            "--images": base / split / "images",
-            "--masks": base / split / "masks",
-            "--candidates": seeded / "candidates",
-            "--confident": seeded / "confident",
-        }
-        for option, path in folders.items():
-            options += [option, split, *map(str, sorted(path.glob("*.parquet")))]
-        steps = {"mask_rcnn": seeded / "label_maps"}
-        if split == "val":
-            steps["segmentation"] = base / "seed-0" / "round-0" / "val" / "predictions"
-        for step, path in steps.items():
-            options += ["--step", split, step, *map(str, sorted(path.glob("*.parquet")))]
-    clustered = base / "seed-0" / "clusters" / "assignments.parquet"
-    options += ["--assignments", "train", str(clustered), "--assignments", "val"]
-    options += map(str, sorted((base / "seed-0" / "val" / "assignments").glob("*.parquet")))
+    seed = base / "seed-0"
+
+    def by_split(parent: Path, stage: str) -> dict[str, list[Path]]:
+        return {split: sorted((parent / split / stage).glob("*.parquet")) for split in NAMES}
+
+    steps = {split: {"mask_rcnn": paths} for split, paths in by_split(seed, "label_maps").items()}
+    steps["val"]["segmentation"] = by_split(seed / "round-0", "predictions")["val"]
+    return Inputs(
+        dataset="<i>tiny</i>",
+        root=folder / "data" / "tiny",
+        settings={key: SETTINGS[key] for key in ("dataset", "clustering", "curation")},
+        images=by_split(base, "images"),
+        masks=by_split(base, "masks"),
+        assignments={
+            "train": [seed / "clusters" / "assignments.parquet"],
+            "val": by_split(seed, "assignments")["val"],
+        },
+        candidates=by_split(seed, "candidates"),
+        confident=by_split(seed, "confident"),
+        steps=steps,
+        metrics=json.loads((seed / "metrics.json").read_text()) if truth else None,
+    )
+
+
+def gallery_options(folder: Path, output: Path, *, truth: bool = True) -> list[str]:
+    """The command line of write_gallery for `gallery_inputs`."""
+    shown = gallery_inputs(folder, truth=truth)
+    options = [f"--settings={json.dumps(shown.settings)}", f"--root={shown.root}"]
+    options += [f"--dataset={shown.dataset}", f"--output={output}"]
+    for stage in ("images", "masks", "candidates", "confident", "assignments"):
+        for split, paths in getattr(shown, stage).items():
+            options += [f"--{stage}", split, *map(str, paths)]
+    for split, steps in shown.steps.items():
+        for step, paths in steps.items():
+            options += ["--step", split, step, *map(str, paths)]
     if truth:
-        options.append(f"--metrics={base / 'seed-0' / 'metrics.json'}")
+        options.append(f"--metrics={folder / 'results' / 'tiny' / 'seed-0' / 'metrics.json'}")
     return options

@@ -1,7 +1,7 @@
 """Look into any output of any stage: what it is, how it was made, what it holds.
 
 PATH is a file, a folder, or a quoted pattern: shards, label maps, COCO files, models, metrics, loss
-histories. Of a folder with many stages there is an overview.
+histories, logs. Of a folder with many stages there is an overview.
 
 examples:
   python -m workflow_scripts.inspect results/demo
@@ -38,7 +38,7 @@ from workflow_scripts.maskdistill.inspection import files
 CONFIGS = (Path("config/datasets"), Path(__file__).parents[1] / "config" / "datasets")
 ROWS_SHOWN = 1000  # of a query
 PATH_COLUMNS = {
-    "split": (rf".*/({'|'.join(SPLITS)})/", "VARCHAR"),
+    "split": (rf".*/({'|'.join(SPLITS)}|{image_record.APPLIED}/[^/]+)/", "VARCHAR"),
     "seed": (r".*/seed-(\d+)/", "INTEGER"),
     "round": (r".*/round-(\d+)/", "INTEGER"),
 }
@@ -135,14 +135,15 @@ def _describe(arguments: argparse.Namespace) -> int:
 
 
 def _draw(arguments: argparse.Namespace) -> int:
-    tree = image_record.results_tree(Path(arguments.paths[0]))
-    split, row = image_record.find_image(tree, arguments.image)
+    path = Path(arguments.paths[0])
+    tree = image_record.results_tree(path)
+    split, row = image_record.find_image(tree, arguments.image, path)
     if row["status"] != shards.OK:
         raise InputError(
             f"{row['file_name']}: left out of all stages, so there is nothing to draw: "
             f"{row['status']}"
         )
-    root = arguments.root or image_record.dataset_root(tree, CONFIGS)
+    root = arguments.root or image_record.dataset_root(tree, split, CONFIGS)
     image = images.read_listed(root / row["file_name"], (row["height"], row["width"]))
     record = image_record.collect(tree, split, row, root, arguments.seed)
     output = arguments.output or Path(f"{row['image_id']}.png")
@@ -202,9 +203,14 @@ def query(groups: Sequence[Sequence[Path]], text: str) -> list[str]:
                 f" FROM read_parquet([{files}], filename = true, union_by_name = true)"
             )
         found = connection.execute(text)
+        if found is None:
+            raise InputError("--sql: an empty query; `SHOW TABLES` lists what there is to query")
         header = [column[0] for column in found.description or []]
         rows = found.fetchmany(ROWS_SHOWN + 1)
     except duckdb.Error as error:
+        for paths in tables.values():
+            for path in paths:
+                shards.count_rows(path)  # names a damaged one, and what to do
         raise InputError(f"--sql: {' '.join(str(error).split())}") from error
     finally:
         connection.close()

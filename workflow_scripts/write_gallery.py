@@ -7,7 +7,8 @@ import argparse
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import gallery
+from workflow_scripts.maskdistill.gallery import page
+from workflow_scripts.maskdistill.gallery.inputs import Inputs
 from workflow_scripts.maskdistill.json_files import read_json
 
 
@@ -39,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     steps: dict[str, dict[str, list[Path]]] = {}
     for split, name, *paths in arguments.step:
         steps.setdefault(split, {})[name] = [Path(path) for path in paths]
-    gallery.write(
-        gallery.Inputs(
+    page.write(
+        Inputs(
             dataset=arguments.dataset,
             root=arguments.root,
             settings=arguments.settings,

@@ -120,9 +120,11 @@ def test_a_tree_is_found_from_anything_in_it(tree, tmp_path):
 
 def test_the_root_is_what_the_config_says(results, tree):
     folder = results / "config" / "datasets"
-    assert image_record.dataset_root(tree, [Path("none"), folder]) == results / "data" / "tiny"
+    assert (
+        image_record.dataset_root(tree, "val", [Path("none"), folder]) == results / "data" / "tiny"
+    )
     with pytest.raises(InputError, match="give --root"):
-        image_record.dataset_root(tree, [Path("none")])
+        image_record.dataset_root(tree, "val", [Path("none")])
 
 
 def test_the_linear_probe_of_the_last_round(results, tmp_path):
@@ -137,9 +139,9 @@ def test_the_linear_probe_of_the_last_round(results, tmp_path):
 def test_the_root_is_that_of_an_extended_config(tmp_path):
     (tmp_path / "base.yaml").write_text("dataset: { root: /data/base, adapter: folder }\n")
     (tmp_path / "mine.yaml").write_text("extends: base\ndataset: { ground_truth: false }\n")
-    assert image_record.dataset_root(Path("results/mine"), [tmp_path]) == Path("/data/base")
+    assert image_record.dataset_root(Path("results/mine"), "val", [tmp_path]) == Path("/data/base")
     with pytest.raises(InputError, match=r"no other\.yaml .* give --root"):
-        image_record.dataset_root(Path("results/other"), [tmp_path])
+        image_record.dataset_root(Path("results/other"), "val", [tmp_path])
 
 
 def test_an_image_of_several_splits_is_found_where_most_is_known(tmp_path):
@@ -149,3 +151,27 @@ def test_an_image_of_several_splits_is_found_where_most_is_known(tmp_path):
     assert image_record.find_image(tmp_path, "x.jpg")[0] == "val"
     shutil.rmtree(tmp_path / "val")
     assert image_record.find_image(tmp_path, "x.jpg")[0] == "train"
+    # Where the path says which split is meant, it is that one.
+    inside = tmp_path / "instances" / "images"
+    assert image_record.find_image(tmp_path, "x.jpg", inside)[0] == "instances"
+
+
+def test_new_images_that_the_models_were_applied_to(results, tmp_path):
+    copied = shutil.copytree(results, tmp_path / "copy")
+    tree = copied / "results" / "tiny"
+    new = tree / "applied" / "new photos"
+    shutil.copytree(tree / "val" / "images", new / "images")
+    for stage in ("candidates", "confident"):
+        shutil.copytree(tree / "seed-0/val" / stage, tree / "seed-0/applied/new photos" / stage)
+    predictions = "round-0/val/predictions", "round-0/applied/new photos/predictions"
+    shutil.copytree(*(tree / "seed-0" / folder for folder in predictions))
+    assert image_record.results_tree(new / "images") == tree
+    assert image_record.find_image(tree, "6.jpg")[0] == "val"
+    split, row = image_record.find_image(tree, "6.jpg", new)
+    assert split == "applied/new photos"
+    with pytest.raises(InputError, match="give the folder that these images lie in as --root"):
+        image_record.dataset_root(tree, split, [])
+    record = image_record.collect(tree, split, row, results / "data" / "tiny", None)
+    assert [row["score"] for row in record.candidates] == pytest.approx([0.86, 0.2])
+    assert list(record.steps) == ["segmentation"]
+    assert record.ground_truth is None

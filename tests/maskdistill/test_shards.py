@@ -288,6 +288,16 @@ def test_the_parquet_files_of_others_are_recognised(tmp_path):
         shards.read_metadata(tmp_path / "a.parquet")
 
 
+def test_metadata_that_are_damaged(tmp_path):
+    # They have no checksum.
+    table = pa.table({"image_id": [1]})
+    for metadata in (b'{"stage": "ima', b'{"stage": "\xff"}'):
+        damaged = table.replace_schema_metadata({shards.METADATA_KEY: metadata})
+        pq.write_table(damaged, tmp_path / "a.parquet")
+        with pytest.raises(InputError, match=r"a\.parquet: damaged.*; remove it and run again"):
+            shards.read_metadata(tmp_path / "a.parquet")
+
+
 def test_same_images():
     shards.assert_same_images([1, 2, 2], iter([2, 1]), "masks")
     with pytest.raises(InputError, match=r"masks: .*missing \[3\], unexpected \[5\]"):

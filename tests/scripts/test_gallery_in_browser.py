@@ -57,9 +57,15 @@ def click(page, selector: str) -> None:
     page.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
 
 
+def fragment(page) -> str:
+    """The address after #, which follows what is shown within 350 ms."""
+    return page.evaluate(
+        "new Promise((done) => setTimeout(() => done(location.hash), 400))"
+    ).removeprefix("#")
+
+
 def address(page) -> dict[str, str]:
-    fragment = page.evaluate("location.hash").removeprefix("#")
-    return dict(urllib.parse.parse_qsl(fragment, keep_blank_values=True))
+    return dict(urllib.parse.parse_qsl(fragment(page), keep_blank_values=True))
 
 
 def key_of(index_name: str) -> str:
@@ -103,7 +109,7 @@ def test_filters(page, choices, expected):
     opened.until(f"document.querySelector('#count strong').textContent === '{len(expected)}'")
     assert names(opened) == wanted
     # The address alone leads there again.
-    assert names(page(opened.evaluate("location.hash").removeprefix("#"))) == wanted
+    assert names(page(fragment(opened))) == wanted
 
 
 def test_clusters_are_those_of_the_stage(page):
@@ -136,6 +142,10 @@ def test_images_that_have_the_stage_come_first(page):
     segmented = sorted(set(results_tree.NAMES["val"]) - {results_tree.REJECTED})
     assert shown[:3] == segmented
     assert shown[3:] == sorted([*results_tree.NAMES["train"], results_tree.REJECTED])
+    opened = page("stage=segmentation")
+    missing = "[...document.querySelectorAll('.frame')].map((frame) => frame.title)"
+    told = "There is no Segmentation of this image"
+    assert opened.evaluate(missing) == [""] * 3 + [told] * 4 + [""]
 
 
 def test_captions_say_what_the_grid_is_about(page):
@@ -378,3 +388,30 @@ def test_ten_thousand_images_by_pages(page, many):
     ]
     assert min(spent) < 1000
     assert opened.evaluate("document.querySelector('#count strong').textContent") == "3,333"
+
+
+def test_a_slider_in_motion_and_a_key_held_down(page, many):
+    """Browsers let no page change its address as often as that, and complain."""
+    opened = page("", many / "all" / "gallery")
+    opened.evaluate(
+        "(async () => { const slider = document.getElementById('form')['score-least'];"
+        " for (let i = 0; i < 300; i++) {"
+        " slider.value = Math.abs((i * 3) % 160 - 80) / 100;"
+        " slider.dispatchEvent(new Event('input', { bubbles: true }));"
+        " await new Promise((done) => setTimeout(done, 5)); }"
+        " slider.value = 0.95;"
+        " slider.dispatchEvent(new Event('input', { bubbles: true })); })()"
+    )
+    assert opened.evaluate("document.querySelector('#count strong').textContent") == "500"
+    assert address(opened) == {"score": "0.95-1"}
+    opened = page("image=train/0", many / "all" / "gallery")
+    for _ in range(250):
+        opened.press("ArrowRight")
+    assert opened.evaluate("document.getElementById('title').textContent") == "00250.png"
+    assert address(opened) == {"image": "train/250"}
+    # All of it was one step of the history.
+    opened.press("Escape")
+    opened.until("!document.getElementById('viewer').open")
+    opened.evaluate("history.back()")
+    opened.until("document.getElementById('viewer').open")
+    assert opened.evaluate("document.getElementById('title').textContent") == "00250.png"

@@ -138,9 +138,20 @@ def test_a_faulty_query_is_one_line(tree, tmp_path):
     with pytest.raises(InputError, match="--sql: Parser Error") as error:
         inspect.main([tree, "--sql", "SELEC"])
     assert "\n" not in str(error.value)
+    for empty in ("", " ;"):
+        with pytest.raises(InputError, match="an empty query; `SHOW TABLES`"):
+            inspect.main([tree, "--sql", empty])
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(InputError, match="no Parquet files"):
         inspect.main([str(tmp_path), "--sql", "SELECT 1"])
+
+
+def test_a_query_names_a_damaged_shard(tree, tmp_path):
+    copied = shutil.copytree(tree, tmp_path / "Ünter 'tree'")
+    assert inspect.main([str(copied), "--sql", "SELECT count(*) FROM masks"]) == 0
+    (copied / "train" / "masks" / "0001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"masks/0001\.parquet: damaged.*; remove it"):
+        inspect.main([str(copied), "--sql", "SELECT count(*) FROM masks"])
 
 
 def test_many_rows_are_cut(tree, capsys):

@@ -14,6 +14,7 @@ from workflow_scripts.maskdistill.json_files import read_json
 
 # Steps whose labels are the classes of the ground truth, not clusters.
 LINEAR_PROBES = ("linear_probe", "linear_probe_crf")
+APPLIED = "applied"  # folder of the splits of new images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,32 +53,36 @@ def results_tree(path: Path) -> Path:
         InputError: it lies in none.
     """
     for folder in (path, *path.absolute().parents):
-        if folder.is_dir() and any(folder.glob("*/images/*.parquet")):
+        # Folders of new images lie one level deeper.
+        if folder.name != APPLIED and folder.is_dir() and any(folder.glob("*/images/*.parquet")):
             return folder
     raise InputError(
         f"{path}: lies in no results of a dataset; name results/DATASET or a file in it"
     )
 
 
-def find_image(tree: Path, wanted: str) -> tuple[str, dict]:
+def find_image(tree: Path, wanted: str, path: Path | None = None) -> tuple[str, dict]:
     """Split and manifest row of an image.
 
     Args:
         wanted: its id, its file name, or the last part of that.
+        path: of an image in several splits, the one of the split that this lies in is meant.
 
     Raises:
         InputError: there is no such image, or several with that last part.
     """
     exact, alike = [], []
-    for path in sorted(tree.glob("*/images/*.parquet")):
-        for row in shards.read_rows(path):
+    manifests = [*tree.glob("*/images/*.parquet"), *tree.glob(f"{APPLIED}/*/images/*.parquet")]
+    for manifest in sorted(manifests):
+        split = manifest.parents[1].relative_to(tree).as_posix()
+        for row in shards.read_rows(manifest):
             if wanted in (str(row["image_id"]), row["file_name"]):
-                exact.append((path.parents[1].name, row))
+                exact.append((split, row))
             elif wanted in (
                 PurePosixPath(row["file_name"]).name,
                 PurePosixPath(row["file_name"]).stem,
             ):
-                alike.append((path.parents[1].name, row))
+                alike.append((split, row))
     found = exact or alike
     if not found:
         raise InputError(f"{tree}: no image {wanted!r}; give its id or its file name")
@@ -86,16 +91,23 @@ def find_image(tree: Path, wanted: str) -> tuple[str, dict]:
         raise InputError(
             f"{tree}: {wanted!r} may be {names[0]} or {names[1]}; give the whole file name"
         )
-    # In several splits most is known of it where it is evaluated, least where only its objects are.
-    return min(found, key=lambda item: (item[0] != "val", item[0] == "instances"))
+
+    def order(item: tuple[str, dict]) -> tuple[bool, bool, bool]:
+        meant = path is not None and path.absolute().is_relative_to(tree.absolute() / item[0])
+        # Most is known where it is evaluated, least where only its objects are, or if it is new.
+        return not meant, item[0] != "val", item[0] != "train"
+
+    return min(found, key=order)
 
 
-def dataset_root(tree: Path, folders: Sequence[Path]) -> Path:
-    """Where the images of a results tree lie, by the dataset's config.
+def dataset_root(tree: Path, split: str, folders: Sequence[Path]) -> Path:
+    """Where the images of a split lie, by the dataset's config.
 
     Raises:
         InputError: no config says so.
     """
+    if split.startswith(f"{APPLIED}/"):
+        raise InputError(f"{tree}/{split}: give the folder that these images lie in as --root")
     name, known = tree.absolute().name, known_datasets(folders)
     if name in known:
         root = merge({}, *layers(known[name], known)).get("dataset", {}).get("root")

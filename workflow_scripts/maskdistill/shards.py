@@ -200,9 +200,19 @@ def read_metadata(path: str | os.PathLike) -> dict:
     """
     with _damage_named(path):
         metadata = pq.read_schema(path).metadata or {}
-    if METADATA_KEY not in metadata:
-        raise InputError(f"{path}: a Parquet file, but not one of MaskDistill's")
-    return json.loads(metadata[METADATA_KEY])
+        if METADATA_KEY not in metadata:
+            raise InputError(f"{path}: a foreign file: Parquet, but not one of MaskDistill's")
+        return json.loads(metadata[METADATA_KEY])
+
+
+def column_names(path: str | os.PathLike) -> list[str]:
+    """The columns of one shard.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    with _damage_named(path):
+        return pq.read_schema(path).names
 
 
 def _open(path: str | os.PathLike) -> pq.ParquetFile:
@@ -414,15 +424,21 @@ def assert_same_images(expected: Iterable[int], found: Iterable[int], what: str)
         )
 
 
+# What reading a damaged file raises, by the place of the damage.
+_DAMAGE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, json.JSONDecodeError)
+
+
 @contextlib.contextmanager
 def _damage_named(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except (*_DAMAGE, OSError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: damaged, or not a Parquet file ({reason})") from error
+        raise InputError(
+            f"{path}: damaged, or not a Parquet file ({reason}); remove it and run again"
+        ) from error
 
 
 def file_digest(path: str | os.PathLike) -> str:

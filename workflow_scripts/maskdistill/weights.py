@@ -46,8 +46,9 @@ def read_checkpoint(path: str | os.PathLike, *, remedy: str) -> object:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; {remedy}") from None
     except Exception as error:  # PyTorch raises all kinds on damaged files
-        reason = first_line(error)
-        raise InputError(f"{path}: damaged, or no checkpoint ({reason}); {remedy}") from error
+        raise InputError(
+            f"{path}: not a readable checkpoint ({_reason(error)}); {remedy}"
+        ) from error
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -85,7 +86,7 @@ def state_dict_in(content: object, *, source: str | os.PathLike) -> dict[str, to
         if isinstance(value, torch.Tensor)
     }
     if not tensors:
-        raise InputError(f"{source}: holds no state dict; name a file of weights")
+        raise InputError(f"{source}: holds no state dict; name a checkpoint of a network")
     for prefix in _PREFIXES:
         inside = {
             name.removeprefix(prefix): value
@@ -166,3 +167,11 @@ def _listing(names: list[str], limit: int = 12) -> str:
 def first_line(error: Exception) -> str:
     """The first line of an error's text, or where it has none, its kind."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a checkpoint, without PyTorch's advice to unpickle whatever it holds."""
+    if isinstance(error, KeyError):  # an instruction that pickle does not have
+        return "of no known format"
+    text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+    return (text.strip() or type(error).__name__).splitlines()[0].partition(". ")[0]

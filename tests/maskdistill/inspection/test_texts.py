@@ -5,7 +5,7 @@ import pytest
 from tests.maskdistill.inspection import describe, row_of
 from workflow_scripts.maskdistill import contact_sheets, drawing, label_maps
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.gallery import TEMPLATES
+from workflow_scripts.maskdistill.gallery.page import TEMPLATES
 
 
 def test_a_gallery_is_one_thing(tmp_path):
@@ -20,7 +20,7 @@ def test_a_gallery_is_one_thing(tmp_path):
     assert "gallery of 2 images" in text
     assert row_of(text, "rejected")[:2] == ["1", "50.0%"]
     (folder / "index.js").write_text("GALLERY.index({")
-    with pytest.raises(InputError, match="a damaged gallery"):
+    with pytest.raises(InputError, match="damaged, not the data of a gallery"):
         describe(folder)
 
 
@@ -59,3 +59,23 @@ def test_figures(tmp_path):
     chart = drawing.line_chart({"a": drawing.Series([1, 2], [3, 4])}, x_label="x", y_label="y")
     (tmp_path / "figure_3.svg").write_text(drawing.stacked([("AP of masks", ["a"], chart)]))
     assert "figure: AP of masks" in describe(tmp_path / "figure_3.svg")
+
+
+def test_a_log_shows_its_end(tmp_path):
+    path = tmp_path / "model.log"
+    bar = "".join(f"\rtrain: {i} of 3" for i in range(4))
+    path.write_bytes(b"first\n" + b"again\n" * 20 + bar.encode() + b"\n\nerror: \xff \x1b[31m\n")
+    text = describe(path)
+    assert "log of a job: 23 lines" in text
+    assert text.splitlines()[-2:] == ["    train: 3 of 3", "    error: \ufffd \\x1b[31m"]
+    assert "first" not in text
+    path.write_text("")
+    assert "log of a job: 0 lines" in describe(path)
+    path.write_bytes(bytes(10))
+    with pytest.raises(InputError, match="damaged, zeros within its text"):
+        describe(path)
+
+
+def test_losses_for_tensorboard(tmp_path):
+    (tmp_path / "events.out.tfevents.1700000000.host.7.0").write_bytes(b"\x18\0\0")
+    assert "tensorboard --logdir" in describe(tmp_path)

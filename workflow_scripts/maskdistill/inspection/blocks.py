@@ -15,6 +15,22 @@ CLUSTERS_SHOWN = 24
 Lines = Iterator[str]
 
 
+def damaged(path: Path, what: str, reason: object = "") -> InputError:
+    """The one line that names a damaged file, and what to do.
+
+    Args:
+        what: is wrong with it.
+        reason: as a library gives it.
+    """
+    extra = f" ({' '.join(str(reason).split())})" if str(reason) else ""
+    return InputError(f"{path}: damaged, {what}{extra}; remove it and run again")
+
+
+def foreign(path: Path, what: str) -> InputError:
+    """The one line that names a file of something else, and what to do."""
+    return InputError(f"{path}: a foreign file: {what}; give an output of this workflow")
+
+
 def titled(path: Path, title: str, lines: Sequence[str] = ()) -> Lines:
     """A file, what it is, and what it holds."""
     yield terminal.plain(path)
@@ -31,9 +47,9 @@ def read_text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: damaged, or no text ({error})") from error
+        raise damaged(path, "or no text", error) from error
     if "\0" in text:
-        raise InputError(f"{path}: damaged: zeros within its text; make it again")
+        raise damaged(path, "zeros within its text")
     return text
 
 
@@ -44,7 +60,7 @@ def check_end(path: Path, text: str, end: str = "") -> None:
         InputError: cut off.
     """
     if not text.endswith(f"{end}\n") and not (end and text.endswith(end)):
-        raise InputError(f"{path}: damaged: its end is cut off; make it again")
+        raise damaged(path, "its end is cut off")
 
 
 def provenance(metadata: Mapping) -> Lines:

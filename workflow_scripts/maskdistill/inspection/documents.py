@@ -15,7 +15,9 @@ from workflow_scripts.maskdistill.inspection.blocks import (
     Lines,
     check_end,
     counts,
+    damaged,
     distributions,
+    foreign,
     provenance,
     read_text,
     titled,
@@ -44,15 +46,9 @@ def json_file(path: Path) -> Lines:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: damaged, not valid JSON ({error})") from error
-    try:
-        return iter(list(_json(path, content)))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: damaged, or made by another version of the workflow: "
-            f"{type(error).__name__} {error}"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, "not valid JSON", error) from error
+    return _json(path, content)
 
 
 def _json(path: Path, content: object) -> Lines:
@@ -81,7 +77,7 @@ def _json(path: Path, content: object) -> Lines:
             names = [(str(number), name) for number, name in enumerate(content, start=1)]
             title = f"names of the classes 1 to {len(content)} of a model"
             return titled(path, title, ["", *terminal.facts(names, indent=4)])
-    raise InputError(f"{path}: a foreign file: JSON, but nothing that this workflow writes")
+    raise foreign(path, "JSON, but nothing that this workflow writes")
 
 
 def _all_have(entries: Sequence[object], keys: set[str]) -> bool:
@@ -191,8 +187,10 @@ def json_lines(path: Path) -> Lines:
             lines = list(titled(path, title))
         else:
             lines = list(_losses(path, _as_columns(rows), len(rows)))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise InputError(f"{path}: damaged, not lines of JSON ({error})") from error
+    except InputError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise damaged(path, "not lines of JSON", error) from error
     check_end(path, text)
     return iter(lines)
 
@@ -209,18 +207,18 @@ def csv_file(path: Path) -> Lines:
         rows = list(reader)
         header = list(reader.fieldnames or [])
     except csv.Error as error:
-        raise InputError(f"{path}: damaged, not CSV ({error})") from error
+        raise damaged(path, "not CSV", error) from error
     history = {"step", "loss"} <= set(header)
     if not history and header not in (PER_CLASS, _ABLATION, _REJECTED):
-        raise InputError(f"{path}: a foreign file: CSV, but nothing that this workflow writes")
+        raise foreign(path, "CSV, but nothing that this workflow writes")
     check_end(path, text)
     if any(None in row or None in row.values() for row in rows):
-        raise InputError(f"{path}: damaged: a row has not as many cells as the header")
+        raise damaged(path, "a row has not as many cells as the header")
     if history:
         try:
             return _losses(path, _as_columns(rows), len(rows))
         except ValueError as error:
-            raise InputError(f"{path}: a damaged loss history ({error})") from error
+            raise damaged(path, "no numbers in a loss history", error) from error
     if header == _REJECTED:
         reasons = counts("status", collections.Counter(row["status"] for row in rows))
         return titled(path, f"unusable images: {len(rows):,}", list(reasons))
@@ -242,7 +240,7 @@ def _as_columns(rows: Sequence[Mapping]) -> dict[str, np.ndarray]:
 
 def _losses(path: Path, columns: Mapping[str, np.ndarray], count: int) -> Lines:
     if not {"step", "loss"} <= columns.keys():
-        raise InputError(f"{path}: a foreign file: no loss history, which has `step` and `loss`")
+        raise foreign(path, "no loss history, which has `step` and `loss`")
     yield terminal.plain(path)
     last = terminal.number(columns["step"][-1])
     yield f"  loss history of a training: {count:,} rows, to step {last}"
@@ -264,6 +262,6 @@ def benchmark(path: Path) -> Lines:
     text = read_text(path)
     rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t"))
     if not rows or not {"s", "max_rss"} <= rows[0].keys():
-        raise InputError(f"{path}: a foreign file: no benchmark of Snakemake's")
+        raise foreign(path, "no benchmark of Snakemake's")
     check_end(path, text)
     return titled(path, f"benchmark of a job: {rows[0]['s']} s, {rows[0]['max_rss']} MB")

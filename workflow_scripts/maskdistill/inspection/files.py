@@ -8,13 +8,14 @@ from pathlib import Path
 from workflow_scripts.maskdistill import images, terminal
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.inspection import documents, models, pictures, tables, texts
-from workflow_scripts.maskdistill.inspection.blocks import Lines
+from workflow_scripts.maskdistill.inspection.blocks import Lines, damaged, foreign, titled
 
 SAMPLE = 500  # label maps that are decoded, unless all are asked for
 # Folders of files that have the names of the dataset's images, with their folders.
 UNPACKED = ("label_maps", "predictions", "overlays")
 GALLERY_INDEX = "index.js"
 LOCK = "lock"  # of a training's folder: always empty
+TENSORBOARD = "events.out.tfevents."  # in a training's folder, where Detectron2 trains
 
 READERS: dict[str, Callable[[Path], Lines]] = {
     ".json": documents.json_file,
@@ -28,6 +29,7 @@ READERS: dict[str, Callable[[Path], Lines]] = {
     ".xml": texts.labelling_interface,
     ".yaml": texts.yaml_file,
     ".md": texts.card,
+    ".log": texts.log,
     ".pt": models.model,
     ".pth": models.model,
     ".safetensors": models.model,
@@ -102,19 +104,33 @@ def describe(paths: Sequence[Path], *, sample: int = SAMPLE, check: bool = False
         empty = path.stat().st_size == 0
         if empty and path.name == LOCK:
             return [terminal.plain(path), "  lock of a training, which holds it while it runs"]
-        # Nothing was found in the image of an empty label file.
-        if empty and not texts.is_label_file(path):
-            raise InputError(f"{path}: empty file (0 bytes); remove it and run the workflow again")
+        # In the image of an empty label file nothing was found, and many jobs print nothing.
+        if empty and not texts.is_label_file(path) and path.suffix != ".log":
+            raise InputError(f"{path}: empty file (0 bytes); remove it and run again")
+    try:
+        return list(_lines(paths, sample, check))
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        # What is where nothing of the kind should be.
+        where = paths[0] if len(paths) == 1 else paths[0].parent
+        reason = f"{type(error).__name__} {error}"
+        raise damaged(where, "or made by another version of the workflow", reason) from error
+
+
+def _lines(paths: Sequence[Path], sample: int, check: bool) -> Lines:
     suffix = paths[0].suffix.lower()
+    if paths[0].name.startswith(TENSORBOARD):
+        return titled(paths[0], "losses for TensorBoard: tensorboard --logdir checkpoints")
     if suffix == ".parquet":
-        return list(tables.shards_of_a_stage(paths, sample, check=check))
+        return tables.shards_of_a_stage(paths, sample, check=check)
     if suffix in images.SUFFIXES:
-        return list(pictures.pictures(paths, sample, check=check))
+        return pictures.pictures(paths, sample, check=check)
     if suffix == ".txt":
-        return list(texts.text_files(paths))
+        return texts.text_files(paths)
     if suffix in READERS:
-        return list(READERS[suffix](paths[0]))
-    raise InputError(f"{paths[0]}: a foreign file: nothing of this workflow ends in {suffix!r}")
+        return READERS[suffix](paths[0])
+    raise foreign(paths[0], f"nothing of this workflow ends in {suffix!r}")
 
 
 def overview(paths: Iterable[Sequence[Path]]) -> tuple[list[str], list[str]]:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from workflow_scripts.maskdistill import shards, terminal
-from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.inspection.blocks import Lines, value
+from workflow_scripts.maskdistill.inspection.blocks import Lines, damaged, foreign, value
 from workflow_scripts.maskdistill.json_files import leaves
 
 # What of a checkpoint of a training holds the model, by engine.
@@ -26,7 +25,7 @@ def model(path: Path) -> Lines:
     from workflow_scripts.maskdistill import weights
 
     _check_archive(path)
-    content = weights.read_checkpoint(path, remedy="make it again")
+    content = weights.read_checkpoint(path, remedy="remove it and make it again")
     if not isinstance(content, Mapping):
         content = {}
     trained = next((content[name] for name in _TRAINED if name in content), None)
@@ -77,7 +76,7 @@ def onnx(path: Path) -> Lines:
         library.checker.check_model(found)
     except Exception as error:  # protobuf raises what it likes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: damaged, not a graph of ONNX ({reason})") from error
+        raise damaged(path, "not a graph of ONNX", reason) from error
     yield terminal.plain(path)
     yield (
         f"  exported model, ONNX: {len(found.graph.node):,} nodes, "
@@ -109,9 +108,9 @@ def exported_program(path: Path) -> Lines:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
-        raise InputError(f"{path}: damaged, not an archive of torch.export ({error})") from error
+        raise damaged(path, "not an archive of torch.export", error) from error
     if not any(name.endswith("archive_format") for name in names):
-        raise InputError(f"{path}: a foreign file: an archive, but none of torch.export")
+        raise foreign(path, "an archive, but none of torch.export")
     yield terminal.plain(path)
     yield f"  exported model, torch.export: {terminal.size(path.stat().st_size)}"
     pairs = [("parts", f"{len(names):,}"), ("SHA-256", shards.file_digest(path))]
@@ -126,9 +125,9 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise InputError(f"{path}: damaged ({error})") from error
+        raise damaged(path, "not an archive of PyTorch", error) from error
     if broken is not None:
-        raise InputError(f"{path}: damaged: its part {broken} has changed; make it again")
+        raise damaged(path, f"its part {broken} has changed")
 
 
 def _is_plain(found: object) -> bool:

@@ -8,8 +8,12 @@ import numpy as np
 from PIL import Image
 
 from workflow_scripts.maskdistill import images, label_maps, shards, terminal
-from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.inspection.blocks import CLUSTERS_SHOWN, Lines, distributions
+from workflow_scripts.maskdistill.inspection.blocks import (
+    CLUSTERS_SHOWN,
+    Lines,
+    damaged,
+    distributions,
+)
 from workflow_scripts.maskdistill.progress import progress
 
 
@@ -32,9 +36,8 @@ def label_map_shards(paths: Sequence[Path], rows: int, sample: int) -> Lines:
                 try:
                     decoded.append(_label_counts(label_maps.decode_png(row["image"]["bytes"])))
                 except (OSError, ValueError, SyntaxError) as error:
-                    raise InputError(
-                        f"{path}: {row['file_name']}: a damaged label map ({error})"
-                    ) from error
+                    what = f"the label map of {row['file_name']} cannot be decoded"
+                    raise damaged(path, what, error) from error
             position += 1
     yield from _label_statistics(decoded, rows)
 
@@ -63,7 +66,7 @@ def _probe(path: Path) -> tuple[int, int]:
     try:
         return images.probe_image(path)
     except images.ImageRejected as rejection:
-        raise InputError(f"{path}: a damaged image ({rejection})") from rejection
+        raise damaged(path, "not a readable image", rejection) from rejection
 
 
 def _decode(path: Path) -> None:
@@ -73,7 +76,7 @@ def _decode(path: Path) -> None:
             image.verify()
         images.read_image(path)
     except (images.ImageRejected, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: a damaged image ({error})") from error
+        raise damaged(path, "not a readable image", error) from error
 
 
 def _is_label_map(path: Path) -> bool:

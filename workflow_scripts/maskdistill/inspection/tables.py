@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from workflow_scripts.maskdistill import masks, shards, terminal
 from workflow_scripts.maskdistill.errors import InputError
@@ -17,6 +16,7 @@ from workflow_scripts.maskdistill.inspection.blocks import (
     CLUSTERS_SHOWN,
     Lines,
     counts,
+    damaged,
     distributions,
     provenance,
 )
@@ -44,21 +44,12 @@ def title_of(paths: Sequence[Path]) -> tuple[str, int]:
     Raises:
         InputError: damaged, or none of this workflow's.
     """
-    rows = sum(_open(path).metadata.num_rows for path in paths)
-    return _kind(paths[0])[1], rows
-
-
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: damaged, or not a Parquet file ({reason})") from error
+    return _kind(paths[0])[1], sum(map(shards.count_rows, paths))
 
 
 def _kind(path: Path) -> tuple[str, str]:
     """Stage and title of a Parquet file, by its columns: some stages share a name."""
-    names = pq.read_schema(path).names
+    names = shards.column_names(path)
     if names == PER_CLASS:
         return "per_class", "scores by class"
     stage = shards.read_metadata(path)["stage"]
@@ -67,7 +58,7 @@ def _kind(path: Path) -> tuple[str, str]:
             return candidate, STAGES[candidate]
     raise InputError(
         f"{path}: of the stage '{stage}', but with other columns ({', '.join(names)}); "
-        "it was made by another version of the workflow: run it again"
+        "it was made by another version of the workflow; remove it and run again"
     )
 
 
@@ -81,9 +72,8 @@ def shards_of_a_stage(paths: Sequence[Path], sample: int, *, check: bool = False
     Raises:
         InputError: damaged, or none of this workflow's.
     """
-    files = [_open(path) for path in paths]
+    rows = sum(map(shards.count_rows, paths))
     stage, title = _kind(paths[0])
-    rows = sum(file.metadata.num_rows for file in files)
     bytes_ = sum(path.stat().st_size for path in paths)
     where = paths[0] if len(paths) == 1 else paths[0].parent
     of = f" in {len(paths)} shards" if len(paths) > 1 else ""
@@ -226,14 +216,14 @@ def _check(paths: Sequence[Path], stage: str) -> Lines:
                         int(masks.decode(lengths, row["height"], row["width"]).sum()),
                     }
                 except Exception as error:  # pycocotools raises what it likes
-                    raise InputError(
-                        f"{path}: image {row['image_id']}: a mask that cannot be decoded ({error})"
-                    ) from error
+                    what = f"a mask of image {row['image_id']} cannot be decoded"
+                    raise damaged(path, what, error) from error
                 if areas != {row["area"]}:
-                    raise InputError(
-                        f"{path}: image {row['image_id']}: a mask of "
-                        f"{' or '.join(map(str, sorted(areas)))} pixels whose area is "
-                        f"said to be {row['area']:g}; remove the file and run again"
+                    pixels = " or ".join(map(str, sorted(areas)))
+                    raise damaged(
+                        path,
+                        f"a mask of image {row['image_id']} has {pixels} pixels, but its area is "
+                        f"said to be {row['area']:g}",
                     )
                 decoded += 1
     extra = f", {decoded:,} masks decoded" if decoded else ""

@@ -14,10 +14,13 @@ from workflow_scripts.maskdistill.inspection.blocks import (
     Lines,
     check_end,
     counts,
+    damaged,
+    foreign,
     read_text,
     titled,
 )
 
+LOG_LINES = 10  # of a log: its last ones
 _LEGEND = "# label:color_rgb:parts:actions"  # first line of CVAT's labelmap.txt
 
 
@@ -29,7 +32,7 @@ def page(path: Path) -> Lines:
     """
     text = read_text(path)
     if "MaskDistill</title>" not in text:
-        raise InputError(f"{path}: a foreign file: a page that this workflow did not write")
+        raise foreign(path, "a page that this workflow did not write")
     check_end(path, text, "</html>")
     title = text.partition("<title>")[2].partition("</title>")[0]
     size = terminal.size(path.stat().st_size)
@@ -52,7 +55,7 @@ def gallery_script(path: Path) -> Lines:
     if "const GALLERY" in text:
         check_end(path, text, "})();")
         return titled(path, "program of a gallery")
-    raise InputError(f"{path}: a foreign file: a script, but none of a gallery")
+    raise foreign(path, "a script, but none of a gallery")
 
 
 def _argument(path: Path, text: str):
@@ -64,7 +67,7 @@ def _argument(path: Path, text: str):
             raise ValueError("cut off")
         found = json.loads(f"[{body}]")
     except ValueError as error:
-        raise InputError(f"{path}: a damaged gallery ({error}); remove it and run again") from error
+        raise damaged(path, "not the data of a gallery", error) from error
     return found[0]
 
 
@@ -87,10 +90,10 @@ def gallery_style(path: Path) -> Lines:
     """
     text = read_text(path)
     if "#grid" not in text:
-        raise InputError(f"{path}: a foreign file: a style sheet, but none of a gallery")
+        raise foreign(path, "a style sheet, but none of a gallery")
     check_end(path, text, "}")
     if text.count("{") != text.count("}"):
-        raise InputError(f"{path}: damaged: a part is missing; make it again")
+        raise damaged(path, "a part is missing")
     return titled(path, "style sheet of a gallery")
 
 
@@ -98,7 +101,7 @@ def _xml(path: Path) -> xml.etree.ElementTree.Element:
     try:
         return xml.etree.ElementTree.fromstring(read_text(path))
     except xml.etree.ElementTree.ParseError as error:
-        raise InputError(f"{path}: damaged, not XML ({error})") from error
+        raise damaged(path, "not XML", error) from error
 
 
 def figure(path: Path) -> Lines:
@@ -110,7 +113,7 @@ def figure(path: Path) -> Lines:
     root = _xml(path)
     titles = [node.text for node in root.iter() if node.get("class") == "title"]
     if not titles:
-        raise InputError(f"{path}: a foreign file: a picture that this workflow did not draw")
+        raise foreign(path, "a picture that this workflow did not draw")
     return titled(path, f"figure: {'; '.join(titles)}")
 
 
@@ -122,7 +125,7 @@ def labelling_interface(path: Path) -> Lines:
     """
     labels = [node.get("value") for node in _xml(path).iter("Label")]
     if not labels:
-        raise InputError(f"{path}: a foreign file: XML, but no labelling interface")
+        raise foreign(path, "XML, but no labelling interface")
     return titled(path, f"labelling interface of Label Studio: {', '.join(labels)}")
 
 
@@ -136,7 +139,8 @@ def yaml_file(path: Path) -> Lines:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not valid YAML ({reason}); mend it") from error
     if isinstance(content, Mapping) and isinstance(content.get("seeds"), Mapping):
         check_end(path, text)
         return _names(path, content["seeds"])
@@ -145,7 +149,7 @@ def yaml_file(path: Path) -> Lines:
         names = [(str(number), name) for number, name in content["names"].items()]
         title = f"YOLO dataset: {len(names)} classes"
         return titled(path, title, ["", *terminal.facts(names, indent=4)])
-    raise InputError(f"{path}: a foreign file: YAML, but nothing that this workflow writes")
+    raise foreign(path, "YAML, but nothing that this workflow writes")
 
 
 def _names(path: Path, seeds: Mapping) -> Lines:
@@ -157,7 +161,9 @@ def _names(path: Path, seeds: Mapping) -> Lines:
             pairs += [(str(cluster), name) for cluster, name in values["clusters"].items()]
             yield from ["", f"  seed {seed}", *terminal.facts(pairs, indent=4)]
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: damaged, or no names of clusters ({error})") from error
+        raise InputError(
+            f"{path}: damaged, or no names of clusters ({error}); see config/README.md"
+        ) from error
 
 
 def card(path: Path) -> Lines:
@@ -169,9 +175,26 @@ def card(path: Path) -> Lines:
     text = read_text(path)
     title = next((line for line in text.splitlines() if line.startswith("# ")), None)
     if title is None or "MaskDistill" not in text:
-        raise InputError(f"{path}: a foreign file: a text that this workflow did not write")
+        raise foreign(path, "a text that this workflow did not write")
     check_end(path, text)
     return titled(path, f"card: {title.removeprefix('# ')}")
+
+
+def log(path: Path) -> Lines:
+    """What a job has printed; its end, where a failed one says why.
+
+    Raises:
+        InputError: no text.
+    """
+    # Whatever a job printed when it was killed is no damage.
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    if "\0" in text:
+        raise damaged(path, "zeros within its text")
+    # Of a progress bar its last state stands.
+    lines = [line.rstrip().rpartition("\r")[2] for line in text.split("\n") if line.strip()]
+    shown = [f"    {terminal.plain(line)}" for line in lines[-LOG_LINES:]]
+    extra = ["", f"  its last {len(shown)} lines", *shown] if shown else []
+    return titled(path, f"log of a job: {len(lines):,} lines", extra)
 
 
 def is_label_file(path: Path) -> bool:
@@ -197,8 +220,9 @@ def text_files(paths: Sequence[Path]) -> Lines:
     else:
         kinds, title = _is_name, f"list of {len(lines):,} images"
     if not all(map(kinds, lines)):
-        what = "a damaged legend" if kinds is _is_legend else "a foreign file, or damaged"
-        raise InputError(f"{path}: {what}: neither names of labels nor of images")
+        if kinds is _is_legend:
+            raise damaged(path, "not a legend of labels")
+        raise foreign(path, "neither names of labels nor of images, or damaged")
     check_end(path, text)
     return titled(path, title)
 
@@ -227,7 +251,7 @@ def _polygons(paths: Sequence[Path]) -> Lines:
             except ValueError:
                 inside = False
             if not number.isdigit() or not inside or len(places) < 6 or len(places) % 2:
-                raise InputError(f"{path}: damaged, or a foreign file: not polygons as YOLO's")
+                raise damaged(path, "or a foreign file: not polygons as YOLO's")
             classes[number] += 1
     yield terminal.plain(paths[0] if len(paths) == 1 else paths[0].parent)
     total = sum(classes.values())

@@ -6,6 +6,7 @@
 const GALLERY = (() => {
   const PAGE = 60;
   const CACHED = 24; // scripts of images that are kept after they were loaded
+  const PAUSE = 350; // milliseconds between two changes of the address, at least
   const DEFAULTS = {
     stage: "image", text: "", split: "", label: "", status: "", order: "name", page: "1",
     score: "", agreement: "", image: "", view: "overlay", layers: null,
@@ -16,10 +17,12 @@ const GALLERY = (() => {
     right: "Best agreement first", wrong: "Worst agreement first",
     many: "Most masks first",
   };
+  const AGREEMENT = "Agreement with the ground truth: mean IoU over the classes of this image";
   const NUMBER = new Intl.NumberFormat("en");
   const $ = (id) => document.getElementById(id);
 
-  let data, stages, stageById, byKey, shown = [], state = { ...DEFAULTS }, focusAfter = null;
+  let data, stages, stageById, byKey, shown = [], state = {}, focusAfter = null;
+  let written = null, writtenAt = -Infinity, waiting = 0; // of the address
   const loaded = new Map(); // path → content of an image's script
   const loading = new Map(); // path → promise
 
@@ -82,29 +85,55 @@ const GALLERY = (() => {
     return next;
   }
 
+  function addressOf(shown) {
+    const parts = new URLSearchParams();
+    for (const [key, value] of Object.entries(shown)) {
+      if (value !== DEFAULTS[key] && value !== null) parts.set(key, value);
+    }
+    return `#${parts}`;
+  }
+
+  // Everything is shown at once. Its address may follow a little later: browsers let a page change
+  // it a few times a second only, and sliders and keys that are held down are quicker than that.
   function go(changes, { replace = false } = {}) {
     const next = { ...state, ...changes };
     if (!("page" in changes) && !("image" in changes) && !("layers" in changes) && !("view" in changes)) next.page = "1";
-    const parts = new URLSearchParams();
-    for (const [key, value] of Object.entries(next)) {
-      if (value !== DEFAULTS[key] && value !== null) parts.set(key, value);
-    }
-    const hash = `#${parts}`;
-    if (hash === (location.hash || "#")) return;
-    if (replace) location.replace(hash);
-    else location.hash = hash;
+    if (addressOf(next) === addressOf(state)) return;
+    if (waiting && !replace) write();
+    const before = state;
+    state = next;
+    const pause = writtenAt + PAUSE - performance.now();
+    if (!replace) write(true);
+    else if (pause <= 0) write();
+    else if (!waiting) waiting = setTimeout(write, pause);
+    show(before);
+  }
+
+  function write(push = false) {
+    clearTimeout(waiting);
+    waiting = 0;
+    [written, writtenAt] = [addressOf(state), performance.now()];
+    if (push === true) location.hash = written;
+    else location.replace(written);
   }
 
   function follow() {
+    if ((location.hash || "#") === written) return; // what this page has written is shown already
+    clearTimeout(waiting);
+    waiting = 0;
     const before = state;
     state = read();
+    written = location.hash || "#";
+    show(before);
+  }
+
+  function show(before) {
     const filters = ["stage", "text", "split", "label", "status", "order", "score", "agreement", "page"];
-    if (!follow.done || filters.some((key) => before[key] !== state[key])) {
+    if (filters.some((key) => before[key] !== state[key])) {
       fillFilters();
       select();
       drawGrid();
     }
-    follow.done = true;
     const image = state.image && byKey.get(state.image);
     if (image) open(image, before.image !== state.image);
     else close(before.image);
@@ -291,6 +320,7 @@ const GALLERY = (() => {
       const missing = state.stage !== "image" && number === 0;
       frame.style.setProperty("--tiles", image.tiles.length + 1);
       frame.style.setProperty("--tile", number);
+      if (missing) frame.title = `There is no ${stageById.get(state.stage).title} of this image`;
       frame.append(element("img", { src: `images/${pathOf(image)}.jpg`, loading: "lazy", decoding: "async", alt: missing ? `${image.name}, without this stage` : image.name, style: missing ? { opacity: "0.35" } : {} }));
     } else {
       frame.append(element("span", { className: "reason", textContent: image.reason }));
@@ -304,8 +334,8 @@ const GALLERY = (() => {
       }
       caption.append(dots);
     }
-    const value = valueShown(image);
-    if (value) caption.append(element("span", { className: "value", textContent: value }));
+    const [value, meaning] = valueShown(image);
+    if (value) caption.append(element("span", { className: "value", textContent: value, title: meaning }));
     button.append(frame, caption);
     button.addEventListener("click", () => go({ image: keyOf(image) }));
     return button;
@@ -315,9 +345,9 @@ const GALLERY = (() => {
     const ordered = { best: "score", weakest: "score", right: "agreement", wrong: "agreement" }[state.order];
     const scored = state.stage === "candidates" || (state.stage === "mask_rcnn" && data.evaluated === null);
     const kind = ordered || (scored ? "score" : ["image", "ground_truth"].includes(state.stage) ? "" : "agreement");
-    if (kind === "score") return bestScore(image, state.stage === "ground_truth" ? 0 : Number(state.label) || 0)?.toFixed(2) || "";
+    if (kind === "score") return [bestScore(image, state.stage === "ground_truth" ? 0 : Number(state.label) || 0)?.toFixed(2), "Score of the best candidate"];
     const agreement = kind && image.agreement?.[judged()];
-    return agreement === undefined || !kind ? "" : percent(agreement);
+    return agreement === undefined || !kind ? [] : [percent(agreement), AGREEMENT];
   }
 
   // One image
@@ -422,7 +452,7 @@ const GALLERY = (() => {
       const box = element("input", { type: "checkbox", value: stage.id, checked: on.has(stage.id) });
       box.addEventListener("change", () => toggle(stage.id));
       const agreement = image.agreement?.[stage.id];
-      return element("label", {}, box, element("span", { textContent: stage.title }), element("span", { className: "value", textContent: agreement === undefined ? "" : percent(agreement), title: "Agreement with the ground truth: mean IoU over the classes of this image" }), element("kbd", { textContent: i < 9 ? String(i + 1) : "" }));
+      return element("label", {}, box, element("span", { textContent: stage.title }), element("span", { className: "value", textContent: agreement === undefined ? "" : percent(agreement), title: AGREEMENT }), element("kbd", { textContent: i < 9 ? String(i + 1) : "" }));
     });
     $("layers").replaceChildren(element("legend", { textContent: state.view === "compare" ? "Panels" : "Overlays" }), ...rows);
     $("floor-field").hidden = !on.has("candidates");

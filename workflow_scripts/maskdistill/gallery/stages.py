@@ -1,0 +1,130 @@
+"""The stages that an image is shown in: label maps, colours, and agreement with ground truth."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from workflow_scripts.maskdistill import drawing, label_maps, masks, metrics
+from workflow_scripts.maskdistill.coco import category_name
+from workflow_scripts.maskdistill.gallery import pictures
+from workflow_scripts.maskdistill.gallery.inputs import Inputs, Record
+from workflow_scripts.maskdistill.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.matching import stored_mapping
+from workflow_scripts.maskdistill.step_colours import StepColours, step_colours
+from workflow_scripts.maskdistill.step_titles import step_title
+
+MASKS, CANDIDATES, GROUND_TRUTH = "masks", "candidates", "ground_truth"
+TITLES = {MASKS: "Initial masks", CANDIDATES: "Candidates", GROUND_TRUTH: "Ground truth"}
+
+
+class Stages:
+    """Stage → label maps, colours and names; ground truth is read where there are metrics.
+
+    Raises:
+        InputError: labels are missing or damaged.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+        self._clusters = inputs.settings["clustering"]["clusters"]
+        steps = {step: None for by_step in inputs.steps.values() for step in by_step}
+        scored = inputs.metrics["steps"] if inputs.metrics else {}
+        own = step_colours(["own"], self._clusters, None)["own"]
+        matched = step_colours(
+            [s for s in (*steps, "initial_masks") if s in scored], self._clusters, inputs.metrics
+        )
+        self._colours: dict[str, StepColours] = {
+            MASKS: matched.get("initial_masks", own),
+            CANDIDATES: matched.get("mask_rcnn", own),
+        } | {step: matched.get(step, own) for step in steps}
+        self._mappings = {step: stored_mapping(inputs.metrics, step) for step in scored}
+        self._truth = None
+        self.evaluated: str | None = None  # the split with ground truth
+        if inputs.metrics:
+            self.evaluated = inputs.metrics["split"]
+            self._truth = GroundTruth(inputs.settings["dataset"], inputs.root, self.evaluated)
+            names = ["background", *self._truth.class_names]
+            self._colours[GROUND_TRUTH] = StepColours(
+                label_maps.colours(np.arange(len(names))), names
+            )
+
+    def __iter__(self):
+        return iter(self._colours)
+
+    def colours(self, stage: str) -> np.ndarray:
+        """Label → colour, N x 3 uint8; black for what stands for background."""
+        return self._colours[stage].colours
+
+    def layers(self, record: Record) -> dict[str, np.ndarray]:
+        """Stage → H x W label map of an image, in the order of the stages."""
+        size = (record.image["height"], record.image["width"])
+        result = {}
+        if record.split in self._inputs.masks:
+            assigned = [row for row in record.masks if row["cluster"] and row["rle_counts"]]
+            # The one found first on top, as in the label maps.
+            result[MASKS] = label_maps.paint(
+                size,
+                ((decode(row), row["cluster"]) for row in reversed(assigned)),
+                self._clusters,
+            )
+        if record.split in self._inputs.candidates:
+            # The most confident one on top, whether or not it is confident enough.
+            result[CANDIDATES] = label_maps.paint(
+                size,
+                ((decode(row), row["cluster"]) for row in reversed(record.candidates)),
+                self._clusters,
+            )
+        for step, data in record.label_maps.items():
+            result[step] = label_maps.decode_png(data)
+        if self._truth is not None and record.split == self.evaluated:
+            result[GROUND_TRUTH] = self._truth.semantic(
+                record.image["image_id"], record.image["file_name"]
+            )
+        return result
+
+    def agreement(self, layers: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Mean IoU with the ground truth of every stage, over the classes of this image."""
+        if GROUND_TRUTH not in layers:
+            return {}
+        result = {}
+        for stage, labels in layers.items():
+            mapping = self._mappings.get("initial_masks" if stage == MASKS else stage)
+            if mapping is not None:
+                counted = metrics.ConfusionMatrix(len(self._truth.class_names), self._clusters)
+                counted.add(labels, layers[GROUND_TRUTH])
+                miou = metrics.scores(counted.counts, mapping).miou
+                if np.isfinite(miou):
+                    result[stage] = round(miou, 4)
+        return result
+
+    def described(self, stage: str) -> dict:
+        """Id, title and labels of a stage, each with its name and colour."""
+        title = TITLES.get(stage) or step_title(stage)
+        return {"id": stage, "title": title, "labels": self._labels(stage)}
+
+    def _labels(self, stage: str) -> list[dict]:
+        step = self._colours[stage]
+        own_names = self._inputs.settings["curation"]["names"]
+        result = []
+        for label in range(1, len(step.colours)):
+            name = step.classes[label]
+            colour = drawing.css_colour(pictures.visible(step.colours[label]))
+            if stage == GROUND_TRUTH:
+                result.append({"id": label, "name": name, "colour": colour})
+            else:
+                own = own_names[label - 1]
+                if own == category_name(label):
+                    own = f"cluster {label}"
+                entry = {"id": label, "name": own, "colour": colour}
+                result.append(entry | ({"class": name} if name else {}))
+        return result
+
+
+def decode(row: Mapping) -> np.ndarray:
+    """The mask of a row, H x W bool."""
+    return masks.decode(row["rle_counts"], row["height"], row["width"])
+
+
+def without_ignore(labels: np.ndarray) -> np.ndarray:
+    """A label map in which ignored pixels are background."""
+    return np.where(labels == label_maps.ignore_value(labels), 0, labels)
