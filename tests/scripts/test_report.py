@@ -314,7 +314,7 @@ def test_the_model_and_the_images_of_the_linear_probe_are_named(run):
 
     page = Page(run(truth=True, steps=(*STEPS, "segmentation_round_1"), edit=edit))
     text = " ".join(page.text.split())
-    assert "features of the segmentation model of CRF round 1" in text
+    assert "features of the segmentation model of each CRF round" in text
     assert "scored on the images whose labels it has learned" in text
 
 

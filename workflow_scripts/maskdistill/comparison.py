@@ -7,6 +7,8 @@ resources/paper_tables.json; both hold means over seeds. Numbers are fractions o
 import re
 from collections.abc import Iterator, Mapping
 
+from workflow_scripts.maskdistill.step_titles import of_round
+
 PAPER_BACKBONE = "vit_small_patch16_224.dino"
 # Paper's dataset → its number of classes, of evaluated images, and of clusters.
 PAPER_DATASETS = {"voc": (20, 1449, 20), "coco20k": (80, 19817, 80)}
@@ -24,6 +26,7 @@ _COMPONENTS = {
     "segmentation_crf": "segmentation_crf",
 }
 _LINEAR = {"linear_probe": "maskdistill", "linear_probe_crf": "maskdistill_crf"}
+_MATCHED_AS_IN_THE_PAPER = (["hungarian"], ["supervised"])
 _CLASS_ROWS = {
     "segmentation": "maskdistill_clustering",
     "segmentation_crf": "maskdistill_crf_clustering",
@@ -69,6 +72,11 @@ def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
             found.append(f"{title} from {weights}, not MoCo's weights")
     if settings["clustering"]["clusters"] != clusters:
         found.append(f"{settings['clustering']['clusters']} clusters, not {clusters}")
+    if "segmentation_crf" in summary["steps"] and not last_round(summary):
+        found.append(
+            "predictions that are merely refined by the CRF, not those of a model that was trained "
+            "again on refined label maps, as the paper's with CRF (crf.rounds: 1)"
+        )
     return found
 
 
@@ -81,23 +89,22 @@ def step_groups(summary: Mapping) -> dict[str, list[str]]:
 
 
 def last_round(summary: Mapping) -> int:
-    """The number of the last CRF round, from 0; the linear probe has the features of its model."""
+    """The number of the last CRF round, from 0."""
     return sum(bool(re.fullmatch(r"segmentation_round_\d+", name)) for name in summary["steps"])
 
 
-def of_last_round(summary: Mapping) -> dict:
-    """A summary with the clusters' steps of the last CRF round alone.
+def paper_steps(summary: Mapping) -> dict[str, str]:
+    """Step → what the paper's tables have of it, under the names of a run without CRF rounds.
 
-    They have their names without rounds, `segmentation` and `segmentation_crf`.
+    The paper's numbers without CRF are of the first model. Those with CRF are of a model that was
+    trained again on refined label maps and whose predictions are refined too, here the last
+    round's; without rounds the first model's stand there, and `obstacles` says so. What lies
+    between has no counterpart.
     """
-    number = last_round(summary)
-    last = f"segmentation_round_{number}" if number else "segmentation"
-    steps = {
-        name.replace(last, "segmentation"): values
-        for name, values in summary["steps"].items()
-        if name in (last, f"{last}_crf")
-    }
-    return {**summary, "steps": steps}
+    found = {step: step for step in ("initial_masks", "mask_rcnn", "segmentation", "linear_probe")}
+    for step in ("segmentation", "linear_probe"):
+        found[f"{of_round(step, last_round(summary))}_crf"] = f"{step}_crf"
+    return found
 
 
 def beside(ours: Mapping, percent: float | None) -> dict:
@@ -117,7 +124,7 @@ def step_miou(summary: Mapping, step: str, paper: Mapping, dataset: str) -> dict
     What majority matching says has no counterpart in the paper.
     """
     values = summary["steps"][step]
-    key = _COMPONENTS.get(step)
+    key = _COMPONENTS.get(paper_steps(summary).get(step))
     if not paper or key is None or dataset != "voc" or values["matching"] != ["hungarian"]:
         return beside(values["miou"], None)
     return beside(values["miou"], paper["tableS1_components_voc_val_miou"][key])
@@ -126,11 +133,9 @@ def step_miou(summary: Mapping, step: str, paper: Mapping, dataset: str) -> dict
 def linear_miou(summary: Mapping, paper: Mapping, dataset: str) -> dict[str, dict]:
     """Step of the linear probe → mIoU beside Table 2; empty without a probe."""
     published = paper["table2_voc_val_miou"]["linear"] if paper and dataset == "voc" else {}
+    counterparts = paper_steps(summary)
     return {
-        step: beside(
-            values["miou"],
-            published.get(_LINEAR[step]),
-        )
+        step: beside(values["miou"], published.get(_LINEAR.get(counterparts.get(step))))
         for step, values in summary.get("linear_probe", {"steps": {}})["steps"].items()
     }
 
@@ -174,11 +179,12 @@ def class_iou(summary: Mapping, paper: Mapping) -> dict[str, dict[str, dict]]:
     rows = {}
     table = paper.get("tableS2_voc_val_iou", {"classes": [], "rows": {}})
     same = set(summary["class_names"]) == set(table["classes"])
+    counterparts = paper_steps(summary)
     for part in (summary, summary.get("linear_probe", {"steps": {}})):
         for step, values in part["steps"].items():
-            published = table["rows"].get(_CLASS_ROWS.get(step), {}) if same else {}
-            if values["matching"] == ["majority"]:
-                published = {}
+            comparable = same and values["matching"] in _MATCHED_AS_IN_THE_PAPER
+            row = _CLASS_ROWS.get(counterparts.get(step))
+            published = table["rows"].get(row, {}) if comparable else {}
             rows[step] = {
                 name: beside(iou, published.get(name)) for name, iou in values["per_class"].items()
             }
