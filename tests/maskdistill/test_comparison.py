@@ -137,6 +137,21 @@ def test_steps_of_different_matchings_share_no_table():
             assert len(table["rows"]) == 1
 
 
+def test_classes_of_different_matchings_share_no_table():
+    mixed = with_rounds(0)
+    mixed["steps"]["segmentation_crf"] = {
+        **mixed["steps"]["segmentation_crf"],
+        "matching": ["majority"],
+    }
+    found = dict(comparison.class_tables(mixed, PAPER))
+    assert {method: list(steps) for method, steps in found.items()} == {
+        "hungarian": ["segmentation"],
+        "majority": ["segmentation_crf"],
+        "supervised": ["linear_probe", "linear_probe_crf"],
+    }
+    assert papers(next(iter(found["majority"].values()))) == {}
+
+
 def test_mask_ap_stands_beside_table_3():
     tables = {
         table["title"]: table for table in comparison.instance_tables(summary(), PAPER, "voc")

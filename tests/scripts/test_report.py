@@ -13,6 +13,7 @@ from PIL import Image
 from workflow_scripts import evaluate, report, summarize
 from workflow_scripts.maskdistill import label_maps, masks, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.step_titles import step_title
 
 CLASSES = ("cat", "dog")
 EVIL = "JPEGImages/<script>alert(1)&amp;.jpg"
@@ -301,7 +302,11 @@ def test_objects_calibration_and_linear_probe_are_shown(run):
     for shown in ("rank correlation of score and mask IoU 0.62", "0.8 – 0.9", "58.7", "+41.3"):
         assert shown in text
     assert "0.0 – 0.1" not in text
-    assert "with labels" in text
+    # Classifiers that learned from labels share no table with clusters, by class neither.
+    before, _, probe = text.partition("IoU by class: linear probe, with labels")
+    for table, columns in ((before.rpartition("IoU by class")[2], STEPS), (probe, ())):
+        head = table[: table.index("background")]
+        assert [name for name in STEPS if step_title(name) in head] == list(columns)
     assert "labels it has learned" not in text
 
 
@@ -332,5 +337,7 @@ def test_overclustering_is_labelled_and_stands_beside_no_number_of_the_paper(run
 
     text = Page(run(truth=True, edit=edit)).text
     assert "Overclustering: majority matching" in text
+    assert "IoU by class – overclustering, majority matching" in text
+    assert "; overclustering, majority matching" in text  # of the number at the top
     assert "one to one" not in text
     assert "48.9" not in text

@@ -153,19 +153,17 @@ def _of_training_images(summary: Mapping) -> str:
 
 
 def _classes(summary: Mapping, paper: Mapping) -> Iterator[dict]:
-    found = comparison.class_iou(summary, paper)
-    steps = {**summary["steps"], **summary["linear_probe"]["steps"]}
-    present = [name for name in found if name.startswith(("segmentation", "linear_probe"))]
-    for method in dict.fromkeys(" and ".join(steps[name]["matching"]) for name in present):
-        members = [n for n in present if " and ".join(steps[n]["matching"]) == method]
+    for method, columns in comparison.class_tables(summary, paper):
+        members = [name for name in columns if name.startswith(("segmentation", "linear_probe"))]
         rows = [
-            {"name": class_name, "cells": {name: found[name][class_name] for name in members}}
+            {"name": class_name, "cells": {name: columns[name][class_name] for name in members}}
             for class_name in summary["class_names"]
         ]
         title = "IoU by class"
         if method == "supervised":
             title += _of_training_images(summary)
-        yield _table(title, method, rows, "fraction")
+        if members:
+            yield _table(title, method, rows, "fraction")
 
 
 def _instances(summaries: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]:

@@ -80,11 +80,16 @@ def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
     return found
 
 
+def methods_of(step: Mapping) -> str:
+    """By what its clusters were matched with classes; runs that were merged differently mix two."""
+    return " and ".join(step["matching"])
+
+
 def step_groups(summary: Mapping) -> dict[str, list[str]]:
     """Matching method → names of the steps; steps of different methods share no table."""
     groups: dict[str, list[str]] = {}
     for name, step in summary["steps"].items():
-        groups.setdefault(" and ".join(step["matching"]), []).append(name)
+        groups.setdefault(methods_of(step), []).append(name)
     return groups
 
 
@@ -152,11 +157,11 @@ def instance_tables(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[
     steps = summary["instances"]["steps"]
     for setting, title in AP_SETTINGS.items():
         aware = setting.startswith("class_aware")
-        methods = {" and ".join(step["matching"]) for step in steps.values()} if aware else {None}
+        methods = {methods_of(step) for step in steps.values()} if aware else {None}
         for method in sorted(methods, key=str):
             rows = []
             for name, step in steps.items():
-                if method not in (None, " and ".join(step["matching"])):
+                if method not in (None, methods_of(step)):
                     continue
                 triple = None
                 if paper and method in (None, "hungarian"):
@@ -189,3 +194,11 @@ def class_iou(summary: Mapping, paper: Mapping) -> dict[str, dict[str, dict]]:
                 name: beside(iou, published.get(name)) for name, iou in values["per_class"].items()
             }
     return rows
+
+
+def class_tables(summary: Mapping, paper: Mapping) -> Iterator[tuple[str, dict[str, dict]]]:
+    """`class_iou` apart for each matching, linear probes (`supervised`) last: method → steps."""
+    found = class_iou(summary, paper)
+    steps = {**summary["steps"], **summary.get("linear_probe", {"steps": {}})["steps"]}
+    for method in dict.fromkeys(map(methods_of, steps.values())):
+        yield method, {n: found[n] for n, step in steps.items() if methods_of(step) == method}
