@@ -215,6 +215,9 @@ def test_a_figure_is_one_svg_file_with_whiskers():
     assert root.tag == f"{name}svg"
     texts = [text.text for text in root.iter(f"{name}text")]
     assert any("overclustering, majority" in text for text in texts)
+    # 14 px and bold: longer lines would be cut off.
+    titles = [text.text for text in root.iter(f"{name}text") if text.get("class") == "title"]
+    assert max(map(len, titles)) * 8.5 < int(root.get("width"))
     assert {"AP50", "AP", "AP75", "clusters", "%"} <= set(texts)
     assert len(list(root.iter(f"{name}circle"))) == 9  # 3 values x 3 columns
 

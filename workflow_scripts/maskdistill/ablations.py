@@ -13,7 +13,7 @@ from workflow_scripts.maskdistill import comparison, drawing, html_pages
 from workflow_scripts.maskdistill.comparison import beside
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.step_titles import STEP_TITLES, step_title
-from workflow_scripts.maskdistill.variants import BASELINES, MAIN, SWEEPS
+from workflow_scripts.maskdistill.variants import BASELINES, MAIN
 
 TITLES = {
     "table_1": "Table 1: what each component adds",
@@ -25,6 +25,7 @@ TITLES = {
     "figure_4": "Figure 4: share of patches that are proposals",
     "figure_5": "Figure 5: confidence threshold",
 }
+MATCHINGS = {"hungarian": "Hungarian matching", "supervised": "learned from labels"}
 X_LABELS = {"figure_3": "clusters", "figure_4": "top-k", "figure_5": "τ"}
 NAMES = {
     **STEP_TITLES,
@@ -289,7 +290,7 @@ def figure(item: str, tables_: Sequence[Mapping]) -> str:
             x_ticks=sorted({x for line in lines.values() for x in line.x}),
             y_label="patches" if table["unit"] == "count" else "%",
         )
-        panels.append((title_of(table), list(lines), chart))
+        panels.append((title_of(table).replace(" – ", "\n"), list(lines), chart))
     if not panels:
         raise InputError(f"{item}: nothing to draw; every number is undefined")
     return drawing.stacked(panels)
@@ -323,6 +324,7 @@ def render(dataset: str, items: Sequence[Mapping], figures: Mapping[str, str]) -
         figures={item: Markup(svg) for item, svg in figures.items()},  # written by `figure`
         obstacles=items[0]["obstacles"],
         name_of=name_of,
-        sweeps=SWEEPS,
+        x_labels=X_LABELS,
+        matchings=MATCHINGS,
         title_of=title_of,
     )
