@@ -47,8 +47,7 @@ def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
         settings: the dataset's whole config.
 
     Returns:
-        One phrase for each difference. Weights files are named, as it cannot be told from them
-        whether they are the paper's.
+        One phrase for each difference. Of weights the file's name alone is known.
     """
     name = paper_dataset(settings)
     classes, images, clusters = PAPER_DATASETS[name]
@@ -62,8 +61,10 @@ def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
     features = settings.get("features", {})
     if features.get("backbone") != PAPER_BACKBONE:
         found.append(f"another backbone than DINO's ViT-S/16: {features.get('backbone')}")
-    elif features.get("weights"):
-        found.append(f"weights of the backbone from {features['weights']}")
+    elif "dino" not in str(features.get("weights") or PAPER_BACKBONE).lower():
+        found.append(f"the backbone from {features['weights']}, not DINO's weights")
+    if settings.get("embedding", {}).get("backbone") not in (None, PAPER_BACKBONE):
+        found.append(f"masks embedded by another network: {settings['embedding']['backbone']}")
     for stage, title in (("mask_rcnn", "Mask R-CNN"), ("segmentation", "segmentation")):
         weights = settings.get(stage, {}).get("weights")
         if weights is None:
