@@ -12,6 +12,7 @@ from PIL import Image
 
 from workflow_scripts import evaluate, report, summarize
 from workflow_scripts.maskdistill import label_maps, masks, shards
+from workflow_scripts.maskdistill.comparison import AP_SETTINGS
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.step_titles import step_title
 
@@ -171,6 +172,7 @@ def test_report_with_ground_truth(run):
     text = run(truth=True)
     page = Page(text)
     assert {"scores", "examples", "clusters", "training", "images", "times"} <= page.ids
+    assert "nothing was learned from them" in " ".join(page.text.split())
     assert {anchor.removeprefix("#") for anchor in page.anchors} <= page.ids
     # 2 examples of 6 pictures, and 3 crops
     assert len(page.images) == 2 * (2 + len(STEPS)) + 3
@@ -307,6 +309,12 @@ def test_objects_calibration_and_linear_probe_are_shown(run):
     for table, columns in ((before.rpartition("IoU by class")[2], STEPS), (probe, ())):
         head = table[: table.index("background")]
         assert [name for name in STEPS if step_title(name) in head] == list(columns)
+    assert "nothing but the linear probe learned from them" in text
+    # Table 3 has no class-agnostic numbers of single objects.
+    heads = {title: text.partition(title)[2][:40] for title in AP_SETTINGS.values()}
+    assert [title for title, head in heads.items() if "Paper" not in head] == [
+        "Class-agnostic, single object"
+    ]
     assert "labels it has learned" not in text
 
 

@@ -1,6 +1,6 @@
 """Scores of the report, beside the paper's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -42,7 +42,11 @@ def of_run(inputs: Inputs) -> dict:
         "on_training_images": summary["split"] == "train",
         "last_round": comparison.last_round(summary),
         "instances": [
-            {**table, "rows": [{**r, "title": step_title(r["step"])} for r in table["rows"]]}
+            {
+                **table,
+                "paper": _published(cell for row in table["rows"] for cell in row["cells"]),
+                "rows": [{**row, "title": step_title(row["step"])} for row in table["rows"]],
+            }
             for table in comparison.instance_tables(summary, paper, dataset)
         ],
         "masks": [
@@ -71,7 +75,7 @@ def _class_table(names: Sequence[str], method: str, columns: Mapping[str, Mappin
         "columns": [
             {
                 "title": step_title(step),
-                "paper": any(cell["paper"] is not None for cell in cells.values()),
+                "paper": _published(cells.values()),
             }
             for step, cells in columns.items()
         ],
@@ -84,3 +88,8 @@ def _class_table(names: Sequence[str], method: str, columns: Mapping[str, Mappin
             for i, name in enumerate(names)
         ],
     }
+
+
+def _published(cells: Iterable[Mapping]) -> bool:
+    """Whether the paper has a number for any of them."""
+    return any(cell["paper"] is not None for cell in cells)
