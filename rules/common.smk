@@ -51,6 +51,7 @@ from workflow_scripts.maskdistill.config import (
     validate,
 )
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.step_titles import of_round
 
 # Jobs find the interpreter that runs Snakemake, and the package, from any directory.
 os.environ.update(

@@ -101,11 +101,7 @@ rule export_model:
         settings=settings_of("export_model"),
         code=code_of("export_model"),
         metrics=lambda wildcards, input: f"--metrics {input.metrics}" if input.metrics else "",
-        step=lambda wildcards: (
-            f"segmentation_round_{number}"
-            if (number := last_round(wildcards.dataset))
-            else "segmentation"
-        ),
+        step=lambda wildcards: of_round("segmentation", last_round(wildcards.dataset)),
     message:
         "Export the segmentation model of {wildcards.dataset}"
     shell:

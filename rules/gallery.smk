@@ -15,8 +15,9 @@ def gallery_steps(dataset, split):
     base = f"results/{dataset}/seed-{seed}"
     steps = {"mask_rcnn": f"{base}/{split}/label_maps"}
     for number in range(last_round(dataset)):
-        name = "segmentation" if number == 0 else f"segmentation_round_{number}"
-        steps[f"{name}_crf"] = f"{base}/round-{number}/{split}/predictions_crf"
+        steps[f"{of_round('segmentation', number)}_crf"] = (
+            f"{base}/round-{number}/{split}/predictions_crf"
+        )
     return steps
 
 

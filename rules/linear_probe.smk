@@ -90,12 +90,17 @@ use rule refine_predictions as refine_linear_probe with:
 
 
 def linear_probe_folders(wildcards):
-    """Step → folder of the probe's label maps, of the last round."""
+    """Step → folder of the label maps of a probe, of every round."""
     dataset = wildcards.dataset
     split = evaluated_split(CONFIGS[dataset])
-    base = f"results/{dataset}/seed-{wildcards.seed}/round-{last_round(dataset)}/{split}"
-    names = ["linear_probe"] + ["linear_probe_crf"] * CONFIGS[dataset]["crf"]["enabled"]
-    return {name: f"{base}/{name}" for name in names}
+    steps = {}
+    for number in range(last_round(dataset) + 1):
+        name = of_round("linear_probe", number)
+        folder = f"results/{dataset}/seed-{wildcards.seed}/round-{number}/{split}"
+        steps[name] = f"{folder}/linear_probe"
+        if CONFIGS[dataset]["crf"]["enabled"]:
+            steps[f"{name}_crf"] = f"{folder}/linear_probe_crf"
+    return steps
 
 
 use rule evaluate as evaluate_linear_probe with:

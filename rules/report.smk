@@ -57,14 +57,14 @@ def report_histories(dataset):
     """Training → loss history, of the first seed."""
     base = f"results/{dataset}/seed-{first_seed(dataset)}"
     histories = {"mask_rcnn": f"{base}/mask_rcnn/history.csv"} | {
-        f"segmentation_round_{number}" if number else "segmentation": (
-            f"{base}/round-{number}/segmentation/history.csv"
-        )
+        of_round("segmentation", number): f"{base}/round-{number}/segmentation/history.csv"
         for number in range(last_round(dataset) + 1)
     }
     if has_linear_probe(dataset):
-        folder = f"{base}/round-{last_round(dataset)}/linear_probe"
-        histories["linear_probe"] = f"{folder}/history.csv"
+        histories |= {
+            of_round("linear_probe", number): f"{base}/round-{number}/linear_probe/history.csv"
+            for number in range(last_round(dataset) + 1)
+        }
     return histories
 
 

@@ -28,6 +28,7 @@ AHEAD = 32  # images that are read before their turn
 PER_CLASS = pa.schema(
     [
         ("step", pa.string()),
+        ("matching", pa.string()),  # hungarian, majority (overclustering), or supervised
         ("class", pa.string()),
         ("iou", pa.float64()),  # 0..1; null where the class is nowhere
         ("clusters", pa.string()),  # separated by spaces
@@ -219,7 +220,13 @@ def per_class_rows(steps: dict) -> Iterable[dict]:
     for step, values in steps.items():
         for class_name, entry in values["per_class"].items():
             clusters = " ".join(map(str, entry["clusters"]))
-            yield {"step": step, "class": class_name, "iou": entry["iou"], "clusters": clusters}
+            yield {
+                "step": step,
+                "matching": values["matching"]["method"],
+                "class": class_name,
+                "iou": entry["iou"],
+                "clusters": clusters,
+            }
 
 
 def _number(value: float) -> float | None:

@@ -103,20 +103,42 @@ def test_table_s2_has_all_classes():
     assert list(linear["rows"][0]["cells"]) == ["linear_probe"]
 
 
-LATER = {"segmentation_round_1": step(0.8), "segmentation_round_1_crf": step(0.9)}
+def test_after_crf_rounds_the_papers_numbers_stand_beside_what_they_are_of():
+    rounds = {"segmentation_round_1": step(0.8), "segmentation_round_1_crf": step(0.9)}
+    probe = step(0.6, "supervised")
+    later = {"linear_probe_crf": probe, "linear_probe_round_1_crf": probe}
+    main = {
+        **MAIN,
+        "steps": {**MAIN["steps"], **rounds},
+        "linear_probe": {"steps": {"linear_probe": probe, **later}},
+    }
+    boxes = {name: step(0.3) for name in ("mask_rcnn_boxes", "mask_rcnn_boxes_grabcut")}
 
+    def rows(table):
+        cells = {row["name"]: row["cells"]["mIoU"] for row in table["rows"]}
+        return {name: (cell["ours"]["mean"], cell["paper"]) for name, cell in cells.items()}
 
-def test_after_crf_rounds_clustering_and_probe_are_of_one_model():
-    """The probe has the features of the last round; the clusters beside it are that model's."""
-    rounds = {**MAIN, "steps": {**MAIN["steps"], **LATER}}
-    clustering, linear = tables("table_2", {"main": rounds})
-    means = {row["name"]: row["cells"]["mIoU"]["ours"]["mean"] for row in clustering["rows"]}
-    assert means == {"segmentation": 0.8, "segmentation_crf": 0.9}
-    assert clustering["title"] == "Clustering, model of CRF round 1"
-    assert linear["title"] == "Linear probe, with labels, model of CRF round 1"
-    by_class, _ = tables("table_s2", {"main": rounds})
-    assert by_class["title"] == "IoU by class, model of CRF round 1"
-    assert by_class["rows"][0]["cells"]["segmentation"]["ours"]["mean"] == 0.4
+    expected = {
+        "segmentation": (0.46, 0.458),
+        "segmentation_crf": (0.5, None),
+        "segmentation_round_1": (0.8, None),
+        "segmentation_round_1_crf": (0.9, 0.489),
+    }
+    (components,) = tables("table_s1", {"main": main, "boxes": summary(steps=boxes)})
+    assert list(rows(components).items())[-4:] == list(expected.items())
+    clustering, linear = tables("table_2", {"main": main})
+    assert rows(clustering) == expected
+    assert {name: paper for name, (_, paper) in rows(linear).items()} == {
+        "linear_probe": 0.587,
+        "linear_probe_crf": None,
+        "linear_probe_round_1_crf": 0.628,
+    }
+    by_class, _ = tables("table_s2", {"main": main})
+    cells = by_class["rows"][0]["cells"]
+    assert list(cells) == list(expected)
+    assert cells["segmentation_round_1_crf"]["paper"] == pytest.approx(0.854)
+    assert ablations.name_of("segmentation_round_1_crf") == "Segmentation round 1 + CRF"
+    assert ablations.name_of("striped_disc") == "striped_disc"
 
 
 def test_a_probe_that_is_scored_on_its_training_images_says_so():
@@ -193,6 +215,9 @@ def test_a_figure_is_one_svg_file_with_whiskers():
     assert root.tag == f"{name}svg"
     texts = [text.text for text in root.iter(f"{name}text")]
     assert any("overclustering, majority" in text for text in texts)
+    # 14 px and bold: longer lines would be cut off.
+    titles = [text.text for text in root.iter(f"{name}text") if text.get("class") == "title"]
+    assert max(map(len, titles)) * 8.5 < int(root.get("width"))
     assert {"AP50", "AP", "AP75", "clusters", "%"} <= set(texts)
     assert len(list(root.iter(f"{name}circle"))) == 9  # 3 values x 3 columns
 

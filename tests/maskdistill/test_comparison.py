@@ -2,12 +2,13 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from workflow_scripts.maskdistill import comparison
+from workflow_scripts.maskdistill.config import dataset_config, rule_settings
 
-PAPER = json.loads(
-    (Path(__file__).parents[2] / "resources" / "paper_tables.json").read_text(encoding="utf-8")
-)
+REPOSITORY = Path(__file__).parents[2]
+PAPER = json.loads((REPOSITORY / "resources" / "paper_tables.json").read_text(encoding="utf-8"))
 VOC_CLASSES = PAPER["tableS2_voc_val_iou"]["classes"]
 SETTINGS = {
     "dataset": {"adapter": "voc"},
@@ -42,7 +43,7 @@ def test_miou_stands_beside_the_papers():
     found = comparison.step_miou(summary(), "segmentation", PAPER, "voc")
     assert found["paper"] == 0.458
     assert found["difference"] == pytest.approx(0.042)
-    # The paper's table knows no further rounds, and no other dataset.
+    # The paper's table knows no further round without CRF, and no other dataset.
     assert comparison.step_miou(summary(), "segmentation_round_1", PAPER, "voc")["paper"] is None
     assert comparison.step_miou(summary(), "segmentation", PAPER, "coco20k")["paper"] is None
     assert comparison.step_miou(summary(), "segmentation", {}, "voc")["paper"] is None
@@ -60,25 +61,49 @@ def test_the_linear_probe_has_its_own_column_of_the_paper():
     assert comparison.linear_miou({"steps": {}}, PAPER, "voc") == {}
 
 
-def test_the_last_crf_round_under_the_names_of_the_first():
-    rounds = summary()
-    del rounds["steps"]["segmentation_round_1"]
-    assert comparison.last_round(rounds) == 0
-    assert list(comparison.of_last_round(rounds)["steps"]) == ["segmentation"]
-    for name, miou in (
-        ("segmentation_crf", 0.1),
-        ("segmentation_round_1", 0.2),
-        ("segmentation_round_1_crf", 0.3),
-        ("segmentation_round_2", 0.6),
-        ("segmentation_round_2_crf", 0.7),
-    ):
-        rounds["steps"][name] = {"miou": mean(miou)}
-    assert comparison.last_round(rounds) == 2
-    steps = comparison.of_last_round(rounds)["steps"]
-    assert {name: step["miou"]["mean"] for name, step in steps.items()} == {
-        "segmentation": 0.6,
-        "segmentation_crf": 0.7,
+def with_rounds(count):
+    """A summary of so many CRF rounds, without and with CRF each, and as many linear probes."""
+    found = summary()
+    clusters, probe = found["steps"]["segmentation"], found["linear_probe"]["steps"]["linear_probe"]
+    found["steps"], found["linear_probe"]["steps"] = {}, {}
+    for number in range(count + 1):
+        ending = f"_round_{number}" if number else ""
+        for crf in ("", "_crf"):
+            found["steps"][f"segmentation{ending}{crf}"] = clusters
+            found["linear_probe"]["steps"][f"linear_probe{ending}{crf}"] = probe
+    return found
+
+
+def papers(cells):
+    return {step: cell["paper"] for step, cell in cells.items() if cell["paper"] is not None}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "ending"), [(0, ""), (1, "_round_1"), (2, "_round_2")], ids=["none", "one", "two"]
+)
+def test_the_papers_numbers_with_crf_stand_beside_the_model_of_the_last_round(rounds, ending):
+    """Those without CRF stand beside the first model, and nothing beside what lies between."""
+    found = with_rounds(rounds)
+    cells = {s: comparison.step_miou(found, s, PAPER, "voc") for s in found["steps"]}
+    assert papers(cells) == {"segmentation": 0.458, f"segmentation{ending}_crf": 0.489}
+    assert papers(comparison.linear_miou(found, PAPER, "voc")) == {
+        "linear_probe": 0.587,
+        f"linear_probe{ending}_crf": 0.628,
     }
+    cats = {step: cells["cat"] for step, cells in comparison.class_iou(found, PAPER).items()}
+    assert len(cats) == 4 * (rounds + 1)
+    assert papers(cats) == {
+        "segmentation": 0.724,
+        f"segmentation{ending}_crf": 0.757,
+        "linear_probe": 0.827,
+        f"linear_probe{ending}_crf": 0.863,
+    }
+
+
+def test_crf_without_a_further_training_is_an_obstacle():
+    (found,) = comparison.obstacles(SETTINGS, with_rounds(0))
+    assert "crf.rounds: 1" in found
+    assert comparison.obstacles(SETTINGS, with_rounds(1)) == []
 
 
 def test_majority_matching_stands_beside_nothing_of_the_paper():
@@ -87,6 +112,8 @@ def test_majority_matching_stands_beside_nothing_of_the_paper():
     cells = comparison.class_iou(overclustered, PAPER)
     assert cells["segmentation"]["cat"]["paper"] is None
     assert cells["linear_probe"]["cat"]["paper"] == pytest.approx(0.827)
+    overclustered["steps"]["segmentation"]["matching"] = ["hungarian", "majority"]
+    assert comparison.class_iou(overclustered, PAPER)["segmentation"]["cat"]["paper"] is None
     for table in comparison.instance_tables(overclustered, PAPER, "voc"):
         papers = [cell["paper"] for row in table["rows"] for cell in row["cells"]]
         assert table["matching"] in ("majority", None)
@@ -109,6 +136,21 @@ def test_steps_of_different_matchings_share_no_table():
     for table in comparison.instance_tables(mixed, PAPER, "voc"):
         if table["title"].startswith("Class-aware"):
             assert len(table["rows"]) == 1
+
+
+def test_classes_of_different_matchings_share_no_table():
+    mixed = with_rounds(0)
+    mixed["steps"]["segmentation_crf"] = {
+        **mixed["steps"]["segmentation_crf"],
+        "matching": ["majority"],
+    }
+    found = dict(comparison.class_tables(mixed, PAPER))
+    assert {method: list(steps) for method, steps in found.items()} == {
+        "hungarian": ["segmentation"],
+        "majority": ["segmentation_crf"],
+        "supervised": ["linear_probe", "linear_probe_crf"],
+    }
+    assert papers(next(iter(found["majority"].values()))) == {}
 
 
 def test_mask_ap_stands_beside_table_3():
@@ -139,10 +181,35 @@ def test_the_papers_own_experiment_has_no_obstacle():
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [("voc2012", []), ("voc2012_official", ["masks embedded by another network"])],
+)
+def test_the_recipe_is_the_papers_experiment(name, expected):
+    """Its numbers compare; what the published code does instead is named."""
+    catalogue = yaml.safe_load((REPOSITORY / "resources" / "downloads.yaml").read_text())
+    settings = dataset_config(
+        name,
+        yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text()),
+        [REPOSITORY / "config" / "datasets"],
+        REPOSITORY / "config" / "schemas" / "dataset.schema.yaml",
+        downloadable=catalogue["files"],
+    )
+    found = comparison.obstacles(settings, with_rounds(settings["crf"]["rounds"]))
+    assert [phrase.partition(":")[0] for phrase in found] == expected
+    known = rule_settings("tabulate_ablation", settings)
+    assert comparison.obstacles(known, with_rounds(settings["crf"]["rounds"])) == found
+
+
+@pytest.mark.parametrize(
     ("change", "phrase"),
     [
         ({"clustering": {"clusters": 27}}, "27 clusters, not 20"),
         ({"features": {"backbone": "vit_tiny", "weights": None}}, "ViT-S/16: vit_tiny"),
+        (
+            {"features": {"backbone": comparison.PAPER_BACKBONE, "weights": "mae.pth"}},
+            "the backbone from mae.pth, not DINO's weights",
+        ),
+        ({"embedding": {"backbone": "resnet18"}}, "embedded by another network: resnet18"),
         ({"mask_rcnn": {"weights": None}}, "Mask R-CNN from randomly drawn weights"),
         ({"segmentation": {"weights": "r50.pth"}}, "segmentation from r50.pth"),
     ],

@@ -154,6 +154,14 @@ def test_stacked_charts_are_one_document():
     assert int(root.get("height")) == 2 * int(single.get("height"))
 
 
+def test_every_line_of_a_title_has_its_place():
+    chart = drawing.line_chart({"a": drawing.Series([0, 1], [0, 1])}, x_label="x", y_label="y")
+    root = ElementTree.fromstring(drawing.stacked([("One\ntwo", ["a"], chart)]).encode())
+    titles = {n.text: int(n.get("y")) for n in root.iter() if n.get("class") == "title"}
+    (legend,) = [n for n in root.iter() if n.text == "a"]
+    assert titles["One"] + 14 < titles["two"] < int(legend.get("y")) - 14
+
+
 def test_heat_map_shows_shares_and_escapes_names():
     svg = drawing.heat_map(np.array([[1.0, 0.001], [0.25, 0.75]]), ["<b>", "cat"], ["x", "y&z"])
     root = ElementTree.fromstring(svg)

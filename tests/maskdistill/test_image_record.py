@@ -127,13 +127,16 @@ def test_the_root_is_what_the_config_says(results, tree):
         image_record.dataset_root(tree, "val", [Path("none")])
 
 
-def test_the_linear_probe_of_the_last_round(results, tmp_path):
+def test_linear_probes_of_all_rounds(results, tmp_path):
     copied = shutil.copytree(results, tmp_path / "copy")
     base = copied / "results" / "tiny" / "seed-0"
-    shutil.copytree(base / "val" / "label_maps", base / "round-1" / "val" / "linear_probe")
+    shutil.copytree(base / "val" / "label_maps", base / "round-0" / "val" / "linear_probe")
+    shutil.copytree(base / "val" / "label_maps", base / "round-1" / "val" / "linear_probe_crf")
     record = collect(copied, "6.jpg")
-    assert list(record.steps) == ["initial_masks", "mask_rcnn", "segmentation", "linear_probe"]
-    np.testing.assert_array_equal(record.steps["linear_probe"], record.steps["mask_rcnn"])
+    segmented = ["initial_masks", "mask_rcnn", "segmentation"]
+    assert list(record.steps) == [*segmented, "linear_probe", "linear_probe_round_1_crf"]
+    for step in ("linear_probe", "linear_probe_round_1_crf"):
+        np.testing.assert_array_equal(record.steps[step], record.steps["mask_rcnn"])
 
 
 def test_the_root_is_that_of_an_extended_config(tmp_path):

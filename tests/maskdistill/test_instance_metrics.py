@@ -86,6 +86,59 @@ def test_ap_is_that_of_pycocotools_on_files(tmp_path, seed):
         assert 0 < ours.ap < ours.ap50 <= 1
 
 
+def adversarial_case(name):
+    """Objects and detections of images 1 and 2 (and 3, which has neither)."""
+    objects = [
+        annotation(1, (0, 0, 10, 10), 1),
+        annotation(1, (0, 0, 10, 10), 2),
+        annotation(2, (20, 5, 9, 9), 1),
+    ]
+    boxes = [tuple(map(int, entry["bbox"])) for entry in objects]
+    right = [
+        detection(entry["image_id"], box, 0.5, entry["category_id"])
+        for entry, box in zip(objects, boxes, strict=True)
+    ]
+    if name == "more than 100 an image, the right ones last":
+        others = [detection(1, (i % 40, 30, 6, 6), 0.6, 1 + i % 4) for i in range(120)]
+        return objects, others + right
+    if name == "copies of one detection, scores level":
+        return objects, [*right, *right, *right]
+    if name == "masks of no pixel":
+        return objects, [detection(1, (0, 0, 0, 0), 0.9, c) for c in (1, 2)] + right
+    if name == "detections where no object is":
+        return objects[:1], [detection(2, (0, 0, 10, 10), 0.9), *right[:2]]
+    if name == "an object within a crowd of its class":
+        crowd = annotation(1, (0, 0, 30, 30), 1, crowd=True)
+        return [crowd, *objects], [detection(1, (1, 1, 20, 20), 0.9), *right]
+    if name == "classes that only detections have":
+        return objects[:1], [detection(1, (0, 0, 10, 10), 0.9, c) for c in (4, 3, 1)]
+    # An IoU at the very threshold: 0.5 and 0.75 of 10 x 20 pixels.
+    tall = annotation(1, (0, 0, 10, 20), 1)
+    return [tall], [detection(1, (0, 0, 10, 10), 0.9), detection(1, (0, 0, 10, 15), 0.8)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "more than 100 an image, the right ones last",
+        "copies of one detection, scores level",
+        "masks of no pixel",
+        "detections where no object is",
+        "an object within a crowd of its class",
+        "classes that only detections have",
+        "an IoU at the very threshold",
+    ],
+)
+def test_ap_of_adversarial_cases_is_that_of_pycocotools(tmp_path, name):
+    objects, detections = adversarial_case(name)
+    for classes in (None, 4):
+        ours = instance_metrics.average_precision([1, 2, 3], objects, detections, classes=classes)
+        expected = ap_of_files(
+            tmp_path, [1, 2, 3], objects, detections, use_categories=int(classes is not None)
+        )
+        assert tuple(ours) == pytest.approx(expected, abs=1e-12)
+
+
 def test_ap_by_hand():
     objects = [annotation(1, (0, 0, 10, 10)), annotation(2, (0, 0, 10, 10))]
     right, wrong = detection(1, (0, 0, 10, 10), 0.9), detection(2, (20, 20, 10, 10), 0.5)

@@ -103,6 +103,9 @@ def test_gpu_seconds():
     assert gpu_seconds(again)["train_segmentation"] == 2 * 5 * 2 * 3 * 50
     # Two rounds of what is evaluated, and one of the training images, to learn from.
     assert gpu_seconds(again)["refine_predictions"] == 7 * 2 * (2 * 7 + 50)
+    probes = gpu_seconds({**PROBED, "crf": {"enabled": True, "rounds": 1}})
+    assert probes["train_linear_probe"] == 2 * 8 * 2 * 2 * 50
+    assert probes["refine_linear_probe"] == 2 * 10 * 2 * 7
     more = gpu_seconds(counts={**COUNTS, "instances": 3})
     assert more["predict_candidates"] == 4 * 2 * 60
     assert more["predict_segmentation"] == expected["predict_segmentation"]
@@ -133,6 +136,9 @@ def test_disk_bytes():
     probed = plan.disk_bytes(PROBED, COUNTS, NETWORKS)
     assert probed["models"] == 6 * plan.MODEL
     assert probed["linear probe"] == (50 + 2 * 2 * 7) * plan.LABEL_MAP
+    again = plan.disk_bytes({**PROBED, "crf": {"enabled": True, "rounds": 1}}, COUNTS, NETWORKS)
+    assert again["models"] == 10 * plan.MODEL
+    assert again["linear probe"] == (50 + 2 * 2 * 2 * 7) * plan.LABEL_MAP
     # One list for both.
     single = plan.disk_bytes(CONFIG | coco(), {"train": 50}, NETWORKS)
     assert single["label maps"] == 2 * (50 + 50) * plan.LABEL_MAP

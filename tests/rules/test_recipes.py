@@ -163,6 +163,8 @@ def test_voc2012_from_download_to_report(tmp_path, server):
         "mask_rcnn",
         "segmentation",
         "segmentation_crf",
+        "segmentation_round_1",
+        "segmentation_round_1_crf",
     }
     instances = json.loads((base / "seed-0/instances.json").read_text())
     # All that have masks, those that were learned from among them.
@@ -170,6 +172,8 @@ def test_voc2012_from_download_to_report(tmp_path, server):
     assert set(json.loads((base / "seed-0/linear_probe.json").read_text())["steps"]) == {
         "linear_probe",
         "linear_probe_crf",
+        "linear_probe_round_1",
+        "linear_probe_round_1_crf",
     }
     assert instances["objects"] == 2 * len(OWN + VAL)
     assert (base / "report.html").stat().st_size > 10_000

@@ -34,6 +34,7 @@ STAGES = {
     "seed-0/round-1/val/predictions": "predictions",
     "seed-0/round-1/val/predictions_crf": "predictions",
     "train/ground_truth": "label_maps",
+    "seed-0/round-0/val/linear_probe": "predictions",
     "seed-0/round-1/val/linear_probe": "predictions",
     "seed-0/round-1/val/linear_probe_crf": "predictions",
 }
@@ -139,7 +140,12 @@ def test_every_number_of_the_evaluation_is_summarized(finished: Workflow) -> Non
             mean = summary["instances"]["steps"][step][name]["ap50"]
             assert mean == {"mean": found[name]["ap50"], "sd": None, "n": 1}
     probe = json.loads((base / "seed-0" / "linear_probe.json").read_text())
-    assert list(probe["steps"]) == ["linear_probe", "linear_probe_crf"]
+    assert list(probe["steps"]) == [
+        "linear_probe",
+        "linear_probe_crf",
+        "linear_probe_round_1",
+        "linear_probe_round_1_crf",
+    ]
     for step, found in probe["steps"].items():
         assert found["matching"]["method"] == "supervised"
         assert summary["linear_probe"]["steps"][step]["miou"]["mean"] == found["miou"]

@@ -101,7 +101,13 @@ def test_per_class_tables_agree(tree):
     perfect = {i: RENAMED[np.where(t == 255, 0, t)] for i, t in truth.items()}
     call(root, ["segmentation", write_step(root / "p.parquet", perfect)])
     rows = pq.read_table(root / "per_class.parquet").to_pylist()
-    assert rows[1] == {"step": "segmentation", "class": "cat", "iou": 1.0, "clusters": "2"}
+    assert rows[1] == {
+        "step": "segmentation",
+        "matching": "hungarian",
+        "class": "cat",
+        "iou": 1.0,
+        "clusters": "2",
+    }
     with open(root / "per_class.csv", newline="") as file:
         as_text = list(csv.DictReader(file))
     assert as_text == [{name: str(value) for name, value in row.items()} for row in rows]
@@ -128,6 +134,8 @@ def test_more_clusters_than_classes_are_labelled_majority(tree):
         "segmentation"
     ]
     assert entry["matching"]["method"] == "majority"
+    table = pq.read_table(root / "per_class.parquet")
+    assert set(table["matching"].to_pylist()) == {"majority"}
     assert entry["per_class"]["cat"]["clusters"] == [1, 5]
     assert entry["miou"] == 1.0
 

@@ -12,7 +12,9 @@ from PIL import Image
 
 from workflow_scripts import evaluate, report, summarize
 from workflow_scripts.maskdistill import label_maps, masks, shards
+from workflow_scripts.maskdistill.comparison import AP_SETTINGS
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.step_titles import step_title
 
 CLASSES = ("cat", "dog")
 EVIL = "JPEGImages/<script>alert(1)&amp;.jpg"
@@ -170,6 +172,7 @@ def test_report_with_ground_truth(run):
     text = run(truth=True)
     page = Page(text)
     assert {"scores", "examples", "clusters", "training", "images", "times"} <= page.ids
+    assert "nothing was learned from them" in " ".join(page.text.split())
     assert {anchor.removeprefix("#") for anchor in page.anchors} <= page.ids
     # 2 examples of 6 pictures, and 3 crops
     assert len(page.images) == 2 * (2 + len(STEPS)) + 3
@@ -301,7 +304,17 @@ def test_objects_calibration_and_linear_probe_are_shown(run):
     for shown in ("rank correlation of score and mask IoU 0.62", "0.8 – 0.9", "58.7", "+41.3"):
         assert shown in text
     assert "0.0 – 0.1" not in text
-    assert "with labels" in text
+    # Classifiers that learned from labels share no table with clusters, by class neither.
+    before, _, probe = text.partition("IoU by class: linear probe, with labels")
+    for table, columns in ((before.rpartition("IoU by class")[2], STEPS), (probe, ())):
+        head = table[: table.index("background")]
+        assert [name for name in STEPS if step_title(name) in head] == list(columns)
+    assert "nothing but the linear probe learned from them" in text
+    # Table 3 has no class-agnostic numbers of single objects.
+    heads = {title: text.partition(title)[2][:40] for title in AP_SETTINGS.values()}
+    assert [title for title, head in heads.items() if "Paper" not in head] == [
+        "Class-agnostic, single object"
+    ]
     assert "labels it has learned" not in text
 
 
@@ -314,7 +327,7 @@ def test_the_model_and_the_images_of_the_linear_probe_are_named(run):
 
     page = Page(run(truth=True, steps=(*STEPS, "segmentation_round_1"), edit=edit))
     text = " ".join(page.text.split())
-    assert "features of the segmentation model of CRF round 1" in text
+    assert "features of the segmentation model of each CRF round" in text
     assert "scored on the images whose labels it has learned" in text
 
 
@@ -332,5 +345,7 @@ def test_overclustering_is_labelled_and_stands_beside_no_number_of_the_paper(run
 
     text = Page(run(truth=True, edit=edit)).text
     assert "Overclustering: majority matching" in text
+    assert "IoU by class – overclustering, majority matching" in text
+    assert "; overclustering, majority matching" in text  # of the number at the top
     assert "one to one" not in text
     assert "48.9" not in text

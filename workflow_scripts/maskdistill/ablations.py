@@ -4,6 +4,7 @@ A summary is what `summarize` writes for a dataset (mean, sd and n over seeds), 
 variant of the run; see `variants`. Numbers are fractions of 1 unless a table's unit is `count`.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
@@ -11,8 +12,8 @@ from markupsafe import Markup
 from workflow_scripts.maskdistill import comparison, drawing, html_pages
 from workflow_scripts.maskdistill.comparison import beside
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.step_titles import STEP_TITLES
-from workflow_scripts.maskdistill.variants import BASELINES, MAIN, SWEEPS
+from workflow_scripts.maskdistill.step_titles import STEP_TITLES, step_title
+from workflow_scripts.maskdistill.variants import BASELINES, MAIN
 
 TITLES = {
     "table_1": "Table 1: what each component adds",
@@ -24,6 +25,7 @@ TITLES = {
     "figure_4": "Figure 4: share of patches that are proposals",
     "figure_5": "Figure 5: confidence threshold",
 }
+MATCHINGS = {"hungarian": "Hungarian matching", "supervised": "learned from labels"}
 X_LABELS = {"figure_3": "clusters", "figure_4": "top-k", "figure_5": "τ"}
 NAMES = {
     **STEP_TITLES,
@@ -34,7 +36,8 @@ NAMES = {
     "mask_rcnn_boxes_grabcut": "Mask R-CNN, boxes with GrabCut",
     "segmentation_without_hard_pixels": "Segmentation without hard-pixel mining",
 }
-# Table → the paper's key, and its rows: key of the paper's number, variant, step.
+# Table → the paper's key, and its rows: key of the paper's number, variant, step. What the
+# segmentation becomes by CRF follows in Table S1.
 _MIOU_TABLES = {
     "table_1": (
         "table1_components_voc_val_miou",
@@ -53,11 +56,9 @@ _MIOU_TABLES = {
             ("mask_rcnn_boxes_grabcut", "boxes", "mask_rcnn_boxes_grabcut"),
             ("mask_rcnn_masks", MAIN, "mask_rcnn"),
             ("segmentation", MAIN, "segmentation"),
-            ("segmentation_crf", MAIN, "segmentation_crf"),
         ],
     ),
 }
-_FINAL_STEPS = ("segmentation", "segmentation_crf", "linear_probe", "linear_probe_crf")
 _AP = {"AP50": "ap50", "AP": "ap", "AP75": "ap75"}
 
 
@@ -111,35 +112,40 @@ def _components(item: str, summaries: Mapping, paper: Mapping, dataset: str) -> 
     published = paper.get(key, {}) if dataset == "voc" else {}
     rows = []
     for name, variant, step in wanted:
-        if step not in summaries[variant]["steps"]:
-            continue  # no CRF
         values = summaries[variant]["steps"][step]
-        comparable = values["matching"] == ["hungarian"] and name in published
-        cell = beside(values["miou"], published[name] if comparable else None)
+        comparable = values["matching"] == ["hungarian"]
+        cell = beside(values["miou"], published.get(name) if comparable else None)
         rows.append((values["matching"], {"name": name, "cells": {"mIoU": cell}}))
+    if item == "table_s1":
+        rows += _segmentations(summaries[MAIN], paper, dataset)[1:]
     return _by_matching("mIoU", rows)
 
 
+def _segmentations(
+    summary: Mapping, paper: Mapping, dataset: str
+) -> list[tuple[Sequence[str], Mapping]]:
+    """Matching and row of the segmentation, then with CRF, then of every CRF round."""
+    return [
+        (
+            values["matching"],
+            {
+                "name": step,
+                "cells": {"mIoU": comparison.step_miou(summary, step, paper, dataset)},
+            },
+        )
+        for step, values in summary["steps"].items()
+        if step.startswith("segmentation")
+    ]
+
+
 def _protocols(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]:
-    number, summary = comparison.last_round(summary), comparison.of_last_round(summary)
-    steps = summary["steps"]
-    rows = []
-    for name in _FINAL_STEPS[:2]:
-        if name in steps:
-            cell = comparison.step_miou(summary, name, paper, dataset)
-            rows.append((steps[name]["matching"], {"name": name, "cells": {"mIoU": cell}}))
-    yield from _by_matching(f"Clustering{_of_round(number)}", rows)
+    yield from _by_matching("Clustering", _segmentations(summary, paper, dataset))
     rows = [
         {"name": name, "cells": {"mIoU": cell}}
         for name, cell in comparison.linear_miou(summary, paper, dataset).items()
     ]
-    title = f"Linear probe, with labels{_of_round(number)}{_of_training_images(summary)}"
+    title = f"Linear probe, with labels{_of_training_images(summary)}"
     yield _table(title, "supervised", rows, "fraction")
-
-
-def _of_round(number: int) -> str:
-    """Which model a table is about, where there are several."""
-    return f", model of CRF round {number}" if number else ""
 
 
 def _of_training_images(summary: Mapping) -> str:
@@ -148,20 +154,17 @@ def _of_training_images(summary: Mapping) -> str:
 
 
 def _classes(summary: Mapping, paper: Mapping) -> Iterator[dict]:
-    number, summary = comparison.last_round(summary), comparison.of_last_round(summary)
-    found = comparison.class_iou(summary, paper)
-    steps = {**summary["steps"], **summary["linear_probe"]["steps"]}
-    present = [name for name in _FINAL_STEPS if name in found]
-    for method in dict.fromkeys(" and ".join(steps[name]["matching"]) for name in present):
-        members = [n for n in present if " and ".join(steps[n]["matching"]) == method]
+    for method, columns in comparison.class_tables(summary, paper):
+        members = [name for name in columns if name.startswith(("segmentation", "linear_probe"))]
         rows = [
-            {"name": class_name, "cells": {name: found[name][class_name] for name in members}}
+            {"name": class_name, "cells": {name: columns[name][class_name] for name in members}}
             for class_name in summary["class_names"]
         ]
-        title = f"IoU by class{_of_round(number)}"
+        title = "IoU by class"
         if method == "supervised":
             title += _of_training_images(summary)
-        yield _table(title, method, rows, "fraction")
+        if members:
+            yield _table(title, method, rows, "fraction")
 
 
 def _instances(summaries: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]:
@@ -287,7 +290,7 @@ def figure(item: str, tables_: Sequence[Mapping]) -> str:
             x_ticks=sorted({x for line in lines.values() for x in line.x}),
             y_label="patches" if table["unit"] == "count" else "%",
         )
-        panels.append((title_of(table), list(lines), chart))
+        panels.append((title_of(table).replace(" – ", "\n"), list(lines), chart))
     if not panels:
         raise InputError(f"{item}: nothing to draw; every number is undefined")
     return drawing.stacked(panels)
@@ -298,6 +301,13 @@ def title_of(table: Mapping) -> str:
     if "majority" in (table["matching"] or ""):
         return f"{table['title']} – overclustering, {table['matching']} matching"
     return table["title"]
+
+
+def name_of(name: str) -> str:
+    """The name of a row or a column for people; classes and numbers keep theirs."""
+    if re.search(r"_round_\d+", name):
+        return step_title(name)
+    return NAMES.get(name, name)
 
 
 def render(dataset: str, items: Sequence[Mapping], figures: Mapping[str, str]) -> str:
@@ -313,7 +323,8 @@ def render(dataset: str, items: Sequence[Mapping], figures: Mapping[str, str]) -
         items=items,
         figures={item: Markup(svg) for item, svg in figures.items()},  # written by `figure`
         obstacles=items[0]["obstacles"],
-        names=NAMES,
-        sweeps=SWEEPS,
+        name_of=name_of,
+        x_labels=X_LABELS,
+        matchings=MATCHINGS,
         title_of=title_of,
     )

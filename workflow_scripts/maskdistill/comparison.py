@@ -7,6 +7,8 @@ resources/paper_tables.json; both hold means over seeds. Numbers are fractions o
 import re
 from collections.abc import Iterator, Mapping
 
+from workflow_scripts.maskdistill.step_titles import of_round
+
 PAPER_BACKBONE = "vit_small_patch16_224.dino"
 # Paper's dataset → its number of classes, of evaluated images, and of clusters.
 PAPER_DATASETS = {"voc": (20, 1449, 20), "coco20k": (80, 19817, 80)}
@@ -24,6 +26,7 @@ _COMPONENTS = {
     "segmentation_crf": "segmentation_crf",
 }
 _LINEAR = {"linear_probe": "maskdistill", "linear_probe_crf": "maskdistill_crf"}
+_MATCHED_AS_IN_THE_PAPER = (["hungarian"], ["supervised"])
 _CLASS_ROWS = {
     "segmentation": "maskdistill_clustering",
     "segmentation_crf": "maskdistill_crf_clustering",
@@ -44,8 +47,7 @@ def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
         settings: the dataset's whole config.
 
     Returns:
-        One phrase for each difference. Weights files are named, as it cannot be told from them
-        whether they are the paper's.
+        One phrase for each difference. Of weights the file's name alone is known.
     """
     name = paper_dataset(settings)
     classes, images, clusters = PAPER_DATASETS[name]
@@ -59,8 +61,10 @@ def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
     features = settings.get("features", {})
     if features.get("backbone") != PAPER_BACKBONE:
         found.append(f"another backbone than DINO's ViT-S/16: {features.get('backbone')}")
-    elif features.get("weights"):
-        found.append(f"weights of the backbone from {features['weights']}")
+    elif "dino" not in str(features.get("weights") or PAPER_BACKBONE).lower():
+        found.append(f"the backbone from {features['weights']}, not DINO's weights")
+    if settings.get("embedding", {}).get("backbone") not in (None, PAPER_BACKBONE):
+        found.append(f"masks embedded by another network: {settings['embedding']['backbone']}")
     for stage, title in (("mask_rcnn", "Mask R-CNN"), ("segmentation", "segmentation")):
         weights = settings.get(stage, {}).get("weights")
         if weights is None:
@@ -69,35 +73,44 @@ def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
             found.append(f"{title} from {weights}, not MoCo's weights")
     if settings["clustering"]["clusters"] != clusters:
         found.append(f"{settings['clustering']['clusters']} clusters, not {clusters}")
+    if "segmentation_crf" in summary["steps"] and not last_round(summary):
+        found.append(
+            "predictions that are merely refined by the CRF, not those of a model that was trained "
+            "again on refined label maps, as the paper's with CRF (crf.rounds: 1)"
+        )
     return found
+
+
+def methods_of(step: Mapping) -> str:
+    """By what its clusters were matched with classes; runs that were merged differently mix two."""
+    return " and ".join(step["matching"])
 
 
 def step_groups(summary: Mapping) -> dict[str, list[str]]:
     """Matching method → names of the steps; steps of different methods share no table."""
     groups: dict[str, list[str]] = {}
     for name, step in summary["steps"].items():
-        groups.setdefault(" and ".join(step["matching"]), []).append(name)
+        groups.setdefault(methods_of(step), []).append(name)
     return groups
 
 
 def last_round(summary: Mapping) -> int:
-    """The number of the last CRF round, from 0; the linear probe has the features of its model."""
+    """The number of the last CRF round, from 0."""
     return sum(bool(re.fullmatch(r"segmentation_round_\d+", name)) for name in summary["steps"])
 
 
-def of_last_round(summary: Mapping) -> dict:
-    """A summary with the clusters' steps of the last CRF round alone.
+def paper_steps(summary: Mapping) -> dict[str, str]:
+    """Step → what the paper's tables have of it, under the names of a run without CRF rounds.
 
-    They have their names without rounds, `segmentation` and `segmentation_crf`.
+    The paper's numbers without CRF are of the first model. Those with CRF are of a model that was
+    trained again on refined label maps and whose predictions are refined too, here the last
+    round's; without rounds the first model's stand there, and `obstacles` says so. What lies
+    between has no counterpart.
     """
-    number = last_round(summary)
-    last = f"segmentation_round_{number}" if number else "segmentation"
-    steps = {
-        name.replace(last, "segmentation"): values
-        for name, values in summary["steps"].items()
-        if name in (last, f"{last}_crf")
-    }
-    return {**summary, "steps": steps}
+    found = {step: step for step in ("initial_masks", "mask_rcnn", "segmentation", "linear_probe")}
+    for step in ("segmentation", "linear_probe"):
+        found[f"{of_round(step, last_round(summary))}_crf"] = f"{step}_crf"
+    return found
 
 
 def beside(ours: Mapping, percent: float | None) -> dict:
@@ -117,7 +130,7 @@ def step_miou(summary: Mapping, step: str, paper: Mapping, dataset: str) -> dict
     What majority matching says has no counterpart in the paper.
     """
     values = summary["steps"][step]
-    key = _COMPONENTS.get(step)
+    key = _COMPONENTS.get(paper_steps(summary).get(step))
     if not paper or key is None or dataset != "voc" or values["matching"] != ["hungarian"]:
         return beside(values["miou"], None)
     return beside(values["miou"], paper["tableS1_components_voc_val_miou"][key])
@@ -126,11 +139,9 @@ def step_miou(summary: Mapping, step: str, paper: Mapping, dataset: str) -> dict
 def linear_miou(summary: Mapping, paper: Mapping, dataset: str) -> dict[str, dict]:
     """Step of the linear probe → mIoU beside Table 2; empty without a probe."""
     published = paper["table2_voc_val_miou"]["linear"] if paper and dataset == "voc" else {}
+    counterparts = paper_steps(summary)
     return {
-        step: beside(
-            values["miou"],
-            published.get(_LINEAR[step]),
-        )
+        step: beside(values["miou"], published.get(_LINEAR.get(counterparts.get(step))))
         for step, values in summary.get("linear_probe", {"steps": {}})["steps"].items()
     }
 
@@ -147,11 +158,11 @@ def instance_tables(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[
     steps = summary["instances"]["steps"]
     for setting, title in AP_SETTINGS.items():
         aware = setting.startswith("class_aware")
-        methods = {" and ".join(step["matching"]) for step in steps.values()} if aware else {None}
+        methods = {methods_of(step) for step in steps.values()} if aware else {None}
         for method in sorted(methods, key=str):
             rows = []
             for name, step in steps.items():
-                if method not in (None, " and ".join(step["matching"])):
+                if method not in (None, methods_of(step)):
                     continue
                 triple = None
                 if paper and method in (None, "hungarian"):
@@ -174,12 +185,21 @@ def class_iou(summary: Mapping, paper: Mapping) -> dict[str, dict[str, dict]]:
     rows = {}
     table = paper.get("tableS2_voc_val_iou", {"classes": [], "rows": {}})
     same = set(summary["class_names"]) == set(table["classes"])
+    counterparts = paper_steps(summary)
     for part in (summary, summary.get("linear_probe", {"steps": {}})):
         for step, values in part["steps"].items():
-            published = table["rows"].get(_CLASS_ROWS.get(step), {}) if same else {}
-            if values["matching"] == ["majority"]:
-                published = {}
+            comparable = same and values["matching"] in _MATCHED_AS_IN_THE_PAPER
+            row = _CLASS_ROWS.get(counterparts.get(step))
+            published = table["rows"].get(row, {}) if comparable else {}
             rows[step] = {
                 name: beside(iou, published.get(name)) for name, iou in values["per_class"].items()
             }
     return rows
+
+
+def class_tables(summary: Mapping, paper: Mapping) -> Iterator[tuple[str, dict[str, dict]]]:
+    """`class_iou` apart for each matching, linear probes (`supervised`) last: method → steps."""
+    found = class_iou(summary, paper)
+    steps = {**summary["steps"], **summary.get("linear_probe", {"steps": {}})["steps"]}
+    for method in dict.fromkeys(map(methods_of, steps.values())):
+        yield method, {n: found[n] for n, step in steps.items() if methods_of(step) == method}

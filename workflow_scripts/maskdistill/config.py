@@ -80,6 +80,7 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
         "dataset",
         "features.backbone",
         "features.weights",
+        "embedding.backbone",
         "mask_rcnn.weights",
         "segmentation.weights",
         "clustering.clusters",

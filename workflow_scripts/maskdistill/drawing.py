@@ -254,22 +254,28 @@ def stacked(panels: Sequence[tuple[str, Sequence[str], Markup]]) -> str:
     """Charts under each other as one SVG document with colours of its own.
 
     Args:
-        panels: title, names of the series, and chart of `line_chart` in its default size.
+        panels: title of one or more lines of at most 60 characters, names of the series, and
+            chart of `line_chart` in its default size.
     """
-    width, height, head = 540, 330, 52
+    width, height = 540, 0
     parts = []
-    for i, (title, names, chart) in enumerate(panels):
-        parts.append(f'<g transform="translate(10 {i * height})">')
-        parts.append(f'<text class="title" x="4" y="22">{escape(title)}</text>')
+    for title, names, chart in panels:
+        lines = title.split("\n")
+        legend = 20 + 18 * len(lines)
+        parts.append(f'<g transform="translate(10 {height})">')
+        for i, line in enumerate(lines):
+            parts.append(f'<text class="title" x="4" y="{22 + 18 * i}">{escape(line)}</text>')
         for j, name in enumerate(names):
             x = 8 + 110 * j
-            parts.append(f'<polyline class="series series-{j}" points="{x},38 {x + 18},38"/>')
-            parts.append(f'<text class="axis" x="{x + 24}" y="42">{escape(name)}</text>')
-        parts.append(f'<g transform="translate(0 {head})">{chart}</g></g>')
+            ends = f"{x},{legend} {x + 18},{legend}"
+            parts.append(f'<polyline class="series series-{j}" points="{ends}"/>')
+            parts.append(f'<text class="axis" x="{x + 24}" y="{legend + 4}">{escape(name)}</text>')
+        parts.append(f'<g transform="translate(0 {legend + 14})">{chart}</g></g>')
+        height += legend + 292
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height * len(panels)}" '
-        f'width="{width}" height="{height * len(panels)}"><style>{_STYLE}</style>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}"><style>{_STYLE}</style>'
         f'<rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n'
     )
 

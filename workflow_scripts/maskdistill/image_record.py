@@ -11,9 +11,9 @@ from workflow_scripts.maskdistill.config import known_datasets, layers, merge
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.json_files import read_json
+from workflow_scripts.maskdistill.step_titles import of_round
 
-# Steps whose labels are the classes of the ground truth, not clusters.
-LINEAR_PROBES = ("linear_probe", "linear_probe_crf")
+LINEAR_PROBE = "linear_probe"  # its steps' names begin so; their labels are classes
 APPLIED = "applied"  # folder of the splits of new images
 
 
@@ -192,12 +192,11 @@ def step_folders(base: Path | None, split: str) -> dict[str, Path]:
         "mask_rcnn": base / split / "label_maps",
     }
     rounds = sorted(base.glob("round-*"), key=lambda path: int(path.name.removeprefix("round-")))
-    for number, folder in enumerate(rounds):
-        name = "segmentation" if number == 0 else f"segmentation_round_{number}"
-        folders[name] = folder / split / "predictions"
-        folders[f"{name}_crf"] = folder / split / "predictions_crf"
-    for folder in rounds:
-        folders |= {probe: folder / split / probe for probe in LINEAR_PROBES}
+    for step, labels in (("segmentation", "predictions"), (LINEAR_PROBE, LINEAR_PROBE)):
+        for number, folder in enumerate(rounds):
+            name = of_round(step, number)
+            folders[name] = folder / split / labels
+            folders[f"{name}_crf"] = folder / split / f"{labels}_crf"
     return {name: folder for name, folder in folders.items() if folder.is_dir()}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from workflow_scripts.maskdistill import drawing, fonts, images, label_maps, masks
-from workflow_scripts.maskdistill.image_record import LINEAR_PROBES, ImageRecord
+from workflow_scripts.maskdistill.image_record import LINEAR_PROBE, ImageRecord
 from workflow_scripts.maskdistill.step_colours import StepColours, step_colours
 from workflow_scripts.maskdistill.step_titles import step_title
 
@@ -95,7 +95,8 @@ def _colours(record: ImageRecord) -> dict[str, StepColours]:
         colours |= step_colours(scored, record.metrics["clusters"], record.metrics)
         names = record.metrics["class_names"]
         classes = StepColours(label_maps.colours(np.arange(len(names))), names)
-        colours |= dict.fromkeys((TRUTH, *LINEAR_PROBES), classes)
+        probes = [step for step in steps if step.startswith(LINEAR_PROBE)]
+        colours |= dict.fromkeys((TRUTH, *probes), classes)
     return colours
 
 
@@ -256,7 +257,7 @@ def _legend(
         for label in map(int, labels):
             name = colours[step].classes[label]
             text = f"cluster {label}" + (f": {name}" if name else "")
-            if name and step in (TRUTH, *LINEAR_PROBES):
+            if name and step.startswith((TRUTH, LINEAR_PROBE)):
                 order, text = 1, f"class {name}"
             else:
                 order = 0

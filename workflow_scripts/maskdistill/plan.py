@@ -108,9 +108,9 @@ def gpu_seconds(
         if _probed(config):
             epochs = config["evaluation"]["linear_probe"]["epochs"]
             amounts |= {
-                "train_linear_probe": seeds * epochs * counts["train"],
-                "predict_linear_probe": seeds * evaluated,
-                "refine_linear_probe": seeds * evaluated * config["crf"]["enabled"],
+                "train_linear_probe": seeds * rounds * epochs * counts["train"],
+                "predict_linear_probe": seeds * rounds * evaluated,
+                "refine_linear_probe": seeds * rounds * evaluated * config["crf"]["enabled"],
             }
     return {rule: amount * throughput[rule]["seconds"] for rule, amount in amounts.items()}
 
@@ -154,7 +154,7 @@ def disk_bytes(
     evaluated = counts[evaluated_split(config)]
     passes = 2 if config["crf"]["enabled"] else 1  # predictions, without and with CRF
     candidates = config["mask_rcnn"]["candidates_per_image"] * RUN_LENGTHS
-    trainings = seeds * (1 + rounds + _probed(config))
+    trainings = seeds * (1 + rounds * (1 + _probed(config)))
     labelled = counts["train"] + evaluated * (len(counts) > 1)
     predicted = passes * rounds * evaluated + _relabelled(config, counts)
     needed |= {
@@ -170,7 +170,8 @@ def disk_bytes(
         "checkpoints": trainings * CHECKPOINT * MODEL,
     }
     if _probed(config):
-        needed["linear probe"] = (counts["train"] + seeds * passes * evaluated) * LABEL_MAP
+        probed = seeds * rounds * passes * evaluated
+        needed["linear probe"] = (counts["train"] + probed) * LABEL_MAP
     return needed
 
 

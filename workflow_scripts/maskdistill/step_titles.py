@@ -1,4 +1,4 @@
-"""What people see of the names of a run's steps."""
+"""The names of a run's steps, and what people see of them."""
 
 STEP_TITLES = {
     "initial_masks": "Initial masks",
@@ -8,6 +8,11 @@ STEP_TITLES = {
     "linear_probe": "Linear probe",
     "linear_probe_crf": "Linear probe + CRF",
 }
+
+
+def of_round(name: str, number: int) -> str:
+    """The name of a step of one model in a CRF round, from 0: `name`, or `name_round_2`."""
+    return f"{name}_round_{number}" if number else name
 
 
 def step_title(name: str) -> str:

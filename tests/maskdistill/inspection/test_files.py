@@ -58,7 +58,7 @@ DAMAGED = {
     "binary.json": b"\xff\xfe\x00",
     "other.json": b'{"steps": {}, "class_names": []}',
     "a.csv": b"step,loss\n1,abc\n",
-    "cut.csv": b"step,class,iou,clusters\nmask_rcnn,cat,0.",
+    "cut.csv": b"step,matching,class,iou,clusters\nmask_rcnn,hungarian,cat,0.",
     "row.csv": b"step,loss\n1\n",
     "zeros.csv": b"step,loss\n\0\0\0\0\n",
     "a.jsonl": b'{"step": 1, "lo',

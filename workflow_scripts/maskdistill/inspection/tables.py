@@ -34,7 +34,7 @@ STAGES = {
     "label_maps": "label maps",
     "predictions": "label maps that the segmentation model predicts",
 }
-PER_CLASS = ["step", "class", "iou", "clusters"]
+PER_CLASS = ["step", "matching", "class", "iou", "clusters"]
 IDENTIFIERS = {"image_id", "mask_id", "candidate_id", "shard", "cluster"}
 
 

@@ -1,5 +1,7 @@
 """Scores of the report, beside the paper's."""
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import numpy as np
 
 from workflow_scripts.maskdistill import comparison, drawing, label_maps
@@ -27,7 +29,6 @@ def of_run(inputs: Inputs) -> dict:
             "classes": [None if m == UNMATCHED else names[m] for m in mapping],
             "heat_map": charts.confusion(first, step, mapping),
         }
-    class_iou = comparison.class_iou(summary, paper)
     return {
         "steps": list(steps.values()),
         "groups": [
@@ -41,7 +42,11 @@ def of_run(inputs: Inputs) -> dict:
         "on_training_images": summary["split"] == "train",
         "last_round": comparison.last_round(summary),
         "instances": [
-            {**table, "rows": [{**r, "title": step_title(r["step"])} for r in table["rows"]]}
+            {
+                **table,
+                "paper": _published(cell for row in table["rows"] for cell in row["cells"]),
+                "rows": [{**row, "title": step_title(row["step"])} for row in table["rows"]],
+            }
             for table in comparison.instance_tables(summary, paper, dataset)
         ],
         "masks": [
@@ -54,20 +59,37 @@ def of_run(inputs: Inputs) -> dict:
         # After merging, as config/names has it for each seed.
         "class_counts": summary["clusters"] if len(set(summary["clusters"])) > 1 else [],
         "images": summary["images"],
-        "class_columns": [
-            {
-                "title": step_title(step),
-                "paper": any(cell["paper"] is not None for cell in cells.values()),
-            }
-            for step, cells in class_iou.items()
-        ],
-        "per_class": [
-            {
-                "name": name,
-                "colour": drawing.css_colour(label_maps.colours(np.array(i))),
-                "cells": [cells[name] for cells in class_iou.values()],
-            }
-            for i, name in enumerate(names)
+        "class_names": names,
+        "class_tables": [
+            _class_table(names, method, columns)
+            for method, columns in comparison.class_tables(summary, paper)
         ],
         "cluster_names": inputs.settings["curation"]["names"],
     }
+
+
+def _class_table(names: Sequence[str], method: str, columns: Mapping[str, Mapping]) -> dict:
+    """IoU by class of the steps of one matching; see `comparison.class_tables`."""
+    return {
+        "method": method,
+        "columns": [
+            {
+                "title": step_title(step),
+                "paper": _published(cells.values()),
+            }
+            for step, cells in columns.items()
+        ],
+        "rows": [
+            {
+                "name": name,
+                "colour": drawing.css_colour(label_maps.colours(np.array(i))),
+                "cells": [cells[name] for cells in columns.values()],
+            }
+            for i, name in enumerate(names)
+        ],
+    }
+
+
+def _published(cells: Iterable[Mapping]) -> bool:
+    """Whether the paper has a number for any of them."""
+    return any(cell["paper"] is not None for cell in cells)
