@@ -46,6 +46,15 @@ def test_a_linked_folder_is_followed(tmp_path):
     assert names(FOLDER, tmp_path / "root") == ["link/1.png"]
 
 
+def test_links_that_lead_back_are_not_followed(tmp_path):
+    touch(tmp_path, "sub/1.png", "sub/deep/2.png")
+    (tmp_path / "sub/loop").symlink_to("..")
+    (tmp_path / "sub/deep/itself").symlink_to(".")
+    # Two ways to one folder, neither through itself, are two folders.
+    (tmp_path / "other").symlink_to("sub/deep")
+    assert names(FOLDER, tmp_path) == ["other/2.png", "sub/1.png", "sub/deep/2.png"]
+
+
 def test_ids_tell_same_names_in_two_folders_apart_and_stay(tmp_path):
     touch(tmp_path, "a/1.png", "b/1.png", "b/2.png")
     before = {i.file_name: i for i in datasets.list_images(FOLDER, tmp_path, "train")}
@@ -105,6 +114,15 @@ def test_voc_lists(tmp_path):
     assert names(VOC, tmp_path, "val") == ["JPEGImages/2008_1.jpg"]
     (tmp_path / "ImageSets/Segmentation/train.txt").write_text("scene.v2.01\nscene.v2.02\n")
     assert names(VOC, tmp_path) == ["JPEGImages/scene.v2.01.jpg", "JPEGImages/scene.v2.02.jpg"]
+
+
+def test_voc_names_with_spaces(tmp_path):
+    touch(tmp_path, "ImageSets/Segmentation/train.txt", "JPEGImages/my image.jpg")
+    touch(tmp_path, "JPEGImages/2008_1.jpg", "JPEGImages/a b.v2.jpg", "JPEGImages/my.jpg")
+    path = tmp_path / "ImageSets/Segmentation/train.txt"
+    path.write_text("my image\nin a folder/a b.v2.JPG \n2008_1  -1\n")
+    expected = ["JPEGImages/2008_1.jpg", "JPEGImages/a b.v2.jpg", "JPEGImages/my image.jpg"]
+    assert names(VOC, tmp_path) == expected
 
 
 def write_coco(root, entries, split="train"):

@@ -8,7 +8,7 @@ came or went; its shard is another hash of the path, for the same reason.
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -117,14 +117,36 @@ def _list_folder(split: str, root: Path) -> Iterable[ListedImage]:
     folder = root / split
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; check `splits` in the dataset's config")
-    for directory, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for directory, folders, files in _walk(folder):
         for name in files:
             if not name.startswith(".") and name.lower().endswith(images.SUFFIXES):
                 path = Path(directory, name).relative_to(root).as_posix()
                 if path.encode(errors="replace").decode() != path:
                     raise InputError(f"{root}: the file name {path!r} is not UTF-8; rename it")
                 yield ListedImage(_image_id(path), path)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`, through links too but never into a folder that is being walked already.
+
+    Hidden folders are left out.
+    """
+    above = {str(folder): frozenset([_identity(folder)])}  # of folders still to come
+    for directory, folders, files in os.walk(folder, followlinks=True):
+        path = above.pop(directory)
+        kept = []
+        for name in sorted(name for name in folders if not name.startswith(".")):
+            found = os.path.join(directory, name)
+            if (identity := _identity(found)) not in path:
+                above[found] = path | {identity}
+                kept.append(name)
+        folders[:] = kept
+        yield directory, folders, files
+
+
+def _identity(folder: str | os.PathLike) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
@@ -136,11 +158,19 @@ def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
         raise InputError(f"{root}: no list ImageSets/Segmentation/{split}.txt, nor a file {split}")
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.strip():
-            # Lists of other tools carry "path/of/image.jpg path/of/label.png".
-            name = PurePosixPath(line.split()[0]).name
-            stem, suffix = os.path.splitext(name)
-            file_name = f"JPEGImages/{stem if suffix.lower() in images.SUFFIXES else name}.jpg"
-            yield ListedImage(_image_id(file_name), file_name)
+            name = _voc_name(line.strip())
+            if len(line.split()) > 1 and not (root / name).is_file():
+                # Lists of other tools carry "path/of/image.jpg path/of/label.png", VOC's of one
+                # class "image 1".
+                name = _voc_name(line.split()[0])
+            yield ListedImage(_image_id(name), name)
+
+
+def _voc_name(listed: str) -> str:
+    """The file of an image that stands in a list, with or without its folder and suffix."""
+    name = PurePosixPath(listed).name
+    stem, suffix = os.path.splitext(name)
+    return f"JPEGImages/{stem if suffix.lower() in images.SUFFIXES else name}.jpg"
 
 
 def _list_coco(split: Mapping, root: Path) -> Iterable[ListedImage]:
