@@ -49,6 +49,33 @@ def test_voc(tmp_path):
     np.testing.assert_array_equal(found[1].mask, second)
 
 
+def test_the_class_of_a_voc_object_is_that_of_its_labelled_pixels(tmp_path):
+    """Most pixels under the two objects are void or background."""
+    classes, objects = np.zeros((20, 30), np.uint8), np.zeros((20, 30), np.uint8)
+    objects[:, :10], objects[:, 20:] = 1, 2
+    classes[:, :8], classes[0, 8] = 255, 1
+    classes[0, 20:22], classes[1, 20] = 2, 1
+    write_png(tmp_path / "SegmentationClass" / "a.png", classes)
+    write_png(tmp_path / "SegmentationObject" / "a.png", objects)
+    found = GroundTruth(VOC, tmp_path, "val").instances(5, "JPEGImages/a.jpg")
+    assert [instance.class_id for instance in found] == [1, 2]
+    np.testing.assert_array_equal(found[0].mask, objects == 1)
+
+
+@pytest.mark.parametrize(
+    ("objects", "message"),
+    [
+        (np.full((20, 30), 3, np.uint8), r"a\.png: object 3 has no pixel of a class"),
+        (np.ones((30, 20), np.uint8), r"SegmentationObject/a\.png: of another size"),
+    ],
+)
+def test_voc_objects_and_classes_that_do_not_fit(tmp_path, objects, message):
+    write_png(tmp_path / "SegmentationClass" / "a.png", np.full((20, 30), 255, np.uint8))
+    write_png(tmp_path / "SegmentationObject" / "a.png", objects)
+    with pytest.raises(InputError, match=message):
+        GroundTruth(VOC, tmp_path, "val").instances(5, "JPEGImages/a.jpg")
+
+
 def test_labels_of_the_augmented_training_set(tmp_path):
     labels = np.full((4, 6), 2, np.uint8)
     write_png(tmp_path / "SegmentationClass" / "a.png", labels)

@@ -93,13 +93,7 @@ class GroundTruth:
             InputError: missing or damaged label map.
         """
         if self._adapter == "voc":
-            objects = label_maps.read_png(self._voc_path("SegmentationObject", file_name))
-            classes = self.semantic(image_id, file_name)
-            found = []
-            for value in np.unique(objects[(objects > 0) & (objects < label_maps.IGNORE)]):
-                mask = objects == value
-                found.append(Instance(mask, int(np.bincount(classes[mask]).argmax()), False))
-            return found
+            return self._voc_instances(image_id, file_name)
         size = self._sizes[image_id]
         return [
             Instance(
@@ -109,6 +103,25 @@ class GroundTruth:
             )
             for annotation in self._annotations.get(image_id, [])
         ]
+
+    def _voc_instances(self, image_id: int, file_name: str) -> list[Instance]:
+        path = self._voc_path("SegmentationObject", file_name)
+        objects = label_maps.read_png(path)
+        classes = self.semantic(image_id, file_name)
+        if objects.shape != classes.shape:
+            raise InputError(f"{path}: of another size than the image's map of classes")
+        found = []
+        for value in np.unique(objects[(objects > 0) & (objects < label_maps.IGNORE)]):
+            mask = objects == value
+            inside = classes[mask]
+            inside = inside[(inside > 0) & (inside != label_maps.ignore_value(classes))]
+            if not len(inside):
+                raise InputError(
+                    f"{path}: object {value} has no pixel of a class in the map of classes; "
+                    "correct one of the two"
+                )
+            found.append(Instance(mask, int(np.bincount(inside).argmax()), False))
+        return found
 
     def _voc_path(self, folder: str, file_name: str) -> Path:
         return self._root / folder / f"{PurePosixPath(file_name).stem}.png"
