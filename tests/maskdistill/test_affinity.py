@@ -191,9 +191,7 @@ def test_no_further_mask_when_nothing_is_left():
 def test_keys_that_say_nothing_give_an_empty_mask():
     keys, cls_affinity = np.zeros((6, 4)), np.ones((1, 6))
     for per_image in (1, 4):  # and the same source is not searched again
-        (found,) = affinity.object_masks(
-            keys, cls_affinity, (2, 3), top_k=0.5, per_image=per_image
-        )
+        (found,) = affinity.object_masks(keys, cls_affinity, (2, 3), top_k=0.5, per_image=per_image)
         assert not found.grid.any()
 
 

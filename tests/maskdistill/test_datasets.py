@@ -208,6 +208,24 @@ def test_files_that_are_no_coco_annotations(tmp_path, content):
         datasets.read_coco(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ({"id": 1}, r"images\[1\] has no `file_name`"),
+        ({"file_name": "b.jpg"}, r"images\[1\]: `id` is None"),
+        ({"id": "first", "file_name": "b.jpg"}, "`id` is 'first'; it must be a whole number"),
+        ("b.jpg", r"images\[1\] is 'b\.jpg'"),
+    ],
+)
+def test_images_of_coco_that_cannot_be(tmp_path, image, message):
+    first = {"id": "9", "file_name": "a.jpg"}
+    (tmp_path / "a.json").write_text(json.dumps({"images": [first]}))
+    assert datasets.read_coco(tmp_path / "a.json")["images"] == [{**first, "id": 9}]
+    (tmp_path / "a.json").write_text(json.dumps({"images": [first, image]}))
+    with pytest.raises(InputError, match=rf"a\.json: .*{message}"):
+        datasets.read_coco(tmp_path / "a.json")
+
+
 def test_a_name_that_is_not_utf_8(tmp_path):
     try:
         touch(tmp_path, os.fsdecode(b"caf\xe9.png"))

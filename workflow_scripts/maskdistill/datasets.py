@@ -117,7 +117,7 @@ def _list_folder(split: str, root: Path) -> Iterable[ListedImage]:
     folder = root / split
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; check `splits` in the dataset's config")
-    for directory, folders, files in _walk(folder):
+    for directory, files in _walk(folder):
         for name in files:
             if not name.startswith(".") and name.lower().endswith(images.SUFFIXES):
                 path = Path(directory, name).relative_to(root).as_posix()
@@ -126,10 +126,10 @@ def _list_folder(split: str, root: Path) -> Iterable[ListedImage]:
                 yield ListedImage(_image_id(path), path)
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As `os.walk`, through links too but never into a folder that is being walked already.
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Folders and the names of their files, at any depth, less hidden folders.
 
-    Hidden folders are left out.
+    Links are followed, but never into a folder that the way leads through already.
     """
     above = {str(folder): frozenset([_identity(folder)])}  # of folders still to come
     for directory, folders, files in os.walk(folder, followlinks=True):
@@ -141,7 +141,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
                 above[found] = path | {identity}
                 kept.append(name)
         folders[:] = kept
-        yield directory, folders, files
+        yield directory, files
 
 
 def _identity(folder: str | os.PathLike) -> tuple[int, int]:
@@ -223,21 +223,48 @@ def coco_images(path: str) -> dict[int, str]:
     """
     names: dict[int, str] = {}
     for image in read_coco(path)["images"]:
-        if names.setdefault(int(image["id"]), image["file_name"]) != image["file_name"]:
+        if names.setdefault(image["id"], image["file_name"]) != image["file_name"]:
             raise InputError(f"{path}: the image id {image['id']} stands twice")
     return names
 
 
 def read_coco(path: str | os.PathLike) -> dict:
-    """Parse a COCO annotation file.
+    """Parse a COCO annotation file; every image in it has `file_name` and, as a number, `id`.
 
     Raises:
-        InputError: missing, not JSON, or without a list of images.
+        InputError: missing, not JSON, or without a proper list of images.
     """
     content = read_json(path, remedy="check `annotations` in the config of the dataset")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise InputError(f"{path}: not a COCO annotation file: it has no list `images`")
+    for number, image in enumerate(content["images"]):
+        what = f"{path}: images[{number}]"
+        if not isinstance(image, dict):
+            raise InputError(f"{what} is {image!r}, not an object with `id` and `file_name`")
+        if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+            raise InputError(f"{what} has no `file_name`; name its file, or remove it")
+        image["id"] = coco_id(image, "id", what)
     return content
+
+
+def coco_id(entry: Mapping, key: str, what: str) -> int:
+    """A number that identifies something in a COCO file, where it may also stand as text.
+
+    Args:
+        entry: of the file.
+        key: of the number.
+        what: names the file and the entry, for the message.
+
+    Raises:
+        InputError: there is none.
+    """
+    value = entry.get(key)
+    try:
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            return int(value)
+    except ValueError:
+        pass
+    raise InputError(f"{what}: `{key}` is {value!r}; it must be a whole number")
 
 
 _ADAPTERS: dict[str, Callable[..., Iterable[ListedImage]]] = {
