@@ -85,6 +85,18 @@ def test_a_typo_names_the_key_and_the_nearest(dataset, own, key, nearest):
         ({"shards": "many"}, "shards"),
         ({"dataset": {"root": None}}, "dataset.root"),
         ({"dataset": {"ground_truth": True}}, "a plain folder has no labels"),
+        (
+            {"dataset": {"classes": ["cat", "cat"]}},
+            "dataset.classes: ['cat', 'cat'] has non-unique",
+        ),
+        (
+            {"dataset": {"classes": ["background", "cat"]}},
+            "dataset.classes.0: 'background' is not allowed: Label 0 is the background",
+        ),
+        (
+            {"clustering": {"support": ["my photos"]}},
+            "clustering.support.0: 'my photos' does not match '^[A-Za-z0-9_][A-Za-z0-9_.-]*$': Let",
+        ),
         ({"dataset": {"adapter": "coco"}}, "expects `annotations` and `images`"),
         ({"dataset": {"adapter": "voc", "ground_truth": True}}, "dataset.classes"),
         (
@@ -181,6 +193,14 @@ def test_the_default_config_is_valid():
             FOLDER / "schemas" / "workflow.schema.yaml",
             source="default",
         )
+
+
+@pytest.mark.parametrize("name", ["my photos", "é", "a/b", "-n", "..", "a;b", ""])
+def test_names_of_datasets_are_names_of_files(name):
+    schema = FOLDER / "schemas" / "workflow.schema.yaml"
+    with pytest.raises(InputError, match=r"datasets\.1: .* does not match .*: Letters"):
+        config.validate({**DEFAULT, "datasets": ["demo", name]}, schema, source="config")
+    config.validate({**DEFAULT, "datasets": ["VOC_2012-b.v2"]}, schema, source="config")
 
 
 def stale_after(change, name="demo"):

@@ -230,6 +230,10 @@ def validate(config: Mapping, schema_path: Path, *, source: str) -> None:
 
 def _explain(error: jsonschema.ValidationError) -> str:
     hint = ""
+    if error.validator == "not":
+        return f"{error.instance!r} is not allowed: {error.schema['description']}"
+    if error.validator == "pattern" and "description" in error.schema:
+        hint = f": {error.schema['description']}"
     if error.validator == "type" and isinstance(error.instance, str):
         hint = " (YAML reads 1e-4 as text; write 1.0e-4)"
     return error.message + hint
