@@ -203,6 +203,15 @@ for name, quoted in list(ROOTS.items()):
     ROOTS |= {f"{name}/{split}": shlex.quote(str(folder)) for split, folder in APPLIED.items()}
 
 
+# How many unusable images are tolerated changes no result, only whether there is one.
+TOLERATED = ByDataset(
+    {
+        name: f"{found['max_rejected']} {found['max_rejected_count']}"
+        for name, found in ((name, settings["images"]) for name, settings in CONFIGS.items())
+    }
+)
+
+
 class ShardList:
     """Input files that are all shards of a stage, in shell commands as {ALL:{input.masks}}.
 

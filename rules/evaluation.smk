@@ -88,7 +88,7 @@ rule evaluate:
         "exec python -m workflow_scripts.evaluate --settings {params.settings:q}"
         " --root {ROOTS:{wildcards.dataset}} --split {EVALUATED:{wildcards.dataset}}"
         " --images {EVALUATED_FOLDERS:{wildcards.dataset}}/images/{SHARDS:{wildcards.dataset}}.parquet"
-        " {params.steps} --workers {threads}"
+        " --max-rejected {TOLERATED:{wildcards.dataset}} {params.steps} --workers {threads}"
         " --output {output.metrics} --per-class-csv {output.csv}"
         " --per-class-parquet {output.parquet} > {log} 2>&1"
 
@@ -133,7 +133,8 @@ rule evaluate_instances:
     shell:
         "exec python -m workflow_scripts.evaluate_instances --settings {params.settings:q}"
         " --root {ROOTS:{wildcards.dataset}} --split {WITH_OBJECTS:{wildcards.dataset}}"
-        " --images {ALL:{input.images}} --masks {ALL:{input.masks}}"
+        " --images {ALL:{input.images}} --max-rejected {TOLERATED:{wildcards.dataset}}"
+        " --masks {ALL:{input.masks}}"
         " --assignments {input.assignments} --candidates {ALL:{input.candidates}}"
         " --metrics {input.metrics} --workers {threads} --output {output} > {log} 2>&1"
 

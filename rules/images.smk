@@ -79,5 +79,5 @@ rule list_images:
     shell:
         "exec python -m workflow_scripts.list_images --settings {params.settings:q}"
         " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} --split {wildcards.split}"
-        " --shard {wildcards.shard}"
+        " --shard {wildcards.shard} --max-rejected {TOLERATED:{wildcards.dataset}}"
         " --workers {threads} --output {output} > {log} 2>&1"

@@ -102,7 +102,8 @@ def program(folder: Path, weights: Path, images: int = 8) -> Iterator[Row]:
         mock.patch.object(Backbone, "last_block_features", timed),
         contextlib.redirect_stderr(io.StringIO()),
     ):
-        own = ["--split", "train", "--shard", "0", "--output", str(manifest)]
+        own = ["--split", "train", "--shard", "0", "--max-rejected", "0", "0"]
+        own += ["--output", str(manifest)]
         list_images.main(["--settings", json.dumps(listing), *options, *own])
         own = ["--batch-size", "4", "--images", str(manifest), "--output", str(output)]
         start = time.perf_counter()

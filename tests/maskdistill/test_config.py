@@ -256,7 +256,8 @@ READS_LABELS = {
         ({"dataset": {"root": "elsewhere"}}, set()),
         ({"evaluation": {"linear_probe": {"epochs": 7}}}, {"train_linear_probe"}),
         ({"dataset": {"ground_truth": False, "classes": []}}, READS_LABELS | {"export_dataset"}),
-        ({"images": {"min_side": 77}}, {"list_images", "write_pseudo_labels"}),
+        ({"images": {"min_side": 77}}, {"list_images"}),
+        ({"images": {"max_rejected": 0.7, "max_rejected_count": 77}}, set()),
         (
             {"clustering": {"clusters": 77}},
             {
@@ -291,6 +292,13 @@ READS_LABELS = {
 )
 def test_what_a_change_makes_stale(change, stale):
     assert stale_after(change) == stale
+
+
+def test_how_many_images_may_be_unusable_is_no_setting_of_a_result():
+    before = shipped("demo")
+    after = config.merge(before, {"images": {"max_rejected": 0.7, "max_rejected_count": 77}})
+    assert config.report_settings(after) == config.report_settings(before)
+    assert config.report_settings(after)["images"] == {"max_pixels": 100_000_000, "min_side": 16}
 
 
 def test_extending_another_dataset(tmp_path, dataset):

@@ -239,7 +239,7 @@ def test_too_many_rejected_images():
     def check(bad, good, share=0.01, count=2):
         rows = [{"file_name": f"{n}.jpg", "status": "empty file"} for n in range(bad)]
         rows += [{"file_name": "x.jpg", "status": "ok"}] * good
-        datasets.check_rejected(rows, max_rejected=share, max_rejected_count=count, what="shard 3")
+        datasets.check_rejected(rows, (share, count), "shard 3")
 
     check(0, 0)
     check(2, 0)  # a small shard may hold nothing but bad images, if these are few

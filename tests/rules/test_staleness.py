@@ -37,6 +37,7 @@ INSTANCES |= {"predict_candidates", "evaluate_linear_probe"} | REPORTING
     ("change", "expected"),
     [
         ({"images": {"min_side": 17}}, IMAGES),
+        ({"images": {"max_rejected": 0.5, "max_rejected_count": 99}}, set()),
         ({"dataset": {"splits": {"instances": "train"}}}, INSTANCES),
         ({"features": {"shorter_side": 72}}, FEATURES),
         ({"masks": {"top_k": 0.3}}, MASKS),

@@ -8,7 +8,7 @@ came or went; its shard is another hash of the path, for the same reason.
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -81,21 +81,21 @@ def listing_digest(listed: Iterable[ListedImage], root: Path) -> str:
     return digest.hexdigest()
 
 
-def check_rejected(
-    rows: list[Mapping], *, max_rejected: float, max_rejected_count: int, what: str
-) -> None:
+def check_rejected(rows: Collection[Mapping], max_rejected: tuple[float, float], what: str) -> None:
     """Stop when too many images cannot be read.
 
     Args:
-        rows: of a manifest, with file_name and status.
-        max_rejected: tolerated share of the images, 0..1.
-        max_rejected_count: number that is tolerated whatever the share, for small datasets.
+        rows: of all manifests of a split, or of one shard, with file_name and status.
+        max_rejected: tolerated share of the images, 0..1, and number that is tolerated whatever
+            the share, for small datasets.
+        what: names the images, for the message.
 
     Raises:
         InputError: names the first of them with their reasons.
     """
     rejected = [row for row in rows if row["status"] != "ok"]
-    if len(rejected) > max(max_rejected * len(rows), max_rejected_count):
+    share, count = max_rejected
+    if len(rejected) > max(share * len(rows), count):
         examples = "; ".join(f"{row['file_name']}: {row['status']}" for row in rejected[:5])
         raise InputError(
             f"{what}: {len(rejected)} of {len(rows)} images cannot be used ({examples}; …); "
