@@ -53,6 +53,25 @@ EVALUATED_FOLDERS = ByDataset(
 )
 
 
+@functools.cache
+def labels_digest(dataset, split, objects):
+    """Digest of the labels of a split: scores are stale when one is corrected."""
+    described = CONFIGS[dataset]["dataset"]
+    return made_by_rule(dataset, split) or datasets.labels_digest(
+        described, Path(described["root"]), split, listing(dataset, split), objects=objects
+    )
+
+
+def labels_of(split_of, *, objects=False):
+    """A parameter of rules that read labels of a split: a function of the wildcards."""
+
+    def labels(wildcards):
+        split = split_of(CONFIGS[wildcards.dataset])
+        return labels_digest(wildcards.dataset, split, objects)
+
+    return with_known_parameters(labels)
+
+
 rule evaluate:
     input:
         images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
@@ -79,6 +98,7 @@ rule evaluate:
     params:
         settings=settings_of("evaluate"),
         code=code_of("evaluate"),
+        labels=labels_of(evaluated_split),
         steps=lambda wildcards: options_of_steps(
             wildcards.dataset, steps_of(wildcards.dataset, wildcards.seed)
         ),
@@ -128,6 +148,7 @@ rule evaluate_instances:
     params:
         settings=settings_of("evaluate_instances"),
         code=code_of("evaluate_instances"),
+        labels=labels_of(instance_split, objects=True),
     message:
         "Evaluate masks of {wildcards.dataset} against objects, seed {wildcards.seed}"
     shell:

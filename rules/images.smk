@@ -16,17 +16,19 @@ if workflow.is_main_process:  # not again in every job that goes to a cluster
         raise WorkflowError(str(error))
 
 
-def listing_digest(wildcards):
-    """Digest of one shard's files: the shard is listed again when an image comes, goes or changes.
-
-    Data that a rule generates or downloads are watched through that rule's output instead.
-    """
-    dataset, split = wildcards.dataset, wildcards.split
-    described = dataset_of(dataset, split)
-    if described.get("generate") is not None:
+def made_by_rule(dataset, split):
+    """How data came here that are watched through a rule's output; None for the user's own."""
+    if dataset_of(dataset, split).get("generate") is not None:
         return "generated"
-    if split not in APPLIED and is_downloaded(CONFIGS[dataset]):
-        return "downloaded"
+    return "downloaded" if split not in APPLIED and is_downloaded(CONFIGS[dataset]) else None
+
+
+def listing_digest(wildcards):
+    """Digest of one shard's files: the shard is listed again when an image comes, goes or changes."""
+    dataset, split = wildcards.dataset, wildcards.split
+    if origin := made_by_rule(dataset, split):
+        return origin
+    described = dataset_of(dataset, split)
     images = datasets.images_of_shard(
         listing(dataset, split), int(wildcards.shard), shard_count(dataset, split)
     )

@@ -106,6 +106,44 @@ def test_the_digest_sees_what_matters(tmp_path):
     assert datasets.listing_digest(absent, tmp_path) != without
 
 
+def test_the_digest_of_labels_sees_those_that_are_read(tmp_path):
+    touch(tmp_path, "ImageSets/Segmentation/train.txt", "SegmentationClass/a.png")
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("a\nb\n")
+
+    def digests():
+        listed = datasets.list_images(VOC, tmp_path, "train")
+        return tuple(
+            datasets.labels_digest(VOC, tmp_path, "train", listed, objects=objects)
+            for objects in (False, True)
+        )
+
+    first = digests()
+    os.utime(tmp_path / "SegmentationClass/a.png", (1, 1))
+    touch(tmp_path, "SegmentationClass/c.png", "JPEGImages/a.jpg")  # of no image of this split
+    assert digests() == first
+    touch(tmp_path, "SegmentationObject/a.png")
+    objects = digests()
+    assert objects[0] == first[0]
+    touch(tmp_path, "SegmentationClassAug/b.png")
+    augmented = digests()
+    (tmp_path / "SegmentationClass/a.png").write_bytes(b"corrected")
+    assert len({first, objects, augmented, digests()}) == 4
+    assert len({first[0], augmented[0], digests()[0]}) == 3
+
+
+def test_the_digest_of_labels_of_coco_is_that_of_its_file(tmp_path):
+    write_coco(tmp_path, [(9, "9.jpg")])
+
+    def digest():
+        return datasets.labels_digest(COCO, tmp_path, "train", [], objects=True)
+
+    first, path = digest(), tmp_path / "annotations" / "a.json"
+    os.utime(path, (1, 1))
+    assert digest() == first
+    path.write_text(path.read_text().replace("9", "8"))  # as long as before
+    assert digest() != first
+
+
 def test_voc_lists(tmp_path):
     touch(tmp_path, "ImageSets/Segmentation/train.txt", "lists/val.txt")
     (tmp_path / "ImageSets/Segmentation/train.txt").write_text("2007_02\n\n2007_01 \n")

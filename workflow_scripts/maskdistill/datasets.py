@@ -20,6 +20,10 @@ REPOSITORY = Path(__file__).parents[2]
 # What may stand in `dataset.splits`: what is learned from, evaluated, and evaluated by AP of masks.
 SPLITS = ("train", "val", "instances")
 
+# Folders of PASCAL VOC's label maps; of two of classes, the first one that has a map counts.
+VOC_CLASSES = ("SegmentationClass", "SegmentationClassAug")  # the latter goes with train_aug
+VOC_OBJECTS = "SegmentationObject"
+
 
 class ListedImage(NamedTuple):
     """One image of a dataset, not opened yet."""
@@ -79,6 +83,31 @@ def listing_digest(listed: Iterable[ListedImage], root: Path) -> str:
             size = -1
         digest.update(f"{image.image_id}\0{image.file_name}\0{size}\n".encode())
     return digest.hexdigest()
+
+
+def labels_digest(
+    dataset: Mapping, root: Path, split: str, listed: Iterable[ListedImage], *, objects: bool
+) -> str:
+    """A digest of the labels of a split, as `listing_digest`; of COCO's file the whole content.
+
+    Args:
+        dataset: the dataset's description in the config.
+        root: folder that its paths are relative to.
+        split: a key of the dataset's `splits`.
+        listed: its images.
+        objects: whether objects are read, or the map of classes alone.
+    """
+    if dataset["adapter"] == "coco":
+        with open(root / dataset["splits"][split]["annotations"], "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    folders = [*VOC_CLASSES, VOC_OBJECTS] if objects else VOC_CLASSES
+    names = (voc_label_map(folder, image.file_name) for image in listed for folder in folders)
+    return listing_digest((ListedImage(0, name) for name in names), root)
+
+
+def voc_label_map(folder: str, file_name: str) -> str:
+    """The label map of an image of PASCAL VOC, relative to the dataset's root."""
+    return f"{folder}/{PurePosixPath(file_name).stem}.png"
 
 
 def check_rejected(rows: Collection[Mapping], max_rejected: tuple[float, float], what: str) -> None:

@@ -1,14 +1,20 @@
 """Labels of PASCAL VOC and COCO datasets, read by the evaluation and by nothing before it."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from workflow_scripts.maskdistill import label_maps
-from workflow_scripts.maskdistill.datasets import coco_id, read_coco
+from workflow_scripts.maskdistill.datasets import (
+    VOC_CLASSES,
+    VOC_OBJECTS,
+    coco_id,
+    read_coco,
+    voc_label_map,
+)
 from workflow_scripts.maskdistill.errors import InputError
 
 # Pixels from the image's corner to any point of a polygon: what is beyond was never drawn.
@@ -48,7 +54,7 @@ class GroundTruth:
             raise InputError(f"{root}: the config says that this dataset has no ground truth")
         if self._adapter == "voc":
             self.class_names = tuple(dataset["classes"])
-            self._path = root / "SegmentationClass"
+            self._path = root / VOC_CLASSES[0]
             if not self._path.is_dir():
                 raise InputError(
                     f"{self._path}: no such folder; without labels set ground_truth: false"
@@ -75,11 +81,8 @@ class GroundTruth:
             InputError: missing or damaged label map.
         """
         if self._adapter == "voc":
-            path = self._voc_path("SegmentationClass", file_name)
-            augmented = self._voc_path("SegmentationClassAug", file_name)  # of train_aug
-            if not path.is_file() and augmented.is_file():
-                path = augmented
-            return label_maps.read_png(path)
+            paths = [self._root / voc_label_map(folder, file_name) for folder in VOC_CLASSES]
+            return label_maps.read_png(next(filter(Path.is_file, paths), paths[0]))
         instances = self.instances(image_id, file_name)
         labels = np.zeros(
             self._size(image_id, file_name), dtype=label_maps.dtype(len(self.class_names))
@@ -119,7 +122,7 @@ class GroundTruth:
         return self._sizes[image_id]
 
     def _voc_instances(self, image_id: int, file_name: str) -> list[Instance]:
-        path = self._voc_path("SegmentationObject", file_name)
+        path = self._root / voc_label_map(VOC_OBJECTS, file_name)
         objects = label_maps.read_png(path)
         classes = self.semantic(image_id, file_name)
         if objects.shape != classes.shape:
@@ -136,9 +139,6 @@ class GroundTruth:
                 )
             found.append(Instance(mask, int(np.bincount(inside).argmax()), False))
         return found
-
-    def _voc_path(self, folder: str, file_name: str) -> Path:
-        return self._root / folder / f"{PurePosixPath(file_name).stem}.png"
 
 
 def _check_class_names(names: Sequence[str], path: Path) -> None:
