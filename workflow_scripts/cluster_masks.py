@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         action="append",
         nargs="+",
         default=[],
-        metavar=("SHARE", "COUNT"),
+        metavar=("SHARE", "COUNT SHARD"),
         help="share and number of unusable images that are tolerated in one of those datasets, and "
         "its manifests; repeatable",
     )

@@ -69,12 +69,14 @@ def _stages(folder: Path, count: int) -> Iterator[tuple[str, float, int]]:
     scenes.write_voc_tree(root, train=count, val=1, seed=0)
     manifest, values, masks = (folder / f"{n}.parquet" for n in ("images", "features", "masks"))
     dataset = {"adapter": "folder", "splits": {"train": "JPEGImages"}, "classes": []}
-    listed = {"dataset": dataset, "shards": 1, "images": DEFAULTS["images"]}
+    limits = {key: DEFAULTS["images"][key] for key in ("max_pixels", "min_side")}
+    listed = {"dataset": dataset, "shards": 1, "images": limits}
     embedding = DEFAULTS["embedding"]
     candidates, clusters = folder / "candidates.parquet", {"clusters": 20}
     runtime = ("--root", str(root), "--workers", "2")
+    listing = (*runtime, "--split", "train", "--shard", "0", "--max-rejected", "0", "0")
     for stage, settings, output, options in (
-        ("list_images", listed, manifest, (*runtime, "--split", "train", "--shard", "0")),
+        ("list_images", listed, manifest, listing),
         ("extract_features", {"features": features}, values, (*runtime, "--images", str(manifest))),
         (
             "make_masks",
