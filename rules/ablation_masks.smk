@@ -60,6 +60,7 @@ use rule cluster_masks as cluster_variant_masks with:
     input:
         embeddings=shards_of_variant("masks", "train/mask_embeddings", "train"),
         support=support_embeddings,
+        support_images=support_images,
     output:
         assignments="results/{dataset}/ablations/{variant}/seed-{seed}/clusters/assignments.parquet",
         centroids="results/{dataset}/ablations/{variant}/seed-{seed}/clusters/centroids.parquet",

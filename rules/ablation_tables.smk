@@ -94,7 +94,7 @@ rule tabulate_ablation:
     shell:
         "exec python -m workflow_scripts.tabulate_ablation --settings {params.settings:q}"
         " --item {wildcards.item} {params.options}"
-        " --paper-tables {HOME}/{PAPER_TABLES}"
+        " --paper-tables {PAPER}"
         " --json {output.json} --csv {output.csv} > {log} 2>&1"
 
 

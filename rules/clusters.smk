@@ -12,10 +12,21 @@ def support_embeddings(wildcards):
     ]
 
 
+def support_images(wildcards):
+    """Manifests of the same images."""
+    return [
+        path
+        for name in CONFIGS[wildcards.dataset]["clustering"]["support"]
+        for path in shards_of(name, f"results/{name}/train/images/{{shard}}.parquet")
+    ]
+
+
 SUPPORT = ByDataset(
     {
         name: " ".join(
             f"--support results/{support}/train/mask_embeddings/{SHARDS[support]}.parquet"
+            f" --support-images {TOLERATED[support]}"
+            f" results/{support}/train/images/{SHARDS[support]}.parquet"
             for support in settings["clustering"]["support"]
         )
         for name, settings in CONFIGS.items()
@@ -55,6 +66,7 @@ rule cluster_masks:
     input:
         embeddings=all_shards("results/{dataset}/train/mask_embeddings/{shard}.parquet"),
         support=support_embeddings,
+        support_images=support_images,
     output:
         assignments="results/{dataset}/seed-{seed}/clusters/assignments.parquet",
         centroids="results/{dataset}/seed-{seed}/clusters/centroids.parquet",
@@ -161,7 +173,7 @@ rule write_pseudo_labels:
     shell:
         "exec python -m workflow_scripts.write_pseudo_labels --settings {params.settings:q}"
         " --images results/{wildcards.dataset}/train/images/{SHARDS:{wildcards.dataset}}.parquet"
-        " --masks {ALL:{input.masks}}"
+        " --max-rejected {TOLERATED:{wildcards.dataset}} --masks {ALL:{input.masks}}"
         " --assignments {input.assignments} {EXPECTED:{input.assignments}}"
         " --output {output} > {log} 2>&1"
 

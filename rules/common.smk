@@ -205,6 +205,15 @@ for name, quoted in list(ROOTS.items()):
     ROOTS |= {f"{name}/{split}": shlex.quote(str(folder)) for split, folder in APPLIED.items()}
 
 
+# How many unusable images are tolerated changes no result, only whether there is one.
+TOLERATED = ByDataset(
+    {
+        name: f"{found['max_rejected']} {found['max_rejected_count']}"
+        for name, found in ((name, settings["images"]) for name, settings in CONFIGS.items())
+    }
+)
+
+
 class ShardList:
     """Input files that are all shards of a stage, in shell commands as {ALL:{input.masks}}.
 
@@ -228,9 +237,14 @@ TRAINING_GPUS = GPUS * RUNTIME["gpus"]
 TRAINING_PROCESSES = max(1, TRAINING_GPUS)
 
 
+def one_of(values):
+    """A pattern of exactly these values; of none, one that nothing matches."""
+    return "|".join(map(re.escape, values)) or r"(?!)"
+
+
 wildcard_constraints:
-    dataset="|".join(CONFIGS),
-    split="|".join([*datasets.SPLITS, *map(re.escape, APPLIED)]),
+    dataset=one_of(CONFIGS),
+    split=one_of([*datasets.SPLITS, *APPLIED]),
     shard=r"\d{4}",
     seed=r"\d+",
     round=r"\d+",
@@ -317,11 +331,6 @@ except InputError as error:
 def weights_of(stage):
     """An input function: the local weights file of a stage, if there is one."""
     return lambda wildcards: CONFIGS[wildcards.dataset][stage]["weights"] or []
-
-
-def one_of(values):
-    """A pattern of exactly these values; of none, one that nothing matches."""
-    return "|".join(map(re.escape, values)) or r"(?!)"
 
 
 def first_seed(dataset):

@@ -60,6 +60,25 @@ EVALUATED = ByDataset({name: evaluated_split(settings) for name, settings in CON
 WITH_OBJECTS = ByDataset({name: instance_split(settings) for name, settings in CONFIGS.items()})
 
 
+@functools.cache
+def labels_digest(dataset, split, objects):
+    """Digest of the labels of a split: scores are stale when one is corrected."""
+    described = CONFIGS[dataset]["dataset"]
+    return made_by_rule(dataset, split) or datasets.labels_digest(
+        described, Path(described["root"]), split, listing(dataset, split), objects=objects
+    )
+
+
+def labels_of(split_of, *, objects=False):
+    """A parameter of rules that read labels of a split: a function of the wildcards."""
+
+    def labels(wildcards):
+        split = split_of(CONFIGS[wildcards.dataset])
+        return labels_digest(wildcards.dataset, split, objects)
+
+    return with_known_parameters(labels)
+
+
 rule evaluate:
     input:
         images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
@@ -88,6 +107,7 @@ rule evaluate:
     params:
         settings=settings_of("evaluate"),
         code=code_of("evaluate"),
+        labels=labels_of(evaluated_split),
         steps=lambda wildcards: options_of_steps(
             wildcards.dataset, steps_of(wildcards.dataset, wildcards.seed)
         ),
@@ -96,7 +116,7 @@ rule evaluate:
     shell:
         "exec python -m workflow_scripts.evaluate --settings {params.settings:q}"
         " --root {ROOTS:{wildcards.dataset}} --split {EVALUATED:{wildcards.dataset}}"
-        " --images {ALL:{input.images}}"
+        " --images {ALL:{input.images}} --max-rejected {TOLERATED:{wildcards.dataset}}"
         " {params.steps} --workers {threads}"
         " --output {output.metrics} --per-class-csv {output.csv}"
         " --per-class-parquet {output.parquet} > {log} 2>&1"
@@ -137,12 +157,14 @@ rule evaluate_instances:
     params:
         settings=settings_of("evaluate_instances"),
         code=code_of("evaluate_instances"),
+        labels=labels_of(instance_split, objects=True),
     message:
         "Evaluate masks of {wildcards.dataset} against objects, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.evaluate_instances --settings {params.settings:q}"
         " --root {ROOTS:{wildcards.dataset}} --split {WITH_OBJECTS:{wildcards.dataset}}"
-        " --images {ALL:{input.images}} --masks {ALL:{input.masks}}"
+        " --images {ALL:{input.images}} --max-rejected {TOLERATED:{wildcards.dataset}}"
+        " --masks {ALL:{input.masks}}"
         " --assignments {input.assignments} --candidates {ALL:{input.candidates}}"
         " --metrics {input.metrics} --workers {threads} --output {output} > {log} 2>&1"
 

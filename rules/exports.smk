@@ -59,6 +59,11 @@ rule export_dataset:
     params:
         settings=settings_of("export_dataset"),
         code=code_of("export_dataset"),
+        labels=lambda wildcards: (
+            labels_of(evaluated_split)(wildcards)
+            if wildcards.format == "fiftyone" and has_ground_truth(wildcards.dataset)
+            else ""
+        ),
         options=export_options,
     message:
         "Export {wildcards.dataset} as {wildcards.format}"

@@ -25,17 +25,19 @@ def images_by_shard(dataset, split):
     return found
 
 
-def listing_digest(wildcards):
-    """Digest of one shard's files: the shard is listed again when an image comes, goes or changes.
-
-    Data that a rule generates or downloads are watched through that rule's output instead.
-    """
-    dataset, split = wildcards.dataset, wildcards.split
-    described = dataset_of(dataset, split)
-    if described.get("generate") is not None:
+def made_by_rule(dataset, split):
+    """How data came here that are watched through a rule's output; None for the user's own."""
+    if dataset_of(dataset, split).get("generate") is not None:
         return "generated"
-    if split not in APPLIED and is_downloaded(CONFIGS[dataset]):
-        return "downloaded"
+    return "downloaded" if split not in APPLIED and is_downloaded(CONFIGS[dataset]) else None
+
+
+def listing_digest(wildcards):
+    """Digest of one shard's files: the shard is listed again when an image comes, goes or changes."""
+    dataset, split = wildcards.dataset, wildcards.split
+    if origin := made_by_rule(dataset, split):
+        return origin
+    described = dataset_of(dataset, split)
     images = images_by_shard(dataset, split).get(int(wildcards.shard), [])
     return datasets.listing_digest(images, Path(described["root"]))
 
@@ -86,5 +88,5 @@ rule list_images:
     shell:
         "exec python -m workflow_scripts.list_images --settings {params.settings:q}"
         " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} --split {wildcards.split}"
-        " --shard {wildcards.shard}"
+        " --shard {wildcards.shard} --max-rejected {TOLERATED:{wildcards.dataset}}"
         " --workers {threads} --output {output} > {log} 2>&1"

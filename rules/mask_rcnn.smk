@@ -72,7 +72,8 @@ rule predict_candidates:
 
 rule write_results:
     input:
-        all_shards("results/{dataset}/seed-{seed}/{split}/candidates/{shard}.parquet"),
+        images=all_shards("results/{dataset}/{split}/images/{shard}.parquet"),
+        candidates=all_shards("results/{dataset}/seed-{seed}/{split}/candidates/{shard}.parquet"),
     output:
         "results/{dataset}/seed-{seed}/{split}/candidates.json",
     log:
@@ -92,5 +93,8 @@ rule write_results:
         "Write candidates of {wildcards.dataset} {wildcards.split} as COCO results"
     shell:
         "exec python -m workflow_scripts.write_results --settings {params.settings:q}"
+        " --images results/{wildcards.dataset}/{wildcards.split}/images/"
+        "{SHARDS:{wildcards.dataset}/{wildcards.split}}.parquet"
+        " --max-rejected {TOLERATED:{wildcards.dataset}}"
         " --candidates results/{wildcards.dataset}/seed-{wildcards.seed}/{wildcards.split}/"
         "candidates/{SHARDS:{wildcards.dataset}/{wildcards.split}}.parquet --output {output} > {log} 2>&1"

@@ -14,6 +14,8 @@ def git_revision():
 
 REVISION = git_revision()
 PAPER_TABLES = "resources/paper_tables.json"
+# In shell commands.
+PAPER = shlex.quote(str(HOME / PAPER_TABLES))
 
 
 def report_splits(dataset):
@@ -168,5 +170,5 @@ rule report:
     shell:
         "exec python -m workflow_scripts.report --settings {params.settings:q}"
         " --dataset {wildcards.dataset} --root {ROOTS:{wildcards.dataset}} {params.options}"
-        " --benchmarks benchmarks/{wildcards.dataset} --paper-tables {HOME}/{PAPER_TABLES}"
+        " --benchmarks benchmarks/{wildcards.dataset} --paper-tables {PAPER}"
         " --git-revision {REVISION} --output {output} > {log} 2>&1"

@@ -233,7 +233,7 @@ def _evaluate(folder: Path, base: Path) -> None:
     options += map(str, sorted((base / "val" / "images").glob("*.parquet")))
     for step, shards_ in steps.items():
         options += ["--step", step, *map(str, sorted(shards_.glob("*.parquet")))]
-    options += [f"--output={seed / 'metrics.json'}"]
+    options += ["--max-rejected", "0", "10", f"--output={seed / 'metrics.json'}"]
     options += [f"--per-class-csv={seed / 'per_class.csv'}"]
     options += [f"--per-class-parquet={seed / 'per_class.parquet'}"]
     settings = {key: SETTINGS[key] for key in ("dataset", "clustering", "curation")}

@@ -38,6 +38,18 @@ def add_root(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_tolerance(arguments: argparse.ArgumentParser) -> None:
+    """Add `--max-rejected`, which changes no result, only whether there is one."""
+    arguments.add_argument(
+        "--max-rejected",
+        type=float,
+        nargs=2,
+        required=True,
+        metavar=("SHARE", "COUNT"),
+        help="unusable images that are tolerated: a share of all, or a number if that is more",
+    )
+
+
 def add_runtime(arguments: argparse.ArgumentParser, *, batch_size: bool = True) -> None:
     """Add `--device`, `--workers` and `--batch-size`, none of which changes a result."""
     arguments.add_argument(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import clustering, shards
+from workflow_scripts.maskdistill import clustering, datasets, shards
 
 ROWS_PER_GROUP = 16_384  # of assignments, which are small and which others read as a whole
 
@@ -24,11 +24,24 @@ def main(argv: list[str] | None = None) -> int:
         default=[],
         help="shards of other datasets that help to place the centroids; repeatable",
     )
+    parser.add_argument(
+        "--support-images",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar=("SHARE", "COUNT SHARD"),
+        help="share and number of unusable images that are tolerated in one of those datasets, and "
+        "its manifests; repeatable",
+    )
     parser.add_argument("--seed", type=int, required=True, help="of starts and samples")
     parser.add_argument("--assignments", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--centroids", type=Path, required=True, help="Parquet file to write")
     arguments = parser.parse_args(argv)
     settings = arguments.settings["clustering"]
+
+    for share, count, *manifests in arguments.support_images:
+        rows = shards.read_table(manifests, ["file_name", "status"]).to_pylist()
+        datasets.check_rejected(rows, (float(share), float(count)), str(Path(manifests[0]).parent))
 
     paths = [*arguments.embeddings, *arguments.support]
     count = sum(map(shards.count_rows, paths))

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import boundaries, label_maps, matching, metrics, shards
+from workflow_scripts.maskdistill import boundaries, datasets, label_maps, matching, metrics, shards
 from workflow_scripts.maskdistill.atomic import atomic_path, write_text
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument(
         "--images", type=Path, nargs="+", required=True, help="manifest shards of the split"
     )
+    cli.add_tolerance(arguments)
     arguments.add_argument(
         "--step",
         action="append",
@@ -72,7 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     class_names = ("background", *truth.class_names)
     classes = len(truth.class_names)
     clusters = classes if options.supervised else settings["clustering"]["clusters"]
-    manifest = shards.read_table(options.images, ["image_id", "status"]).to_pylist()
+    columns = ["image_id", "file_name", "status"]
+    manifest = shards.read_table(options.images, columns).to_pylist()
+    datasets.check_rejected(manifest, options.max_rejected, f"the split '{options.split}'")
     usable = [row["image_id"] for row in manifest if row["status"] == shards.OK]
     steps = {}
     with ThreadPoolExecutor(options.workers) as pool:

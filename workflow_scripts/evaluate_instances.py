@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import coco, instance_metrics, matching, shards
+from workflow_scripts.maskdistill import coco, datasets, instance_metrics, matching, shards
 from workflow_scripts.maskdistill.atomic import write_text
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.json_files import read_json
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument(
         "--images", type=Path, nargs="+", required=True, help="manifest shards of the split"
     )
+    cli.add_tolerance(arguments)
     arguments.add_argument("--masks", type=Path, nargs="+", required=True, help="initial masks")
     arguments.add_argument(
         "--assignments", type=Path, nargs="+", required=True, help="clusters of these masks"
@@ -45,7 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     settings = options.settings
 
     truth = GroundTruth(settings["dataset"], options.root, options.split)
-    images = list(itertools.chain.from_iterable(map(shards.read_usable, options.images)))
+    columns = ["image_id", "file_name", "status"]
+    manifest = shards.read_table(options.images, columns).to_pylist()
+    datasets.check_rejected(manifest, options.max_rejected, f"the split '{options.split}'")
+    images = [row for row in manifest if row["status"] == shards.OK]
     ids = [row["image_id"] for row in images]
     objects = annotated_objects(truth, images, options.workers)
     metrics = read_json(options.metrics, remedy="run evaluate again")

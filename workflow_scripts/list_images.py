@@ -17,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_root(parser)
     parser.add_argument("--split", required=True, help="a key of the dataset's `splits`")
     parser.add_argument("--shard", type=int, required=True, help="number of the shard, from 0")
+    cli.add_tolerance(parser)
     parser.add_argument("--workers", type=int, default=1, help="threads that open images")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     arguments = parser.parse_args(argv)
@@ -27,13 +28,12 @@ def main(argv: list[str] | None = None) -> int:
         arguments.shard,
         settings["shards"],
     )
-    limits = {name: settings["images"][name] for name in ("max_pixels", "min_side")}
 
     def probe(image: datasets.ListedImage) -> dict:
         row = {**image._asdict(), "shard": arguments.shard, "status": shards.OK}
         try:
             row["height"], row["width"] = images.probe_image(
-                arguments.root / image.file_name, **limits
+                arguments.root / image.file_name, **settings["images"]
             )
         except images.ImageRejected as rejection:
             row["status"] = str(rejection)
@@ -46,12 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     for row in rows:
         if row["status"] != shards.OK:
             print(f"rejected {row['file_name']}: {row['status']}")
-    datasets.check_rejected(
-        rows,
-        max_rejected=settings["images"]["max_rejected"],
-        max_rejected_count=settings["images"]["max_rejected_count"],
-        what=f"shard {arguments.shard} of {arguments.root}",
-    )
+    # Early; stages that merge the shards look at all images of the split.
+    what = f"shard {arguments.shard} of {arguments.root}"
+    datasets.check_rejected(rows, arguments.max_rejected, what)
     shards.write_table(arguments.output, "images", rows, shards.provenance("images", settings))
     return 0
 

@@ -25,18 +25,22 @@ from workflow_scripts import cli
 from workflow_scripts.maskdistill.code_digest import code_digest
 
 HOME = Path(__file__).parents[1]
+LABELS = "labels were added, removed or replaced"
 # What else is a parameter of a rule: a digest or a part of the command line.
 OTHER_PARAMETERS = {
     "download_dataset": "resources/downloads.yaml names other archives",
     "download_file": "resources/downloads.yaml names another file",
-    "export_dataset": "other files are exported",
+    "export_dataset": f"other files are exported, or {LABELS}",
     "export_model": "other metrics or another round are told of",
     "list_images": "images were added, removed or replaced",
-    "evaluate": "other steps are evaluated",
+    "evaluate": f"other steps are evaluated, or {LABELS}",
+    "evaluate_instances": LABELS,
+    "evaluate_linear_probe": f"other steps are evaluated, or {LABELS}",
     "report": "other files are shown, or the template or the paper's tables changed",
     "train_segmentation": "it learns from other label maps",
     "write_applied": "other stages are shown",
     "write_gallery": "other stages are shown, or its page changed",
+    "write_ground_truth": LABELS,
 }
 # Snakemake's words for the parts of a reason.
 UPSTREAM = "Input files updated by another job"

@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write the COCO file; exit code 0."""
     parser = cli.parser(__doc__)
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="manifests")
+    cli.add_tolerance(parser)
     parser.add_argument("--masks", type=Path, nargs="+", required=True, help="their masks")
     parser.add_argument("--assignments", type=Path, required=True, help="of cluster_masks")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
@@ -38,12 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             "contact_sheets` and correct config/names, or remove its line `assignments`"
         )
     listed = list(itertools.chain.from_iterable(map(shards.read_rows, arguments.images)))
-    datasets.check_rejected(
-        listed,
-        max_rejected=settings["images"]["max_rejected"],
-        max_rejected_count=settings["images"]["max_rejected_count"],
-        what="the training images",
-    )
+    datasets.check_rejected(listed, arguments.max_rejected, "the training images")
     listed = sorted(
         (row for row in listed if row["status"] == shards.OK), key=lambda row: row["file_name"]
     )

@@ -5,16 +5,20 @@ import json
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic, coco, shards
+from workflow_scripts.maskdistill import atomic, coco, datasets, shards
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the JSON list; exit code 0."""
     parser = cli.parser(__doc__)
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="manifests")
+    cli.add_tolerance(parser)
     parser.add_argument("--candidates", type=Path, nargs="+", required=True, help="shards")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args(argv)
 
+    manifest = shards.read_table(arguments.images, ["file_name", "status"]).to_pylist()
+    datasets.check_rejected(manifest, arguments.max_rejected, str(arguments.images[0].parent))
     rows = itertools.chain.from_iterable(map(shards.read_rows, arguments.candidates))
     with (
         atomic.atomic_path(arguments.output) as temporary,

@@ -104,7 +104,8 @@ def program(folder: Path, weights: Path, images: int = 8) -> Iterator[Row]:
     defaults = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())["defaults"]
     features = defaults["features"] | {"backbone": NAME, "weights": str(weights)}
     dataset = {"adapter": "folder", "splits": {"train": "."}, "classes": []}
-    listing = {"dataset": dataset, "shards": 1, "images": defaults["images"]}
+    limits = {key: defaults["images"][key] for key in ("max_pixels", "min_side")}
+    listing = {"dataset": dataset, "shards": 1, "images": limits}
     manifest, output = folder / "images.parquet", folder / "features.parquet"
     options = ["--root", str(folder / "photos"), "--workers", "2"]
     inside, model = [], Backbone.last_block_features
@@ -120,7 +121,8 @@ def program(folder: Path, weights: Path, images: int = 8) -> Iterator[Row]:
         mock.patch.object(Backbone, "last_block_features", timed),
         contextlib.redirect_stderr(io.StringIO()),
     ):
-        own = ["--split", "train", "--shard", "0", "--output", str(manifest)]
+        own = ["--split", "train", "--shard", "0", "--max-rejected", "0", "0"]
+        own += ["--output", str(manifest)]
         list_images.main(["--settings", json.dumps(listing), *options, *own])
         own = ["--batch-size", "4", "--images", str(manifest), "--output", str(output)]
         start = time.perf_counter()

@@ -147,9 +147,11 @@ def _stages(folder: Path) -> Iterator[Stage]:
     root = ("--root", folder / "voc", "--workers", "2")
     images = ("--images", manifest)
     train = ("--split", "train")
+    tolerated = ("--max-rejected", "0", "0")
 
-    listing = {"dataset": dataset, "shards": 1, "images": DEFAULTS["images"]}
-    options = (*root, *train, "--shard", "0", "--output", manifest)
+    limits = {key: DEFAULTS["images"][key] for key in ("max_pixels", "min_side")}
+    listing = {"dataset": dataset, "shards": 1, "images": limits}
+    options = (*root, *train, *tolerated, "--shard", "0", "--output", manifest)
     yield Stage("list_images", listing, options, manifest)
     options = (*root, *images, "--output", features)
     yield Stage("extract_features", {"features": backbone}, options, features)
@@ -164,14 +166,14 @@ def _stages(folder: Path) -> Iterator[Stage]:
     settings = {"clustering": clustering, "curation": curation}
     options = (*images, "--masks", masks, "--assignments", assignments, "--output", initial)
     yield Stage("paint_masks", settings, options, initial)
-    options = (*images, "--masks", masks, "--assignments", assignments)
+    options = (*images, *tolerated, "--masks", masks, "--assignments", assignments)
     options = (*options, "--output", folder / "pseudo_labels.json")
-    settings["images"] = DEFAULTS["images"]
     yield Stage("write_pseudo_labels", settings, options, folder / "pseudo_labels.json")
 
     options = (*root, *images, "--model", folder / "mask_rcnn.pt", "--output", found)
     yield Stage("predict_candidates", {"mask_rcnn": CANDIDATES}, options)
-    options = ("--candidates", candidates, "--output", folder / "candidates.json")
+    options = (*images, *tolerated, "--candidates", candidates)
+    options = (*options, "--output", folder / "candidates.json")
     yield Stage("write_results", {}, options, folder / "candidates.json")
     settings = {"confidence": DEFAULTS["confidence"], "clustering": clustering}
     options = (*images, "--candidates", candidates, "--confident", confident)
@@ -186,10 +188,11 @@ def _stages(folder: Path) -> Iterator[Stage]:
 
     scored = {"dataset": dataset, "clustering": clustering, "curation": curation}
     steps = (*("--step", "initial_masks", initial), *("--step", "mask_rcnn", predicted))
-    options = (*root, *train, *images, *steps, "--output", metrics)
+    options = (*root, *train, *images, *tolerated, *steps, "--output", metrics)
     options = (*options, "--per-class-csv", folder / "csv", "--per-class-parquet", folder / "pq")
     yield Stage("evaluate", scored, options)
-    options = (*root, *train, *images, "--masks", masks, "--assignments", assignments)
+    options = (*root, *train, *images, *tolerated, "--masks", masks)
+    options = (*options, "--assignments", assignments)
     options = (*options, "--candidates", candidates, "--metrics", metrics)
     options = (*options, "--output", folder / "instances.json")
     yield Stage("evaluate_instances", scored, options)

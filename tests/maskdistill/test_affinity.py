@@ -114,6 +114,15 @@ def test_proposals_come_from_free_patches_only():
     assert affinity.select_proposals(values, 1.0, free).tolist() == [2, 3, 0, 5]
 
 
+def test_a_share_of_the_patches_is_counted_exactly():
+    """Every share of two decimals of every number of patches, against whole numbers."""
+    for count in range(1, 400):
+        values, free = np.arange(count, dtype=float), np.ones(count, bool)
+        for percent in range(101):
+            found = affinity.select_proposals(values, percent / 100, free)
+            assert len(found) == max(1, percent * count // 100), (percent, count)
+
+
 def test_the_source_votes_for_itself_even_with_a_key_of_zero():
     keys = np.zeros((4, 2), np.float32)
     assert affinity.similar_to_source(keys, np.array([2, 0, 1])).tolist() == [2]
@@ -181,8 +190,9 @@ def test_no_further_mask_when_nothing_is_left():
 
 def test_keys_that_say_nothing_give_an_empty_mask():
     keys, cls_affinity = np.zeros((6, 4)), np.ones((1, 6))
-    (found,) = affinity.object_masks(keys, cls_affinity, (2, 3), top_k=0.5)
-    assert not found.grid.any()
+    for per_image in (1, 4):  # and the same source is not searched again
+        (found,) = affinity.object_masks(keys, cls_affinity, (2, 3), top_k=0.5, per_image=per_image)
+        assert not found.grid.any()
 
 
 def test_the_keys_given_are_left_alone():

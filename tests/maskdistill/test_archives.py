@@ -53,7 +53,58 @@ def test_members_that_would_leave_the_folder(tmp_path, kind, name):
     assert unpacked(tmp_path / "deep") == {}
 
 
-def test_links_are_left_out(tmp_path):
+def with_hard_link(path, name, target, kind="w"):
+    """`FILES` and then a hard link."""
+    with tarfile.open(path, kind) as archive:
+        for file, content in FILES.items():
+            member = tarfile.TarInfo(file)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo(name)
+        link.type, link.linkname = tarfile.LNKTYPE, target
+        archive.addfile(link)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["w", "w:gz"])
+def test_a_hard_link_becomes_a_copy(tmp_path, kind):
+    arguments = ("kit/VOC/ImageSets/new/val.txt", "kit/VOC/ImageSets/Main/train.txt", kind)
+    path = with_hard_link(tmp_path / "a.tar", *arguments)
+    found = {**FILES, "kit/VOC/ImageSets/new/val.txt": b"1\n"}
+    assert archives.unpack(path, tmp_path / "all") == 5
+    assert unpacked(tmp_path / "all") == found
+    assert archives.unpack(path, tmp_path / "part", strip="kit/VOC", keep=["ImageSets"]) == 2
+    assert unpacked(tmp_path / "part") == {
+        "ImageSets/Main/train.txt": b"1\n",
+        "ImageSets/new/val.txt": b"1\n",
+    }
+    # It is a file of its own, and of links that are not wanted nothing is asked.
+    assert (tmp_path / "part/ImageSets/new/val.txt").stat().st_nlink == 1
+    assert archives.unpack(path, tmp_path / "other", strip="kit/other") == 1
+    # A file that was packed twice.
+    twice = with_hard_link(tmp_path / "b.tar", "kit/VOC/train.txt", "kit/VOC/train.txt")
+    assert archives.unpack(twice, tmp_path / "twice") == 4
+    assert unpacked(tmp_path / "twice") == FILES
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "message"),
+    [
+        ("kit/VOC/a.txt", "kit/VOC/absent", "hard link to 'kit/VOC/absent'.*--hard-dereference"),
+        ("kit/VOC/a.txt", "kit/other/README", "hard link to 'kit/other/README'"),  # left out
+        ("kit/VOC/a.txt", "../secret", "unsafe archive"),
+        ("kit/VOC/a.txt", "/etc/hostname", "unsafe archive"),
+    ],
+)
+def test_a_hard_link_to_what_is_not_unpacked(tmp_path, name, target, message):
+    (tmp_path / "secret").write_text("secret")
+    path = with_hard_link(tmp_path / "a.tar", name, target)
+    with pytest.raises(InputError, match=message):
+        archives.unpack(path, tmp_path / "out", strip="kit/VOC")
+    assert not (tmp_path / "out/a.txt").exists()
+
+
+def test_symbolic_links_are_left_out(tmp_path):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         link = tarfile.TarInfo("kit/link")

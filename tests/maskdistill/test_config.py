@@ -102,6 +102,18 @@ def test_a_typo_names_the_key_and_the_nearest(dataset, own, key, nearest):
         ({"shards": {"train": 2, "val": 0}}, "shards.val: 0 is less"),
         ({"dataset": {"root": None}}, "dataset.root"),
         ({"dataset": {"ground_truth": True}}, "a plain folder has no labels"),
+        (
+            {"dataset": {"classes": ["cat", "cat"]}},
+            "dataset.classes: ['cat', 'cat'] has non-unique",
+        ),
+        (
+            {"dataset": {"classes": ["background", "cat"]}},
+            "dataset.classes.0: 'background' is not allowed: Label 0 is the background",
+        ),
+        (
+            {"clustering": {"support": ["my photos"]}},
+            "clustering.support.0: 'my photos' does not match '^[A-Za-z0-9_][A-Za-z0-9_.-]*$': Let",
+        ),
         ({"dataset": {"adapter": "coco"}}, "expects `annotations` and `images`"),
         ({"dataset": {"adapter": "voc", "ground_truth": True}}, "dataset.classes"),
         (
@@ -200,6 +212,14 @@ def test_the_default_config_is_valid():
         )
 
 
+@pytest.mark.parametrize("name", ["my photos", "é", "a/b", "-n", "..", "a;b", ""])
+def test_names_of_datasets_are_names_of_files(name):
+    schema = FOLDER / "schemas" / "workflow.schema.yaml"
+    with pytest.raises(InputError, match=r"datasets\.1: .* does not match .*: Letters"):
+        config.validate({**DEFAULT, "datasets": ["demo", name]}, schema, source="config")
+    config.validate({**DEFAULT, "datasets": ["VOC_2012-b.v2"]}, schema, source="config")
+
+
 def stale_after(change, name="demo"):
     before = shipped(name)
     after = config.merge(before, change)
@@ -253,7 +273,8 @@ READS_LABELS = {
         ({"dataset": {"root": "elsewhere"}}, set()),
         ({"evaluation": {"linear_probe": {"epochs": 7}}}, {"train_linear_probe"}),
         ({"dataset": {"ground_truth": False, "classes": []}}, READS_LABELS | {"export_dataset"}),
-        ({"images": {"min_side": 77}}, {"list_images", "write_pseudo_labels"}),
+        ({"images": {"min_side": 77}}, {"list_images"}),
+        ({"images": {"max_rejected": 0.7, "max_rejected_count": 77}}, set()),
         (
             {"clustering": {"clusters": 77}},
             {
@@ -288,6 +309,13 @@ READS_LABELS = {
 )
 def test_what_a_change_makes_stale(change, stale):
     assert stale_after(change) == stale
+
+
+def test_how_many_images_may_be_unusable_is_no_setting_of_a_result():
+    before = shipped("demo")
+    after = config.merge(before, {"images": {"max_rejected": 0.7, "max_rejected_count": 77}})
+    assert config.report_settings(after) == config.report_settings(before)
+    assert config.report_settings(after)["images"] == {"max_pixels": 100_000_000, "min_side": 16}
 
 
 def test_extending_another_dataset(tmp_path, dataset):

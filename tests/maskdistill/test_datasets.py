@@ -46,6 +46,15 @@ def test_a_linked_folder_is_followed(tmp_path):
     assert names(FOLDER, tmp_path / "root") == ["link/1.png"]
 
 
+def test_links_that_lead_back_are_not_followed(tmp_path):
+    touch(tmp_path, "sub/1.png", "sub/deep/2.png")
+    (tmp_path / "sub/loop").symlink_to("..")
+    (tmp_path / "sub/deep/itself").symlink_to(".")
+    # Two ways to one folder, neither through itself, are two folders.
+    (tmp_path / "other").symlink_to("sub/deep")
+    assert names(FOLDER, tmp_path) == ["other/2.png", "sub/1.png", "sub/deep/2.png"]
+
+
 def test_ids_tell_same_names_in_two_folders_apart_and_stay(tmp_path):
     touch(tmp_path, "a/1.png", "b/1.png", "b/2.png")
     before = {i.file_name: i for i in datasets.list_images(FOLDER, tmp_path, "train")}
@@ -97,6 +106,44 @@ def test_the_digest_sees_what_matters(tmp_path):
     assert datasets.listing_digest(absent, tmp_path) != without
 
 
+def test_the_digest_of_labels_sees_those_that_are_read(tmp_path):
+    touch(tmp_path, "ImageSets/Segmentation/train.txt", "SegmentationClass/a.png")
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("a\nb\n")
+
+    def digests():
+        listed = datasets.list_images(VOC, tmp_path, "train")
+        return tuple(
+            datasets.labels_digest(VOC, tmp_path, "train", listed, objects=objects)
+            for objects in (False, True)
+        )
+
+    first = digests()
+    os.utime(tmp_path / "SegmentationClass/a.png", (1, 1))
+    touch(tmp_path, "SegmentationClass/c.png", "JPEGImages/a.jpg")  # of no image of this split
+    assert digests() == first
+    touch(tmp_path, "SegmentationObject/a.png")
+    objects = digests()
+    assert objects[0] == first[0]
+    touch(tmp_path, "SegmentationClassAug/b.png")
+    augmented = digests()
+    (tmp_path / "SegmentationClass/a.png").write_bytes(b"corrected")
+    assert len({first, objects, augmented, digests()}) == 4
+    assert len({first[0], augmented[0], digests()[0]}) == 3
+
+
+def test_the_digest_of_labels_of_coco_is_that_of_its_file(tmp_path):
+    write_coco(tmp_path, [(9, "9.jpg")])
+
+    def digest():
+        return datasets.labels_digest(COCO, tmp_path, "train", [], objects=True)
+
+    first, path = digest(), tmp_path / "annotations" / "a.json"
+    os.utime(path, (1, 1))
+    assert digest() == first
+    path.write_text(path.read_text().replace("9", "8"))  # as long as before
+    assert digest() != first
+
+
 def test_voc_lists(tmp_path):
     touch(tmp_path, "ImageSets/Segmentation/train.txt", "lists/val.txt")
     (tmp_path / "ImageSets/Segmentation/train.txt").write_text("2007_02\n\n2007_01 \n")
@@ -105,6 +152,15 @@ def test_voc_lists(tmp_path):
     assert names(VOC, tmp_path, "val") == ["JPEGImages/2008_1.jpg"]
     (tmp_path / "ImageSets/Segmentation/train.txt").write_text("scene.v2.01\nscene.v2.02\n")
     assert names(VOC, tmp_path) == ["JPEGImages/scene.v2.01.jpg", "JPEGImages/scene.v2.02.jpg"]
+
+
+def test_voc_names_with_spaces(tmp_path):
+    touch(tmp_path, "ImageSets/Segmentation/train.txt", "JPEGImages/my image.jpg")
+    touch(tmp_path, "JPEGImages/2008_1.jpg", "JPEGImages/a b.v2.jpg", "JPEGImages/my.jpg")
+    path = tmp_path / "ImageSets/Segmentation/train.txt"
+    path.write_text("my image\nin a folder/a b.v2.JPG \n2008_1  -1\n")
+    expected = ["JPEGImages/2008_1.jpg", "JPEGImages/a b.v2.jpg", "JPEGImages/my image.jpg"]
+    assert names(VOC, tmp_path) == expected
 
 
 def write_coco(root, entries, split="train"):
@@ -190,6 +246,24 @@ def test_files_that_are_no_coco_annotations(tmp_path, content):
         datasets.read_coco(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ({"id": 1}, r"images\[1\] has no `file_name`"),
+        ({"file_name": "b.jpg"}, r"images\[1\]: `id` is None"),
+        ({"id": "first", "file_name": "b.jpg"}, "`id` is 'first'; it must be a whole number"),
+        ("b.jpg", r"images\[1\] is 'b\.jpg'"),
+    ],
+)
+def test_images_of_coco_that_cannot_be(tmp_path, image, message):
+    first = {"id": "9", "file_name": "a.jpg"}
+    (tmp_path / "a.json").write_text(json.dumps({"images": [first]}))
+    assert datasets.read_coco(tmp_path / "a.json")["images"] == [{**first, "id": 9}]
+    (tmp_path / "a.json").write_text(json.dumps({"images": [first, image]}))
+    with pytest.raises(InputError, match=rf"a\.json: .*{message}"):
+        datasets.read_coco(tmp_path / "a.json")
+
+
 def test_a_name_that_is_not_utf_8(tmp_path):
     try:
         touch(tmp_path, os.fsdecode(b"caf\xe9.png"))
@@ -203,7 +277,7 @@ def test_too_many_rejected_images():
     def check(bad, good, share=0.01, count=2):
         rows = [{"file_name": f"{n}.jpg", "status": "empty file"} for n in range(bad)]
         rows += [{"file_name": "x.jpg", "status": "ok"}] * good
-        datasets.check_rejected(rows, max_rejected=share, max_rejected_count=count, what="shard 3")
+        datasets.check_rejected(rows, (share, count), "shard 3")
 
     check(0, 0)
     check(2, 0)  # a small shard may hold nothing but bad images, if these are few

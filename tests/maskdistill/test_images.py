@@ -45,6 +45,27 @@ def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
     np.testing.assert_allclose(centres.astype(int), COLOURS.astype(int), atol=12)
 
 
+@pytest.mark.parametrize("mode", ["L", "I;16", "P", "CMYK", "RGBA"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_of_uncompressed_tiff(tmp_path, orientation, mode):
+    """Pillow maps these modes into memory where it can."""
+    gray = np.array([[40, 110], [180, 250]], dtype=np.uint8)
+    upright = gray.repeat(16, axis=0).repeat(24, axis=1)[..., None]
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)[..., 0]))
+    if mode == "I;16":
+        stored = Image.fromarray(np.asarray(stored).astype(np.uint16) * 257)
+    else:
+        stored = stored.convert("RGB" if mode == "CMYK" else "L").convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "a.tif", exif=exif)
+    assert Image.open(tmp_path / "a.tif").mode == mode
+    assert probe_image(tmp_path / "a.tif") == (32, 48)
+    pixels = read_image(tmp_path / "a.tif")
+    assert pixels.shape == (32, 48, 3)
+    np.testing.assert_allclose(pixels[[[8], [24]], [[12, 36]], 1].astype(int), gray, atol=1)
+
+
 def test_grayscale_bilevel_and_palette(tmp_path):
     gray = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
     pixels = read_image(save(tmp_path / "gray.png", gray))

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from tests.rules.conftest import REPOSITORY, Workflow
+from tests.rules.conftest import REPOSITORY, Workflow, copy_repository
 from workflow_scripts import describe_config
 from workflow_scripts.maskdistill import scenes
 from workflow_scripts.maskdistill.config import dataset_config, read_yaml
@@ -61,3 +61,13 @@ def test_the_demo_names_the_generators_classes():
 def test_the_table_of_keys_is_up_to_date():
     text = (REPOSITORY / "config" / "README.md").read_text()
     assert describe_config.table() in text
+
+
+def test_a_checkout_whose_path_has_a_space(tmp_path):
+    checkout = copy_repository(tmp_path / "my repository")
+    targets = ["results/demo/report.html", "results/demo/ablations/table_1.json"]
+    run = Workflow(checkout, ["demo"], {})
+    done = run.snakemake("--dry-run", "--printshellcmds", *targets, repository=checkout)
+    assert done.returncode == 0, done.stdout
+    quoted = f"--paper-tables '{checkout}/resources/paper_tables.json' "
+    assert done.stdout.count(quoted) == done.stdout.count("--paper-tables ") == 2

@@ -30,6 +30,7 @@ PHOTOS = {"dataset": {"root": "photos", "splits": {"train": "."}}}
         ({**PHOTOS, "features": {"weights": "no.pth"}}, {"features": {}}, "no file no.pth"),
         ({**PHOTOS, "confidence": {"threshold": "1e-4"}}, {}, "write 1.0e-4"),
         ({"dataset": {"root": "photos"}}, {}, "needs a split `train`"),
+        (PHOTOS, {"name": "my photos"}, "datasets.0: 'my photos' does not match"),
         (
             {"dataset": {"root": "data/voc2011", "download": "voc2011", "splits": {"train": "."}}},
             {},

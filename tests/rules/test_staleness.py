@@ -40,6 +40,7 @@ OF_VAL |= {"predict_segmentation", "refine_predictions"} | PROBE - {"train_linea
     ("change", "expected"),
     [
         ({"images": {"min_side": 17}}, IMAGES),
+        ({"images": {"max_rejected": 0.5, "max_rejected_count": 99}}, set()),
         ({"dataset": {"splits": {"instances": "train"}}}, INSTANCES),
         ({"shards": {"val": 2}}, OF_VAL),
         ({"features": {"shorter_side": 72}}, FEATURES),
@@ -65,6 +66,44 @@ OF_VAL |= {"predict_segmentation", "refine_predictions"} | PROBE - {"train_linea
 )
 def test_a_changed_setting(finished: Workflow, change: dict, expected: set) -> None:
     assert set(finished.stale("all", overrides=merge(finished.overrides, change))) == expected
+
+
+@pytest.fixture(scope="module")
+def with_own_labels(finished: Workflow, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """A copy of the finished run whose data are the user's, not the generator's."""
+    folder = tmp_path_factory.mktemp("own") / "copy"
+    shutil.copytree(finished.directory, folder)
+    overrides = merge(finished.overrides, {"dataset": {"generate": None}})
+    workflow = Workflow(folder, finished.datasets, overrides)
+    # Nothing but the data's origin differs.
+    done = workflow.snakemake("all", "--touch")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert workflow.stale("all") == {}
+    return workflow
+
+
+@pytest.mark.parametrize(
+    ("split", "label_map", "expected"),
+    [
+        ("val", "SegmentationClass", REPORTING | {"evaluate_linear_probe"}),
+        ("val", "SegmentationObject", {"evaluate_instances", "summarize", "report"}),
+        ("train", "SegmentationClass", {"write_ground_truth"} | PROBE),
+        ("train", "SegmentationObject", set()),
+    ],
+)
+def test_a_corrected_label(
+    with_own_labels: Workflow, split: str, label_map: str, expected: set
+) -> None:
+    data = with_own_labels.directory / "data/demo"
+    name = (data / f"ImageSets/Segmentation/{split}.txt").read_text().split()[0]
+    path = data / label_map / f"{name}.png"
+    before = path.read_bytes()
+    path.write_bytes(before + b"corrected")
+    try:
+        assert set(with_own_labels.stale("all")) == expected
+    finally:
+        path.write_bytes(before)
+    assert with_own_labels.stale("all") == {}
 
 
 NOT_SHOWN = PROBE | {"unpack_label_maps", "evaluate_instances", "summarize", "report"}

@@ -133,3 +133,18 @@ def test_assigning_the_training_masks_again_gives_the_same(tmp_path, truth, metr
     np.testing.assert_allclose(
         [row["distance"] for row in found], [r["distance"] for r in assignments], atol=1e-3
     )
+
+
+def test_images_of_the_support_that_cannot_be_used(tmp_path, truth, write_manifest):
+    """They are counted over all of its shards, by its own limits."""
+    write_embeddings(tmp_path / "s", [0, 1, 2], first_id=900)
+    for shard in range(2):
+        images = {shard: (f"{shard}.jpg", None, None, "empty file"), 9 + shard: ("x.jpg", 8, 8)}
+        write_manifest(tmp_path / f"m{shard}", images)
+    manifests = [str(tmp_path / "m0"), str(tmp_path / "m1")]
+    support = [f"--support={tmp_path / 's'}", "--support-images"]
+    cluster(
+        tmp_path, *support, "0.01", "1", manifests[0], "--support-images", "0.01", "2", *manifests
+    )
+    with pytest.raises(InputError, match=r"2 of 4 images .*0\.jpg: empty file; 1\.jpg: empty"):
+        cluster(tmp_path, *support, "0.01", "1", *manifests)

@@ -40,7 +40,8 @@ def tree(tmp_path):
             {"image_id": i, "file_name": f"JPEGImages/{i}.jpg", "shard": shard, "status": "ok"}
             for i in range(shard, IMAGES, 2)
         ]
-        rows.append({"image_id": 90 + shard, "file_name": "bad.jpg", "status": "empty file"})
+        bad = {"image_id": 90 + shard, "file_name": f"bad{shard}.jpg", "status": "empty file"}
+        rows.append(bad)
         shards.write_table(tmp_path / f"images{shard}.parquet", "images", rows, {})
     return tmp_path, truth
 
@@ -51,8 +52,8 @@ def write_step(path, labels):
     return str(path)
 
 
-def call(root, *steps, settings=SETTINGS, workers=2, options=()):
-    options = [*options]
+def call(root, *steps, settings=SETTINGS, workers=2, options=(), tolerated=2):
+    options = [*options, "--max-rejected", "0.01", str(tolerated)]
     options += [f"--root={root}", "--split=val", f"--workers={workers}"]
     options += ["--images", str(root / "images0.parquet"), str(root / "images1.parquet")]
     for step in steps:
@@ -61,6 +62,14 @@ def call(root, *steps, settings=SETTINGS, workers=2, options=()):
     options += [f"--per-class-parquet={root / 'per_class.parquet'}"]
     assert evaluate.main([*options, "--settings", json.dumps(settings)]) == 0
     return json.loads((root / "metrics.json").read_text())
+
+
+def test_images_that_cannot_be_used_are_counted_over_all_shards(tree):
+    root, truth = tree
+    step = write_step(root / "perfect.parquet", {i: 0 * labels for i, labels in truth.items()})
+    with pytest.raises(InputError, match=r"'val': 2 of 8 images .*bad0\.jpg: .*bad1\.jpg: empty"):
+        call(root, ["perfect", step], tolerated=1)
+    assert not (root / "metrics.json").exists()
 
 
 def test_perfect_and_empty_predictions(tree):

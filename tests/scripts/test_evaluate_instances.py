@@ -55,7 +55,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def call(root, found, candidates=None, settings=SETTINGS):
+def call(root, found, candidates=None, settings=SETTINGS, tolerated=1):
     """`found` and `candidates`: (image, mask, cluster[, score]) of each, in their order."""
     rows, assignments, numbers = [], [], {}
     for image_id, mask, cluster in found:
@@ -83,12 +83,19 @@ def call(root, found, candidates=None, settings=SETTINGS):
         rows += [{"image_id": i, "height": 40, "width": 50} for i in missing]
         shards.write_table(root / "candidates.parquet", "candidates", rows, {})
         options += [f"--candidates={root}/candidates.parquet"]
+    options += ["--max-rejected", "0.01", str(tolerated)]
     options += [f"--metrics={root}/metrics.json", f"--output={root}/instances.json"]
     assert evaluate_instances.main([*options, "--settings", json.dumps(settings)]) == 0
     return json.loads((root / "instances.json").read_text())
 
 
 CAT, DOG = rectangle(5, 5, 10, 10), rectangle(20, 5, 20, 20)
+
+
+def test_too_many_images_that_cannot_be_used(root):
+    with pytest.raises(InputError, match=r"'val': 1 of 3 images .*bad\.jpg: empty file"):
+        call(root, [(0, CAT, 2)], tolerated=0)
+    assert not (root / "instances.json").exists()
 
 
 def test_perfect_masks(root):

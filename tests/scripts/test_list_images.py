@@ -8,15 +8,22 @@ from workflow_scripts import list_images
 from workflow_scripts.maskdistill import datasets, shards
 from workflow_scripts.maskdistill.errors import InputError
 
-LIMITS = {"max_pixels": 5000, "min_side": 4, "max_rejected": 0.01, "max_rejected_count": 10}
+LIMITS = {"max_pixels": 5000, "min_side": 4}
 DATASET = {"adapter": "folder", "splits": {"train": "."}}
 
 
-def call(tmp_path, shard=0, number=1, workers=2, **limits):
-    settings = {"dataset": DATASET, "shards": number, "images": {**LIMITS, **limits}}
+def call(tmp_path, shard=0, number=1, workers=2, tolerated=(0.01, 10)):
+    settings = {"dataset": DATASET, "shards": number, "images": LIMITS}
     output = tmp_path / "out" / f"{shard}.parquet"
     options = [f"--settings={json.dumps(settings)}", f"--root={tmp_path / 'root'}"]
-    options += ["--split=train", f"--shard={shard}", f"--workers={workers}", f"--output={output}"]
+    options += [
+        "--max-rejected",
+        *map(str, tolerated),
+        "--split=train",
+        f"--shard={shard}",
+        f"--workers={workers}",
+        f"--output={output}",
+    ]
     assert list_images.main(options) == 0
     return list(shards.read_rows(output))
 
@@ -69,11 +76,11 @@ def test_every_image_has_a_row_and_every_bad_one_its_reason(tmp_path, folder, ca
 
 def test_too_many_bad_images_stop_the_run(tmp_path, folder):
     with pytest.raises(InputError, match=r"5 of 8 images .*bad/cut\.jpg: truncated") as error:
-        call(tmp_path, max_rejected_count=4, max_rejected=0.5)
+        call(tmp_path, tolerated=(0.5, 4))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out" / "0.parquet").exists()
-    assert len(call(tmp_path, max_rejected_count=5)) == 8
-    assert len(call(tmp_path, max_rejected_count=0, max_rejected=0.7)) == 8
+    assert len(call(tmp_path, tolerated=(0.01, 5))) == 8
+    assert len(call(tmp_path, tolerated=(0.7, 0))) == 8
 
 
 def test_shards_share_the_images(tmp_path, folder):

@@ -129,6 +129,7 @@ def run(tmp_path):
                     [
                         *common,
                         f"--images={tmp_path / 'images.parquet'}",
+                        *("--max-rejected", "0", "10"),
                         f"--output={output}",
                         f"--per-class-csv={tmp_path / 'p.csv'}",
                         f"--per-class-parquet={tmp_path / 'p.parquet'}",

@@ -12,7 +12,6 @@ SIZE = (9, 13)
 SETTINGS = {
     "clustering": {"clusters": 4},
     "curation": {"classes": None},
-    "images": {"max_rejected": 0.01, "max_rejected_count": 2},
 }
 
 
@@ -40,9 +39,10 @@ def call(tmp_path, write_manifest):
         tmp_path / "clusters", list(clusters), list(clusters.values()), [0.0] * 3, {}
     )
 
-    def run(order=(0, 1), mask_parts=(0, 1), settings=SETTINGS, more=()):
+    def run(order=(0, 1), mask_parts=(0, 1), settings=SETTINGS, more=(), tolerated=(0.01, 2)):
         options = [f"--settings={json.dumps(settings)}", "--images"]
         options += [str(tmp_path / f"images-{n}") for n in order]
+        options += ["--max-rejected", *map(str, tolerated)]
         options += ["--masks", *(str(tmp_path / f"masks-{n}") for n in mask_parts)]
         options += [f"--assignments={tmp_path / 'clusters'}", f"--output={tmp_path / 'a.json'}"]
         assert write_pseudo_labels.main([*options, *more]) == 0
@@ -86,9 +86,8 @@ def test_a_lost_shard_of_masks_is_an_error(call, tmp_path):
 
 
 def test_too_many_rejected_images(call):
-    settings = {**SETTINGS, "images": {"max_rejected": 0.2, "max_rejected_count": 0}}
     with pytest.raises(InputError, match=r"1 of 4 images .*bad\.jpg: empty file"):
-        call(settings=settings)
+        call(tolerated=(0.2, 0))
 
 
 def test_merged_clusters_are_one_category_and_dropped_ones_none(call, tmp_path):

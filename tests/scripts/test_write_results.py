@@ -1,19 +1,25 @@
 import json
 
 import numpy as np
+import pytest
 from pycocotools.coco import COCO
 
 from workflow_scripts import write_results
 from workflow_scripts.maskdistill import masks, shards
+from workflow_scripts.maskdistill.errors import InputError
 
 
-def call(tmp_path, *parts):
+def call(tmp_path, *parts, bad=0):
+    images = [{"image_id": n, "file_name": f"{n}.jpg", "status": "empty file"} for n in range(bad)]
+    shards.write_table(tmp_path / "images.parquet", "images", images, {})
     paths = []
     for number, rows in enumerate(parts):
         paths.append(str(tmp_path / f"{number}.parquet"))
         shards.write_table(paths[-1], "candidates", rows, {})
     output = tmp_path / "results.json"
-    assert write_results.main(["--settings={}", "--candidates", *paths, f"--output={output}"]) == 0
+    options = [f"--images={tmp_path / 'images.parquet'}", "--max-rejected", "0.01", "2"]
+    options += ["--candidates", *paths, f"--output={output}"]
+    assert write_results.main(["--settings={}", *options]) == 0
     return json.loads(output.read_text())
 
 
@@ -45,3 +51,9 @@ def test_pycocotools_reads_the_list(tmp_path):
 
 def test_no_candidate_anywhere(tmp_path):
     assert call(tmp_path, [{"image_id": 6}], []) == []
+
+
+def test_too_many_images_that_cannot_be_used(tmp_path):
+    assert call(tmp_path, [{"image_id": 6}], bad=2) == []
+    with pytest.raises(InputError, match=r"3 of 3 images .*0\.jpg: empty file"):
+        call(tmp_path, [{"image_id": 6}], bad=3)

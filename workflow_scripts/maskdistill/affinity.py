@@ -6,6 +6,7 @@ matrix never needs to exist: A_I[s, :] = K · k_s / H, and Σ_{i ∈ P'} A_I[i, 
 k_i) / H. Cost and memory are linear in the number of patches N.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ def object_masks(
             after the first mask.
 
     Returns:
-        Between one and `per_image` masks, which do not overlap.
+        Between one and `per_image` masks, which do not overlap; an empty one ends the search.
 
     Raises:
         ValueError: shapes do not fit together.
@@ -90,6 +91,8 @@ def object_masks(
                 mask.reshape(grid), divmod(int(proposals[0]), columns), proposals=len(voters)
             )
         )
+        if not mask.any():
+            break  # the same source would be found again
         free &= ~mask
     return found
 
@@ -132,7 +135,8 @@ def select_proposals(affinity: np.ndarray, top_k: float, free: np.ndarray) -> np
         free: N bool, at least one of them true.
     """
     candidates = np.flatnonzero(free)
-    count = max(1, int(top_k * len(candidates)))
+    # Rounded first: in floating point, 0.7 of 90 is a little less than 63.
+    count = max(1, math.floor(round(top_k * len(candidates), 9)))
     # Stable: of equal affinities the first patch wins, on any machine.
     order = np.argsort(-affinity[candidates], kind="stable")
     return candidates[order[:count]]

@@ -21,6 +21,8 @@ def unpack(
 ) -> int:
     """Unpack an archive, or a part of it, into a folder.
 
+    Hard links become copies of what they stand for; symbolic links are left out.
+
     Args:
         archive: tar (also compressed) or zip.
         target: folder to unpack into; made if missing.
@@ -31,8 +33,8 @@ def unpack(
         The number of files written.
 
     Raises:
-        InputError: damaged, no archive, nothing to unpack, or a member that would lie outside of
-            the folder; names the archive.
+        InputError: damaged, no archive, nothing to unpack, a member that would lie outside of the
+            folder, or a hard link to what is not unpacked; names the archive.
     """
     archive, target = Path(archive), Path(target)
     target.mkdir(parents=True, exist_ok=True)
@@ -52,15 +54,27 @@ def unpack(
 
 
 def _unpack_tar(archive: Path, target: Path, strip: str, keep: frozenset[str]) -> int:
-    count = 0
+    written: set[str] = set()
     with tarfile.open(archive) as tar:
         for member in progress(tar, description=archive.name, unit="file"):
-            name = _inside(member.name, archive)
-            if member.isfile() and (relative := _selected(name, strip, keep)):
-                # Only plain files: no link can lead a later member outside.
+            relative = _selected(_inside(member.name, archive), strip, keep)
+            # Only plain files: no link can lead a later member outside.
+            if relative and member.isfile():
                 tar.extract(member.replace(name=relative, deep=False), target, filter="data")
-                count += 1
-    return count
+                written.add(relative)
+            elif relative and member.islnk():
+                source = _selected(_inside(member.linkname, archive), strip, keep)
+                if source not in written:
+                    raise InputError(
+                        f"{archive}: {member.name!r} is a hard link to {member.linkname!r}, which "
+                        "is not among the files unpacked before it; make the archive anew with "
+                        "`tar --hard-dereference`"
+                    )
+                if relative != source:
+                    (target / relative).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(target / source, target / relative)
+                    written.add(relative)
+    return len(written)
 
 
 def _unpack_zip(archive: Path, target: Path, strip: str, keep: frozenset[str]) -> int:

@@ -17,7 +17,14 @@ from workflow_scripts.maskdistill.errors import InputError
 RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "make_demo_dataset": ("dataset.generate",),
     # Not whether there are labels, nor their names: learning about them makes nothing stale.
-    "list_images": ("dataset.adapter", "dataset.splits", "shards", "images"),
+    # How many images may be unusable decides no row of any.
+    "list_images": (
+        "dataset.adapter",
+        "dataset.splits",
+        "shards",
+        "images.max_pixels",
+        "images.min_side",
+    ),
     "extract_features": ("features",),
     "make_masks": ("masks",),
     "extract_masks": ("features", "masks"),
@@ -26,7 +33,7 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "assign_masks": ("clustering.metric", "clustering.standardize"),
     "draw_contact_sheets": ("clustering.metric", "clustering.standardize", "report.crops"),
     "paint_masks": ("clustering.clusters", "curation.classes"),
-    "write_pseudo_labels": ("clustering.clusters", "curation.classes", "images"),
+    "write_pseudo_labels": ("clustering.clusters", "curation.classes"),
     "train_mask_rcnn": ("mask_rcnn",),
     "predict_candidates": ("mask_rcnn",),
     "filter_candidates": ("confidence", "clustering.clusters"),
@@ -231,6 +238,10 @@ def validate(config: Mapping, schema_path: Path, *, source: str) -> None:
 
 def _explain(error: jsonschema.ValidationError) -> str:
     hint = ""
+    if error.validator == "not":
+        return f"{error.instance!r} is not allowed: {error.schema['description']}"
+    if error.validator == "pattern" and "description" in error.schema:
+        hint = f": {error.schema['description']}"
     if error.validator == "type" and isinstance(error.instance, str):
         hint = " (YAML reads 1e-4 as text; write 1.0e-4)"
     return error.message + hint
@@ -346,9 +357,13 @@ def rule_settings(rule: str, config: Mapping, names: Mapping[int, str] | None = 
 def report_settings(config: Mapping, names: Mapping[int, str] | None = None) -> dict:
     """All settings that decide a result of the run itself, for the report, with `curation`."""
     shown = {stage: values for stage, values in config.items() if stage != "exports"}
-    kept = {key: value for key, value in config["evaluation"].items() if key != "ablations"}
     names_ = curated(config, names or {})["curation"]
-    return _without_origin({**shown, "evaluation": kept, "curation": names_})
+    for stage, left_out in (
+        ("evaluation", ("ablations",)),
+        ("images", ("max_rejected", "max_rejected_count")),
+    ):
+        shown[stage] = {k: v for k, v in config[stage].items() if k not in left_out}
+    return _without_origin({**shown, "curation": names_})
 
 
 def _without_origin(settings: Mapping) -> dict:

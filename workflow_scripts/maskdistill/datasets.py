@@ -8,7 +8,7 @@ came or went; its shard is another hash of the path, for the same reason.
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -19,6 +19,10 @@ from workflow_scripts.maskdistill.json_files import read_json
 REPOSITORY = Path(__file__).parents[2]
 # What may stand in `dataset.splits`: what is learned from, evaluated, and evaluated by AP of masks.
 SPLITS = ("train", "val", "instances")
+
+# Folders of PASCAL VOC's label maps; of two of classes, the first one that has a map counts.
+VOC_CLASSES = ("SegmentationClass", "SegmentationClassAug")  # the latter goes with train_aug
+VOC_OBJECTS = "SegmentationObject"
 
 
 class ListedImage(NamedTuple):
@@ -81,21 +85,46 @@ def listing_digest(listed: Iterable[ListedImage], root: Path) -> str:
     return digest.hexdigest()
 
 
-def check_rejected(
-    rows: list[Mapping], *, max_rejected: float, max_rejected_count: int, what: str
-) -> None:
+def labels_digest(
+    dataset: Mapping, root: Path, split: str, listed: Iterable[ListedImage], *, objects: bool
+) -> str:
+    """A digest of the labels of a split, as `listing_digest`; of COCO's file the whole content.
+
+    Args:
+        dataset: the dataset's description in the config.
+        root: folder that its paths are relative to.
+        split: a key of the dataset's `splits`.
+        listed: its images.
+        objects: whether objects are read, or the map of classes alone.
+    """
+    if dataset["adapter"] == "coco":
+        with open(root / dataset["splits"][split]["annotations"], "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    folders = [*VOC_CLASSES, VOC_OBJECTS] if objects else VOC_CLASSES
+    names = (voc_label_map(folder, image.file_name) for image in listed for folder in folders)
+    return listing_digest((ListedImage(0, name) for name in names), root)
+
+
+def voc_label_map(folder: str, file_name: str) -> str:
+    """The label map of an image of PASCAL VOC, relative to the dataset's root."""
+    return f"{folder}/{PurePosixPath(file_name).stem}.png"
+
+
+def check_rejected(rows: Collection[Mapping], max_rejected: tuple[float, float], what: str) -> None:
     """Stop when too many images cannot be read.
 
     Args:
-        rows: of a manifest, with file_name and status.
-        max_rejected: tolerated share of the images, 0..1.
-        max_rejected_count: number that is tolerated whatever the share, for small datasets.
+        rows: of all manifests of a split, or of one shard, with file_name and status.
+        max_rejected: tolerated share of the images, 0..1, and number that is tolerated whatever
+            the share, for small datasets.
+        what: names the images, for the message.
 
     Raises:
         InputError: names the first of them with their reasons.
     """
     rejected = [row for row in rows if row["status"] != "ok"]
-    if len(rejected) > max(max_rejected * len(rows), max_rejected_count):
+    share, count = max_rejected
+    if len(rejected) > max(share * len(rows), count):
         examples = "; ".join(f"{row['file_name']}: {row['status']}" for row in rejected[:5])
         raise InputError(
             f"{what}: {len(rejected)} of {len(rows)} images cannot be used ({examples}; …); "
@@ -117,14 +146,36 @@ def _list_folder(split: str, root: Path) -> Iterable[ListedImage]:
     folder = root / split
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; check `splits` in the dataset's config")
-    for directory, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for directory, files in _walk(folder):
         for name in files:
             if not name.startswith(".") and name.lower().endswith(images.SUFFIXES):
                 path = Path(directory, name).relative_to(root).as_posix()
                 if path.encode(errors="replace").decode() != path:
                     raise InputError(f"{root}: the file name {path!r} is not UTF-8; rename it")
                 yield ListedImage(_image_id(path), path)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Folders and the names of their files, at any depth, less hidden folders.
+
+    Links are followed, but never into a folder that the way leads through already.
+    """
+    above = {str(folder): frozenset([_identity(folder)])}  # of folders still to come
+    for directory, folders, files in os.walk(folder, followlinks=True):
+        path = above.pop(directory)
+        kept = []
+        for name in sorted(name for name in folders if not name.startswith(".")):
+            found = os.path.join(directory, name)
+            if (identity := _identity(found)) not in path:
+                above[found] = path | {identity}
+                kept.append(name)
+        folders[:] = kept
+        yield directory, files
+
+
+def _identity(folder: str | os.PathLike) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
@@ -136,11 +187,19 @@ def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
         raise InputError(f"{root}: no list ImageSets/Segmentation/{split}.txt, nor a file {split}")
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.strip():
-            # Lists of other tools carry "path/of/image.jpg path/of/label.png".
-            name = PurePosixPath(line.split()[0]).name
-            stem, suffix = os.path.splitext(name)
-            file_name = f"JPEGImages/{stem if suffix.lower() in images.SUFFIXES else name}.jpg"
-            yield ListedImage(_image_id(file_name), file_name)
+            name = _voc_name(line.strip())
+            if len(line.split()) > 1 and not (root / name).is_file():
+                # Lists of other tools carry "path/of/image.jpg path/of/label.png", VOC's of one
+                # class "image 1".
+                name = _voc_name(line.split()[0])
+            yield ListedImage(_image_id(name), name)
+
+
+def _voc_name(listed: str) -> str:
+    """The file of an image that stands in a list, with or without its folder and suffix."""
+    name = PurePosixPath(listed).name
+    stem, suffix = os.path.splitext(name)
+    return f"JPEGImages/{stem if suffix.lower() in images.SUFFIXES else name}.jpg"
 
 
 def _list_coco(split: Mapping, root: Path) -> Iterable[ListedImage]:
@@ -193,21 +252,48 @@ def coco_images(path: str) -> dict[int, str]:
     """
     names: dict[int, str] = {}
     for image in read_coco(path)["images"]:
-        if names.setdefault(int(image["id"]), image["file_name"]) != image["file_name"]:
+        if names.setdefault(image["id"], image["file_name"]) != image["file_name"]:
             raise InputError(f"{path}: the image id {image['id']} stands twice")
     return names
 
 
 def read_coco(path: str | os.PathLike) -> dict:
-    """Parse a COCO annotation file.
+    """Parse a COCO annotation file; every image in it has `file_name` and, as a number, `id`.
 
     Raises:
-        InputError: missing, not JSON, or without a list of images.
+        InputError: missing, not JSON, or without a proper list of images.
     """
     content = read_json(path, remedy="check `annotations` in the config of the dataset")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise InputError(f"{path}: not a COCO annotation file: it has no list `images`")
+    for number, image in enumerate(content["images"]):
+        what = f"{path}: images[{number}]"
+        if not isinstance(image, dict):
+            raise InputError(f"{what} is {image!r}, not an object with `id` and `file_name`")
+        if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+            raise InputError(f"{what} has no `file_name`; name its file, or remove it")
+        image["id"] = coco_id(image, "id", what)
     return content
+
+
+def coco_id(entry: Mapping, key: str, what: str) -> int:
+    """A number that identifies something in a COCO file, where it may also stand as text.
+
+    Args:
+        entry: of the file.
+        key: of the number.
+        what: names the file and the entry, for the message.
+
+    Raises:
+        InputError: there is none.
+    """
+    value = entry.get(key)
+    try:
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            return int(value)
+    except ValueError:
+        pass
+    raise InputError(f"{what}: `{key}` is {value!r}; it must be a whole number")
 
 
 _ADAPTERS: dict[str, Callable[..., Iterable[ListedImage]]] = {

@@ -1,6 +1,8 @@
 """Pictures on disk to RGB arrays, and RGB arrays to the size that the backbone sees."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -87,25 +89,31 @@ def probe_image(
         return height, width
 
 
-def _open(path: str | os.PathLike, *, max_pixels: int | None, min_side: int) -> Image.Image:
-    try:
-        if os.path.getsize(path) == 0:
-            raise ImageRejected("empty file (0 bytes)")
-        image = Image.open(path)
-    except FileNotFoundError:
-        raise ImageRejected("missing file") from None
-    except UnidentifiedImageError:
-        raise ImageRejected("not an image of a known format") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ImageRejected(f"unreadable: {_one_line(error)}") from error
-    width, height = image.size
-    if max_pixels is not None and width * height > max_pixels:
-        image.close()
-        raise ImageRejected(f"too large: {height} x {width} px (images.max_pixels is {max_pixels})")
-    if min(width, height) < min_side:
-        image.close()
-        raise ImageRejected(f"too small: {height} x {width} px (images.min_side is {min_side})")
-    return image
+@contextlib.contextmanager
+def _open(
+    path: str | os.PathLike, *, max_pixels: int | None, min_side: int
+) -> Iterator[Image.Image]:
+    with contextlib.ExitStack() as opened:
+        try:
+            if os.path.getsize(path) == 0:
+                raise ImageRejected("empty file (0 bytes)")
+            # By its path, Pillow would map an uncompressed TIFF into memory, and of such a one it
+            # drops the orientation without turning it.
+            file = opened.enter_context(open(path, "rb"))
+            image = opened.enter_context(Image.open(file))
+        except FileNotFoundError:
+            raise ImageRejected("missing file") from None
+        except UnidentifiedImageError:
+            raise ImageRejected("not an image of a known format") from None
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ImageRejected(f"unreadable: {_one_line(error)}") from error
+        width, height = image.size
+        size = f"{height} x {width} px"
+        if max_pixels is not None and width * height > max_pixels:
+            raise ImageRejected(f"too large: {size} (images.max_pixels is {max_pixels})")
+        if min(width, height) < min_side:
+            raise ImageRejected(f"too small: {size} (images.min_side is {min_side})")
+        yield image
 
 
 def _decode(image: Image.Image) -> Image.Image:

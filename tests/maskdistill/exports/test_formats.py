@@ -361,14 +361,16 @@ def test_names_in_an_export():
     assert len({name.rpartition(".")[0] for name in names.values()}) == 3
 
 
-def test_an_image_that_lies_on_its_side_is_exported_upright(tmp_path):
+@pytest.mark.parametrize(("suffix", "mode"), [("jpg", "RGB"), ("tif", "RGB"), ("tif", "L")])
+def test_an_image_that_lies_on_its_side_is_exported_upright(tmp_path, suffix, mode):
     pixels = np.zeros((20, 30, 3), np.uint8)
     pixels[:, :15] = 255
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
-    copy_image(tmp_path / "a.jpg", tmp_path / "out/a.jpg")
-    with Image.open(tmp_path / "out/a.jpg") as image:
+    source, target = tmp_path / f"a.{suffix}", tmp_path / f"out/a.{suffix}"
+    Image.fromarray(pixels).convert(mode).save(source, exif=exif)
+    copy_image(source, target)
+    with Image.open(target) as image:
         assert image.size == (20, 30)
         assert image.getexif().get(0x0112, 1) == 1
         upright = np.asarray(image)

@@ -118,7 +118,8 @@ def copy_image(source: Path, target: Path) -> None:
     Label maps are of the upright image, and not all tools look at EXIF data.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(source) as image:
+    # Not by its path: see `images`.
+    with open(source, "rb") as file, Image.open(file) as image:
         if image.getexif().get(0x0112, 1) != 1:
             upright = ImageOps.exif_transpose(image)
             options = {"quality": 95} if image.format in ("JPEG", "WEBP") else {}
