@@ -17,7 +17,7 @@ def support_images(wildcards):
     return [
         path
         for name in CONFIGS[wildcards.dataset]["clustering"]["support"]
-        for path in shards_of(name, f"results/{name}/train/images/{{shard}}.parquet")
+        for path in shards_of(name, f"results/{name}/train/images/{{shard}}.parquet", "train")
     ]
 
 
