@@ -183,11 +183,14 @@ def test_overlays_are_toggled_by_mouse_and_keys(page):
     opened.press("2")
     opened.until("document.querySelectorAll('.picture rect').length === 1")
     assert opened.evaluate("document.querySelector('.score').textContent") == "2 · 0.86"
+    legend = "document.querySelector('#legend').textContent"
+    assert opened.evaluate(legend) == "cluster 2 → cat"
     opened.evaluate(
         "(() => { const floor = document.getElementById('floor'); floor.value = 0;"
         " floor.dispatchEvent(new Event('input')); })()"
     )
     assert opened.evaluate("document.querySelectorAll('.picture rect').length") == 2
+    assert opened.evaluate(legend) == "cluster 1 → dogcluster 2 → cat"
 
 
 def test_an_overlay_lies_where_the_object_is(page):

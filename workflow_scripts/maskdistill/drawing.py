@@ -91,19 +91,20 @@ def transparent_png(labels: np.ndarray, colours: np.ndarray, *, alpha: float = 0
     Returns:
         A palette PNG with transparency; beyond 127 colours it has no contours.
     """
-    inside, lines = labels > 0, contours(labels) & (labels > 0)
     # Labels of one colour share an entry of the palette, however many labels there are.
-    packed = (colours.astype(np.int64) << (16, 8, 0)).sum(axis=1)
-    found, flat = np.unique(np.where(inside, packed[labels] + 1, 0), return_inverse=True)
-    indices = flat.reshape(labels.shape)
+    packed = (colours.astype(np.int64) << (16, 8, 0)).sum(axis=1) + 1
+    packed[0] = 0
+    present = np.bincount(labels.ravel(), minlength=len(colours)) > 0
+    found = np.unique(packed[present])
+    indices = np.searchsorted(found, packed).astype(np.uint8)[labels]
     palette = ((found[:, None] - 1) >> (16, 8, 0)) & 255
     opacity = np.where(found > 0, round(255 * alpha), 0)
     if 2 * len(found) <= 256:
         # A second entry for every colour: its contour.
-        indices = indices + len(found) * lines
+        indices[contours(labels) & (labels > 0)] += np.uint8(len(found))
         palette = np.concatenate([palette, np.round(0.3 * palette + 0.7 * 255)])
         opacity = np.concatenate([opacity, np.full(len(found), 255)])
-    image = Image.fromarray(indices.astype(np.uint8))
+    image = Image.fromarray(indices)
     image.putpalette(palette.astype(np.uint8).tobytes())
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", transparency=opacity.astype(np.uint8).tobytes())

@@ -193,8 +193,10 @@ def log(path: Path) -> Lines:
     # Of a progress bar its last state stands.
     lines = [line.rstrip().rpartition("\r")[2] for line in text.split("\n") if line.strip()]
     shown = [f"    {terminal.plain(line)}" for line in lines[-LOG_LINES:]]
-    extra = ["", f"  its last {len(shown)} lines", *shown] if shown else []
-    return titled(path, f"log of a job: {len(lines):,} lines", extra)
+    if len(lines) > len(shown):
+        shown.insert(0, "    …")
+    count = f"{len(lines):,} line{'s' * (len(lines) != 1)}"
+    return titled(path, f"log of a job: {count}", ["", *shown] if shown else [])
 
 
 def is_label_file(path: Path) -> bool:

@@ -442,7 +442,7 @@ const GALLERY = (() => {
     }
     drawLayers(image);
     drawStage(image, content);
-    drawLegend(image);
+    drawLegend(image, content);
     drawFacts(image, content);
   }
 
@@ -494,12 +494,13 @@ const GALLERY = (() => {
     return node;
   }
 
+  const isDrawn = (candidate) => candidate.score >= Number($("floor").value);
+
   function candidateLayers(node, content, opacity) {
-    const floor = Number($("floor").value);
     const boxes = drawn("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none", "aria-hidden": "true" });
     const scores = [];
     // The best is drawn last, over the weaker ones.
-    for (const candidate of content.candidates.filter((c) => c.score >= floor).reverse()) {
+    for (const candidate of content.candidates.filter(isDrawn).reverse()) {
       const [x, y, width, height] = candidate.box;
       const label = labelOf("candidates", candidate.cluster);
       const colour = label?.colour || "#888888";
@@ -517,10 +518,12 @@ const GALLERY = (() => {
     }
   }
 
-  function drawLegend(image) {
+  function drawLegend(image, content) {
+    // What is not drawn needs no explanation.
+    const drawnOf = (stage) => (stage === "candidates" ? content.candidates.filter(isDrawn).map((candidate) => candidate.cluster).sort((a, b) => a - b) : image.labels[stage] || []);
     const entries = new Map();
     for (const stage of visible(image)) {
-      for (const id of image.labels[stage] || []) {
+      for (const id of drawnOf(stage)) {
         const label = labelOf(stage, id);
         if (label) entries.set(`${label.colour} ${labelText(label)}`, { stage, label });
       }
@@ -648,7 +651,7 @@ const GALLERY = (() => {
     $("close").addEventListener("click", () => go({ image: "" }));
     $("viewer").addEventListener("cancel", (event) => { event.preventDefault(); go({ image: "" }); });
     $("viewer").addEventListener("click", (event) => { if (event.target === $("viewer")) go({ image: "" }); });
-    const redraw = () => { const image = byKey.get(state.image); const found = loaded.get(pathOf(image)); if (found) { drawLayers(image); drawStage(image, found); } };
+    const redraw = () => { const image = byKey.get(state.image); const found = loaded.get(pathOf(image)); if (found) { drawLayers(image); drawStage(image, found); drawLegend(image, found); } };
     $("opacity").addEventListener("input", redraw);
     $("floor").addEventListener("input", redraw);
     document.addEventListener("keydown", (event) => {
