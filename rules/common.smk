@@ -24,6 +24,9 @@ gc.disable()
 onstart:
     gc.freeze()
     gc.enable()
+    if workflow.is_main_process:
+        # The locks are made by now, and another machine may have planned since `forget_killed_run`.
+        sign_locks(ALIVE)
 
 
 # Snakemake finds out the parameters of this one three times for every job.
@@ -61,23 +64,26 @@ os.environ.update(
 )
 
 
+MACHINE = socket.gethostname().encode()
+
+
 def forget_killed_run():
     """Remove the lock that kill -9 of Snakemake leaves in the working directory.
 
     Every Snakemake here holds a shared lock of the system as long as it lives. Where none is held,
-    none lives. Locks made from another machine are left alone: not all file systems tell them.
+    none lives. Locks made from another machine are left alone: not all file systems tell them of
+    each other.
     """
     folder = Path(".snakemake")
     folder.mkdir(exist_ok=True)
     handle = os.open(folder / "alive", os.O_RDWR | os.O_CREAT)
-    here = socket.gethostname().encode()
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.pread(handle, 1000, 0) == here:
+        if os.pread(handle, 1000, 0) == MACHINE:
             for path in folder.glob("locks/*.lock"):
                 path.unlink()
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, here, 0)
+        if not any(folder.glob("locks/*.lock")):
+            sign_locks(handle)
     except OSError:
         pass  # another Snakemake is at work here, or the file system has no locks
     try:
@@ -85,6 +91,12 @@ def forget_killed_run():
     except OSError:
         pass
     return handle  # held until Snakemake ends
+
+
+def sign_locks(handle):
+    """Leave a note that the locks in the working directory are this machine's."""
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, MACHINE, 0)
 
 
 if workflow.is_main_process:
