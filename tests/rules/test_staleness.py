@@ -125,7 +125,7 @@ def with_gallery(finished: Workflow) -> Workflow:
         ({"crf": {"iterations": 7}}, (REFINEMENT - NOT_SHOWN) | {"write_gallery"}),
         ({"confidence": {"threshold": 0.8}}, (CONFIDENCE - NOT_SHOWN) | {"write_gallery"}),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_the_gallery_follows_what_it_shows(
     with_gallery: Workflow, change: dict, expected: set
