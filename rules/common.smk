@@ -56,6 +56,9 @@ from workflow_scripts.maskdistill.config import (
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.step_titles import of_round
 
+# Threads that wait for others sleep: spinning, as is the default, they take the time of those that
+# they wait for on a machine that does other things too.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Jobs find the interpreter that runs Snakemake, and the package, from any directory.
 os.environ.update(
     PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
