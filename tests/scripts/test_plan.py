@@ -30,7 +30,7 @@ def test_the_whole_plan_of_a_recipe(tmp_path, capsys):
     assert jobs == "5"
     assert float(hours) == pytest.approx(5 * 24_000 * 8 * 0.584 / 3600, rel=0.01)
     assert number(text, "download_dataset").split() == ["2", "–"]
-    assert number(text, "extract_features").split()[0] == str(4 * 3)
+    assert number(text, "extract_features").split()[0] == str(3 + 1 + 1 + 3)
     features = (10_582 + 1_449 + 2_913 + 9_963) * 2160 * (2 * 384 + 4 * 6) / 1e9
     assert number(text, "features") == f"{features:.3g} GB"
     assert "0.584 s a step" in text

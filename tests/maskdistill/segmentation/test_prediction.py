@@ -133,7 +133,9 @@ def test_unusable_model_files_are_errors(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         prediction.load_predictor(tmp_path / "none.pt", CPU)
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(InputError, match=r"text\.pt: damaged, .*train_segmentation writes it"):
+    with pytest.raises(
+        InputError, match=r"text\.pt: not a readable checkpoint .*; train_segmentation writes it"
+    ):
         prediction.load_predictor(tmp_path / "text.pt", CPU)
     publish({"engine": "torchvision"}, tmp_path / "other.pt")
     with pytest.raises(InputError, match=r"other\.pt: not a segmentation model"):
