@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments, "--metrics", "SEED", "output of evaluate; without any, no labels are read"
     )
     arguments.add_argument("--summary", type=Path, help="output of summarize")
-    _add_files(arguments, "--history", "TRAINING", "loss history, CSV")
+    _add_files(arguments, "--history", "STEP", "loss history of its training, CSV")
     arguments.add_argument("--benchmarks", type=Path, help="folder of the dataset's benchmarks")
     arguments.add_argument("--paper-tables", type=Path, help="resources/paper_tables.json")
     arguments.add_argument("--git-revision", default="unknown", help="as text")

@@ -148,7 +148,7 @@ def run(tmp_path):
         options += ["--masks", "val", str(tmp_path / "masks.parquet")]
         options += ["--candidates", "val", str(tmp_path / "candidates.parquet")]
         options += [f"--assignments={tmp_path / 'assignments.parquet'}"]
-        options += ["--history", "Mask R-CNN", str(tmp_path / "history.csv")]
+        options += ["--history", "segmentation_round_1", str(tmp_path / "history.csv")]
         options += [f"--benchmarks={tmp_path / 'benchmarks'}", "--git-revision=<i>1234567"]
         output = tmp_path / "report.html"
         described = json.dumps(
@@ -200,6 +200,7 @@ def test_report_without_ground_truth_reads_no_label(run):
     page = Page(run(truth=False))
     assert "scores" not in page.ids
     assert {"examples", "clusters", "training", "images", "times"} <= page.ids
+    assert "Segmentation round 1 3 steps" in " ".join(page.text.split())
     assert len(page.images) == 2 * (1 + len(STEPS)) + 3
     assert "mIoU" not in page.text
     assert "<i>striped</i> cat" in page.text

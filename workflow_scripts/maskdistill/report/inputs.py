@@ -26,7 +26,7 @@ class Inputs:
     confident: ShardsBySplit = field(default_factory=dict)
     metrics: Mapping[str, Mapping] = field(default_factory=dict)  # seed → metrics.json
     summary: Mapping | None = None  # metrics.json of summarize
-    histories: Mapping[str, Path] = field(default_factory=dict)  # training → history.csv
+    histories: Mapping[str, Path] = field(default_factory=dict)  # trained step → history.csv
     benchmarks: Path | None = None
     paper_tables: Mapping = field(default_factory=dict)
     git_revision: str = "unknown"

@@ -56,7 +56,9 @@ def render(inputs: Inputs) -> str:
         examples=examples,
         clusters=pictures.contact_sheets(inputs, manifest, clusters),
         losses=[
-            chart for name, path in inputs.histories.items() if (chart := charts.loss(name, path))
+            chart
+            for step, path in inputs.histories.items()
+            if (chart := charts.loss(step_title(step), path))
         ],
     )
 
