@@ -166,16 +166,42 @@ def test_our_own_adapter_reads_voc_of_flat_folders(export, content):
         np.testing.assert_array_equal(labels, picture.labels)
 
 
-def test_regions_are_numbered_by_size_and_end_at_254():
+def test_regions_are_numbered_by_size():
     labels = np.zeros((40, 40), np.uint8)
-    labels[::2, ::2] = 1  # 400 single pixels
-    labels[30:38, 30:38] = 2
+    labels[2:4, 2:4] = labels[30:38, 30:38] = 2
+    labels[10:20, 10:14] = 1
     labels[39, 39] = 255
     found = regions(labels)
-    assert (found[30:38, 30:38] == 1).all()
-    assert set(np.unique(found)) == set(range(256))
+    assert found[31, 31] == 1
+    assert found[11, 11] == 2
+    assert found[2, 2] == 3
     assert found[39, 39] == 255
     np.testing.assert_array_equal(found == 0, labels == 0)
+
+
+def test_beyond_254_regions_the_smallest_of_each_label_share_a_number():
+    labels = np.zeros((60, 60), np.uint8)
+    labels[:40:2, :40:2] = 1  # 400 single pixels
+    labels[1:40:4, 41:60:4] = 3  # and 50 more
+    labels[50:58, 50:58] = 2
+    labels[59, 59] = 255
+    found = regions(labels)
+    assert set(np.unique(found)) == {*range(1 + 251 + 2), 255}
+    assert found[51, 51] == 1
+    np.testing.assert_array_equal(found == 0, labels == 0)
+    np.testing.assert_array_equal(found == 255, labels == 255)
+    # Whoever reads the objects alone still finds every pixel's label.
+    for number in np.unique(found):
+        assert len(np.unique(labels[found == number])) == 1
+
+
+def test_as_many_labels_as_there_are_colours():
+    labels = np.zeros((32, 64), np.uint8)
+    labels[::2, ::2] = 1 + np.arange(16 * 32).reshape(16, 32) % 254
+    found = regions(labels)
+    for number in np.unique(found):
+        assert len(np.unique(labels[found == number])) == 1
+    assert found.max() == 254
 
 
 def test_yolo(export, content):

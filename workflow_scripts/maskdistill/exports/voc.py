@@ -42,23 +42,29 @@ def write(content: Content, folder: Path) -> None:
 def regions(labels: np.ndarray) -> np.ndarray:
     """Connected regions of one label, numbered by falling size.
 
+    There are 254 numbers. Where there are more regions, the smallest of each label share one.
+
     Args:
         labels: H x W, 0 background, 255 ignore.
 
     Returns:
-        H x W uint8: 0 background, 1..254 regions, 255 what `labels` ignores and the smallest
-        regions beyond 254.
+        H x W uint8: 0 background, 1..254 regions, 255 what `labels` ignores.
     """
     numbered = np.zeros(labels.shape, dtype=np.int64)
-    count = 0
+    label_of = [0]
     for label in np.unique(labels):
         if label not in (0, label_maps.IGNORE):
             found, number = ndimage.label(labels == label, structure=np.ones((3, 3)))
-            numbered[found > 0] = found[found > 0] + count
-            count += number
-    sizes = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
-    rank = np.zeros(count + 1, dtype=np.int64)
-    rank[1 + np.argsort(-sizes, kind="stable")] = 1 + np.arange(count)
-    result = np.minimum(rank, label_maps.IGNORE)[numbered].astype(np.uint8)
+            numbered[found > 0] = found[found > 0] + len(label_of) - 1
+            label_of += [label] * number
+    order = np.argsort(-np.bincount(numbered.ravel(), minlength=len(label_of))[1:], kind="stable")
+    alone = len(order)
+    if alone >= label_maps.IGNORE:
+        alone = label_maps.IGNORE - 1 - len(set(label_of[1:]))
+    rank = np.zeros(len(label_of), dtype=np.int64)
+    rank[1 + order[:alone]] = 1 + np.arange(alone)
+    shared = 1 + order[alone:]
+    rank[shared] = 1 + alone + np.unique(np.array(label_of)[shared], return_inverse=True)[1]
+    result = rank[numbered].astype(np.uint8)
     result[labels == label_maps.IGNORE] = label_maps.IGNORE
     return result
