@@ -74,6 +74,13 @@ def test_both_files_agree_with_the_trained_model_on_odd_sizes(folder, exported, 
         np.testing.assert_allclose(probability[0], expected.probabilities().max(0), atol=1e-4)
 
 
+def test_the_sides_that_may_vary_have_names(exported):
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    (image,), (labels, probability) = session.get_inputs(), session.get_outputs()
+    assert image.shape == [1, "height", "width", 3]
+    assert labels.shape == probability.shape == [1, "height", "width"]
+
+
 def test_the_card_says_what_it_is(exported):
     card = (exported / "README.md").read_text()
     for text in ("| 1 | bird | 1, 3 |", "a \\| b", "2 training images", "12.3 %", "undefined",

@@ -249,7 +249,7 @@ def _legend(
     """Names and colours: clusters with the classes that they are matched with, then classes."""
     used = {step: np.unique(_without_ignore(labels)) for step, labels in record.steps.items()}
     used |= {INITIAL: [row["cluster"] for row in record.masks if row["cluster"]]}
-    used |= {CANDIDATES: [row["cluster"] for row in record.candidates]}
+    used |= {CANDIDATES: [row["cluster"] for row in record.candidates[:CANDIDATES_DRAWN]]}
     if record.ground_truth is not None:
         used[TRUTH] = np.unique(_without_ignore(record.ground_truth))
     entries = set()

@@ -86,6 +86,7 @@ DAMAGED = {
     "empty.txt": b"",
     "deep.json": b"[" * 100_000,
     "deep.jsonl": b"[" * 100_000,
+    "deep.yaml": b"[" * 100_000,
 }
 
 

@@ -138,7 +138,7 @@ def yaml_file(path: Path) -> Lines:
     text = read_text(path)
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not valid YAML ({reason}); mend it") from error
     if isinstance(content, Mapping) and isinstance(content.get("seeds"), Mapping):

@@ -1,5 +1,6 @@
 """A trained DeepLab as one graph from pixels to labels, for use without this repository."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -76,15 +77,25 @@ def export(model: DeepLab) -> torch.export.ExportedProgram:
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     """Write the graph as ONNX, weights inside; input `image`, outputs `labels`, `probability`."""
-    onnx = torch.onnx.export(
+    import onnx
+
+    graph = torch.onnx.export(
         program,
         input_names=["image"],
         output_names=["labels", "probability"],
         dynamo=True,
         external_data=False,
         verbose=False,
-    )
-    onnx.save(str(path), external_data=False)
+    ).model_proto
+    # The exporter numbers the sides that may vary; people look for their names.
+    sides = [side.dim_param for side in graph.graph.input[0].type.tensor_type.shape.dim[1:3]]
+    names = dict(zip(sides, ("height", "width"), strict=True))
+    symbol = re.compile(rf"\b({'|'.join(map(re.escape, sides))})\b")
+    for value in (*graph.graph.input, *graph.graph.output, *graph.graph.value_info):
+        for side in value.type.tensor_type.shape.dim:
+            if side.dim_param:
+                side.dim_param = symbol.sub(lambda found: names[found[0]], side.dim_param)
+    onnx.save(graph, path)
 
 
 def onnx_runner(path: Path) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
