@@ -64,6 +64,13 @@ def test_only_the_exact_gelu_becomes_part_of_a_layer(model):
     torch.testing.assert_close(found(images), model(images), rtol=1e-4, atol=1e-5)
 
 
+def test_a_gated_mlp_computes_the_same():
+    torch.manual_seed(0)
+    mlp = timm.layers.GluMlp(16, 32, act_layer=nn.GELU).eval().requires_grad_(False)
+    inputs = torch.randn(2, 5, 16)
+    torch.testing.assert_close(packed(mlp)(inputs), mlp(inputs), rtol=1e-4, atol=1e-5)
+
+
 def test_a_pytorch_without_the_operators_keeps_its_layers(model, monkeypatch):
     def missing(*arguments):
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")

@@ -9,6 +9,7 @@ import functools
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Mlp
 from torch import Tensor, nn
 
 
@@ -48,13 +49,14 @@ def pack_linear_layers(model: nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                gelu = name == "fc1" and _is_exact_gelu(getattr(module, "act", None))
+                # In other MLPs, gated ones say, the activation sees more than that product.
+                gelu = type(module) is Mlp and name == "fc1" and _is_exact_gelu(module.act)
                 setattr(module, name, PackedLinear(child, gelu=gelu))
                 if gelu:
                     module.act = nn.Identity()
 
 
-def _is_exact_gelu(module: nn.Module | None) -> bool:
+def _is_exact_gelu(module: nn.Module) -> bool:
     return isinstance(module, nn.GELU) and module.approximate == "none"
 
 
