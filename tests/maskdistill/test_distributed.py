@@ -75,6 +75,30 @@ def test_two_processes_agree(tmp_path):
         np.testing.assert_allclose(values["gradient"], model.weight.grad, rtol=1e-5)
 
 
+RESUMED = """
+import sys
+import torch
+from workflow_scripts.maskdistill import distributed, training_run
+
+with (
+    distributed.process_group(torch.device("cpu")),
+    training_run.training_run(sys.argv[1], {}, section="") as run,
+):
+    if run.writes:
+        run.save({"step": 3, "network": {"weight": torch.ones(1, 1), "bias": torch.ones(1)}})
+    else:  # of several nodes, only the first need have the file
+        training_run.read_checkpoint = None
+    network = torch.nn.Linear(1, 1)
+    assert run.resume({"network": network}) == 3
+    assert network.weight.item() == network.bias.item() == 1
+"""
+
+
+def test_the_first_process_tells_the_others_of_the_checkpoint(tmp_path):
+    (tmp_path / "resumed.py").write_text(RESUMED)
+    torchrun(tmp_path / "resumed.py", tmp_path)
+
+
 def test_one_process_is_a_no_op(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.delenv("RANK", raising=False)

@@ -1,4 +1,5 @@
 import csv
+import functools
 import json
 import os
 import signal
@@ -9,8 +10,11 @@ import pytest
 import torch
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.training_run import Interrupted, publish, training_run
+from workflow_scripts.maskdistill import training_run as module
+from workflow_scripts.maskdistill.training_run import Interrupted, publish
 
+training_run = functools.partial(module.training_run, section="mask_rcnn")
+CPU = torch.device("cpu")
 FINGERPRINT = {"settings": {"learning_rate": 0.1}, "seed": 1}
 
 
@@ -86,7 +90,7 @@ def test_a_run_is_exclusive(tmp_path):
     with training_run(tmp_path, FINGERPRINT) as run:
         program = (
             "import sys; from workflow_scripts.maskdistill.training_run import training_run\n"
-            f"with training_run(sys.argv[1], {FINGERPRINT!r}, lock_timeout=0.2): pass"
+            f"with training_run(sys.argv[1], {FINGERPRINT!r}, section='', lock_timeout=0.2): pass"
         )
         other = subprocess.run(
             [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True
@@ -108,7 +112,9 @@ def test_the_lock_is_released_when_the_block_fails(tmp_path):
 def test_a_loss_that_is_not_finite_stops(tmp_path, loss):
     with training_run(tmp_path, FINGERPRINT) as run:
         run.save({"step": 3})
-        with pytest.raises(InputError, match="at step 4; lower the learning rate"):
+        with pytest.raises(
+            InputError, match=r"at step 4; lower the .*\(mask_rcnn\.learning_rate\)"
+        ):
             run.record(step=4, loss=loss)
         assert run.load()["step"] == 3
 
@@ -132,7 +138,7 @@ def test_a_failing_save_keeps_the_last_checkpoint(tmp_path):
         assert not [path for path in run.directory.iterdir() if ".tmp" in path.name]
 
 
-def test_processes_but_the_first_read_and_do_not_write(tmp_path, monkeypatch):
+def test_processes_but_the_first_do_not_write(tmp_path, monkeypatch):
     with training_run(tmp_path, FINGERPRINT) as first:
         first.record(step=1, loss=1.0)
         first.save({"step": 1})
@@ -140,7 +146,7 @@ def test_processes_but_the_first_read_and_do_not_write(tmp_path, monkeypatch):
         monkeypatch.setenv("RANK", "1")
         with training_run(tmp_path, FINGERPRINT) as second:
             assert second.directory == first.directory
-            assert second.load()["step"] == 1
+            assert second.load() is None  # the first one tells it, see test_distributed
             second.record(step=2, loss=1.0)
             second.save({"step": 2})
             second.write_history(tmp_path / "history.csv")
@@ -175,7 +181,7 @@ from workflow_scripts import cli
 from workflow_scripts.maskdistill.training_run import publish, training_run
 
 def main(argv):
-    with training_run({str(tmp_path)!r}, {FINGERPRINT!r}) as run:
+    with training_run({str(tmp_path)!r}, {FINGERPRINT!r}, section='') as run:
         run.save({{"step": 1}})
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
         big = {{"step": 2, "weights": torch.zeros(100_000)}}
@@ -199,3 +205,69 @@ cli.run(main)
     assert not [path for path in tmp_path.rglob("*") if ".tmp" in path.name]
     with training_run(tmp_path, FINGERPRINT) as run:
         assert run.load()["step"] == 1
+
+
+def parts():
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    return {
+        "network": network,
+        "optimizer": optimizer,
+        "scaler": torch.amp.GradScaler("cpu", enabled=False),
+    }
+
+
+def finish(run, found, *, step, last=10, checkpoint_every=4):
+    run.end_step(found, step=step, last=last, checkpoint_every=checkpoint_every, device=CPU)
+
+
+def test_checkpoints_every_few_steps_and_at_the_end(tmp_path):
+    found, saved = parts(), []
+    with training_run(tmp_path, FINGERPRINT) as run:
+        assert run.resume(found) == 0
+        for step in range(1, 11):
+            finish(run, found, step=step)
+            saved.append((run.load() or {"step": 0})["step"])
+    assert saved == [0, 0, 0, 4, 4, 4, 4, 8, 8, 10]
+    again = parts()
+    with training_run(tmp_path, FINGERPRINT) as run:
+        assert run.resume(again) == 10
+    for name, value in found["network"].state_dict().items():
+        assert torch.equal(value, again["network"].state_dict()[name])
+
+
+def test_who_is_asked_to_stop_saves_and_leaves_unless_all_is_done(tmp_path):
+    with training_run(tmp_path, FINGERPRINT) as run:
+        run.request_stop()
+        with pytest.raises(Interrupted):
+            finish(run, parts(), step=3)
+        assert run.load()["step"] == 3
+        finish(run, parts(), step=10)
+        assert run.load()["step"] == 10
+
+
+@pytest.mark.parametrize("name", ["0.weight", "1.running_var"])
+def test_neither_weights_nor_statistics_that_are_not_finite_are_saved(tmp_path, name):
+    found = parts()
+    with training_run(tmp_path, FINGERPRINT) as run:
+        finish(run, found, step=4)
+        found["network"].state_dict()[name].fill_(float("nan"))
+        with pytest.raises(InputError, match=r"finite at step 8; lower .*mask_rcnn\.learning_rate"):
+            finish(run, found, step=8)
+        assert run.load()["step"] == 4
+
+
+def test_a_run_that_began_without_float16_goes_on_with_it(tmp_path):
+    with training_run(tmp_path, FINGERPRINT) as run:
+        finish(run, parts(), step=4)
+        scaler = torch.amp.GradScaler("cpu", enabled=True)
+        assert run.resume(parts() | {"scaler": scaler}) == 4
+        assert scaler.get_scale() == 65536.0
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
+    with training_run(tmp_path, FINGERPRINT) as run:
+        (run.directory / "last.pt").write_bytes(b"no checkpoint")
+        with pytest.raises(InputError, match=r"last\.pt: damaged, .*remove it, and") as error:
+            run.resume(parts())
+        assert "\n" not in str(error.value)

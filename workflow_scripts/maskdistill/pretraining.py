@@ -44,7 +44,6 @@ BACKBONE_OPTIONS = {
 }
 RESNET_DEPTH = 10
 FRAME = 112  # side of a clip in pixels
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the ResNet; the transformer has 0.5
 
 
 class Recipe(NamedTuple):
@@ -300,7 +299,7 @@ def pretrain_resnet(recipe: Recipe, clips: Clips) -> tuple[nn.Module, list[dict]
             "moving": nn.Conv2d(256, 1, kernel_size=1),
         }
     )
-    normalize = torchvision.transforms.Normalize(MEAN, STD)
+    normalize = torchvision.transforms.Normalize(resnet.MEAN, resnet.STD)
 
     def encode(view: Tensor) -> tuple[Tensor, Tensor]:
         """Embedding B x 512, and logits of moving at stride 16."""

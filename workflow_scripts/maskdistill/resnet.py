@@ -10,6 +10,9 @@ from torchvision.models.resnet import BasicBlock
 from workflow_scripts.maskdistill.weights import load_strictly, read_state_dict
 
 DEPTHS = (10, 18, 50)
+# ImageNet's statistics, RGB in 0..1: what the input is normalised by.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 # Parameters of published checkpoints that the trunk does without: classifier, MoCo's projector.
 _HEADS = ("fc.", "head.", "projector.", "predictor.")
 

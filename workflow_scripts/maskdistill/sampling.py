@@ -1,11 +1,15 @@
 """Which image goes into which training step: a plan that any process can enter at any step."""
 
+import contextlib
 import signal
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
+from workflow_scripts.maskdistill import distributed
 from workflow_scripts.maskdistill.errors import InputError
 
 
@@ -19,6 +23,62 @@ class Sample(NamedTuple):
     def generator(self, seed: int) -> np.random.Generator:
         """Random numbers for this place: the same whichever process or worker draws them."""
         return np.random.default_rng([seed, self.step, self.position])
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed torch's global generator for one step of this process: dropout, sampled anchors, …"""
+    place = np.random.SeedSequence([seed, step, distributed.rank()])
+    torch.manual_seed(int(place.generate_state(1)[0]))
+
+
+def training_batches(
+    data: Dataset,
+    batch_size: int,
+    *,
+    seed: int,
+    start: int,
+    stop: int,
+    section: str,
+    device: torch.device,
+    workers: int,
+    collate: Callable[[list], object] | None = None,
+) -> contextlib.closing:
+    """This process's part of the batches of steps `start` to `stop` - 1; see `BatchPlan`.
+
+    Args:
+        data: makes an item of a `Sample`.
+        section: of the config, that has the `batch_size`.
+        device: where the batches go.
+        workers: loading processes; 0 loads in this one.
+        collate: from a list of items to a batch; None stacks them.
+
+    Returns:
+        A context manager that yields the iterator and ends the loading processes.
+
+    Raises:
+        InputError: the processes cannot share a batch.
+    """
+    try:
+        plan = BatchPlan(
+            len(data),
+            batch_size,
+            seed=seed,
+            start=start,
+            stop=stop,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+        )
+    except ValueError as error:
+        raise InputError(f"{section}.batch_size: {error}") from error
+    loader = DataLoader(
+        data,
+        batch_sampler=plan,
+        num_workers=workers,
+        worker_init_fn=leave_sigterm_to_trainer,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+    )
+    return contextlib.closing(batches_of(loader))
 
 
 def leave_sigterm_to_trainer(worker: int) -> None:

@@ -433,15 +433,26 @@ def _damage_named(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(_missing(path)) from None
     except (*_DAMAGE, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{path}: damaged, or not a Parquet file ({reason}); remove it and run again"
+            f"{path}: damaged, or not a Parquet file ({reason}); remove it and run its stage again"
         ) from error
 
 
+def _missing(path: str | os.PathLike) -> str:
+    return f"{path}: no such file; check the path, or run the stage that writes it"
+
+
 def file_digest(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(Path(path), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    try:
+        with open(Path(path), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(_missing(path)) from None

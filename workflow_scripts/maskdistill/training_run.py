@@ -18,11 +18,15 @@ from pathlib import Path
 
 import filelock
 import torch
+from torch import nn
 
 from workflow_scripts.maskdistill import distributed
 from workflow_scripts.maskdistill.atomic import atomic_path, full_disk_named
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.weights import read_checkpoint
 
+# What of a training has a state.
+Part = nn.Module | torch.optim.Optimizer | torch.amp.GradScaler
 # Seconds that a training waits for an earlier one at the same run to save its state and end: after
 # kill -9 of a job its data workers live on for a while, and hold its lock.
 LOCK_TIMEOUT = 120.0
@@ -36,31 +40,96 @@ class Interrupted(SystemExit):
 
 
 class TrainingRun:
-    """Checkpoints and loss history of one training; made by `training_run`.
+    """Checkpoints, loss history and end of one training; made by `training_run`.
 
-    Of several processes under torchrun, the first one writes; the others read its checkpoint.
+    Of several processes under torchrun, the first one reads and writes, and tells the others.
     """
 
-    def __init__(self, directory: Path, *, writes: bool = True) -> None:
+    def __init__(self, directory: Path, section: str, *, writes: bool = True) -> None:
         self.directory = directory
+        self.section = section
         self.writes = writes
         self._checkpoint = directory / "last.pt"
         self._history_file = directory / "history.jsonl"
         self._stop = threading.Event()
         self.history: list[dict] = []
 
+    def resume(self, parts: Mapping[str, Part]) -> int:
+        """Put the parts of a training back to the last checkpoint.
+
+        Args:
+            parts: network, optimiser and gradient scaler, by the names that `end_step` saves.
+
+        Returns:
+            The number of optimiser steps done, 0 at the beginning.
+        """
+        state = self.load()
+        if state is None:
+            return 0
+        for name, part in parts.items():
+            if state[name]:  # a scaler's is empty where the run began without float16
+                part.load_state_dict(state[name])
+        return state["step"]
+
+    def end_step(
+        self,
+        parts: Mapping[str, Part],
+        *,
+        step: int,
+        last: int,
+        checkpoint_every: int,
+        device: torch.device,
+    ) -> None:
+        """Save when it is time to, and leave when asked to; every process calls it at every step.
+
+        Args:
+            parts: as of `resume`.
+            step: number of optimiser steps done.
+            last: their number in the end, when there is a checkpoint too.
+            checkpoint_every: steps between two checkpoints.
+            device: of this process.
+
+        Raises:
+            InputError: weights or batch statistics are not finite; the last checkpoint is kept.
+            Interrupted: SIGTERM arrived at some process before the last step; the state is saved.
+        """
+        stop = distributed.any_process(self.stop_requested, device)
+        if stop or step % checkpoint_every == 0 or step == last:
+            self._check_finite(parts, step)
+            self.save({"step": step} | {name: part.state_dict() for name, part in parts.items()})
+        if stop and step < last:
+            # None leaves before the first has saved: torchrun would kill the others.
+            distributed.any_process(True, device)
+            raise Interrupted
+
+    def _check_finite(self, parts: Mapping[str, Part], step: int) -> None:
+        """A checkpoint with NaN in it would replace the last good one and never recover."""
+        networks = [part for part in parts.values() if isinstance(part, nn.Module)]
+        values = (value for network in networks for value in network.state_dict().values())
+        if not all(value.isfinite().all() for value in values):
+            raise InputError(f"weights are no longer finite at step {step}; {self._remedy()}")
+
+    def _remedy(self) -> str:
+        return (
+            f"lower the learning rate ({self.section}.learning_rate) and run again "
+            f"(the last good checkpoint is kept in {self.directory})"
+        )
+
     def load(self) -> dict | None:
-        """The last checkpoint (tensors on the CPU), or None at the beginning.
+        """The last checkpoint (tensors on the CPU), or None at the beginning, in every process.
 
         The history is cut back to the checkpoint's step.
+
+        Raises:
+            InputError: the checkpoint is damaged.
         """
+        return distributed.from_first(self._read() if self.writes else None)
+
+    def _read(self) -> dict | None:
         if not self._checkpoint.exists():
-            if self.writes:
-                self._history_file.unlink(missing_ok=True)
+            self._history_file.unlink(missing_ok=True)
             return None
-        state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
-        if not self.writes:
-            return state
+        state = read_checkpoint(self._checkpoint, remedy="remove it, and the training starts anew")
         if self._history_file.exists():
             lines = self._history_file.read_text().splitlines()
             rows = [json.loads(line) for line in lines if line.endswith("}")]
@@ -86,10 +155,7 @@ class TrainingRun:
             InputError: the loss is not finite, or the disk is full; the last checkpoint is kept.
         """
         if not math.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss} at step {step}; lower the learning rate and run again "
-                f"(the last good checkpoint is kept in {self.directory})"
-            )
+            raise InputError(f"the loss is {loss} at step {step}; {self._remedy()}")
         if not self.writes:
             return
         row = {"step": step, "loss": loss, **values}
@@ -119,7 +185,11 @@ class TrainingRun:
 
 @contextlib.contextmanager
 def training_run(
-    root: str | os.PathLike, fingerprint: Mapping, *, lock_timeout: float = LOCK_TIMEOUT
+    root: str | os.PathLike,
+    fingerprint: Mapping,
+    *,
+    section: str,
+    lock_timeout: float = LOCK_TIMEOUT,
 ) -> Iterator[TrainingRun]:
     """Open the run that belongs to `fingerprint` under `root`, alone but for torchrun's others.
 
@@ -128,6 +198,7 @@ def training_run(
     Args:
         root: directory of all runs of this training; other fingerprints are other directories.
         fingerprint: JSON values that decide the result: settings, digests of inputs, seed.
+        section: of the config that has the schedule, for messages.
         lock_timeout: seconds to wait for another process at this very run to end.
 
     Raises:
@@ -136,7 +207,7 @@ def training_run(
     text = json.dumps(fingerprint, sort_keys=True)
     directory = Path(root) / hashlib.sha256(text.encode()).hexdigest()[:16]
     directory.mkdir(parents=True, exist_ok=True)
-    run = TrainingRun(directory, writes=distributed.rank() == 0)
+    run = TrainingRun(directory, section, writes=distributed.rank() == 0)
     lock = filelock.FileLock(directory / "lock")
     if run.writes:
         try:

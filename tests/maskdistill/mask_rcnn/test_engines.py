@@ -1,4 +1,5 @@
 import csv
+import functools
 import json
 import signal
 import subprocess
@@ -111,6 +112,41 @@ def test_sigterm_saves_and_the_resumed_training_ends_the_same(
     model, folder = uninterrupted
     assert_same_weights(resumed, model)
     assert losses(tmp_path) == losses(folder)
+
+
+def test_sigterm_at_the_last_step_is_no_interruption(
+    engine, shapes, uninterrupted, tmp_path, monkeypatch
+):
+    record = TrainingRun.record
+
+    def terminate_at_the_end(run, *, step, **values):
+        record(run, step=step, **values)
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingRun, "record", terminate_at_the_end)
+    assert_same_weights(fit(engine, shapes, tmp_path), uninterrupted[0])
+
+
+def test_a_training_that_began_without_float16_goes_on_with_it(
+    engine, shapes, uninterrupted, tmp_path, monkeypatch
+):
+    """As one that began on the CPU and goes on on CUDA."""
+    record = TrainingRun.record
+
+    def stop_at_two(run, *, step, **values):
+        record(run, step=step, **values)
+        if step == 2:
+            run.request_stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "record", stop_at_two)
+        with pytest.raises(Interrupted):
+            fit(engine, shapes, tmp_path)
+    scaler = functools.partial(torch.amp.GradScaler, "cpu", enabled=True)
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: scaler())
+    fit(engine, shapes, tmp_path)
+    assert losses(tmp_path) == pytest.approx(losses(uninterrupted[1]), rel=1e-3)
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint(

@@ -1,6 +1,7 @@
 """The linear probe on features whose classes are known."""
 
 import dataclasses
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -159,3 +160,32 @@ def test_unknown_settings_and_missing_files_are_errors(tmp_path, model_file):
         linear_probe.read_settings({"epoch": 3})
     with pytest.raises(InputError, match=r"none\.pt: no such file"):
         train(write_images(tmp_path), tmp_path / "none.pt")
+
+
+def test_messages_name_settings_and_remedies_of_the_probe(tmp_path, model_file, monkeypatch):
+    shard = write_images(tmp_path)
+    with pytest.raises(InputError, match=r"\(evaluation\.linear_probe\.learning_rate\)"):
+        train(shard, model_file, learning_rate=1e30, epochs=9)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(linear_probe.training.distributed, "process_group", nullcontext)
+    monkeypatch.setattr(linear_probe.training.distributed, "from_first", lambda value: value)
+    monkeypatch.setattr(linear_probe.training.distributed, "parallel", lambda model, _: model)
+    with pytest.raises(InputError, match=r"evaluation\.linear_probe\.batch_size: a batch of 6"):
+        train(shard, model_file, "shared")
+    monkeypatch.undo()
+    shards.write_table(
+        shard,
+        "label_maps",
+        [label_maps.row(0, "0.png", np.full((32, 32), 255, np.uint8))],
+        {},
+    )
+    with pytest.raises(InputError, match=r"no image has a label.*linear_probe\.enabled: false"):
+        train(shard, model_file)
+    shards.write_table(
+        shard,
+        "label_maps",
+        [label_maps.row(0, "0.png", np.full((32, 32), 9, np.uint8))],
+        {},
+    )
+    with pytest.raises(InputError, match=r"label 9, but there are 2 classes; .*dataset\.classes"):
+        train(shard, model_file)

@@ -145,6 +145,19 @@ def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(
     assert history(tmp_path / "parts") == history(tmp_path / "whole")
 
 
+def test_sigterm_at_the_last_step_is_no_interruption(tmp_path, monkeypatch):
+    shard = write_images(tmp_path)
+    record = TrainingRun.record
+
+    def record_then_stop(self, *, step, **values):
+        record(self, step=step, **values)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingRun, "record", record_then_stop)
+    assert train(shard, tmp_path, epochs=1)["clusters"] == 2
+
+
 def command(shard: Path, output: Path, settings: dict) -> list[str]:
     nested = {"segmentation": settings, "clustering": {"clusters": 2}}
     return [

@@ -28,12 +28,10 @@ from workflow_scripts.maskdistill import distributed
 from workflow_scripts.maskdistill.mask_rcnn.network import (
     ASPECT_RATIOS,
     C4_STRIDE,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     NORM_LAYERS,
 )
 from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, TrainingSettings
-from workflow_scripts.maskdistill.resnet import build_resnet
+from workflow_scripts.maskdistill.resnet import MEAN, STD, build_resnet
 from workflow_scripts.maskdistill.weights import detectron2_names, load_strictly
 
 # Detectron2's names of the losses → those of torchvision, in every engine's history.
@@ -137,8 +135,8 @@ def build_mask_rcnn(
                 ShapeSpec(channels=channels), num_classes=clusters, conv_dims=[256]
             ),
         ),
-        pixel_mean=[255 * value for value in IMAGENET_MEAN],
-        pixel_std=[255 * value for value in IMAGENET_STD],
+        pixel_mean=[255 * value for value in MEAN],
+        pixel_std=[255 * value for value in STD],
         input_format="RGB",
     )
 

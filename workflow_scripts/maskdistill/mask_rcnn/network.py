@@ -20,11 +20,9 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
 from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, TrainingSettings
-from workflow_scripts.maskdistill.resnet import build_resnet, output_channels
+from workflow_scripts.maskdistill.resnet import MEAN, STD, build_resnet, output_channels
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 # Padded sides are multiples of the coarsest stride that is computed from the image.
 C4_STRIDE, FPN_STRIDE = 16, 32
 _LEVELS = ("0", "1", "2", "3")  # of the pyramid that regions are pooled from
@@ -42,7 +40,7 @@ class MaskRCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.rpn, self.roi_heads, self.stride = backbone, proposals, heads, stride
-        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        for name, values in (("mean", MEAN), ("std", STD)):
             tensor = 255 * torch.tensor(values)[:, None, None]
             self.register_buffer(name, tensor, persistent=False)
 

@@ -1,27 +1,25 @@
 """The training loop: whatever the interruptions, workers and checkpoints, the same weights."""
 
 import bisect
-import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from workflow_scripts.maskdistill import distributed, training_run
-from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.device import autocast, gradient_scaler
 from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime
 from workflow_scripts.maskdistill.mask_rcnn.network import NORM_LAYERS
 from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import Example
 from workflow_scripts.maskdistill.mask_rcnn.settings import TrainingSettings
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.resnet import keep_frozen
-from workflow_scripts.maskdistill.sampling import BatchPlan, batches_of, leave_sigterm_to_trainer
+from workflow_scripts.maskdistill.sampling import seed_step, training_batches
 from workflow_scripts.maskdistill.shards import file_digest
-from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
+from workflow_scripts.maskdistill.training_run import TrainingRun
 
 # Told of every step: the run's directory, the number of steps done, losses and learning rate.
 Observer = Callable[[Path, int, Mapping[str, float]], None]
@@ -52,7 +50,9 @@ def fit_network(
     with (
         distributed.process_group(runtime.device) as device,
         training_run.training_run(
-            work_dir, fingerprint(pseudo_labels, settings=settings, seed=seed)
+            work_dir,
+            fingerprint(pseudo_labels, settings=settings, seed=seed),
+            section="mask_rcnn",
         ) as run,
     ):
         runtime = dataclasses.replace(runtime, device=device)
@@ -109,36 +109,24 @@ def train(
     network.to(device)
     optimizer = build_optimizer(network, settings)
     precision = _precision(settings, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-    start = 0
-    if (state := distributed.from_first(run.load())) is not None:
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        start = state["step"]
-    loader = DataLoader(
-        examples,
-        batch_sampler=_plan(len(examples), settings, seed=seed, start=start),
-        num_workers=runtime.workers,
-        worker_init_fn=leave_sigterm_to_trainer,
-        collate_fn=list,
-        pin_memory=device.type == "cuda",
-    )
+    scaler = gradient_scaler(device, precision)
+    parts = {"network": network, "optimizer": optimizer, "scaler": scaler}
+    start = run.resume(parts)
     model = distributed.parallel(network, device)
     model.train()
     keep_frozen(model)
-
-    def save(step: int) -> None:
-        if not all(parameter.isfinite().all() for parameter in network.parameters()):
-            raise InputError(
-                f"weights are not finite after step {step}; lower mask_rcnn.learning_rate and run "
-                f"again (the last good checkpoint is kept in {run.directory})"
-            )
-        parts = {"network": network, "optimizer": optimizer, "scaler": scaler}
-        run.save({"step": step} | {name: part.state_dict() for name, part in parts.items()})
-
     with (
-        contextlib.closing(batches_of(loader)) as batches,
+        training_batches(
+            examples,
+            settings.batch_size,
+            seed=seed,
+            start=start,
+            stop=settings.iterations,
+            section=run.section,
+            device=device,
+            workers=runtime.workers,
+            collate=list,
+        ) as batches,
         progress_bar(
             total=settings.iterations, initial=start, description="train_mask_rcnn", unit="step"
         ) as bar,
@@ -146,15 +134,15 @@ def train(
         for step, batch in enumerate(batches, start):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)
-            torch.manual_seed(_step_seed(seed, step))
-            with _autocast(precision, device):
+            seed_step(seed, step)  # samplers of anchors and proposals
+            with autocast(device, precision):
                 losses = model(*_to_device(batch, device))
             loss = sum(losses.values())
-            parts = {
+            values = {
                 name.removeprefix("loss_"): distributed.mean(value.item(), device)
                 for name, value in losses.items()
             }
-            run.record(step=step + 1, loss=sum(parts.values()), **parts)
+            run.record(step=step + 1, loss=sum(values.values()), **values)
             if observe is not None and run.writes:
                 rate = optimizer.param_groups[0]["lr"]
                 observe(run.directory, step + 1, {**run.history[-1], "learning_rate": rate})
@@ -166,17 +154,15 @@ def train(
             scaler.step(optimizer)
             scaler.update()
             if run.writes:
-                bar.set_postfix(loss=f"{sum(parts.values()):.3f}", refresh=False)
+                bar.set_postfix(loss=f"{sum(values.values()):.3f}", refresh=False)
                 bar.update()
-
-            done = step + 1
-            stop = distributed.any_process(run.stop_requested, device)
-            if stop or done % runtime.checkpoint_every == 0 or done == settings.iterations:
-                save(done)
-            if stop and done < settings.iterations:
-                # None leaves before the first has saved: torchrun would kill the others.
-                distributed.any_process(True, device)
-                raise Interrupted
+            run.end_step(
+                parts,
+                step=step + 1,
+                last=settings.iterations,
+                checkpoint_every=runtime.checkpoint_every,
+                device=device,
+            )
 
 
 def build_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -203,38 +189,10 @@ def build_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opt
     )
 
 
-def _plan(count: int, settings: TrainingSettings, *, seed: int, start: int) -> BatchPlan:
-    try:
-        return BatchPlan(
-            count,
-            settings.batch_size,
-            seed=seed,
-            start=start,
-            stop=settings.iterations,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-        )
-    except ValueError as error:
-        raise InputError(f"mask_rcnn.batch_size: {error}") from error
-
-
-def _step_seed(seed: int, step: int) -> int:
-    """Seed of the samplers of anchors and proposals, which use torch's global generator."""
-    return int(np.random.SeedSequence([seed, step, distributed.rank()]).generate_state(1)[0])
-
-
 def _precision(settings: TrainingSettings, device: torch.device) -> torch.dtype | None:
     if device.type != "cuda" or settings.mixed_precision == "none":
         return None
     return getattr(torch, settings.mixed_precision)
-
-
-def _autocast(
-    precision: torch.dtype | None, device: torch.device
-) -> contextlib.AbstractContextManager:
-    if precision is None:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=precision)
 
 
 def _to_device(

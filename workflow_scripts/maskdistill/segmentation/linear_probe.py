@@ -18,6 +18,13 @@ from workflow_scripts.maskdistill.segmentation import training
 from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab
 from workflow_scripts.maskdistill.segmentation.prediction import load_predictor
 
+GROUND_TRUTH = training.LabelSource(
+    section="evaluation.linear_probe",
+    classes="classes",
+    beyond="name all of them in dataset.classes, or correct the label",
+    unlabelled="give labels of this split, or set evaluation.linear_probe.enabled: false",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -112,11 +119,12 @@ def train(
         clusters=classes,
         settings=training_settings(settings, segmentation),
         seed=seed,
+        source=GROUND_TRUTH,
         fingerprint={
             "stage": "train_linear_probe",
             "settings": dataclasses.asdict(training_settings(settings, segmentation))
             | {"weights": None},
-            "model": shards.file_digest(training.existing(segmentation_model)),
+            "model": shards.file_digest(segmentation_model),
         },
         work_dir=work_dir,
         model_path=model_path,

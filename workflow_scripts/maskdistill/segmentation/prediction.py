@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from workflow_scripts.maskdistill import label_maps, shards
 from workflow_scripts.maskdistill.atomic import full_disk_named
+from workflow_scripts.maskdistill.device import autocast, half_precision
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.images import padded_size, read_listed
 from workflow_scripts.maskdistill.progress import progress
@@ -103,9 +104,7 @@ class Predictor:
                 for image in images
             ]
         )
-        cuda = self.device.type == "cuda"
-        half = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float16
-        with torch.autocast(self.device.type, dtype=half, enabled=cuda):
+        with autocast(self.device, half_precision(self.device)):
             return self.model(inputs.contiguous(memory_format=torch.channels_last))
 
 

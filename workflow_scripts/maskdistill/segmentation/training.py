@@ -1,13 +1,13 @@
 """Training of DeepLab-v3 on label maps, resumable at any step."""
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,15 +16,11 @@ import torch
 from torch import nn
 
 from workflow_scripts.maskdistill import distributed, label_maps, shards
+from workflow_scripts.maskdistill.device import autocast, gradient_scaler, half_precision
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.images import read_listed
 from workflow_scripts.maskdistill.progress import progress_bar
-from workflow_scripts.maskdistill.sampling import (
-    BatchPlan,
-    Sample,
-    batches_of,
-    leave_sigterm_to_trainer,
-)
+from workflow_scripts.maskdistill.sampling import Sample, seed_step, training_batches
 from workflow_scripts.maskdistill.segmentation.deeplab import (
     ARCHITECTURE,
     DeepLab,
@@ -33,12 +29,7 @@ from workflow_scripts.maskdistill.segmentation.deeplab import (
 )
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX, hard_pixel_loss
 from workflow_scripts.maskdistill.segmentation.transforms import draw_view, normalize, warp
-from workflow_scripts.maskdistill.training_run import (
-    Interrupted,
-    TrainingRun,
-    publish,
-    training_run,
-)
+from workflow_scripts.maskdistill.training_run import TrainingRun, publish, training_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +87,23 @@ def read_settings(values: Mapping) -> Settings:
     return Settings(**values)
 
 
+class LabelSource(NamedTuple):
+    """What label maps are, for messages."""
+
+    section: str  # of the config: schedule of a training on them
+    classes: str  # what their labels count
+    beyond: str  # remedy of a label beyond those
+    unlabelled: str  # remedy where no image has a label
+
+
+PSEUDO_LABELS = LabelSource(
+    section="segmentation",
+    classes="clusters",
+    beyond="remove the label maps and run again",
+    unlabelled="lower confidence.threshold",
+)
+
+
 class LabelledImages(torch.utils.data.Dataset):
     """Images with label maps, seen through the random view that a `Sample` seeds.
 
@@ -106,6 +114,7 @@ class LabelledImages(torch.utils.data.Dataset):
         paths: shards of label maps.
         root: folder that file names are relative to.
         clusters: C, the largest label.
+        source: what the label maps are.
         workers: threads that check the label maps.
 
     Raises:
@@ -120,6 +129,7 @@ class LabelledImages(torch.utils.data.Dataset):
         clusters: int,
         settings: Settings,
         seed: int,
+        source: LabelSource = PSEUDO_LABELS,
         workers: int = 1,
     ) -> None:
         table = shards.read_table(paths, ["file_name", "image"])
@@ -131,8 +141,8 @@ class LabelledImages(torch.utils.data.Dataset):
             largest = int(classes.max())
             if largest > clusters:
                 raise InputError(
-                    f"label map of {name}: label {largest}, but there are {clusters} clusters; "
-                    "remove the label maps and run again"
+                    f"label map of {name}: label {largest}, but there are {clusters} "
+                    f"{source.classes}; {source.beyond}"
                 )
             return largest != IGNORE_INDEX
 
@@ -142,7 +152,7 @@ class LabelledImages(torch.utils.data.Dataset):
         if not len(self._names):
             raise InputError(
                 f"{', '.join(map(str, paths))}: no image has a label to learn from; "
-                "lower confidence.threshold"
+                f"{source.unlabelled}"
             )
         self._root, self._settings, self._seed = Path(root), settings, seed
 
@@ -172,7 +182,9 @@ def _classes(png: bytes, name: str) -> np.ndarray:
     try:
         labels = label_maps.decode_png(png)
     except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"label map of {name}: damaged ({error}); run again") from error
+        raise InputError(
+            f"label map of {name}: damaged ({error}); remove its shard and run again"
+        ) from error
     classes = labels.astype(np.int32)
     classes[labels == label_maps.ignore_value(labels)] = IGNORE_INDEX
     return classes
@@ -218,7 +230,7 @@ def train(
     fingerprint = {
         "stage": "train_segmentation",
         "settings": dataclasses.asdict(settings) | {"weights": None},
-        "weights": settings.weights and shards.file_digest(existing(settings.weights)),
+        "weights": settings.weights and shards.file_digest(settings.weights),
     }
     architecture = {name: getattr(settings, name) for name in ARCHITECTURE}
     train_model(
@@ -228,6 +240,7 @@ def train(
         clusters=clusters,
         settings=settings,
         seed=seed,
+        source=PSEUDO_LABELS,
         fingerprint=fingerprint,
         work_dir=work_dir,
         model_path=model_path,
@@ -245,6 +258,7 @@ def train_model(
     clusters: int,
     settings: Settings,
     seed: int,
+    source: LabelSource,
     fingerprint: Mapping,
     work_dir: str | os.PathLike,
     model_path: str | os.PathLike,
@@ -256,20 +270,27 @@ def train_model(
 
     Args:
         build: makes the model with `clusters` + 1 outputs; called with `seed` set.
+        source: what the label maps are.
         fingerprint: what decides the result besides label maps, clusters and seed.
     """
     fingerprint = {
         **fingerprint,
-        "label_maps": [shards.file_digest(existing(path)) for path in paths],
+        "label_maps": [shards.file_digest(path) for path in paths],
         "clusters": clusters,
         "seed": seed,
     }
     data = LabelledImages(
-        paths, root, clusters=clusters, settings=settings, seed=seed, workers=workers
+        paths,
+        root,
+        clusters=clusters,
+        settings=settings,
+        seed=seed,
+        source=source,
+        workers=workers,
     )
     with (
         distributed.process_group(device) as device,
-        training_run(work_dir, fingerprint) as run,
+        training_run(work_dir, fingerprint, section=source.section) as run,
     ):
         torch.manual_seed(seed)
         model = build()
@@ -281,17 +302,6 @@ def train_model(
             {"state_dict": state, "settings": dataclasses.asdict(settings), "clusters": clusters},
             model_path,
         )
-
-
-def existing(path: str | os.PathLike) -> Path:
-    """The path of an input file.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file")
-    return Path(path)
 
 
 def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -311,69 +321,48 @@ class _Trainer:
         self.settings, self.seed, self.device = settings, seed, device
         self.model = model.to(device, memory_format=torch.channels_last)
         self.optimizer = _optimizer(self.model, settings)
-        # float16 has too narrow a range for gradients, bfloat16 has not.
-        cuda = device.type == "cuda"
-        half = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float16
-        self.autocast = torch.autocast(device.type, dtype=half, enabled=cuda)
-        self.scaler = torch.amp.GradScaler(enabled=cuda and half == torch.float16)
+        self.precision = half_precision(device)
+        self.scaler = gradient_scaler(device, self.precision)
 
     def fit(self, run: TrainingRun, data: LabelledImages, workers: int) -> None:
-        settings, first = self.settings, distributed.rank() == 0
+        settings = self.settings
         steps_per_epoch = math.ceil(len(data) / settings.batch_size)
-        stop = settings.epochs * steps_per_epoch
-        start = self._load(distributed.from_first(run.load() if first else None))
+        last = settings.epochs * steps_per_epoch
+        parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+        start = run.resume(parts)
         # Buffers (batch statistics) and weights are copied from the first process here.
         parallel = distributed.parallel(self.model, self.device)
         parallel.train()
         with (
-            self._batches(data, start, stop, workers) as batches,
+            training_batches(
+                data,
+                settings.batch_size,
+                seed=self.seed,
+                start=start,
+                stop=last,
+                section=run.section,
+                device=self.device,
+                workers=workers,
+            ) as batches,
             progress_bar(
-                total=stop, initial=start, description="train segmentation", unit="step"
+                total=last, initial=start, description=f"train {run.section}", unit="step"
             ) as bar,
         ):
             for step, (images, labels) in enumerate(batches, start):
                 rate = learning_rate(step, steps_per_epoch, settings)
                 loss = self._step(parallel, images, labels, step, rate)
                 loss = distributed.mean(loss, self.device)
-                done = step + 1
-                if first:
-                    run.record(step=done, loss=loss, learning_rate=rate)
+                run.record(step=step + 1, loss=loss, learning_rate=rate)
+                if run.writes:
                     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                     bar.update()
-                elif not math.isfinite(loss):
-                    raise InputError(f"the loss is {loss} at step {done}")
-                interrupted = distributed.any_process(run.stop_requested, self.device)
-                if first and (interrupted or done % steps_per_epoch == 0):
-                    self._check_finite(run, done)
-                    run.save(self._state(done))
-                if interrupted:
-                    # None leaves before the first has saved: torchrun would kill the others.
-                    distributed.any_process(True, self.device)
-                    raise Interrupted
-
-    def _batches(
-        self, data: LabelledImages, start: int, stop: int, workers: int
-    ) -> contextlib.closing:
-        try:
-            plan = BatchPlan(
-                len(data),
-                self.settings.batch_size,
-                seed=self.seed,
-                start=start,
-                stop=stop,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
-            )
-        except ValueError as error:
-            raise InputError(f"segmentation.batch_size: {error}") from error
-        loader = torch.utils.data.DataLoader(
-            data,
-            batch_sampler=plan,
-            num_workers=workers,
-            worker_init_fn=leave_sigterm_to_trainer,
-            pin_memory=self.device.type == "cuda",
-        )
-        return contextlib.closing(batches_of(loader))
+                run.end_step(
+                    parts,
+                    step=step + 1,
+                    last=last,
+                    checkpoint_every=steps_per_epoch,
+                    device=self.device,
+                )
 
     def _step(
         self,
@@ -385,12 +374,10 @@ class _Trainer:
     ) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # Dropout is the one source of randomness here.
-        place = np.random.SeedSequence([self.seed, step, distributed.rank()])
-        torch.manual_seed(int(place.generate_state(1)[0]))
+        seed_step(self.seed, step)  # dropout is the one source of randomness here
         images = normalize(images.to(self.device, non_blocking=True))
         labels = labels.to(self.device, non_blocking=True)
-        with self.autocast:
+        with autocast(self.device, self.precision):
             logits = parallel(images)
         loss = hard_pixel_loss(
             upsample(logits, labels.shape[-2:]),
@@ -402,29 +389,3 @@ class _Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.item()
-
-    def _state(self, step: int) -> dict:
-        return {
-            "step": step,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
-
-    def _load(self, state: Mapping | None) -> int:
-        """Continue from a checkpoint; returns the number of steps done."""
-        if state is None:
-            return 0
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:  # empty where the run began without float16
-            self.scaler.load_state_dict(state["scaler"])
-        return state["step"]
-
-    def _check_finite(self, run: TrainingRun, step: int) -> None:
-        """A checkpoint with NaN in it would replace the last good one and never recover."""
-        if not all(value.isfinite().all() for value in self.model.state_dict().values()):
-            raise InputError(
-                f"weights are no longer finite at step {step}; lower the learning rate and run "
-                f"again (the last good checkpoint is kept in {run.directory})"
-            )

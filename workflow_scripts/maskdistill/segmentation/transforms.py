@@ -7,11 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from workflow_scripts.maskdistill.resnet import MEAN, STD
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
 
-# ImageNet's statistics, RGB in 0..1.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 _MEAN_COLOR = tuple(round(255 * value) for value in MEAN)
 
 
