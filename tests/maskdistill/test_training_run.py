@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill import training_run as module
+from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.training_run import Interrupted, publish
 
 training_run = functools.partial(module.training_run, section="mask_rcnn")
@@ -268,6 +268,6 @@ def test_a_run_that_began_without_float16_goes_on_with_it(tmp_path):
 def test_a_damaged_checkpoint_is_one_line(tmp_path):
     with training_run(tmp_path, FINGERPRINT) as run:
         (run.directory / "last.pt").write_bytes(b"no checkpoint")
-        with pytest.raises(InputError, match=r"last\.pt: damaged, .*remove it, and") as error:
+        with pytest.raises(InputError, match=r"last\.pt: not a readable .*; remove it, and") as error:
             run.resume(parts())
         assert "\n" not in str(error.value)
