@@ -294,7 +294,7 @@ def test_metadata_that_are_damaged(tmp_path):
     for metadata in (b'{"stage": "ima', b'{"stage": "\xff"}'):
         damaged = table.replace_schema_metadata({shards.METADATA_KEY: metadata})
         pq.write_table(damaged, tmp_path / "a.parquet")
-        with pytest.raises(InputError, match=r"a\.parquet: damaged.*; remove it and run its stage again"):
+        with pytest.raises(InputError, match=r"a\.parquet: damaged.*; remove it and run its stage"):
             shards.read_metadata(tmp_path / "a.parquet")
 
 
