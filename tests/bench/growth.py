@@ -26,6 +26,8 @@ from workflow_scripts.maskdistill.shards import read_rows, shard_writer
 
 COUNTS = (40, 160, 640)
 FLAT = 1.1
+# They have to hold something of every image of a data set; docs/scale.md says how much.
+MERGES = ("cluster_masks", "write_pseudo_labels", "evaluate_instances")
 CLUSTERS = 6
 DEFAULTS = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())["defaults"]
 # Small networks, not trained: what is measured is what the programs keep beside them.
@@ -54,7 +56,7 @@ MASK_RCNN = {
     "roi_size": 4,
     "anchor_sizes": [24, 48, 80],
 }
-CANDIDATES = {"test_side": 96, "test_proposals": 16, "candidates_per_image": 4, "score_floor": 0.0}
+CANDIDATES = {"test_side": 64, "test_proposals": 8, "candidates_per_image": 4, "score_floor": 0.0}
 
 
 class Stage(NamedTuple):
@@ -84,7 +86,7 @@ def rows() -> Iterator[Row]:
                         unit="MB",
                         reference=first[stage.name],
                         against=f"{COUNTS[0]} images",
-                        at_most=FLAT,
+                        at_most=None if stage.name in MERGES else FLAT,
                     )
                 if count == COUNTS[-1] and stage.output:
                     size = stage.output.stat().st_size / count
