@@ -76,6 +76,7 @@ def run(tmp_path):
             "classes": list(CLASSES),
             "splits": {"val": "val"},
         },
+        "seeds": [0, 1],
         "features": {"weights": "https://example.org/weights.pth", "heads": None},
         "clustering": {"clusters": 2, "kmeans": {"iterations": 20}},
         "curation": {"names": ["<i>striped</i> cat", "cluster_002"], "classes": None},

@@ -28,3 +28,18 @@ from workflow_scripts.maskdistill.report import times
 )
 def test_rule_of_a_benchmark_file(path, rule):
     assert times.rule_of_benchmark(Path(path), ["train", "val"]) == rule
+
+
+def test_ablations_and_their_seeds_are_no_part_of_the_run(tmp_path):
+    for number, name in enumerate(
+        ("metrics", "seed-0/metrics", "seed-1/metrics", "ablations/boxes/seed-0/metrics")
+    ):
+        path = (tmp_path / name).with_suffix(".tsv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\tmax_rss\n{10**number}\t5\n")
+
+    def seconds(seeds):
+        return {row["rule"]: row["sum"] for row in times.timings(tmp_path, ["val"], seeds)}
+
+    assert seconds([0]) == {"summarize": 1, "evaluate": 10}
+    assert seconds([0, 1]) == {"summarize": 1, "evaluate": 110}

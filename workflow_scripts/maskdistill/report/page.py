@@ -49,7 +49,7 @@ def render(inputs: Inputs) -> str:
             if row["status"] != shards.OK
         ],
         rejected_shown=REJECTED_SHOWN,
-        timings=times.timings(inputs.benchmarks, inputs.images),
+        timings=times.timings(inputs.benchmarks, inputs.images, inputs.settings["seeds"]),
         scores=scores.of_run(inputs) if scored else None,
         legend=pictures.legend(inputs, clusters),
         colours_shown={c for e in examples for p in e["pictures"] for c in p["colours"]},

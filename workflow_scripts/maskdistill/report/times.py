@@ -50,19 +50,24 @@ RULES = {
 }
 
 
-def timings(benchmarks: Path | None, splits: Collection[str]) -> list[dict]:
+def timings(benchmarks: Path | None, splits: Collection[str], seeds: Collection[int]) -> list[dict]:
     """Jobs, seconds and MB of every rule, in the workflow's order.
+
+    Ablations are no part of the run, nor are seeds that only they have.
 
     Args:
         benchmarks: folder of a dataset's benchmark files, if there is one.
         splits: names of its splits.
+        seeds: the run's own.
     """
     if benchmarks is None or not benchmarks.is_dir():
         return []
     jobs = defaultdict(list)
+    own = {f"seed-{seed}" for seed in seeds}
     for path in sorted(benchmarks.rglob("*.tsv")):
-        if "ablations" in path.relative_to(benchmarks).parts:
-            continue  # no part of the run
+        first = path.relative_to(benchmarks).parts[0]
+        if first == "ablations" or (first.startswith("seed-") and first not in own):
+            continue
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file, delimiter="\t"):
                 rule = rule_of_benchmark(path.relative_to(benchmarks), splits)
