@@ -68,7 +68,8 @@ def test_bad_input_is_one_line_and_exit_code_one(tmp_path):
     )
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == f"error: {tmp_path}/no.parquet: no such file\n"
+    remedy = "check the path, or run the stage that writes it"
+    assert done.stderr == f"error: {tmp_path}/no.parquet: no such file; {remedy}\n"
 
 
 def test_settings_are_json(capsys):
