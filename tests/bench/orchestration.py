@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
@@ -33,37 +33,61 @@ def rows() -> Iterator[Row]:
 
 def dry_runs() -> Iterator[Row]:
     """Wall and processor time of a dry-run of everything, by number of shards."""
-    seconds, jobs = {}, {}
-    for shards in SHARDS:
-        wall, seconds[shards], jobs[shards] = dry_run(shards)
+    for what, prepare in (("demo", generated), ("folder", photographs)):
+        seconds, jobs = {}, {}
+        for shards in SHARDS:
+            wall, seconds[shards], jobs[shards] = dry_run(prepare, shards)
+            yield Row(
+                what=f"dry-run, {what}, {shards:,} shards, {jobs[shards]:,} jobs",
+                value=wall,
+                unit="s",
+                reference=LIMIT if shards == SHARDS[-1] else None,
+                against="limit",
+                at_most=1,
+            )
+            yield Row(
+                what=f"dry-run, {what}, {shards:,} shards, processor, a job",
+                value=1000 * seconds[shards] / jobs[shards],
+                unit="ms",
+            )
+        small, middle, large = SHARDS
+        slopes = [
+            1000 * (seconds[more] - seconds[fewer]) / (jobs[more] - jobs[fewer])
+            for fewer, more in ((small, middle), (middle, large))
+        ]
         yield Row(
-            what=f"dry-run, {shards:,} shards, {jobs[shards]:,} jobs",
-            value=wall,
-            unit="s",
-            reference=LIMIT if shards == SHARDS[-1] else None,
-            against="limit",
-            at_most=1,
+            what=f"a further job, {what}, {middle:,} to {large:,} shards, processor",
+            value=slopes[1],
+            unit="ms",
+            reference=slopes[0],
+            against=f"{small:,} to {middle:,} shards",
+            at_most=LINEAR,
         )
-        yield Row(what=f"dry-run, {shards:,} shards, processor", value=seconds[shards], unit="s")
-    small, middle, large = SHARDS
-    slopes = [
-        1000 * (seconds[more] - seconds[fewer]) / (jobs[more] - jobs[fewer])
-        for fewer, more in ((small, middle), (middle, large))
-    ]
-    yield Row(
-        what=f"a further job, {middle:,} to {large:,} shards, processor",
-        value=slopes[1],
-        unit="ms",
-        reference=slopes[0],
-        against=f"{small:,} to {middle:,} shards",
-        at_most=LINEAR,
-    )
 
 
-def dry_run(shards: int) -> tuple[float, float, int]:
-    """Plan the demo with that many shards: wall time, processor time, both in s; jobs."""
+def generated(directory: Path, shards: int) -> dict:
+    """The demo, whose first job is one for all shards, with as many for `val`."""
+    return {"datasets": ["demo"], "overrides": {"shards": shards}}
+
+
+def photographs(directory: Path, shards: int) -> dict:
+    """A folder of images of one's own, listed when planning, with an eighth as many for `val`."""
+    by_split = {"train": shards, "val": shards // 8}
+    for split, count in by_split.items():
+        (directory / "photos" / split).mkdir(parents=True)
+        for number in range(8 * count):
+            (directory / "photos" / split / f"{number}.jpg").touch()
+    path = directory / "config" / "datasets" / "photos.yaml"
+    path.parent.mkdir(parents=True)
+    splits = {"root": "photos", "splits": {"train": "train", "val": "val"}}
+    path.write_text(yaml.safe_dump({"dataset": splits}))
+    return {"datasets": ["photos"], "overrides": {"shards": by_split}}
+
+
+def dry_run(prepare: Callable[[Path, int], dict], shards: int) -> tuple[float, float, int]:
+    """Plan a dataset with that many shards: wall time, processor time, both in s; jobs."""
     with tempfile.TemporaryDirectory() as directory:
-        command = _snakemake(Path(directory), {"overrides": {"shards": shards}})
+        command = _snakemake(Path(directory), prepare(Path(directory), shards))
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         start = time.perf_counter()
         done = subprocess.run(
@@ -80,7 +104,7 @@ def dry_run(shards: int) -> tuple[float, float, int]:
 
 def demo(directory: Path) -> Iterator[Row]:
     """Run the demo, and find how much of its time passes outside of the stages' computation."""
-    command = _snakemake(directory, {})
+    command = _snakemake(directory, {"datasets": ["demo"]})
     start = time.time()
     subprocess.run([*command, "--quiet", "all", "--", "all"], check=True)
     wall = time.time() - start
@@ -129,10 +153,10 @@ def union_length(intervals: list[tuple[float, float]]) -> float:
 
 
 def _snakemake(directory: Path, config: dict) -> list[str]:
-    """The command line that runs the demo in a new folder."""
+    """The command line that runs the workflow in a new folder."""
     shutil.copytree(REPOSITORY / "resources", directory / "resources")
     path = directory / "bench.yaml"
-    path.write_text(yaml.safe_dump({"datasets": ["demo"], **config}))
+    path.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile"]
     command += ["--directory", directory, "--configfile", path]
     command += ["--profile", REPOSITORY / "profiles" / "local", "--cores", os.cpu_count()]
