@@ -37,9 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     for name in names:
         for row in importlib.import_module(f"tests.bench.{name}").rows():
             found.append(row)
-            passed = time.perf_counter() - start
+            passed = f"{time.perf_counter() - start:6.0f} s"
+            ratio = "" if row.ratio is None else f", {row.ratio:.2g} of {row.against}"
             print(
-                f"{passed:6.0f} s  {name}: {row.what}: {row.value:.3g} {row.unit}",
+                f"{passed}  {name}: {row.what}: {row.value:.3g} {row.unit}{ratio}",
                 file=sys.stderr,
                 flush=True,
             )
