@@ -19,7 +19,7 @@ def rows() -> Iterator[Row]:
     for count in COUNTS:
         points = grouped(count)
         # Of many points, one fit takes long enough to be measured by itself.
-        often = {"repeats": 5} if count < COUNTS[-1] else {"repeats": 1, "warm_up": False}
+        often = {"repeats": 9} if count < COUNTS[-1] else {"repeats": 1, "warm_up": False}
         found = {}
 
         def fit(points: np.ndarray = points, found: dict = found) -> None:
