@@ -54,7 +54,9 @@ def main(argv: list[str] | None = None) -> int:
     batches = stream_batches(
         rows, load, shape=size, batch_size=arguments.batch_size, workers=arguments.workers
     )
-    metadata = shards.provenance("mask_embeddings", arguments.settings)
+    metadata = shards.provenance(
+        "mask_embeddings", arguments.settings, weights=network.weights_digest
+    )
     with (
         shards.shard_writer(
             arguments.output,

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
         "features",
         arguments.settings,
         patch_size=backbone.patch_size,
-        weights=shards.file_digest(settings["weights"]) if settings["weights"] else None,
+        weights=backbone.weights_digest,
     )
     rows = feature_rows(
         backbone,

@@ -28,9 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         batch_size=arguments.batch_size,
         workers=arguments.workers,
     )
-    with shards.shard_writer(
-        arguments.output, "masks", shards.provenance("masks", settings)
-    ) as writer:
+    metadata = shards.provenance("masks", settings, weights=backbone.weights_digest)
+    with shards.shard_writer(arguments.output, "masks", metadata) as writer:
         for row in features:
             for mask_row in mask_rows(row, sizes[row["image_id"]], backbone.patch_size, find):
                 writer.write(mask_row)

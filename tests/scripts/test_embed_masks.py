@@ -63,9 +63,11 @@ def cls(backbone, pixels):
         return backbone.model.forward_features(pixels)[0, 0].numpy()
 
 
-def test_masked_images(call, backbone, tmp_path):
+def test_masked_images(call, backbone, tmp_path, tiny_backbone):
     found = call("masked_image")
     assert set(found) == set(MASKS)
+    digest = shards.file_digest(tiny_backbone["weights"])
+    assert shards.read_metadata(tmp_path / "out")["weights"] == digest
     for (image_id, mask_id), shift in MASKS.items():
         size = images.resized_size(*SIZES[image_id], shorter_side=32)
         image = images.read_image(tmp_path / "root" / f"{image_id}.png")

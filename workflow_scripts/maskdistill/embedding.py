@@ -32,7 +32,7 @@ def build_embedder(embedding: Mapping, features: Mapping) -> Network:
     chosen = {"options": options, "weights": source["weights"], "setting": setting}
     if source is features or is_vision_transformer(name, options=options, setting=setting):
         return Backbone(name, **chosen)
-    return Network(build_network(name, **chosen), multiple=1)
+    return Network(build_network(name, **chosen), multiple=1, weights=source["weights"])
 
 
 def masked_image(

@@ -31,8 +31,9 @@ def write_masks(
         InputError: the features are not those of the manifest's images.
     """
     sizes = {row["image_id"]: (row["height"], row["width"]) for row in shards.read_usable(images)}
-    patch_size = shards.read_metadata(features)["patch_size"]
-    metadata = shards.provenance("masks", settings)
+    made = shards.read_metadata(features)
+    patch_size = made["patch_size"]
+    metadata = shards.provenance("masks", settings, weights=made.get("weights"))
     seen = set()
     with shards.shard_writer(output, "masks", metadata) as writer:
         for row in progress(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.images import padded_size
 from workflow_scripts.maskdistill.packed_linear import pack_linear_layers
-from workflow_scripts.maskdistill.weights import load_strictly, read_state_dict
+from workflow_scripts.maskdistill.weights import load_strictly, read_state_dict, weights_digest
 
 # Heads of published checkpoints, which the backbone does without.
 _HEADS = ("head.", "fc.", "fc_norm.", "mask_token")
@@ -26,10 +26,17 @@ class Network(nn.Module):
     Args:
         model: the timm model.
         multiple: sides of its input are multiples of this many pixels.
+        weights: file that its weights are from; None where they are from timm's hub.
+
+    Attributes:
+        weights_digest: see `weights.weights_digest`.
     """
 
-    def __init__(self, model: nn.Module, multiple: int) -> None:
+    def __init__(
+        self, model: nn.Module, multiple: int, *, weights: str | os.PathLike | None = None
+    ) -> None:
         super().__init__()
+        self.weights_digest = weights_digest(weights, model)
         self.model = model.eval().requires_grad_(False)
         self._multiple = multiple
         data = timm.data.resolve_data_config(model=model)
@@ -170,7 +177,7 @@ class Backbone(Network):
             )
         self.patch_size: int = model.patch_embed.patch_size[0]
         self.precision = getattr(torch, precision)
-        super().__init__(model, multiple=self.patch_size)
+        super().__init__(model, multiple=self.patch_size, weights=weights)
         pack_linear_layers(self.model)
 
     @torch.inference_mode()

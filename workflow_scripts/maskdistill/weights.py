@@ -1,6 +1,7 @@
 """Checkpoint files to state dicts: formats, wrappers, prefixes, strict loading."""
 
 import argparse
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.shards import file_digest
 
 # Where published checkpoints keep the weights: DINO (teacher before student), MoCo, timm.
 _WRAPPERS = ("teacher", "student", "state_dict", "model")
@@ -96,6 +98,25 @@ def state_dict_in(content: object, *, source: str | os.PathLike) -> dict[str, to
         if inside:
             tensors = inside
     return tensors
+
+
+def weights_digest(path: str | os.PathLike | None, model: torch.nn.Module) -> str:
+    """SHA-256 of the weights of a model, in hexadecimal: what provenance says of them.
+
+    Args:
+        path: file that they are from; None where they are from a hub.
+        model: has them; of those from a hub, names and values are digested.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    if path is not None:
+        return file_digest(path)
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def detectron2_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
