@@ -3,11 +3,17 @@ import os
 import shutil
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 
 from workflow_scripts.maskdistill import shards
-from workflow_scripts.maskdistill.atomic import atomic_folder, atomic_path, write_text
+from workflow_scripts.maskdistill.atomic import (
+    FOLDER_MARK,
+    atomic_folder,
+    atomic_path,
+    write_text,
+)
 from workflow_scripts.maskdistill.errors import InputError
 
 
@@ -151,7 +157,86 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     with pytest.raises(KeyError):
         fail()
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
-    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["old"]
+    assert set(os.listdir(tmp_path / "a" / "b")) == {"old", FOLDER_MARK}
     with atomic_folder(tmp_path / "a" / "b") as folder:
         (folder / "new").write_text("3")
-    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["new"]
+    assert set(os.listdir(tmp_path / "a" / "b")) == {"new", FOLDER_MARK}
+    assert os.listdir(tmp_path / "a") == ["b"]
+
+
+def write_folder(path, name="new"):
+    with atomic_folder(path) as folder:
+        (folder / name).write_text(name)
+
+
+def test_a_folder_of_others_is_never_replaced(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    (tmp_path / "file").write_text("text")
+    for name, message in (("mine", "choose another"), ("link", "mine: .*choose"), ("file", "file")):
+        with pytest.raises(InputError, match=message) as error:
+            write_folder(tmp_path / name)
+        assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path / "mine") == ["thesis.tex"]
+    assert (tmp_path / "file").read_text() == "text"
+    assert sorted(os.listdir(tmp_path)) == ["file", "link", "mine"]
+
+
+def test_an_empty_folder_and_what_a_link_names_are_replaced(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    for name in ("empty", "link"):
+        write_folder(tmp_path / name, name)
+        assert set(os.listdir(tmp_path / "empty")) == {name, FOLDER_MARK}
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["empty", "link"]
+
+
+@pytest.mark.parametrize("killed", [1, 2])
+def test_a_crash_while_folders_are_exchanged_loses_neither(tmp_path, monkeypatch, killed):
+    """kill -9 at one of the two renames: the next attempt finds the old folder, or the new one."""
+    path, calls, rename = tmp_path / "a", [], Path.rename
+    write_folder(path, "old")
+
+    def crash(self, target):
+        calls.append(target)
+        if len(calls) == killed:
+            os._exit(9)
+        return rename(self, target)
+
+    if not (child := os.fork()):
+        monkeypatch.setattr(Path, "rename", crash)
+        try:
+            write_folder(path, "new")
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert {file.name for file in tmp_path.rglob("*") if file.is_file()} >= {"old", "new"}
+
+    def fail():
+        with atomic_folder(path):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert set(os.listdir(path)) == {"old", FOLDER_MARK}
+    assert os.listdir(tmp_path) == ["a"]
+    write_folder(path)
+    assert set(os.listdir(path)) == {"new", FOLDER_MARK}
+
+
+def test_a_failing_exchange_brings_the_old_folder_back(tmp_path, monkeypatch):
+    write_folder(tmp_path / "a", "old")
+    rename = Path.rename
+
+    def full(self, target):
+        if ".tmp" in self.name:
+            raise OSError(errno.ENOSPC, "")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(InputError, match="no space left"):
+        write_folder(tmp_path / "a")
+    assert set(os.listdir(tmp_path / "a")) == {"old", FOLDER_MARK}
+    assert os.listdir(tmp_path) == ["a"]

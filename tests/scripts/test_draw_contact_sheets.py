@@ -7,6 +7,7 @@ from PIL import Image
 
 from workflow_scripts import draw_contact_sheets
 from workflow_scripts.maskdistill import config, contact_sheets, masks, shards
+from workflow_scripts.maskdistill.atomic import FOLDER_MARK
 
 # In the plane: three points around (0, 0), of which the last lies towards (4, 0), and two there.
 POINTS = {(0, 0): (0, 0), (1, 0): (0.5, 0), (2, 0): (1.8, 0), (0, 1): (4, 0), (2, 1): (4.5, 1)}
@@ -63,6 +64,7 @@ def test_nearest_masks_stand_above_borderline_ones(folder):
         "cluster_001.png",
         "cluster_002.png",
         "names.yaml",
+        FOLDER_MARK,
     }
     red, green, blue = COLOURS.values()
     assert crop_colours(folder / "out/cluster_001.png", 0) == [red, green]

@@ -4,6 +4,7 @@ import pytest
 
 from tests import results_tree
 from workflow_scripts import write_gallery
+from workflow_scripts.maskdistill.atomic import atomic_folder
 from workflow_scripts.maskdistill.errors import InputError
 
 
@@ -17,8 +18,8 @@ def test_without_metrics_there_is_no_ground_truth(results, tmp_path):
 
 
 def test_workers_change_nothing_and_old_files_go(results, gallery, tmp_path):
-    (tmp_path / "gallery").mkdir()
-    (tmp_path / "gallery" / "old.js").write_text("old")
+    with atomic_folder(tmp_path / "gallery") as folder:
+        (folder / "old.js").write_text("old")
     options = results_tree.gallery_options(results, tmp_path / "gallery")
     assert write_gallery.main([*options, "--workers=2"]) == 0
     files = {path.relative_to(gallery): path for path in gallery.rglob("*") if path.is_file()}

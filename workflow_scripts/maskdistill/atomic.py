@@ -10,6 +10,12 @@ from pathlib import Path
 
 from workflow_scripts.maskdistill.errors import InputError
 
+# Marks the folders of `atomic_folder`; hidden, like the file that Snakemake leaves beside it.
+FOLDER_MARK = ".maskdistill"
+_FOLDER_NOTE = (
+    "MaskDistill wrote this folder, and replaces it as a whole when it writes it again.\n"
+)
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
@@ -56,23 +62,49 @@ def full_disk_named(path: str | os.PathLike) -> Iterator[None]:
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yield an empty temporary folder that replaces `path` when the block ends without an error.
 
-    The old folder is replaced as a whole: no file of an earlier run stays behind.
+    The old folder is replaced as a whole: no file of an earlier run stays behind. It must be one of
+    this function's, or empty; the hidden file `.maskdistill` in a folder tells.
 
     Raises:
-        InputError: the disk is full.
+        InputError: there is something else at `path`, or the disk is full.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # what a link names is replaced, not the link
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    replaced = path.with_name(f".{path.name}.replaced")
+    if replaced.exists() and not path.exists():  # killed between the two renames below
+        replaced.rename(path)
+    _refuse_to_replace(path)
     for left_over in path.parent.glob(f".{glob.escape(path.name)}.tmp*"):
         shutil.rmtree(left_over, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         with full_disk_named(path):
             yield temporary
-            shutil.rmtree(path, ignore_errors=True)
-            temporary.rename(path)
+            (temporary / FOLDER_MARK).write_text(_FOLDER_NOTE)
+            if path.exists():
+                path.rename(replaced)
+            try:
+                temporary.rename(path)
+            except OSError:
+                if replaced.exists():
+                    replaced.rename(path)
+                raise
+            shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_to_replace(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise InputError(f"{path}: is a file, and a folder is to be written; choose another path")
+    if any(path.iterdir()) and not (path / FOLDER_MARK).exists():
+        raise InputError(
+            f"{path}: holds files that this program did not write, and would be replaced as a "
+            "whole; choose another folder, or remove this one"
+        )
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
