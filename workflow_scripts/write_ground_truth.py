@@ -4,6 +4,7 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import label_maps, shards
+from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
 
 
@@ -20,6 +21,11 @@ def main(argv: list[str] | None = None) -> int:
     with shards.shard_writer(options.output, "label_maps", metadata) as writer:
         for row in shards.read_usable(options.images):
             labels = truth.semantic(row["image_id"], row["file_name"])
+            if labels.shape != (row["height"], row["width"]):
+                raise InputError(
+                    f"{row['file_name']}: labels of {labels.shape[0]} x {labels.shape[1]} px, but "
+                    f"the image has {row['height']} x {row['width']}; give it labels of its size"
+                )
             writer.write(label_maps.row(row["image_id"], row["file_name"], labels))
     return 0
 

@@ -49,3 +49,11 @@ def test_missing_labels_are_an_error(root):
     with pytest.raises(InputError, match="no ground truth"):
         call(root, DATASET | {"ground_truth": False})
     assert not (root / "ground_truth.parquet").exists()
+
+
+def test_labels_of_another_size_than_their_image_are_an_error(root):
+    Image.fromarray(np.zeros((9, 8), np.uint8)).save(root / "SegmentationClass" / "1.png")
+    message = r"1\.jpg: labels of 9 x 8 px, but the image has 8 x 9; give it labels of its size"
+    with pytest.raises(InputError, match=message):
+        call(root)
+    assert not (root / "ground_truth.parquet").exists()

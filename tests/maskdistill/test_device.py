@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from workflow_scripts.maskdistill.device import (
+    autocast,
+    choose_device,
+    gradient_scaler,
+    half_precision,
+)
+from workflow_scripts.maskdistill.errors import InputError
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A function that says how many GPUs there are."""
+
+    def show(count):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return show
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "message"),
+    [
+        ("gpu", 1, "device gpu: there is no such device; set runtime.device to auto, cpu,"),
+        ("cuda:x", 1, "no such device"),
+        ("", 1, "no such device"),
+        ("cuda", 0, "device cuda: this machine shows no CUDA GPU; use runtime.device: auto"),
+        ("cuda:0", 0, "shows no CUDA GPU"),
+        ("cuda:9", 2, "device cuda:9: this machine shows 2 CUDA GPUs, counted from 0; use runtime"),
+        ("cuda:2", 2, "shows 2 CUDA GPUs"),
+    ],
+)
+def test_devices_that_there_are_not_are_one_line(gpus, name, count, message):
+    gpus(count)
+    with pytest.raises(InputError, match=message) as error:
+        choose_device(name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "device"),
+    [
+        ("auto", 0, "cpu"),
+        ("auto", 1, "cuda"),
+        ("cpu", 1, "cpu"),
+        ("cuda", 1, "cuda"),
+        ("cuda:1", 2, "cuda:1"),
+    ],
+)
+def test_devices_that_there_are(gpus, name, count, device):
+    gpus(count)
+    assert choose_device(name) == torch.device(device)
+
+
+def test_half_precision_is_what_a_gpu_is_fast_in(monkeypatch):
+    assert half_precision(torch.device("cpu")) is None
+    for supported, expected in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda answer=supported: answer)
+        assert half_precision(torch.device("cuda")) is expected
+
+
+def test_products_and_gradients_follow_the_precision():
+    cpu, ones = torch.device("cpu"), torch.ones(2, 2)
+    for precision, dtype in ((None, torch.float32), (torch.bfloat16, torch.bfloat16)):
+        with autocast(cpu, precision):
+            assert (ones @ ones).dtype is dtype
+        assert not gradient_scaler(cpu, precision).is_enabled()
+    assert gradient_scaler(cpu, torch.float16).is_enabled()
