@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+import filelock
+
 from workflow_scripts.maskdistill.atomic import write_text
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.json_files import read_json
@@ -112,8 +114,8 @@ def pin(
     """
     lock_file = Path(lock_file)
     try:
-        with open(lock_file.with_name(f".{lock_file.name}.lock"), "w") as guard:
-            fcntl.flock(guard, fcntl.LOCK_EX)  # several downloads may end at once
+        # Several downloads may end at once.
+        with filelock.FileLock(lock_file.with_name(f".{lock_file.name}.lock")):
             pins = _read_pins(lock_file)
             pins[source["url"]] = {"bytes": os.path.getsize(path), "sha256": sha256}
             write_text(lock_file, json.dumps(pins, indent=2, sort_keys=True) + "\n")
@@ -230,6 +232,8 @@ def _digest(file: BinaryIO, kind: str) -> str:
 
 
 def _lock(file: BinaryIO, target: Path) -> None:
+    # The file itself is locked, and no lock is left beside the data. That is not for filelock, of
+    # which some versions empty the file that they lock.
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
