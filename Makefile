@@ -25,8 +25,8 @@ demo: setup  ## Run the whole workflow on generated scenes (CPU, a few minutes)
 plan: setup  ## Say what a run of DATASET would do and need, before it starts: make plan DATASET=voc2012
 	@$(BIN)/python -m workflow_scripts.plan --dataset $(DATASET)
 
-# Threads that wait for others sleep: spinning, they would take the time of those they wait for.
-test: export OMP_WAIT_POLICY = PASSIVE
+# Threads that wait for others soon sleep, see rules/common.smk.
+test: export GOMP_SPINCOUNT = 1000
 test: setup lint  ## Lint, then run all tests, two at a time but for those of SLURM
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/slurm
 	$(BIN)/python -m pytest tests/slurm

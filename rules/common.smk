@@ -56,9 +56,10 @@ from workflow_scripts.maskdistill.config import (
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.step_titles import of_round
 
-# Threads that wait for others sleep: spinning, as is the default, they take the time of those that
-# they wait for on a machine that does other things too.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait for others spin some microseconds, then sleep. For some milliseconds, as is GNU
+# OpenMP's default, they would take the time of those that they wait for on a machine that does other
+# things too; sleeping at once, they would wake too late in loops over small tensors.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # Jobs find the interpreter that runs Snakemake, and the package, from any directory.
 os.environ.update(
     PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := sorted(set(names) - set(MODULES)):
         parser.error(f"no module {unknown[0]}; there are {', '.join(MODULES)}")
     # As in the workflow's jobs; read when the modules load their libraries.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     print(
         f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} "
         "(a busy machine measures too much)",

@@ -70,16 +70,9 @@ def forward(backbone: Backbone, model: VisionTransformer) -> Iterator[Row]:
                 what="the same",
                 value=ours,
                 unit="s/image",
-                reference=matrix_products(fast_attention=False),
-                against="its matrix products alone, one by one",
+                reference=matrix_products(),
+                against="its matrix products alone, one by one, by oneDNN",
                 at_most=1.3,
-            )
-            yield Row(
-                what="the same",
-                value=ours,
-                unit="s/image",
-                reference=matrix_products(fast_attention=True),
-                against="attention's by oneDNN, too, as if softmax and memory cost nothing",
             )
     visible = torch.ones(1, *SIDES, dtype=torch.bool)
     yield Row(
@@ -176,22 +169,13 @@ def whole_forward(model: VisionTransformer, batch: Tensor) -> tuple[Tensor, Tens
     return (query[:, :, :1] @ keys.mT).mean(dim=1), (keys @ keys.mT).mean(dim=1)
 
 
-def matrix_products(*, fast_attention: bool) -> float:
-    """Seconds of the products that extraction cannot do without, each timed by itself.
-
-    Args:
-        fast_attention: attention's products by oneDNN, too, which PyTorch's attention does not use.
-    """
+def matrix_products() -> float:
+    """Seconds of the products that extraction cannot do without, each timed by itself."""
     tokens = 1 + SIDES[0] // 16 * (SIDES[1] // 16)
     seconds = sum(packed_product(tokens, inner, outer) for inner, outer in WIDTHS)
     size = WIDTHS[0][0] // HEADS
-    if fast_attention:
-        seconds += HEADS * packed_product(tokens, size, tokens)
-        seconds += HEADS * packed_product(tokens, tokens, size)
-    else:
-        query, scores = torch.randn(HEADS, tokens, size), torch.randn(HEADS, tokens, tokens)
-        seconds += median_seconds(lambda: query @ query.mT)
-        seconds += median_seconds(lambda: scores @ query)
+    seconds += HEADS * packed_product(tokens, size, tokens)
+    seconds += HEADS * packed_product(tokens, tokens, size)
     return seconds * (DEPTH - 1)
 
 

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from workflow_scripts.maskdistill import packed_linear
+from workflow_scripts.maskdistill import onednn
 from workflow_scripts.maskdistill.packed_linear import PackedLinear, pack_linear_layers
 
 
@@ -75,9 +75,9 @@ def test_a_pytorch_without_the_operators_keeps_its_layers(model, monkeypatch):
     def missing(*arguments):
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
 
-    monkeypatch.setattr(packed_linear, "_pack", missing)
-    packed_linear._is_available.cache_clear()
+    monkeypatch.setattr(onednn, "pack", missing)
+    onednn.is_available.cache_clear()
     try:
         assert set(layers(packed(model))) == {nn.Linear}
     finally:
-        packed_linear._is_available.cache_clear()
+        onednn.is_available.cache_clear()

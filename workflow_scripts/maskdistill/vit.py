@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.images import padded_size
+from workflow_scripts.maskdistill.packed_attention import PackedAttention
 from workflow_scripts.maskdistill.packed_linear import pack_linear_layers
 from workflow_scripts.maskdistill.weights import load_strictly, read_state_dict, weights_digest
 
@@ -82,7 +83,8 @@ class Network(nn.Module):
             InputError: an architecture that takes images of one size only.
         """
         try:
-            return self.model(batch)
+            with PackedAttention():
+                return self.model(batch)
         except AssertionError as error:  # timm's, of what it was not built for
             height, width = batch.shape[2:]
             raise InputError(
@@ -193,7 +195,8 @@ class Backbone(Network):
             head size) float32. N counts patches row by row.
         """
         half = self.precision != torch.float32
-        with torch.autocast(batch.device.type, dtype=self.precision, enabled=half):
+        autocast = torch.autocast(batch.device.type, dtype=self.precision, enabled=half)
+        with autocast, PackedAttention():
             tokens, rope = self._tokens_before_last_block(batch)
             block = self.model.blocks[-1]
             tokens = block.norm1(tokens)
