@@ -39,6 +39,22 @@ def test_attention_is_that_of_pytorch(shape, keys):
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_large_scores_do_not_overflow():
+    query, key, value = (30 * spread(1, 2, 1100, 16, seed=seed) for seed in range(3))
+    expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double())
+    _, found = calls(query, key, value)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-2, atol=1e-1)
+
+
+def test_threads_of_the_caller_stay_as_many():
+    before = torch.get_num_threads()
+    query = spread(1, 2, 1100, 16)
+    assert calls(query, query, query)[0] == 1
+    assert torch.get_num_threads() == before
+    (inside,) = packed_attention._threads(1).map(lambda _: torch.get_num_threads(), [0])
+    assert inside == 1
+
+
 def test_parts_of_one_tensor_are_taken_as_they_lie():
     query, key, value = spread(1, 1100, 3, 2, 32).permute(2, 0, 3, 1, 4)
     count, found = calls(query, key, value)

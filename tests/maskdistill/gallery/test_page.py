@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests import results_tree
-from workflow_scripts.maskdistill import label_maps, masks, shards
+from workflow_scripts.maskdistill import atomic, label_maps, masks, shards
 from workflow_scripts.maskdistill.gallery import page
 
 
@@ -47,6 +47,7 @@ def test_every_image_of_every_split_has_a_row_and_its_files(gallery, index):
         shown = image["name"] != results_tree.REJECTED
         assert path.with_suffix(".js").exists() == path.with_suffix(".jpg").exists() == shown
     assert sorted(path.name for path in gallery.iterdir()) == [
+        atomic.FOLDER_MARK,
         "gallery.css",
         "gallery.js",
         "images",
