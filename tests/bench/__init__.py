@@ -29,13 +29,26 @@ class Row:
         return self.at_most is None or self.ratio is None or self.ratio <= self.at_most
 
 
-def median_seconds(call: Callable[[], object], repeats: int = 5, *, warm_up: bool = True) -> float:
-    """Median time of `call` in seconds, by default after one call that is not counted."""
-    if warm_up:
-        call()
+def median_seconds(call: Callable[[], object], repeats: int = 5) -> float:
+    """Median time of `call` in seconds, after one call that is not counted."""
+    return alternating_seconds(call, repeats=repeats)[0]
+
+
+def alternating_seconds(
+    *calls: Callable[[], object], repeats: int = 5, warm_up: bool = True
+) -> tuple[float, ...]:
+    """Median time of each call; they take turns, so that all see the machine's good and bad times.
+
+    Args:
+        warm_up: whether one call of each is not counted.
+    """
     times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    for number in range(warm_up + repeats):
+        turn = []
+        for call in calls:
+            start = time.perf_counter()
+            call()
+            turn.append(time.perf_counter() - start)
+        if number >= warm_up:
+            times.append(turn)
+    return tuple(map(statistics.median, zip(*times, strict=True)))

@@ -5,7 +5,7 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -16,12 +16,12 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
-from tests.bench import Row, median_seconds
+from tests.bench import Row, alternating_seconds
 from tests.rules.conftest import REPOSITORY
 from workflow_scripts import extract_features, list_images, make_masks
-from workflow_scripts.maskdistill.packed_linear import PackedLinear
+from workflow_scripts.maskdistill import onednn
 from workflow_scripts.maskdistill.vit import Backbone
 
 NAME = "vit_small_patch16_224"
@@ -53,33 +53,40 @@ def forward(backbone: Backbone, model: VisionTransformer) -> Iterator[Row]:
     attention, similarity = whole_forward(model, batch)
     assert torch.allclose(affinity.mean(dim=1), attention[:, 0, 1:], atol=1e-3)
     assert torch.allclose(keys @ keys.mT / HEADS, similarity[:, 1:, 1:], atol=1e-3)
-    plain = median_seconds(lambda: whole_forward(model, batch), repeats=3)
-    for precision in ("float32", "bfloat16"):
-        backbone.precision = getattr(torch, precision)
-        ours = median_seconds(lambda: backbone.last_block_features(batch), repeats=3)
+    visible = torch.ones(1, *SIDES, dtype=torch.bool)
+
+    def features(precision: torch.dtype) -> None:
+        backbone.precision = precision
+        backbone.last_block_features(batch)
+
+    calls = (
+        lambda: whole_forward(model, batch),
+        lambda: features(torch.float32),
+        lambda: features(torch.bfloat16),
+        lambda: backbone.embed(backbone.remove_background(batch, visible)),
+        matrix_products(),
+    )
+    plain, single, half, embedding, products = alternating_seconds(*calls)
+    for precision, seconds in (("float32", single), ("bfloat16", half)):
         yield Row(
             what=f"features, {NAME}, {SIDES[0]} x {SIDES[1]}, {precision}",
-            value=ours,
+            value=seconds,
             unit="s/image",
             reference=plain,
             against="whole forward pass in float32, attention and affinities spelt out",
             at_most=1 / 2.5,
         )
-        if precision == "float32":
-            yield Row(
-                what="the same",
-                value=ours,
-                unit="s/image",
-                reference=matrix_products(),
-                against="its matrix products alone, one by one, by oneDNN",
-                at_most=1.3,
-            )
-    visible = torch.ones(1, *SIDES, dtype=torch.bool)
+    yield Row(
+        what="the same, float32",
+        value=single,
+        unit="s/image",
+        reference=products,
+        against="its matrix products alone, one by one, by oneDNN",
+        at_most=1.3,
+    )
     yield Row(
         what="embedding of a masked image",
-        value=median_seconds(
-            lambda: backbone.embed(backbone.remove_background(batch, visible)), repeats=3
-        ),
+        value=embedding,
         unit="s/image",
         reference=plain,
         against="the same forward pass",
@@ -87,7 +94,7 @@ def forward(backbone: Backbone, model: VisionTransformer) -> Iterator[Row]:
     )
 
 
-def program(folder: Path, weights: Path, images: int = 8) -> Iterator[Row]:
+def program(folder: Path, weights: Path, images: int = 32) -> Iterator[Row]:
     """The program on JPEG files of PASCAL VOC's size: time beside the model, bytes on the disk."""
     generator = np.random.default_rng(0)
     (folder / "photos").mkdir()
@@ -169,19 +176,19 @@ def whole_forward(model: VisionTransformer, batch: Tensor) -> tuple[Tensor, Tens
     return (query[:, :, :1] @ keys.mT).mean(dim=1), (keys @ keys.mT).mean(dim=1)
 
 
-def matrix_products() -> float:
-    """Seconds of the products that extraction cannot do without, each timed by itself."""
+def matrix_products() -> Callable[[], object]:
+    """The products that extraction cannot do without, one after the other, packed beforehand."""
     tokens = 1 + SIDES[0] // 16 * (SIDES[1] // 16)
-    seconds = sum(packed_product(tokens, inner, outer) for inner, outer in WIDTHS)
     size = WIDTHS[0][0] // HEADS
-    seconds += HEADS * packed_product(tokens, size, tokens)
-    seconds += HEADS * packed_product(tokens, tokens, size)
-    return seconds * (DEPTH - 1)
+    attention = ((size, tokens), (tokens, size)) * HEADS
+    block = [
+        (torch.randn(tokens, inner), onednn.pack(torch.randn(outer, inner)))
+        for inner, outer in (*WIDTHS, *attention)
+    ]
 
+    def multiply() -> None:
+        for _ in range(DEPTH - 1):
+            for factors in block:
+                onednn.product(*factors)
 
-@torch.inference_mode()
-def packed_product(rows: int, inner: int, outer: int) -> float:
-    """Seconds of a product whose right factor is packed beforehand."""
-    layer = PackedLinear(nn.Linear(inner, outer, bias=False))
-    left = torch.randn(rows, inner)
-    return median_seconds(lambda: layer(left))
+    return multiply

@@ -1,3 +1,4 @@
+import math
 from unittest import mock
 
 import pytest
@@ -39,11 +40,24 @@ def test_attention_is_that_of_pytorch(shape, keys):
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_large_scores_do_not_overflow():
-    query, key, value = (30 * spread(1, 2, 1100, 16, seed=seed) for seed in range(3))
+@pytest.mark.parametrize("largest", [0.9, 1.1, 50])
+def test_scores_of_any_size(largest):
+    """On both sides of what needs no shift, and where exponents without one would overflow."""
+    query, key, value = (spread(1, 1, 1100, 16, seed=seed) for seed in range(3))
+    product = query.norm(dim=-1).max() * key.norm(dim=-1).max()
+    query *= largest * packed_attention.SMALL / (product * math.log2(math.e) / 4)
     expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double())
     _, found = calls(query, key, value)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-2, atol=1e-1)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-2, atol=1e-3)
+
+
+def test_one_large_score_of_either_sign():
+    query, value = torch.zeros(1, 1, 1100, 16), spread(1, 1, 1100, 16)
+    key = torch.zeros(1, 1, 1100, 16)
+    query[..., 0] = 1000.0
+    key[0, 0, 7, 0], key[0, 0, 8, 0] = 1000.0, -1000.0
+    _, found = calls(query, key, value)
+    torch.testing.assert_close(found, value[:, :, 7:8].expand_as(value))
 
 
 def test_threads_of_the_caller_stay_as_many():

@@ -15,6 +15,9 @@ from workflow_scripts.maskdistill import onednn
 
 # With fewer tokens, packing takes longer than the faster products save.
 MANY_TOKENS = 1024
+# Up to so large scores, powers of two stay far from the limits of float32 (2**127, 2**-126), also
+# when those of many tokens are added up.
+SMALL = 100
 # Scores that a thread computes at once; they stay in the processor's caches.
 SCORES = 2**19
 
@@ -54,11 +57,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     def compute(place: tuple[int, int]) -> None:
         queries = query[place] * scale
         keys, values = onednn.pack(key[place]), onednn.pack(value[place].T)
+        largest = queries.norm(dim=-1).max() * key[place].norm(dim=-1).max()
         image, head = place
         for start in range(0, tokens, rows):
             some = slice(start, start + rows)
             weights = onednn.product(queries[some], keys)
-            weights -= weights.amax(dim=-1, keepdim=True)
+            if largest > SMALL:
+                weights -= weights.amax(dim=-1, keepdim=True)
             weights.exp2_()
             sums = weights.sum(dim=-1, keepdim=True)
             torch.div(onednn.product(weights, values), sums, out=result[image, some, head])

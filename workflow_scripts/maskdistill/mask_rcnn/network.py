@@ -272,7 +272,7 @@ def build_mask_rcnn(
     )
     parts = (_fpn if settings.fpn else _c4)(settings, resnet, clusters + 1)
     sizes = parts.anchor_sizes
-    return MaskRCNN(
+    network = MaskRCNN(
         parts.backbone,
         rpn.RegionProposalNetwork(
             AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes)),
@@ -305,6 +305,8 @@ def build_mask_rcnn(
         ),
         parts.stride,
     )
+    # A step of C4 takes three quarters of the time so.
+    return network.to(memory_format=torch.channels_last)
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
