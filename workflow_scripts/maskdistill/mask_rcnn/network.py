@@ -70,7 +70,7 @@ class MaskRCNN(nn.Module):
         height, width = (
             -(-max(side) // self.stride) * self.stride for side in zip(*sizes, strict=True)
         )
-        batch = self.mean.new_zeros(len(images), 3, height, width)
+        batch = self.mean.new_zeros(len(images), height, width, 3).permute(0, 3, 1, 2)
         for padded, image, (h, w) in zip(batch, images, sizes, strict=True):
             padded[:, :h, :w] = (image.to(batch.device) - self.mean) / self.std
         return ImageList(batch, sizes)
