@@ -7,8 +7,10 @@ are evaluated.
 
 import itertools
 import json
+import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,12 @@ import numpy as np
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import coco, datasets, instance_metrics, matching, shards
 from workflow_scripts.maskdistill.atomic import write_text
+from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.json_files import read_json
-from workflow_scripts.maskdistill.progress import progress
+from workflow_scripts.maskdistill.progress import progress, progress_bar
+
+PART = 16  # images that are matched at once
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,31 +55,31 @@ def main(argv: list[str] | None = None) -> int:
     manifest = shards.read_table(options.images, columns).to_pylist()
     datasets.check_rejected(manifest, options.max_rejected, f"the split '{options.split}'")
     images = [row for row in manifest if row["status"] == shards.OK]
-    ids = [row["image_id"] for row in images]
     objects = annotated_objects(truth, images, options.workers)
     metrics = read_json(options.metrics, remedy="run evaluate again")
 
     classes = settings["curation"]["classes"]
-    found = {"initial_masks": list(mask_results(options.masks, options.assignments, classes))}
+    found = {"initial_masks": masks_by_image(options.masks, options.assignments, classes)}
     if options.candidates:
-        rows = itertools.chain.from_iterable(map(shards.read_rows, options.candidates))
-        found["mask_rcnn"] = list(coco.results(rows))
+        found["mask_rcnn"] = candidates_by_image(options.candidates)
     steps = {}
     for step, detections in found.items():
-        steps[step] = metrics_of_step(
-            ids, objects, detections, matching.stored_mapping(metrics, step), truth.class_names
-        )
+        mapping = matching.stored_mapping(metrics, step)
+        measured = instance_metrics.InstanceMetrics(mapping, len(truth.class_names))
+        with progress_bar(total=len(images), description=step, unit="image") as bar:
+            for ids, present, entries in in_parts(objects, detections):
+                measured.add(ids, present, entries)
+                bar.update(len(ids))
+        steps[step] = measured.result()
         steps[step]["matching"] = metrics["steps"][step]["matching"]["method"]
         if step == "mask_rcnn":  # the others' score is no confidence
-            scores = np.array([entry["score"] for entry in detections])
-            overlaps = instance_metrics.best_overlaps(objects, detections).of_detections
-            steps[step]["calibration"] = instance_metrics.calibration(scores, overlaps)
+            steps[step]["calibration"] = measured.calibration()
     steps["initial_masks"]["proposals_per_mask"] = proposals_per_mask(options.masks)
     result = {
         "provenance": shards.provenance("evaluate_instances", settings),
         "split": options.split,
-        "images": len(ids),
-        "objects": sum(not entry["iscrowd"] for entry in objects),
+        "images": len(images),
+        "objects": sum(count for count, _ in objects.values()),
         "class_names": list(truth.class_names),
         "steps": _without_nan(steps),
     }
@@ -84,23 +89,62 @@ def main(argv: list[str] | None = None) -> int:
 
 def annotated_objects(
     truth: GroundTruth, images: Sequence[Mapping], workers: int = 1
-) -> list[dict]:
-    """The annotated objects of all images, crowds included, as COCO annotations."""
+) -> dict[int, tuple[int, bytes]]:
+    """The annotated objects of all images: image_id → number without crowds, COCO annotations.
 
-    def of_image(row: Mapping) -> list[dict]:
+    Crowds are among the annotations, which are pickled: a sixth of the memory of dictionaries.
+    """
+
+    def of_image(row: Mapping) -> tuple[int, tuple[int, bytes]]:
         instances = truth.instances(row["image_id"], row["file_name"])
-        return instance_metrics.objects_of_image(row["image_id"], instances)
+        objects = instance_metrics.objects_of_image(row["image_id"], instances)
+        count = sum(not entry["iscrowd"] for entry in objects)
+        return row["image_id"], (count, pickle.dumps(objects))
 
     with ThreadPoolExecutor(workers) as pool:
         tasks = pool.map(of_image, images)
-        found = progress(tasks, description="objects", unit="image", total=len(images))
-        return list(itertools.chain.from_iterable(found))
+        return dict(progress(tasks, description="objects", unit="image", total=len(images)))
 
 
-def mask_results(
+def in_parts(
+    objects: Mapping[int, tuple[int, bytes]], found: Iterable[tuple[int, list[dict]]]
+) -> Iterator[tuple[list[int], list[dict], list[dict]]]:
+    """Ids, objects and detections of some images at a time, in the order of the detections.
+
+    Images that nothing is said of come last.
+
+    Args:
+        objects: of `annotated_objects`.
+        found: image_id and detections of every image.
+
+    Raises:
+        InputError: an image comes twice, or is not among those with objects.
+    """
+    left = set(objects)
+
+    def every_image() -> Iterator[tuple[int, list[dict]]]:
+        for image_id, detections in found:
+            if image_id not in left:
+                raise InputError(
+                    f"image {image_id}: its masks lie apart in their files, or it is not among the "
+                    "manifest's; remove its shard and run again"
+                )
+            left.remove(image_id)
+            yield image_id, detections
+        yield from ((image_id, []) for image_id in sorted(left))
+
+    images = every_image()
+    while part := list(itertools.islice(images, PART)):
+        ids = [image_id for image_id, _ in part]
+        present = itertools.chain.from_iterable(pickle.loads(objects[i][1]) for i in ids)
+        detections = itertools.chain.from_iterable(entries for _, entries in part)
+        yield ids, list(present), list(detections)
+
+
+def masks_by_image(
     masks: Iterable[Path], assignments: Iterable[Path], classes: Sequence[int] | None = None
-) -> Iterator[dict]:
-    """Initial masks with their clusters as entries of a COCO results list.
+) -> Iterator[tuple[int, list[dict]]]:
+    """Initial masks with their clusters as entries of a COCO results list, by image_id.
 
     They have no confidence. Their score says which one of its image was found first, nearest to
     [CLS]: 1, 1/2, 1/3, …; with one mask an image it is 1 for all. Masks of clusters that were
@@ -112,17 +156,29 @@ def mask_results(
     class_of = {}
     for path in assignments:
         class_of |= shards.read_classes(path, classes)
-    rows = itertools.chain.from_iterable(map(shards.read_rows, masks))
-    return coco.results(
-        {
-            **row,
-            "candidate_id": row["mask_id"],
-            "cluster": class_id,
-            "score": 1 / (1 + row["mask_id"]),
-        }
-        for row in rows
-        if row["status"] == shards.OK and (class_id := class_of[row["image_id"], row["mask_id"]])
-    )
+    for image_id, rows in _grouped(masks):
+        kept = (
+            {
+                **row,
+                "candidate_id": row["mask_id"],
+                "cluster": class_id,
+                "score": 1 / (1 + row["mask_id"]),
+            }
+            for row in rows
+            if row["status"] == shards.OK and (class_id := class_of[image_id, row["mask_id"]])
+        )
+        yield image_id, list(coco.results(kept))
+
+
+def candidates_by_image(candidates: Iterable[Path]) -> Iterator[tuple[int, list[dict]]]:
+    """Candidates as entries of a COCO results list, by image_id."""
+    return ((image_id, list(coco.results(rows))) for image_id, rows in _grouped(candidates))
+
+
+def _grouped(paths: Iterable[Path]) -> Iterator[tuple[int, Iterator[dict]]]:
+    """Rows of shards by image, whose rows follow one another."""
+    rows = itertools.chain.from_iterable(map(shards.read_rows, paths))
+    return itertools.groupby(rows, key=itemgetter("image_id"))
 
 
 def proposals_per_mask(masks: Iterable[Path]) -> float:
@@ -131,54 +187,7 @@ def proposals_per_mask(masks: Iterable[Path]) -> float:
         shards.read_rows(path, ["proposals", "status"]) for path in masks
     )
     counts = [row["proposals"] for row in rows if row["status"] == shards.OK]
-    return _statistic(np.mean, np.array(counts, dtype=float))
-
-
-def metrics_of_step(
-    ids: Sequence[int],
-    objects: Sequence[Mapping],
-    detections: Sequence[Mapping],
-    mapping: np.ndarray,
-    class_names: Sequence[str],
-) -> dict:
-    """AP in the four settings of the paper's Table 3, coverage, and overlap with the best object.
-
-    Args:
-        ids: of all images.
-        mapping: cluster → class, see `matching.Matching`.
-
-    Returns:
-        JSON values but for nan; fractions of 1.
-    """
-    overlaps = instance_metrics.best_overlaps(objects, detections)
-    result = {
-        "masks": len(detections),
-        "masks_per_image": len(detections) / max(len(ids), 1),
-        "coverage": _statistic(np.mean, overlaps.of_objects > instance_metrics.HIT),
-        "best_object_iou": {
-            "mean": _statistic(np.mean, overlaps.of_detections),
-            "median": _statistic(np.median, overlaps.of_detections),
-        },
-    }
-    pairs = {
-        "multi": (objects, detections),
-        "single": instance_metrics.single_object(objects, detections),
-    }
-    for setting, (present, found) in pairs.items():
-        agnostic = instance_metrics.average_precision(ids, present, found, classes=None)
-        aware = instance_metrics.average_precision(
-            ids,
-            present,
-            instance_metrics.as_classes(found, mapping),
-            classes=len(class_names),
-        )
-        result[f"class_agnostic_{setting}"] = agnostic._asdict()
-        result[f"class_aware_{setting}"] = aware._asdict()
-    return result
-
-
-def _statistic(function, values: np.ndarray) -> float:
-    return float(function(values)) if len(values) else np.nan
+    return float(np.mean(np.array(counts, dtype=float))) if counts else np.nan
 
 
 def _without_nan(value):

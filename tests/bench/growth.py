@@ -27,7 +27,7 @@ from workflow_scripts.maskdistill.shards import read_rows, shard_writer
 COUNTS = (40, 160, 640)
 FLAT = 1.1
 # They have to hold something of every image of a data set; docs/scale.md says how much.
-MERGES = ("cluster_masks", "write_pseudo_labels", "evaluate_instances")
+MERGES = ("cluster_masks", "write_pseudo_labels")
 CLUSTERS = 6
 DEFAULTS = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())["defaults"]
 # Small networks, not trained: what is measured is what the programs keep beside them.

@@ -1,4 +1,4 @@
-"""Masks against annotated objects: AP by pycocotools, overlap, coverage and calibration.
+"""Masks against annotated objects: AP, overlap, coverage and calibration.
 
 Objects and detections are COCO's own entries, dictionaries with `image_id`, `category_id`,
 `segmentation` (RLE), `bbox` (XYWH in pixels) and, of objects, `area` and `iscrowd`, of detections,
@@ -8,32 +8,87 @@ Crowds and void are treated as pycocotools treats them: a detection that lies in
 neither way; pixels that belong to no object (VOC's void among them) are background.
 """
 
-import contextlib
-import io
-import itertools
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from scipy.stats import spearmanr
 
 from workflow_scripts.maskdistill import masks
 from workflow_scripts.maskdistill.ground_truth import Instance
+from workflow_scripts.maskdistill.mask_ap import MaskAP
 from workflow_scripts.maskdistill.metrics import UNMATCHED
 
 HIT = 0.5  # mask IoU above which an object is found
 
 
-class AveragePrecision(NamedTuple):
-    """Fractions of 1; nan where there is no object to find."""
+class InstanceMetrics:
+    """The numbers of one step; images come a few at a time, and little of them stays.
 
-    ap: float  # mean over the IoU thresholds 0.50, 0.55, …, 0.95
-    ap50: float
-    ap75: float
+    Args:
+        mapping: cluster → class, see `matching.Matching`.
+        classes: K.
+    """
+
+    def __init__(self, mapping: np.ndarray, classes: int) -> None:
+        self._mapping = mapping
+        # The four settings of the paper's Table 3.
+        self._agnostic = {setting: MaskAP(None) for setting in ("multi", "single")}
+        self._aware = {setting: MaskAP(classes) for setting in ("multi", "single")}
+        self._images = self._objects = self._found = 0
+        self._scores, self._overlaps = array("d"), array("d")
+
+    def add(
+        self, image_ids: Sequence[int], objects: Sequence[Mapping], detections: Sequence[Mapping]
+    ) -> None:
+        """Count some images.
+
+        Args:
+            image_ids: of these images, none of which has come before.
+            objects: theirs.
+            detections: theirs, by cluster.
+        """
+        overlaps = best_overlaps(objects, detections)
+        self._images += len(image_ids)
+        self._objects += len(overlaps.of_objects)
+        self._found += int(np.count_nonzero(overlaps.of_objects > HIT))
+        self._scores.extend(entry["score"] for entry in detections)
+        self._overlaps.extend(overlaps.of_detections)
+        pairs = {
+            "multi": (objects, detections),
+            "single": single_object(objects, detections),
+        }
+        for setting, (present, found) in pairs.items():
+            self._agnostic[setting].add(image_ids, present, found)
+            self._aware[setting].add(image_ids, present, as_classes(found, self._mapping))
+
+    def result(self) -> dict:
+        """AP, coverage, and overlap with the best object.
+
+        Returns:
+            JSON values but for nan; fractions of 1.
+        """
+        overlaps = np.array(self._overlaps)
+        result = {
+            "masks": len(overlaps),
+            "masks_per_image": len(overlaps) / max(self._images, 1),
+            "coverage": self._found / self._objects if self._objects else np.nan,
+            "best_object_iou": {
+                "mean": float(overlaps.mean()) if len(overlaps) else np.nan,
+                "median": float(np.median(overlaps)) if len(overlaps) else np.nan,
+            },
+        }
+        for setting in self._agnostic:
+            result[f"class_agnostic_{setting}"] = self._agnostic[setting].result()._asdict()
+            result[f"class_aware_{setting}"] = self._aware[setting].result()._asdict()
+        return result
+
+    def calibration(self) -> dict:
+        """See `calibration`."""
+        return calibration(np.array(self._scores), np.array(self._overlaps))
 
 
 def objects_of_image(image_id: int, instances: Iterable[Instance]) -> list[dict]:
@@ -73,54 +128,6 @@ def as_classes(detections: Iterable[Mapping], mapping: np.ndarray) -> list[dict]
         for entry, class_id in classes
         if class_id not in (0, UNMATCHED)
     ]
-
-
-def average_precision(
-    image_ids: Iterable[int],
-    objects: Sequence[Mapping],
-    detections: Sequence[Mapping],
-    *,
-    classes: int | None,
-) -> AveragePrecision:
-    """Mask AP over all sizes, at most 100 detections an image, as pycocotools computes it.
-
-    Args:
-        image_ids: of all images of the split, also those without object or detection.
-        classes: K, for detections whose categories are classes; None ignores all categories
-            (class-agnostic).
-    """
-    if not any(not entry["iscrowd"] for entry in objects):
-        return AveragePrecision(np.nan, np.nan, np.nan)
-    # pycocotools leaves out detections of unknown categories even where categories do not count.
-    known = max(entry["category_id"] for entry in itertools.chain(objects, detections))
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = {
-            # Sizes would serve polygons; all masks are run lengths here.
-            "images": [{"id": image_id, "height": 0, "width": 0} for image_id in image_ids],
-            # Not from 0: pycocotools takes a match with the annotation 0 for none.
-            "annotations": [{**entry, "id": i} for i, entry in enumerate(objects, start=1)],
-            "categories": [{"id": class_id} for class_id in range(1, (classes or known) + 1)],
-        }
-        truth.createIndex()
-        evaluation = COCOeval(truth, _results(truth, detections), "segm")
-        evaluation.params.useCats = int(classes is not None)
-        # All sizes at once; small, medium and large ones by themselves would take thrice the time.
-        for name in ("areaRng", "areaRngLbl"):
-            setattr(evaluation.params, name, getattr(evaluation.params, name)[:1])
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return AveragePrecision(*map(float, evaluation.stats[:3]))
-
-
-def _results(truth: COCO, detections: Sequence[Mapping]) -> COCO:
-    if detections:
-        return truth.loadRes([dict(entry) for entry in detections])
-    empty = COCO()  # loadRes refuses an empty list
-    empty.dataset = {**truth.dataset, "annotations": []}
-    empty.createIndex()
-    return empty
 
 
 def single_object(

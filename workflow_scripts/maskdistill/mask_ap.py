@@ -1,0 +1,157 @@
+"""Mask AP by pycocotools, of images that come a few at a time."""
+
+import contextlib
+import io
+import itertools
+from array import array
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+MOST_DETECTIONS = 100  # of an image that count, the most confident ones
+
+
+class AveragePrecision(NamedTuple):
+    """Fractions of 1; nan where there is no object to find."""
+
+    ap: float  # mean over the IoU thresholds 0.50, 0.55, …, 0.95
+    ap50: float
+    ap75: float
+
+
+class _Detections:
+    """What AP needs of the detections of one category, 20 bytes of each."""
+
+    def __init__(self) -> None:
+        self.objects = 0  # that are to be found
+        self._images, self._scores = array("q"), array("d")
+        # Of each, the thresholds at which it is matched, and those at which it is ignored: two
+        # times ten bits, in two times two bytes.
+        self._bits = bytearray()
+
+    def add(self, found: Mapping) -> None:
+        """Take over what COCOeval found in one image."""
+        self.objects += int(np.count_nonzero(found["gtIgnore"] == 0))
+        scores = found["dtScores"]
+        self._images.extend([found["image_id"]] * len(scores))
+        self._scores.extend(scores)
+        outcomes = (found["dtMatches"] != 0, found["dtIgnore"])
+        self._bits += np.hstack([np.packbits(outcome.T, axis=1) for outcome in outcomes]).tobytes()
+
+    def at(self, threshold: int) -> dict:
+        """All images as COCOeval would give one, in the order of their ids."""
+        order = np.argsort(np.frombuffer(self._images, np.int64), kind="stable")
+        bits = np.frombuffer(self._bits, np.uint8).reshape(-1, 2, 2)[order]
+        byte, bit = divmod(threshold, 8)
+        matched, ignored = (bits[..., byte] >> (7 - bit)).T & 1
+        return {
+            "dtScores": np.frombuffer(self._scores)[order],
+            "dtMatches": matched[None],
+            "dtIgnore": ignored[None],
+            "gtIgnore": np.zeros(self.objects),
+        }
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+
+class MaskAP:
+    """Mask AP over all sizes, at most 100 detections an image.
+
+    Args:
+        classes: K, for detections whose categories are classes; None ignores all categories
+            (class-agnostic).
+    """
+
+    def __init__(self, classes: int | None) -> None:
+        self._classes = classes
+        self._categories: dict[int, _Detections] = defaultdict(_Detections)
+
+    def add(
+        self, image_ids: Sequence[int], objects: Sequence[Mapping], detections: Sequence[Mapping]
+    ) -> None:
+        """Match the detections of some images.
+
+        Args:
+            image_ids: of these images, none of which has come before, also those without object or
+                detection.
+            objects, detections: theirs, see `instance_metrics`.
+        """
+        if not objects and not detections:
+            return
+        with contextlib.redirect_stdout(io.StringIO()):
+            for found in _matches(image_ids, objects, detections, self._classes):
+                self._categories[found["category_id"]].add(found)
+
+    def result(self) -> AveragePrecision:
+        """AP of all images so far."""
+        if not any(found.objects for found in self._categories.values()):
+            return AveragePrecision(np.nan, np.nan, np.nan)
+        with contextlib.redirect_stdout(io.StringIO()):
+            precision = np.concatenate([self._precision(t) for t in range(len(_thresholds()))])
+        # Categories without an object have -1.
+        means = [values[values > -1].mean() for values in (precision, precision[0], precision[5])]
+        return AveragePrecision(*map(float, means))
+
+    def _precision(self, threshold: int) -> np.ndarray:
+        """1 x recalls x categories x 1 x 1. All thresholds at once would need ten times as much."""
+        evaluation = _evaluation()
+        chosen = evaluation.params
+        chosen.iouThrs = chosen.iouThrs[[threshold]]
+        chosen.catIds, chosen.imgIds = sorted(self._categories), [0]
+        chosen.maxDets = [max(map(len, self._categories.values()))]
+        evaluation.evalImgs = [self._categories[key].at(threshold) for key in chosen.catIds]
+        evaluation._paramsEval = chosen  # as `evaluate` leaves them
+        evaluation.accumulate()
+        return evaluation.eval["precision"]
+
+
+def _evaluation(truth: COCO | None = None, found: COCO | None = None) -> COCOeval:
+    evaluation = COCOeval(truth, found, "segm")
+    evaluation.params.maxDets = [MOST_DETECTIONS]
+    # All sizes at once; small, medium and large ones by themselves would take thrice the time.
+    for name in ("areaRng", "areaRngLbl"):
+        setattr(evaluation.params, name, getattr(evaluation.params, name)[:1])
+    return evaluation
+
+
+def _thresholds() -> np.ndarray:
+    return _evaluation().params.iouThrs
+
+
+def _matches(
+    image_ids: Sequence[int],
+    objects: Sequence[Mapping],
+    detections: Sequence[Mapping],
+    classes: int | None,
+) -> list[dict]:
+    """What COCOeval finds, image by image and category by category."""
+    # pycocotools leaves out detections of unknown categories even where categories do not count.
+    known = max(map(itemgetter("category_id"), itertools.chain(objects, detections)))
+    truth = COCO()
+    truth.dataset = {
+        # Sizes would serve polygons; all masks are run lengths here.
+        "images": [{"id": image_id, "height": 0, "width": 0} for image_id in image_ids],
+        # Not from 0: pycocotools takes a match with the annotation 0 for none.
+        "annotations": [{**entry, "id": i} for i, entry in enumerate(objects, start=1)],
+        "categories": [{"id": class_id} for class_id in range(1, (classes or known) + 1)],
+    }
+    truth.createIndex()
+    evaluation = _evaluation(truth, _results(truth, detections))
+    evaluation.params.useCats = int(classes is not None)
+    evaluation.evaluate()
+    return [found for found in evaluation.evalImgs if found is not None]
+
+
+def _results(truth: COCO, detections: Sequence[Mapping]) -> COCO:
+    if detections:
+        return truth.loadRes([dict(entry) for entry in detections])
+    empty = COCO()  # loadRes refuses an empty list
+    empty.dataset = {**truth.dataset, "annotations": []}
+    empty.createIndex()
+    return empty
