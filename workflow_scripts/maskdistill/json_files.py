@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import ijson
+
 from workflow_scripts.maskdistill.errors import InputError
 
 
@@ -25,6 +27,27 @@ def read_json(path: str | os.PathLike, *, remedy: str) -> Any:
         raise InputError(f"{path}: no such file; {remedy}") from None
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}); {remedy}") from error
+
+
+def read_entries(path: str | os.PathLike, name: str, *, remedy: str) -> Iterator[Any]:
+    """The entries of one array of a JSON file (UTF-8), one after the other, however many they are.
+
+    Args:
+        path: of the file, an object.
+        name: of the array in it; without it there is no entry.
+        remedy: see `read_json`.
+
+    Raises:
+        InputError: as `read_json`, perhaps after some entries.
+    """
+    try:
+        with open(path, "rb") as file:
+            yield from ijson.items(file, f"{name}.item", use_float=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; {remedy}") from None
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not valid JSON ({reason}); {remedy}") from error
 
 
 def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -1,6 +1,8 @@
 import json
+import tracemalloc
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -108,6 +110,57 @@ def test_a_place_in_the_plan_decides_the_augmentation(tmp_path):
     assert other.image.shape != first.image.shape
 
 
+def test_several_objects_stay_in_the_order_of_the_file_whatever_lies_between(tmp_path):
+    content = coco_file(tmp_path)
+    nine, seven = content["annotations"]
+    more = [nine | {"category_id": c, "bbox": [c, 4, 5, 6]} for c in (1, 2, 1)]
+    content["annotations"] = [more[0], seven, more[1], more[2]]
+    example = dataset(tmp_path, content)[Sample(0, 0, 1)]
+    assert example.labels.tolist() == [1, 2, 1]
+    assert example.boxes[:, 0].tolist() == [1, 2, 1]
+
+
+def test_the_order_of_keys_and_layout_of_the_file_do_not_matter(tmp_path):
+    content = coco_file(tmp_path)
+    for image in content["images"]:
+        old = tmp_path / image["file_name"]
+        image["file_name"] = f"größe {image['id']}.png"
+        old.rename(tmp_path / image["file_name"])
+    expected = dataset(tmp_path, content)[Sample(0, 0, 0)]
+    turned = dict(reversed(content.items())) | {"info": {"images": [1]}}
+    for text in (json.dumps(turned), json.dumps(turned, indent=1, ensure_ascii=False)):
+        found = dataset(tmp_path, text)[Sample(0, 0, 0)]
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_an_image_keeps_little_more_than_its_masks(tmp_path):
+    counts = "0" * 300
+    many = {
+        "images": [
+            {"id": i, "file_name": f"{i:06d}.jpg", "height": 40, "width": 60} for i in range(5000)
+        ],
+        "annotations": [
+            {
+                "id": i,
+                "image_id": i,
+                "category_id": 1,
+                "segmentation": {"size": [40, 60], "counts": counts},
+                "bbox": [1, 2, 3, 4],
+            }
+            for i in range(5000)
+        ],
+        "categories": [{"id": 1, "name": "one"}],
+    }
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    examples = dataset(tmp_path, json.dumps(many))
+    kept = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before
+    tracemalloc.stop()
+    assert len(examples) == 5000
+    assert kept / 5000 < 600
+
+
 def edited(tmp_path, key, value):
     content = coco_file(tmp_path)
     content["annotations"][0][key] = value
@@ -118,10 +171,15 @@ def edited(tmp_path, key, value):
     ("make", "message"),
     [
         (lambda p: "{", "not valid JSON"),
+        (lambda p: json.dumps(coco_file(p))[:-1], "not valid JSON"),
+        (lambda p: json.dumps(coco_file(p))[:300], "not valid JSON"),
+        (lambda p: "[]", "not a COCO dataset file"),
         (lambda p: {"images": []}, "not a COCO dataset file"),
         (lambda p: coco_file(p, annotated=()), "none of the 3 images is annotated"),
         (lambda p: coco_file(p) | {"categories": [{"id": 0, "name": "a"}]}, "1..C"),
-        (lambda p: edited(p, "category_id", 3), "category 3"),
+        (lambda p: edited(p, "category_id", 3), "json: annotation 9 is of category 3"),
+        (lambda p: edited(p, "category_id", "1"), "not a COCO dataset file"),
+        (lambda p: edited(p, "bbox", [1, 2, 3]), "not a COCO dataset file"),
         (lambda p: edited(p, "image_id", 1), "image 1"),
         (lambda p: edited(p, "segmentation", [[0, 0, 1, 1, 2, 2]]), "not compressed RLE"),
         (lambda p: edited(p, "segmentation", {"size": [1, 1], "counts": "1"}), "image's size"),

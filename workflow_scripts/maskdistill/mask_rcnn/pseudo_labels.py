@@ -1,18 +1,35 @@
 """Pseudo-labels in a COCO dataset file as a torch data set: decoding and augmentation."""
 
+import functools
+import itertools
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from workflow_scripts.maskdistill import images, masks
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.json_files import read_json
+from workflow_scripts.maskdistill.json_files import read_entries
 from workflow_scripts.maskdistill.sampling import Sample
+
+# Columns are a quarter of what dictionaries are, and processes that load data share them.
+_IMAGES = pa.schema(
+    {"id": pa.int64(), "file_name": pa.string(), "height": pa.int32(), "width": pa.int32()}
+)
+_ANNOTATIONS = pa.schema(
+    {
+        "image_id": pa.int64(),
+        "category_id": pa.int32(),
+        "bbox": pa.list_(pa.float64(), 4),
+        "rle_counts": pa.large_binary(),
+    }
+)
 
 
 class Example(NamedTuple):
@@ -51,27 +68,34 @@ class PseudoLabels(Dataset):
     ) -> None:
         self.path, self.root = Path(path), Path(root)
         self.sides, self.longer_side, self.flip, self.seed = sides, longer_side, flip, seed
-        content = read_json(self.path, remedy="run write_pseudo_labels first")
+        entries = functools.partial(read_entries, self.path, remedy="run write_pseudo_labels first")
         try:
-            self.clusters = self._count_clusters(content["categories"])
-            records = {int(record["id"]): record for record in content["images"]}
-            annotations: dict[int, list[dict]] = {}
-            for annotation in content["annotations"]:
-                self._check(annotation, records)
-                annotations.setdefault(annotation["image_id"], []).append(annotation)
-        except (KeyError, TypeError) as error:
+            self.clusters = self._count_clusters(entries("categories"))
+            images = _table(map(_image_row, entries("images")), _IMAGES).sort_by("id")
+            ids = images["id"].to_numpy()
+            sizes = np.stack([images[side].to_numpy() for side in ("height", "width")], axis=1)
+            rows = (self._annotation_row(entry, ids, sizes) for entry in entries("annotations"))
+            # Of one image they stay in the order of the file.
+            self._annotations = _table(rows, _ANNOTATIONS).sort_by("image_id").combine_chunks()
+        except (KeyError, TypeError, pa.ArrowInvalid) as error:
             raise InputError(f"{path}: not a COCO dataset file (at {error})") from error
         # Images without an object teach nothing and are left out; the order is that of the ids,
         # whatever the order in the file.
-        self._images = [(records[key], annotations[key]) for key in sorted(annotations)]
-        if not self._images:
+        annotated, self._starts = np.unique(
+            self._annotations["image_id"].to_numpy(), return_index=True
+        )
+        self._starts = np.append(self._starts, len(self._annotations))
+        chosen = np.searchsorted(ids, annotated)
+        self._sizes = sizes[chosen]
+        self._file_names = images["file_name"].combine_chunks().take(pa.array(chosen))
+        if not len(chosen):
             raise InputError(
-                f"{path}: none of the {len(records)} images is annotated; "
+                f"{path}: none of the {len(images)} images is annotated; "
                 "check the masks and clusters that it was made of"
             )
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._file_names)
 
     def __getitem__(self, sample: Sample) -> Example:
         """The image at a place in the plan.
@@ -79,17 +103,23 @@ class PseudoLabels(Dataset):
         Raises:
             InputError: the image cannot be read, or is not of the size in the file.
         """
-        record, annotations = self._images[sample.index]
+        first, end = self._starts[sample.index : sample.index + 2]
+        annotations = self._annotations.slice(first, end - first).to_pylist()
         rng = sample.generator(self.seed)
         side, mirrored = int(rng.choice(self.sides)), self.flip and rng.random() < 0.5
         image = images.read_listed(
-            self.root / record["file_name"], (record["height"], record["width"])
+            self.root / self._file_names[sample.index].as_py(), tuple(self._sizes[sample.index])
         )
         size = images.resized_size(
             *image.shape[:2], shorter_side=side, longer_side=self.longer_side
         )
         pixels = images.resize(image, size)
-        instances = np.stack([masks.resize_mask(_decode(a), size) for a in annotations])
+        instances = np.stack(
+            [
+                masks.resize_mask(masks.decode(a["rle_counts"], *image.shape[:2]), size)
+                for a in annotations
+            ]
+        )
         boxes = _resized_boxes([a["bbox"] for a in annotations], image.shape[:2], size)
         if mirrored:
             pixels, instances = pixels[:, ::-1], instances[:, :, ::-1]
@@ -101,16 +131,18 @@ class PseudoLabels(Dataset):
             torch.from_numpy(np.ascontiguousarray(instances, dtype=np.uint8)),
         )
 
-    def _count_clusters(self, categories: list[dict]) -> int:
+    def _count_clusters(self, categories: Iterable[dict]) -> int:
         ids = sorted(category["id"] for category in categories)
-        if not ids or ids != list(range(1, len(ids) + 1)):
+        if not ids:
+            raise KeyError("categories")
+        if ids != list(range(1, len(ids) + 1)):
             raise InputError(f"{self.path}: category ids are not 1..C; write_pseudo_labels does so")
         return len(ids)
 
-    def _check(self, annotation: dict, records: dict[int, dict]) -> None:
+    def _annotation_row(self, annotation: dict, ids: np.ndarray, sizes: np.ndarray) -> dict:
         name = f"{self.path}: annotation {annotation['id']}"
-        record = records.get(annotation["image_id"])
-        if record is None:
+        place = np.searchsorted(ids, annotation["image_id"])
+        if ids[place : place + 1].tolist() != [annotation["image_id"]]:
             raise InputError(f"{name} is of image {annotation['image_id']}, which is not listed")
         if not 1 <= annotation["category_id"] <= self.clusters:
             raise InputError(
@@ -119,15 +151,28 @@ class PseudoLabels(Dataset):
         segmentation = annotation["segmentation"]
         if not isinstance(segmentation, dict) or not isinstance(segmentation.get("counts"), str):
             raise InputError(f"{name}: the mask is not compressed RLE; write_pseudo_labels does so")
-        if list(segmentation["size"]) != [record["height"], record["width"]]:
+        if segmentation["size"] != sizes[place].tolist():
             raise InputError(f"{name}: the mask is not of the image's size")
         if min(annotation["bbox"][2:]) <= 0:
             raise InputError(f"{name}: the mask is empty")
+        return {
+            "image_id": annotation["image_id"],
+            "category_id": annotation["category_id"],
+            "bbox": annotation["bbox"],
+            "rle_counts": segmentation["counts"].encode("ascii"),
+        }
 
 
-def _decode(annotation: dict) -> np.ndarray:
-    height, width = annotation["segmentation"]["size"]
-    return masks.decode(annotation["segmentation"]["counts"].encode("ascii"), height, width)
+def _image_row(record: dict) -> dict:
+    return {field.name: record[field.name] for field in _IMAGES}
+
+
+def _table(rows: Iterator[dict], schema: pa.Schema) -> pa.Table:
+    """Some rows at a time become columns."""
+    batches = []
+    while part := list(itertools.islice(rows, 4096)):
+        batches.append(pa.RecordBatch.from_pylist(part, schema))
+    return pa.Table.from_batches(batches, schema)
 
 
 def _resized_boxes(
