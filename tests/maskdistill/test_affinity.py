@@ -1,7 +1,10 @@
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 
 from workflow_scripts.maskdistill import affinity
 from workflow_scripts.maskdistill.errors import InputError
@@ -220,3 +223,110 @@ def test_halves_become_single_precision_bit_by_bit():
     assert (affinity.single_precision(finite).view(np.uint32) == expected.view(np.uint32)).all()
     for values in (halves, np.float16([1, -np.inf]), np.float16([1, np.nan]), np.empty(0, "f2")):
         np.testing.assert_array_equal(affinity.single_precision(values), values.astype(np.float32))
+
+
+@pytest.fixture
+def big_stays(monkeypatch):
+    """Whatever would bring more than a number a patch to the host fails; gives the number."""
+    limit = []
+
+    def guarded(name):
+        original = getattr(torch.Tensor, name)
+
+        def call(tensor, *args, **options):
+            if limit and tensor.numel() > limit[0]:
+                raise AssertionError(f"{name} of {tuple(tensor.shape)}")
+            return original(tensor, *args, **options)
+
+        monkeypatch.setattr(torch.Tensor, name, call)
+
+    for name in ("numpy", "cpu", "to", "tolist", "__array__", "__dlpack__"):
+        guarded(name)
+    yield limit.append
+    limit.clear()
+
+
+def same(found, expected):
+    """Whether two lists of masks are equal, types included."""
+    assert all(type(mask.grid) is np.ndarray and mask.grid.dtype == bool for mask in found)
+    assert all(type(number) is int for mask in found for number in (*mask.source, mask.proposals))
+    return len(found) == len(expected) and all(
+        one.source == other.source
+        and one.proposals == other.proposals
+        and (one.grid == other.grid).all()
+        for one, other in zip(found, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize("top_k", [0.0, 0.1, 0.4, 1.0])
+@pytest.mark.parametrize("heads", [None, [0, 2]])
+@pytest.mark.parametrize("center_keys", [False, True])
+@pytest.mark.parametrize("source_component", [False, True])
+@pytest.mark.parametrize(("per_image", "next_source"), [(1, 0.0), (4, 0.0), (4, 0.25)])
+def test_masks_of_tensors_are_those_of_arrays(
+    big_stays, top_k, heads, center_keys, source_component, per_image, next_source
+):
+    """Small integers and powers of two: sums are exact in any order, and ties are many."""
+    options = {
+        "top_k": top_k,
+        "heads": heads,
+        "center_keys": center_keys,
+        "source_component": source_component,
+        "per_image": per_image,
+        "next_source": next_source,
+    }
+    grid, patches = (4, 8), 32
+    big_stays(patches)
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        keys = rng.integers(-2, 3, (patches, 24)).astype([np.float16, np.float32][seed % 2])
+        cls_affinity = rng.integers(-3, 4, (4, patches)).astype(np.float32)
+        expected = affinity.object_masks(keys, cls_affinity, grid, **options)
+        tensors = torch.from_numpy(keys), torch.from_numpy(cls_affinity)
+        assert same(affinity.object_masks(*tensors, grid, **options), expected)
+
+
+@pytest.mark.parametrize("make", [random_keys, structured_keys])
+@pytest.mark.parametrize("seed", range(10))
+def test_tensors_differ_at_most_where_a_sum_is_as_good_as_zero(big_stays, make, seed):
+    rng = np.random.default_rng(seed)
+    grid, options = (9, 13), {"top_k": 0.4, "center_keys": seed % 2 == 0}
+    keys = make(rng, 9 * 13).astype(np.float16)
+    cls_affinity = rng.normal(size=(HEADS, 9 * 13)).astype(np.float32)
+    _, source, voters, sums = reference(keys, cls_affinity, grid, **options)
+    (expected,) = affinity.object_masks(keys, cls_affinity, grid, **options)
+    big_stays(len(keys))
+    (found,) = affinity.object_masks(
+        torch.from_numpy(keys), torch.from_numpy(cls_affinity), grid, **options
+    )
+    assert (found.source, found.proposals) == (source, voters)
+    clear = np.abs(sums).reshape(grid) > 1e-5 * np.abs(sums).max()
+    np.testing.assert_array_equal(found.grid[clear], expected.grid[clear])
+    assert clear.mean() > 0.99
+
+
+def test_keys_that_came_to_the_host_would_be_seen(big_stays):
+    big_stays(6)
+    keys = torch.zeros(6, 4)
+    for bring in (torch.Tensor.numpy, torch.Tensor.cpu, torch.Tensor.tolist, np.asarray):
+        with pytest.raises(AssertionError, match=r"of \(6, 4\)"):
+            bring(keys)
+    assert not keys.sum(axis=1).numpy().any()
+
+
+def test_the_tensors_given_are_left_alone():
+    keys = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    before = keys.clone()
+    affinity.object_masks(keys, torch.ones(1, 6), (2, 3), top_k=0.5, center_keys=True)
+    assert torch.equal(keys, before)
+
+
+def test_masks_of_arrays_do_without_torch():
+    """make_masks starts in a fraction of the time that importing torch takes."""
+    code = (
+        "import sys, numpy as np; from workflow_scripts import make_masks; "
+        "from workflow_scripts.maskdistill import affinity; "
+        "affinity.object_masks(np.ones((6, 4)), np.ones((1, 6)), (2, 3), top_k=0.5); "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,16 +4,28 @@ With the keys k_I(h) of the patches, concatenated over the heads into rows of K,
 N x N matrix A_I = 1/H Σ_h k_I(h) · k_I(h)ᵀ = K · Kᵀ / H are products with a vector, so that the
 matrix never needs to exist: A_I[s, :] = K · k_s / H, and Σ_{i ∈ P'} A_I[i, :] = K · (Σ_{i ∈ P'}
 k_i) / H. Cost and memory are linear in the number of patches N.
+
+Keys are NumPy's, or torch's where they were computed on a card and stay there: what is written here
+means the same in both, and torch is imported only for its own.
 """
 
+from __future__ import annotations
+
 import math
+import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 from workflow_scripts.maskdistill.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    Array = np.ndarray | torch.Tensor
 
 # Bits of the first float16 that is not finite, of either sign.
 _INFINITE, _NEGATIVE = 0x7C00, 0xFC00
@@ -28,8 +40,8 @@ class ObjectMask(NamedTuple):
 
 
 def object_masks(
-    keys: np.ndarray,
-    cls_affinity: np.ndarray,
+    keys: Array,
+    cls_affinity: Array,
     grid: tuple[int, int],
     *,
     top_k: float,
@@ -39,7 +51,7 @@ def object_masks(
     per_image: int = 1,
     next_source: float = 0.0,
 ) -> list[ObjectMask]:
-    """Segment the objects of one image.
+    """Segment the objects of one image, where its keys are.
 
     The `top_k` share of patches nearest to [CLS] are the proposals P and the nearest is the source
     s; those of P with a positive affinity to s, P' = {j ∈ P : A_I[s, j] > 0}, vote, and the mask
@@ -60,11 +72,13 @@ def object_masks(
             after the first mask.
 
     Returns:
-        Between one and `per_image` masks, which do not overlap; an empty one ends the search.
+        Between one and `per_image` masks, which do not overlap; an empty one ends the search. Of
+        keys on a card, only the grids, the sources and the numbers of proposals leave it.
 
     Raises:
         ValueError: shapes do not fit together.
     """
+    xp = _namespace(keys)
     rows, columns = grid
     if len(keys) != rows * columns or cls_affinity.shape[1] != len(keys):
         raise ValueError(
@@ -76,31 +90,38 @@ def object_masks(
     affinity = average_heads(cls_affinity, heads)
     mean = affinity.mean()
     nearest = mean + next_source * (affinity.max() - mean)
-    free = np.ones(len(keys), dtype=bool)
+    free = xp.ones(len(keys), dtype=xp.bool, device=keys.device)
     found = []
     while len(found) < per_image and free.any():
         proposals = select_proposals(affinity, top_k, free)
         if found and affinity[proposals[0]] < nearest:
             break
         voters = similar_to_source(keys, proposals)
-        mask = diffuse(keys, voters) & free
+        mask = _to_host(diffuse(keys, voters) & free).reshape(grid)
+        source = int(proposals[0])
         if source_component:
-            mask = component_of(mask.reshape(grid), proposals[0]).ravel()
-        found.append(
-            ObjectMask(
-                mask.reshape(grid), divmod(int(proposals[0]), columns), proposals=len(voters)
-            )
-        )
+            mask = component_of(mask, source)
+        found.append(ObjectMask(mask, divmod(source, columns), proposals=len(voters)))
         if not mask.any():
             break  # the same source would be found again
-        free &= ~mask
+        free &= ~xp.asarray(mask.ravel(), device=keys.device)
     return found
 
 
-def single_precision(values: np.ndarray) -> np.ndarray:
-    """A float32 copy; of float16 by its bits, which takes a sixth of the time of a cast."""
+def _namespace(values: Array) -> ModuleType:
+    """NumPy or torch: the module whose functions take these values."""
+    return np if isinstance(values, np.ndarray) else sys.modules["torch"]
+
+
+def _to_host(values: Array) -> np.ndarray:
+    return values if isinstance(values, np.ndarray) else values.cpu().numpy()
+
+
+def single_precision(values: Array) -> Array:
+    """A float32 copy; of NumPy's float16 by its bits, which takes a sixth of the time of a cast."""
     if values.dtype != np.float16:
-        return values.astype(np.float32)
+        xp = _namespace(values)
+        return xp.asarray(values, dtype=xp.float32, copy=True)
     signed = values.view(np.int16)
     if signed.max(initial=0) >= _INFINITE or values.view(np.uint16).max(initial=0) >= _NEGATIVE:
         return values.astype(np.float32)
@@ -113,7 +134,7 @@ def single_precision(values: np.ndarray) -> np.ndarray:
     return single
 
 
-def average_heads(cls_affinity: np.ndarray, heads: Sequence[int] | None = None) -> np.ndarray:
+def average_heads(cls_affinity: Array, heads: Sequence[int] | None = None) -> Array:
     """a_CLS of Eq. 1: the mean over heads of heads x N, or over some of them; float32, N.
 
     Raises:
@@ -124,35 +145,37 @@ def average_heads(cls_affinity: np.ndarray, heads: Sequence[int] | None = None) 
             f"masks.heads {list(heads)}: the backbone's heads are 0 to {len(cls_affinity) - 1}"
         )
     chosen = cls_affinity if heads is None else cls_affinity[list(heads)]
-    return chosen.astype(np.float32).mean(axis=0)
+    xp = _namespace(chosen)
+    return xp.asarray(chosen, dtype=xp.float32).mean(axis=0)
 
 
-def select_proposals(affinity: np.ndarray, top_k: float, free: np.ndarray) -> np.ndarray:
+def select_proposals(affinity: Array, top_k: float, free: Array) -> Array:
     """P: indices of the `top_k` share of the free patches nearest to [CLS], the source first.
 
     Args:
         affinity: a_CLS, N.
         free: N bool, at least one of them true.
     """
-    candidates = np.flatnonzero(free)
+    xp = _namespace(affinity)
+    (candidates,) = xp.where(free)
     # Rounded first: in floating point, 0.7 of 90 is a little less than 63.
     count = max(1, math.floor(round(top_k * len(candidates), 9)))
     # Stable: of equal affinities the first patch wins, on any machine.
-    order = np.argsort(-affinity[candidates], kind="stable")
+    order = xp.argsort(-affinity[candidates], stable=True)
     return candidates[order[:count]]
 
 
-def similar_to_source(keys: np.ndarray, proposals: np.ndarray) -> np.ndarray:
+def similar_to_source(keys: Array, proposals: Array) -> Array:
     """P': the proposals whose affinity to the source, the first of them, is positive.
 
     The source always belongs to it.
     """
     to_source = keys[proposals] @ keys[proposals[0]]
-    to_source[0] = np.inf
+    to_source[0] = math.inf
     return proposals[to_source > 0]
 
 
-def diffuse(keys: np.ndarray, voters: np.ndarray) -> np.ndarray:
+def diffuse(keys: Array, voters: Array) -> Array:
     """Patches whose affinities to the voters sum up to more than zero; N bool.
 
     The factor 1/H of Eq. 2 does not change a sign and is left out.
