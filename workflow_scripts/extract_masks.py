@@ -27,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments.root,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
+        # On a card masks are made there, on the host by NumPy.
+        fetch=backbone.device.type == "cpu",
     )
     metadata = shards.provenance("masks", settings, weights=backbone.weights_digest)
     with shards.shard_writer(arguments.output, "masks", metadata) as writer:

@@ -2,7 +2,9 @@
 
 import contextlib
 import re
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from workflow_scripts.maskdistill.errors import InputError
@@ -56,3 +58,19 @@ def autocast(
 def gradient_scaler(device: torch.device, precision: torch.dtype | None) -> torch.amp.GradScaler:
     """Keeps gradients within the range of float16; in other precisions it does nothing."""
     return torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
+
+
+def begin_copy(tensors: Sequence[torch.Tensor]) -> Callable[[], list[np.ndarray]]:
+    """Begin to copy tensors to the host; what is returned waits for it and gives the arrays.
+
+    From a card they go into pinned memory, and work that is launched later is not waited for.
+    """
+    copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+    done = torch.get_device_module(tensors[0].device).Event()
+    done.record()
+
+    def wait() -> list[np.ndarray]:
+        done.synchronize()
+        return [copy.numpy() for copy in copies]
+
+    return wait

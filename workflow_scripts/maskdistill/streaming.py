@@ -59,13 +59,19 @@ def map_ahead(
     Args:
         ahead: results that may be under way or wait while one is used.
     """
+    submitted = (pool.submit(function, item) for item in items)
+    for future in some_ahead(submitted, ahead):
+        yield future.result()
+
+
+def some_ahead(items: Iterable[Item], ahead: int) -> Iterator[Item]:
+    """The items in order, of which `ahead` more have been taken than given."""
     pending: collections.deque = collections.deque()
     for item in items:
-        pending.append(pool.submit(function, item))
+        pending.append(item)
         if len(pending) > ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+            yield pending.popleft()
+    yield from pending
 
 
 def _collect(batch: tuple[list, list[concurrent.futures.Future]]) -> list[tuple]:

@@ -45,6 +45,11 @@ class Network(nn.Module):
             values = torch.tensor(data[statistic]).view(1, 3, 1, 1)
             self.register_buffer(statistic, values, persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.mean.device
+
     def prepare(self, images: Sequence[np.ndarray]) -> Tensor:
         """Normalise images of one size and pad them, on the right and bottom, to whole patches.
 
@@ -55,7 +60,10 @@ class Network(nn.Module):
             B x 3 x H' x W' float32 on the network's device; the padding is zero, which is the
             mean colour.
         """
-        batch = torch.from_numpy(np.stack(images)).to(self.mean.device)
+        batch = torch.from_numpy(np.stack(images))
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()  # or the copy would wait for all that was launched before
+        batch = batch.to(self.device, non_blocking=True)
         batch = (batch.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
         height, width = batch.shape[2:]
         padded_height, padded_width = padded_size((height, width), self._multiple)
