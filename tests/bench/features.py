@@ -29,6 +29,7 @@ SIDES = (640, 864)  # a photograph of about 4 : 3, shorter side 640
 # What the model computes in one block, per token, beside attention: q, k, v, projection, MLP.
 WIDTHS = ((384, 1152), (384, 384), (384, 1536), (1536, 384))
 HEADS, DEPTH = 6, 12
+DEFAULTS = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())["defaults"]
 
 
 def rows() -> Iterator[Row]:
@@ -94,20 +95,27 @@ def forward(backbone: Backbone, model: VisionTransformer) -> Iterator[Row]:
     )
 
 
-def program(folder: Path, weights: Path, images: int = 32) -> Iterator[Row]:
-    """The program on JPEG files of PASCAL VOC's size: time beside the model, bytes on the disk."""
+def list_photographs(folder: Path, images: int) -> Path:
+    """Write JPEG files of PASCAL VOC's size into `photos`, and a manifest, whose path is given."""
     generator = np.random.default_rng(0)
     (folder / "photos").mkdir()
     for number in range(images):
         blocks = generator.integers(0, 256, (15, 20, 3), dtype=np.uint8)
         Image.fromarray(blocks).resize((500, 375)).save(folder / "photos" / f"{number}.jpg")
-    defaults = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())["defaults"]
-    features = defaults["features"] | {"backbone": NAME, "weights": str(weights)}
     dataset = {"adapter": "folder", "splits": {"train": "."}, "classes": []}
-    limits = {key: defaults["images"][key] for key in ("max_pixels", "min_side")}
+    limits = {key: DEFAULTS["images"][key] for key in ("max_pixels", "min_side")}
     listing = {"dataset": dataset, "shards": 1, "images": limits}
-    manifest, output = folder / "images.parquet", folder / "features.parquet"
-    options = ["--root", str(folder / "photos"), "--workers", "2"]
+    options = ["--settings", json.dumps(listing), "--root", str(folder / "photos")]
+    options += ["--split", "train", "--shard", "0", "--max-rejected", "0", "0"]
+    with contextlib.redirect_stderr(io.StringIO()):
+        list_images.main([*options, "--output", str(folder / "images.parquet")])
+    return folder / "images.parquet"
+
+
+def program(folder: Path, weights: Path, images: int = 32) -> Iterator[Row]:
+    """The program on photographs: time beside the model, bytes on the disk."""
+    manifest, output = list_photographs(folder, images), folder / "features.parquet"
+    features = DEFAULTS["features"] | {"backbone": NAME, "weights": str(weights)}
     inside, model = [], Backbone.last_block_features
 
     def timed(backbone: Backbone, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,16 +129,14 @@ def program(folder: Path, weights: Path, images: int = 32) -> Iterator[Row]:
         mock.patch.object(Backbone, "last_block_features", timed),
         contextlib.redirect_stderr(io.StringIO()),
     ):
-        own = ["--split", "train", "--shard", "0", "--max-rejected", "0", "0"]
-        own += ["--output", str(manifest)]
-        list_images.main(["--settings", json.dumps(listing), *options, *own])
-        own = ["--batch-size", "4", "--images", str(manifest), "--output", str(output)]
+        options = ["--settings", json.dumps({"features": features})]
+        options += ["--root", str(folder / "photos"), "--workers", "2", "--batch-size", "4"]
         start = time.perf_counter()
-        extract_features.main(["--settings", json.dumps({"features": features}), *options, *own])
+        extract_features.main([*options, "--images", str(manifest), "--output", str(output)])
         wall = time.perf_counter() - start
         options = ["--images", str(manifest), "--features", str(output)]
         options += ["--output", str(folder / "masks.parquet")]
-        settings = json.dumps({"masks": defaults["masks"]})
+        settings = json.dumps({"masks": DEFAULTS["masks"]})
         start = time.perf_counter()
         make_masks.main(["--settings", settings, *options])
         masks = time.perf_counter() - start

@@ -1,9 +1,13 @@
+import functools
 import json
 
 import pytest
+import torch
 
 from workflow_scripts import extract_features, extract_masks, make_masks
-from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill import affinity, shards
+from workflow_scripts.maskdistill.features import feature_rows, load_backbone
+from workflow_scripts.maskdistill.initial_masks import mask_rows
 
 MASKS = {
     "top_k": 0.4,
@@ -44,3 +48,20 @@ def test_the_masks_are_those_of_stored_features(folder, tiny_backbone, batch_siz
     assert shards.read_metadata(direct) == shards.read_metadata(stored)
     digest = shards.file_digest(tiny_backbone["weights"])
     assert shards.read_metadata(direct)["weights"] == digest
+
+
+def test_masks_of_features_that_stay_where_they_are_computed(folder, tiny_backbone):
+    """As on a card, whose features are tensors."""
+    backbone = load_backbone(tiny_backbone, "cpu")
+    listed = shards.read_usable(folder / "images")
+    find = functools.partial(affinity.object_masks, **MASKS)
+
+    def masks(fetch):
+        rows = feature_rows(
+            backbone, tiny_backbone, listed, folder, batch_size=2, workers=1, fetch=fetch
+        )
+        for row in rows:
+            assert row["status"] != shards.OK or torch.is_tensor(row["keys"]) != fetch
+            yield from mask_rows(row, (24, 32), backbone.patch_size, find)
+
+    assert list(masks(fetch=False)) == list(masks(fetch=True))
