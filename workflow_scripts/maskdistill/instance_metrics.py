@@ -39,7 +39,7 @@ class InstanceMetrics:
         self._agnostic = {setting: MaskAP(None) for setting in ("multi", "single")}
         self._aware = {setting: MaskAP(classes) for setting in ("multi", "single")}
         self._images = self._objects = self._found = 0
-        self._scores, self._overlaps = array("d"), array("d")
+        self._scores, self._overlaps = array("f"), array("d")  # scores as candidates have them
 
     def add(
         self, image_ids: Sequence[int], objects: Sequence[Mapping], detections: Sequence[Mapping]
@@ -88,7 +88,7 @@ class InstanceMetrics:
 
     def calibration(self) -> dict:
         """See `calibration`."""
-        return calibration(np.array(self._scores), np.array(self._overlaps))
+        return calibration(np.array(self._scores, dtype=np.float64), np.array(self._overlaps))
 
 
 def objects_of_image(image_id: int, instances: Iterable[Instance]) -> list[dict]:

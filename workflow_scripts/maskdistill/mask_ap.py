@@ -25,11 +25,12 @@ class AveragePrecision(NamedTuple):
 
 
 class _Detections:
-    """What AP needs of the detections of one category, 20 bytes of each."""
+    """What AP needs of the detections of one category, 8 bytes of each."""
 
     def __init__(self) -> None:
         self.objects = 0  # that are to be found
-        self._images, self._scores = array("q"), array("d")
+        self._images = array("q")  # ids and numbers of detections in turn
+        self._scores = array("f")  # of their order only
         # Of each, the thresholds at which it is matched, and those at which it is ignored: two
         # times ten bits, in two times two bytes.
         self._bits = bytearray()
@@ -37,20 +38,20 @@ class _Detections:
     def add(self, found: Mapping) -> None:
         """Take over what COCOeval found in one image."""
         self.objects += int(np.count_nonzero(found["gtIgnore"] == 0))
-        scores = found["dtScores"]
-        self._images.extend([found["image_id"]] * len(scores))
-        self._scores.extend(scores)
+        self._images.extend((found["image_id"], len(found["dtScores"])))
+        self._scores.extend(found["dtScores"])
         outcomes = (found["dtMatches"] != 0, found["dtIgnore"])
         self._bits += np.hstack([np.packbits(outcome.T, axis=1) for outcome in outcomes]).tobytes()
 
     def at(self, threshold: int) -> dict:
         """All images as COCOeval would give one, in the order of their ids."""
-        order = np.argsort(np.frombuffer(self._images, np.int64), kind="stable")
+        ids, counts = np.frombuffer(self._images, np.int64).reshape(-1, 2).T
+        order = np.argsort(np.repeat(ids, counts), kind="stable")
         bits = np.frombuffer(self._bits, np.uint8).reshape(-1, 2, 2)[order]
         byte, bit = divmod(threshold, 8)
         matched, ignored = (bits[..., byte] >> (7 - bit)).T & 1
         return {
-            "dtScores": np.frombuffer(self._scores)[order],
+            "dtScores": np.frombuffer(self._scores, np.float32)[order],
             "dtMatches": matched[None],
             "dtIgnore": ignored[None],
             "gtIgnore": np.zeros(self.objects),
