@@ -76,7 +76,8 @@ def rows() -> Iterator[Row]:
             folder = Path(directory)
             _write_inputs(folder, count)
             for stage in _stages(folder):
-                peak = _peak(stage)
+                # The lesser of two: by chance threads and allocators only ever take more.
+                peak = min(_peak(stage) for _ in range(2))
                 if count == COUNTS[0]:
                     first[stage.name] = peak
                 else:
