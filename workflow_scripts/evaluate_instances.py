@@ -22,6 +22,7 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.json_files import read_json
 from workflow_scripts.maskdistill.progress import progress, progress_bar
+from workflow_scripts.maskdistill.streaming import map_ahead
 
 PART = 16  # images that are matched at once
 
@@ -102,7 +103,7 @@ def annotated_objects(
         return row["image_id"], (count, pickle.dumps(objects))
 
     with ThreadPoolExecutor(workers) as pool:
-        tasks = pool.map(of_image, images)
+        tasks = map_ahead(pool, of_image, images, ahead=2 * workers)
         return dict(progress(tasks, description="objects", unit="image", total=len(images)))
 
 
