@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from workflow_scripts.maskdistill.device import (
     autocast,
+    begin_copy,
     choose_device,
     gradient_scaler,
     half_precision,
@@ -69,3 +72,25 @@ def test_products_and_gradients_follow_the_precision():
             assert (ones @ ones).dtype is dtype
         assert not gradient_scaler(cpu, precision).is_enabled()
     assert gradient_scaler(cpu, torch.float16).is_enabled()
+
+
+def test_a_copy_is_awaited_on_the_stream_of_its_device(monkeypatch):
+    calls = []
+
+    class Event:
+        def record(self, stream):
+            calls.append(("record", stream))
+
+        def synchronize(self):
+            calls.append("synchronize")
+
+    module = SimpleNamespace(Event=Event, current_stream=lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    tensors = (torch.arange(6.0), torch.arange(4.0).half())
+    wait = begin_copy(tensors)
+    assert calls == [("record", "stream of cpu")]
+    arrays = wait()
+    assert calls[1:] == ["synchronize"]
+    for array, tensor in zip(arrays, tensors, strict=True):
+        assert array.dtype == {torch.float32: "f4", torch.float16: "f2"}[tensor.dtype]
+        assert array.tolist() == tensor.tolist()

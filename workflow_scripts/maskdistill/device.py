@@ -61,13 +61,15 @@ def gradient_scaler(device: torch.device, precision: torch.dtype | None) -> torc
 
 
 def begin_copy(tensors: Sequence[torch.Tensor]) -> Callable[[], list[np.ndarray]]:
-    """Begin to copy tensors to the host; what is returned waits for it and gives the arrays.
+    """Begin to copy tensors of one device; what is returned waits for it and gives the arrays.
 
     From a card they go into pinned memory, and work that is launched later is not waited for.
     """
+    device = tensors[0].device
+    module = torch.get_device_module(device)
     copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
-    done = torch.get_device_module(tensors[0].device).Event()
-    done.record()
+    done = module.Event()
+    done.record(module.current_stream(device))
 
     def wait() -> list[np.ndarray]:
         done.synchronize()
