@@ -5,7 +5,9 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-configfile: workflow.source_path("config/default.yaml")
+if workflow.is_main_process:  # jobs have the config of their run, see rules/common.smk
+
+    configfile: workflow.source_path("config/default.yaml")
 
 
 include: "rules/common.smk"

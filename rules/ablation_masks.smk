@@ -37,6 +37,7 @@ rule find_baseline_masks:
         "Find masks of {wildcards.dataset} {wildcards.split} by {wildcards.baseline}"
     shell:
         "exec python -m workflow_scripts.find_baseline_masks --settings {params.settings:q}"
+        " --code {params.code}"
         " --baseline {wildcards.baseline} --images {input.images} --features {input.features}"
         " --output {output} > {log} 2>&1"
 

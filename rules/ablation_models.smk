@@ -122,5 +122,6 @@ rule paint_boxes:
         "Paint boxes of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.paint_boxes --settings {params.settings:q}"
+        " --code {params.code}"
         " --root {ROOTS:{wildcards.dataset}} --images {input.images}"
         " --confident {input.confident} {params.option} --output {output} > {log} 2>&1"

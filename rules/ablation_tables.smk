@@ -87,12 +87,12 @@ rule tabulate_ablation:
     params:
         settings=settings_of("tabulate_ablation"),
         code=code_of("tabulate_ablation"),
-        resources=digest_of(PAPER_TABLES),
         options=ablation_options,
     message:
         "Tabulate {wildcards.item} of {wildcards.dataset}"
     shell:
         "exec python -m workflow_scripts.tabulate_ablation --settings {params.settings:q}"
+        " --code {params.code}"
         " --item {wildcards.item} {params.options}"
         " --paper-tables {PAPER}"
         " --json {output.json} --csv {output.csv} > {log} 2>&1"
@@ -130,11 +130,11 @@ rule report_ablations:
         runtime=attempts(30),
     params:
         code=code_of("report_ablations"),
-        resources=digest_of("workflow_scripts/maskdistill/templates/ablations.html.j2"),
     message:
         "Write the report of the ablations of {wildcards.dataset}"
     shell:
-        "exec python -m workflow_scripts.report_ablations --dataset {wildcards.dataset}"
+        "exec python -m workflow_scripts.report_ablations --code {params.code}"
+        " --dataset {wildcards.dataset}"
         " --items {input.tables} --figures {input.figures} --output {output} > {log} 2>&1"
 
 

@@ -60,6 +60,7 @@ rule write_applied:
         "Write what was found in {wildcards.split} by {wildcards.dataset}"
     shell:
         "exec python -m workflow_scripts.write_applied --settings {params.settings:q}"
+        " --code {params.code}"
         " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} {params.options}"
         " --label-maps {output.label_maps:q} --overlays {output.overlays:q}"
         " --objects {output.coco:q} --rejected {output.rejected:q} > {log:q} 2>&1"

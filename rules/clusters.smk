@@ -87,6 +87,7 @@ rule cluster_masks:
         "Cluster masks of {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.cluster_masks --settings {params.settings:q}"
+        " --code {params.code}"
         " --embeddings {ALL:{input.embeddings}}"
         " {SUPPORT:{wildcards.dataset}}"
         " --seed {wildcards.seed}"
@@ -116,6 +117,7 @@ rule assign_masks:
         "Assign masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.assign_masks --settings {params.settings:q}"
+        " --code {params.code}"
         " --embeddings {input.embeddings} --centroids {input.centroids}"
         " --output {output} > {log} 2>&1"
 
@@ -144,6 +146,7 @@ rule paint_masks:
         "Paint masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.paint_masks --settings {params.settings:q}"
+        " --code {params.code}"
         " --images {input.images} --masks {input.masks} --assignments {input.assignments}"
         " --output {output} > {log} 2>&1"
 
@@ -172,6 +175,7 @@ rule write_pseudo_labels:
         "Write pseudo-labels of {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.write_pseudo_labels --settings {params.settings:q}"
+        " --code {params.code}"
         " --images results/{wildcards.dataset}/train/images/{SHARDS:{wildcards.dataset}}.parquet"
         " --max-rejected {TOLERATED:{wildcards.dataset}} --masks {ALL:{input.masks}}"
         " --assignments {input.assignments} {EXPECTED:{input.assignments}}"
@@ -204,6 +208,7 @@ rule draw_contact_sheets:
         "Draw contact sheets of {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.draw_contact_sheets --settings {params.settings:q}"
+        " --code {params.code}"
         " --root {ROOTS:{wildcards.dataset}}"
         " --images results/{wildcards.dataset}/train/images/{SHARDS:{wildcards.dataset}}.parquet"
         " --masks results/{wildcards.dataset}/train/masks/{SHARDS:{wildcards.dataset}}.parquet"

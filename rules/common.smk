@@ -1,8 +1,8 @@
 # Config, wildcards and the helpers that several stages share.
+import datetime
 import fcntl
 import functools
 import gc
-import hashlib
 import inspect
 import math
 import os
@@ -35,23 +35,16 @@ overwrite_function_params(Resource.evaluate, inspect.signature(Resource.evaluate
 HOME = Path(workflow.basedir)
 sys.path.insert(0, str(HOME))
 
-from workflow_scripts.maskdistill import datasets
-from workflow_scripts.maskdistill.catalogue import dataset_source, read_catalogue
-from workflow_scripts.maskdistill.code_digest import code_digest
+from workflow_scripts.maskdistill import datasets, frozen_run
+from workflow_scripts.maskdistill.code_digest import code_digest, rules_digest
 from workflow_scripts.maskdistill.config import (
     canonical_json,
-    check_support,
-    curated,
-    dataset_config,
     evaluated_split,
     instance_split,
     is_downloaded,
-    names_cautions,
-    read_names,
     report_settings,
     rule_settings,
     split_shards,
-    validate,
 )
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.step_titles import of_round
@@ -106,92 +99,41 @@ def sign_locks(handle):
 if workflow.is_main_process:
     ALIVE = forget_killed_run()
 
-SCHEMAS = HOME / "config" / "schemas"
-# Datasets of the working directory go before those of the repository; mostly they are the same.
-DATASET_FOLDERS = [Path("config/datasets"), HOME / "config" / "datasets"]
 # Checksums of files that are published without any, recorded by the first download.
 CHECKSUMS = shlex.quote(str(HOME / "resources" / "checksums.json"))
-NAME_FOLDERS = [Path("config/names"), HOME / "config" / "names"]
 
-
-def load_configs():
-    """The configs of all active datasets and of those that support their clustering."""
-    configs, waiting = {}, list(config["datasets"])
-    while waiting:
-        name = waiting.pop(0)
-        if name not in configs:
-            configs[name] = dataset_config(
-                name,
-                config,
-                DATASET_FOLDERS,
-                SCHEMAS / "dataset.schema.yaml",
-                downloadable=CATALOGUE["files"],
-            )
-            waiting += configs[name]["clustering"]["support"]
-            generated = configs[name]["dataset"]["generate"] is not None
-            root = configs[name]["dataset"]["root"]
-            if generated and root != f"data/{name}":
-                raise InputError(f"{name}: dataset.root of generated scenes must be data/{name}")
-            if is_downloaded(configs[name]):
-                dataset_source(configs[name]["dataset"]["download"], CATALOGUE)
-            elif not generated and not Path(root).is_dir():
-                raise InputError(
-                    f"{name}: there is no folder {root}; set dataset.root in "
-                    f"config/datasets/{name}.yaml to where the images lie"
-                )
-    for name in configs:
-        check_support(name, configs)
-    return configs
-
-
-def load_names(dataset):
-    """Names of the clusters of a dataset: seed → what config/names/DATASET.yaml says of it."""
-    paths = [folder / f"{dataset}.yaml" for folder in NAME_FOLDERS]
-    path = next(filter(Path.is_file, paths), None)
-    if path is None:
-        return {}
-    found = read_names(path, SCHEMAS / "names.schema.yaml")
-    for values in found.values():
-        try:
-            curated(CONFIGS[dataset], values["clusters"])
-        except InputError as error:
-            raise InputError(f"{path}: {error}")
+# A run goes by what its main process has parsed. Its jobs, also those that wait on a cluster and
+# parse the rules anew, take all of it from a file: editing a config meanwhile is safe.
+try:
+    RULES = rules_digest(HOME)
     if workflow.is_main_process:
-        for caution in names_cautions(CONFIGS[dataset], found):
-            logger.warning(f"{path}: {caution}")
-    return found
-
-
-try:
-    validate(config, SCHEMAS / "workflow.schema.yaml", source="config")
-    CATALOGUE = read_catalogue(
-        HOME / "resources" / "downloads.yaml", SCHEMAS / "downloads.schema.yaml"
-    )
-    CONFIGS = load_configs()
-    NAMES = {name: load_names(name) for name in CONFIGS}
+        RUN = frozen_run.parse(config, HOME, rules=RULES)
+        os.environ[frozen_run.VARIABLE] = os.path.abspath(
+            f".snakemake/runs/{datetime.datetime.now():%Y-%m-%dT%H-%M-%S}-{os.getpid()}.json"
+        )
+    else:
+        RUN = frozen_run.read(os.environ.get(frozen_run.VARIABLE), rules=RULES)
+        config.clear()
+        config.update(RUN.config)
 except InputError as error:
     raise WorkflowError(str(error))
 
 
-def applied_folders():
-    """Folders of new images as further splits, named applied/NAME: split → folder."""
-    folders = [config["apply"]] if isinstance(config["apply"], str) else config["apply"]
-    found = {}
-    for folder in map(Path, folders):
-        name = re.sub(r"[^\w.-]+", "_", folder.resolve().name) or "root"
-        split = f"applied/{name}"
-        if not folder.is_dir():
-            raise InputError(f"apply: there is no folder {folder}")
-        if split in found:
-            raise InputError(f"apply: {folder} and {found[split]} have the same name; rename one")
-        found[split] = folder
-    return found
+envvars:
+    frozen_run.VARIABLE,
 
 
-try:
-    APPLIED = applied_folders()
-except InputError as error:
-    raise WorkflowError(str(error))
+onstart:
+    if workflow.is_main_process:
+        frozen_run.write(RUN, os.environ[frozen_run.VARIABLE])
+
+
+if workflow.is_main_process:
+    for caution in frozen_run.cautions(RUN):
+        logger.warning(caution)
+
+CONFIGS, NAMES, CATALOGUE = RUN.configs, RUN.names, RUN.catalogue
+APPLIED = RUN.applied  # folders of new images as further splits: applied/NAME → folder
 
 
 class ByDataset(dict):
@@ -218,7 +160,7 @@ TRAIN = Program()
 ROOTS = ByDataset({name: shlex.quote(c["dataset"]["root"]) for name, c in CONFIGS.items()})
 for name, quoted in list(ROOTS.items()):
     ROOTS |= {f"{name}/{split}": quoted for split in datasets.SPLITS}
-    ROOTS |= {f"{name}/{split}": shlex.quote(str(folder)) for split, folder in APPLIED.items()}
+    ROOTS |= {f"{name}/{split}": shlex.quote(folder) for split, folder in APPLIED.items()}
 
 
 # How many unusable images are tolerated changes no result, only whether there is one.
@@ -301,7 +243,7 @@ def code_of(rule):
 def dataset_of(dataset, split):
     """How the images of a split are found: adapter, splits and root."""
     if split in APPLIED:
-        return {"adapter": "folder", "splits": {split: "."}, "root": str(APPLIED[split])}
+        return {"adapter": "folder", "splits": {split: "."}, "root": APPLIED[split]}
     return CONFIGS[dataset]["dataset"]
 
 
@@ -315,7 +257,12 @@ def listing(dataset, split):
 def shard_count(dataset, split):
     """Number of shards of a split; small folders of new images have few."""
     count = split_shards(CONFIGS[dataset], split)
-    return min(count, math.ceil(len(listing(dataset, split)) / 500)) if split in APPLIED else count
+    if split not in APPLIED:
+        return count
+    return RUN.once(
+        f"shards of {split}",
+        lambda: min(count, math.ceil(len(listing(dataset, split)) / 500)),
+    )
 
 
 def shards_of(dataset, pattern, split):
@@ -386,15 +333,6 @@ def targets(dataset):
         f"{base}/seed-{seed}/{split}/candidates.json",
     ]
     return files + [f"{base}/metrics.json"] if has_ground_truth(dataset) else files
-
-
-def digest_of(*paths):
-    """Digest of files of this repository that a rule reads: a parameter like `code_of`.
-
-    As inputs their paths would be others in another checkout.
-    """
-    contents = b"".join((HOME / path).read_bytes() for path in paths)
-    return hashlib.sha256(contents).hexdigest()[:16]
 
 
 def attempts(size):

@@ -25,5 +25,6 @@ rule filter_candidates:
         "Filter candidates of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.filter_candidates --settings {params.settings:q}"
+        " --code {params.code}"
         " --images {input.images} --candidates {input.candidates}"
         " --confident {output.confident} --label-maps {output.label_maps} > {log} 2>&1"

@@ -21,4 +21,5 @@ rule make_demo_dataset:
         "Generate scenes for {wildcards.dataset}"
     shell:
         "exec python -m workflow_scripts.make_demo_dataset --settings {params.settings:q}"
+        " --code {params.code}"
         " --output {output} > {log} 2>&1"

@@ -60,12 +60,16 @@ EVALUATED = ByDataset({name: evaluated_split(settings) for name, settings in CON
 WITH_OBJECTS = ByDataset({name: instance_split(settings) for name, settings in CONFIGS.items()})
 
 
-@functools.cache
 def labels_digest(dataset, split, objects):
     """Digest of the labels of a split: scores are stale when one is corrected."""
+    if origin := made_by_rule(dataset, split):
+        return origin
     described = CONFIGS[dataset]["dataset"]
-    return made_by_rule(dataset, split) or datasets.labels_digest(
-        described, Path(described["root"]), split, listing(dataset, split), objects=objects
+    return RUN.once(
+        f"{'objects' if objects else 'labels'} of {dataset}, {split}",
+        lambda: datasets.labels_digest(
+            described, Path(described["root"]), split, listing(dataset, split), objects=objects
+        ),
     )
 
 
@@ -115,7 +119,9 @@ rule evaluate:
         "Evaluate {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.evaluate --settings {params.settings:q}"
+        " --code {params.code}"
         " --root {ROOTS:{wildcards.dataset}} --split {EVALUATED:{wildcards.dataset}}"
+        " --labels {params.labels:q}"
         " --images {ALL:{input.images}} --max-rejected {TOLERATED:{wildcards.dataset}}"
         " {params.steps} --workers {threads}"
         " --output {output.metrics} --per-class-csv {output.csv}"
@@ -162,7 +168,9 @@ rule evaluate_instances:
         "Evaluate masks of {wildcards.dataset} against objects, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.evaluate_instances --settings {params.settings:q}"
+        " --code {params.code}"
         " --root {ROOTS:{wildcards.dataset}} --split {WITH_OBJECTS:{wildcards.dataset}}"
+        " --labels {params.labels:q}"
         " --images {ALL:{input.images}} --max-rejected {TOLERATED:{wildcards.dataset}}"
         " --masks {ALL:{input.masks}}"
         " --assignments {input.assignments} --candidates {ALL:{input.candidates}}"
@@ -209,5 +217,6 @@ rule summarize:
         "Summarize {wildcards.dataset} over its seeds"
     shell:
         "exec python -m workflow_scripts.summarize --settings {params.settings:q}"
+        " --code {params.code}"
         " --metrics {input.metrics} --instances {input.instances}"
         " --linear-probes {input.linear_probes} --output {output} > {log} 2>&1"

@@ -69,8 +69,10 @@ rule export_dataset:
         "Export {wildcards.dataset} as {wildcards.format}"
     shell:
         "exec python -m workflow_scripts.export_dataset --settings {params.settings:q}"
+        " --code {params.code}"
         " --format {wildcards.format} --root {ROOTS:{wildcards.dataset}}"
-        " --dataset {wildcards.dataset} --split {EVALUATED:{wildcards.dataset}} {params.options}"
+        " --dataset {wildcards.dataset} --split {EVALUATED:{wildcards.dataset}}"
+        " --labels {params.labels:q} {params.options}"
         " --pseudo-labels {input.pseudo_labels} --output {output} > {log} 2>&1"
 
 
@@ -111,6 +113,7 @@ rule export_model:
         "Export the segmentation model of {wildcards.dataset}"
     shell:
         "exec python -m workflow_scripts.export_model --settings {params.settings:q}"
+        " --code {params.code}"
         " --dataset {wildcards.dataset} --model {input.model}"
         " --images results/{wildcards.dataset}/train/images/{SHARDS:{wildcards.dataset}}.parquet"
         " {params.metrics} --step {params.step} --output {output} > {log} 2>&1"

@@ -25,5 +25,6 @@ rule extract_features:
         "Extract features of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.extract_features --settings {params.settings:q}"
+        " --code {params.code}"
         " --root {ROOTS:{wildcards.dataset}} --images {input.images}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"

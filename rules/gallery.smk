@@ -85,17 +85,12 @@ rule write_gallery:
     params:
         settings=settings_of("write_gallery"),
         code=code_of("write_gallery"),
-        resources=digest_of(
-            *(
-                f"workflow_scripts/maskdistill/templates/gallery/{name}"
-                for name in ("index.html", "gallery.css", "gallery.js")
-            )
-        ),
         options=gallery_options,
     message:
         "Write the gallery of {wildcards.dataset}"
     shell:
         "exec python -m workflow_scripts.write_gallery --settings {params.settings:q}"
+        " --code {params.code}"
         " --dataset {wildcards.dataset} --root {ROOTS:{wildcards.dataset}} {params.options}"
         " --workers {threads} --output {output} > {log} 2>&1"
 

@@ -37,9 +37,12 @@ def listing_digest(wildcards):
     dataset, split = wildcards.dataset, wildcards.split
     if origin := made_by_rule(dataset, split):
         return origin
-    described = dataset_of(dataset, split)
-    images = images_by_shard(dataset, split).get(int(wildcards.shard), [])
-    return datasets.listing_digest(images, Path(described["root"]))
+
+    def digest():
+        images = images_by_shard(dataset, split).get(int(wildcards.shard), [])
+        return datasets.listing_digest(images, Path(dataset_of(dataset, split)["root"]))
+
+    return RUN.once(f"images of {dataset}, {split}, shard {wildcards.shard}", digest)
 
 
 def listing_settings(wildcards):
@@ -87,6 +90,8 @@ rule list_images:
         "List images of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.list_images --settings {params.settings:q}"
+        " --code {params.code}"
+        " --listing {params.listing}"
         " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} --split {wildcards.split}"
         " --shard {wildcards.shard} --max-rejected {TOLERATED:{wildcards.dataset}}"
         " --workers {threads} --output {output} > {log} 2>&1"

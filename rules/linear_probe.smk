@@ -24,7 +24,9 @@ rule write_ground_truth:
         "Write ground truth of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.write_ground_truth --settings {params.settings:q}"
-        " --root {ROOTS:{wildcards.dataset}} --split {wildcards.split} --images {input}"
+        " --code {params.code}"
+        " --root {ROOTS:{wildcards.dataset}} --split {wildcards.split}"
+        " --labels {params.labels:q} --images {input}"
         " --output {output} > {log} 2>&1"
 
 
@@ -53,6 +55,7 @@ rule train_linear_probe:
         "Train a linear probe on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.train_linear_probe --settings {params.settings:q}"
+        " --code {params.code}"
         " --root {ROOTS:{wildcards.dataset}} --split train --ground-truth"
         " results/{wildcards.dataset}/train/ground_truth/{SHARDS:{wildcards.dataset}}.parquet"
         " --segmentation-model {input.model}"

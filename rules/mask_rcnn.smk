@@ -35,6 +35,7 @@ rule train_mask_rcnn:
         "Train Mask R-CNN on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "exec {TRAIN:{resources.gpu}} workflow_scripts.train_mask_rcnn --settings {params.settings:q}"
+        " --code {params.code}"
         " --root {ROOTS:{wildcards.dataset}} --pseudo-labels {input.pseudo_labels}"
         " --work-dir checkpoints/{wildcards.dataset}/seed-{wildcards.seed}/mask_rcnn"
         " --seed {wildcards.seed} {DEVICE} --workers {threads} {CHECKPOINTS}"
@@ -65,6 +66,7 @@ rule predict_candidates:
         "Predict candidates of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.predict_candidates --settings {params.settings:q}"
+        " --code {params.code}"
         " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
         " --model {input.model}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
@@ -93,6 +95,7 @@ rule write_results:
         "Write candidates of {wildcards.dataset} {wildcards.split} as COCO results"
     shell:
         "exec python -m workflow_scripts.write_results --settings {params.settings:q}"
+        " --code {params.code}"
         " --images results/{wildcards.dataset}/{wildcards.split}/images/"
         "{SHARDS:{wildcards.dataset}/{wildcards.split}}.parquet"
         " --max-rejected {TOLERATED:{wildcards.dataset}}"

@@ -30,6 +30,7 @@ rule make_masks:
         "Make masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.make_masks --settings {params.settings:q}"
+        " --code {params.code}"
         " --images {input.images} --features {input.features} --output {output} > {log} 2>&1"
 
 
@@ -63,6 +64,7 @@ rule extract_masks:
         "Extract masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.extract_masks --settings {params.settings:q}"
+        " --code {params.code}"
         " --root {ROOTS:{wildcards.dataset}} --images {input.images}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
 
@@ -92,5 +94,6 @@ rule embed_masks:
         "Embed masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.embed_masks --settings {params.settings:q}"
+        " --code {params.code}"
         " --root {ROOTS:{wildcards.dataset}} --images {input.images} --masks {input.masks}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"

@@ -13,9 +13,7 @@ def git_revision():
 
 
 REVISION = git_revision()
-PAPER_TABLES = "resources/paper_tables.json"
-# In shell commands.
-PAPER = shlex.quote(str(HOME / PAPER_TABLES))
+PAPER = shlex.quote(str(HOME / "resources" / "paper_tables.json"))  # in shell commands
 
 
 def report_splits(dataset):
@@ -134,6 +132,7 @@ rule unpack_label_maps:
         "Unpack {wildcards.kind} of {wildcards.dataset}"
     shell:
         "exec python -m workflow_scripts.unpack_label_maps --settings {params.settings:q}"
+        " --code {params.code}"
         " --shards {ALL:{input}}"
         " --output {output} > {log} 2>&1"
 
@@ -163,12 +162,12 @@ rule report:
             report_settings(CONFIGS[wildcards.dataset], names_of(wildcards))
         ),
         code=code_of("report"),
-        resources=digest_of(PAPER_TABLES, "workflow_scripts/maskdistill/templates/report.html.j2"),
         options=report_options,
     message:
         "Write the report of {wildcards.dataset}"
     shell:
         "exec python -m workflow_scripts.report --settings {params.settings:q}"
+        " --code {params.code}"
         " --dataset {wildcards.dataset} --root {ROOTS:{wildcards.dataset}} {params.options}"
         " --benchmarks benchmarks/{wildcards.dataset} --paper-tables {PAPER}"
         " --git-revision {REVISION} --output {output} > {log} 2>&1"

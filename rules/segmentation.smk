@@ -37,6 +37,7 @@ rule train_segmentation:
         "Train DeepLab-v3 on {wildcards.dataset}, seed {wildcards.seed}, round {wildcards.round}"
     shell:
         "exec {TRAIN:{resources.gpu}} workflow_scripts.train_segmentation --settings {params.settings:q}"
+        " --code {params.code}"
         " --root {ROOTS:{wildcards.dataset}}"
         " --label-maps {params.label_maps}/{SHARDS:{wildcards.dataset}}.parquet"
         " --work-dir checkpoints/{wildcards.dataset}/seed-{wildcards.seed}/segmentation"
@@ -68,6 +69,7 @@ rule predict_segmentation:
         "Predict label maps of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.predict_segmentation --settings {params.settings:q}"
+        " --code {params.code}"
         " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
         " --model {input.model}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
@@ -97,6 +99,7 @@ rule refine_predictions:
         "Refine predictions of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.refine_predictions --settings {params.settings:q}"
+        " --code {params.code}"
         " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
         " --model {input.model}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"

@@ -33,7 +33,7 @@ LABELS, OVERLAY, OBJECTS = ENDINGS = (".png", "_overlay.jpg", ".json")
 
 def main(argv: list[str] | None = None) -> int:
     """Write the files of every image; exit code 0."""
-    parser = cli.parser(__doc__, required=False)
+    parser = cli.Parser("apply", __doc__, required=False)
     parser.add_argument("--model", type=Path, required=True, help="segmentation model.pt")
     parser.add_argument("--mask-rcnn", type=Path, help="Mask R-CNN model.pt")
     parser.add_argument("--image", type=Path, nargs="+", required=True, help="pictures")

@@ -8,9 +8,9 @@ from workflow_scripts.maskdistill import clustering, shards
 
 def main(argv: list[str] | None = None) -> int:
     """Write the assignments of one shard; exit code 0."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("--embeddings", type=Path, required=True, help="the shard's embeddings")
-    parser.add_argument("--centroids", type=Path, required=True, help="written by cluster_masks")
+    parser = cli.Parser("assign_masks", __doc__)
+    parser.add_input("--embeddings", required=True, help="the shard's embeddings")
+    parser.add_input("--centroids", required=True, help="written by cluster_masks")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     arguments = parser.parse_args(argv)
 
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
         [arguments.embeddings], arguments.centroids, standardize=settings["standardize"]
     )
     clusters, distances = clustering.assign(vectors, centroids, metric=settings["metric"])
-    metadata = shards.provenance("assignments", arguments.settings)
+    metadata = cli.record(arguments, "assignments")
     shards.write_assignments(arguments.output, keys, clusters, distances, metadata)
     return 0
 

@@ -6,29 +6,113 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from workflow_scripts.maskdistill import provenance
+from workflow_scripts.maskdistill.code_digest import code_digest
 from workflow_scripts.maskdistill.errors import InputError
 
+HOME = Path(__file__).parents[1]
 
-def parser(description: str | None, *, required: bool = True) -> argparse.ArgumentParser:
-    """A parser whose `--help` opens with the module's docstring, with `--settings`.
+
+class Parser(argparse.ArgumentParser):
+    """The command line of a program: `--help` opens with its docstring, and it has `--settings`.
+
+    It knows which options name input files, so that outputs can say what they were made from.
+    """
+
+    def __init__(self, program: str, description: str | None, *, required: bool = True) -> None:
+        """Args:
+        program: name of the module in `workflow_scripts`.
+        description: the module's docstring.
+        required: whether `--settings` has to be given; without, it is empty.
+        """
+        super().__init__(
+            prog=program,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self._inputs: list[tuple[str, int]] = []
+        self.add_argument(
+            "--settings",
+            type=json.loads,
+            required=required,
+            default={},
+            help="the stage's part of the config as one JSON object; see config/README.md",
+        )
+        self.add_argument(
+            "--code",
+            help="digest of the program's logic when the workflow was started: if it is another "
+            "one now, nothing is done",
+        )
+
+    def add_input(self, option: str, *, words: int = 0, **arguments: object) -> None:
+        """Add an option for input files.
+
+        Args:
+            words: number of its values that are no files, before those that are.
+            arguments: of `add_argument`.
+        """
+        if not words:
+            arguments.setdefault("type", Path)
+        self._inputs.append((self.add_argument(option, **arguments).dest, words))
+
+    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+        """Parse; the result has `program`, `inputs` (files, as they were given) and `code` too.
+
+        Raises:
+            InputError: the program's code is not that of `--code`.
+        """
+        options = super().parse_args(args, namespace)
+        options.program = self.prog
+        options.inputs = [
+            path for dest, words in self._inputs for path in _files(getattr(options, dest), words)
+        ]
+        own = code_digest(f"workflow_scripts.{self.prog}", HOME)
+        if options.code not in (None, own):
+            raise InputError(
+                f"the code of {self.prog} has changed since this run of the workflow was started, "
+                "and its result would not be what the run says; start snakemake again"
+            )
+        options.code = own
+        return options
+
+
+def _files(value: object, words: int) -> Iterator[str]:
+    """The files among the values of an option, which may be none, one, several or groups."""
+    if isinstance(value, str | os.PathLike):
+        yield os.fspath(value)
+    elif value and isinstance(value[0], list):
+        for group in value:
+            yield from _files(group, words)
+    elif value:
+        yield from map(os.fspath, value[words:])
+
+
+def record(
+    options: argparse.Namespace,
+    stage: str,
+    *,
+    files: Iterable[str | os.PathLike | None] = (),
+    **extra: object,
+) -> dict:
+    """What an output of a program says of its making, see `provenance.record`.
 
     Args:
-        required: whether `--settings` has to be given; without, it is empty.
+        options: of `Parser.parse_args`.
+        stage: what kind of output it is.
+        files: further files that it is made from, for instance weights; None is passed over.
+        extra: more that decides or describes the output.
     """
-    result = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    return provenance.record(
+        stage,
+        options.settings,
+        program=options.program,
+        code=options.code,
+        inputs=[*options.inputs, *filter(None, files)],
+        **extra,
     )
-    result.add_argument(
-        "--settings",
-        type=json.loads,
-        required=required,
-        default={},
-        help="the stage's part of the config as one JSON object; see config/README.md",
-    )
-    return result
 
 
 def add_root(arguments: argparse.ArgumentParser) -> None:
@@ -50,6 +134,16 @@ def add_tolerance(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_labels(arguments: argparse.ArgumentParser) -> None:
+    """Add `--labels`, for `ground_truth.require_labels`."""
+    arguments.add_argument(
+        "--labels",
+        default="",
+        help="digest of the split's labels when the workflow was started: if it is another one "
+        "now, nothing is done",
+    )
+
+
 def add_runtime(arguments: argparse.ArgumentParser, *, batch_size: bool = True) -> None:
     """Add `--device`, `--workers` and `--batch-size`, none of which changes a result."""
     arguments.add_argument(
@@ -62,28 +156,28 @@ def add_runtime(arguments: argparse.ArgumentParser, *, batch_size: bool = True) 
         arguments.add_argument("--batch-size", type=int, default=8, help="images in one pass")
 
 
-def images_parser(description: str | None) -> argparse.ArgumentParser:
+def images_parser(program: str, description: str | None) -> Parser:
     """The command line of programs that make one Parquet file from a shard of images."""
-    result = parser(description)
-    result.add_argument("--images", type=Path, required=True, help="the shard's manifest")
+    result = Parser(program, description)
+    result.add_input("--images", required=True, help="the shard's manifest")
     add_root(result)
     result.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     add_runtime(result)
     return result
 
 
-def prediction_parser(description: str | None) -> argparse.ArgumentParser:
+def prediction_parser(program: str, description: str | None) -> Parser:
     """The command line of programs that apply a trained model to a shard of images."""
-    result = images_parser(description)
-    result.add_argument("--model", type=Path, required=True, help="trained model")
+    result = images_parser(program, description)
+    result.add_input("--model", required=True, help="trained model")
     return result
 
 
-def features_parser(description: str | None) -> argparse.ArgumentParser:
+def features_parser(program: str, description: str | None) -> Parser:
     """The command line of programs that find masks in the features of a shard of images."""
-    result = parser(description)
-    result.add_argument("--images", type=Path, required=True, help="the shard's manifest")
-    result.add_argument("--features", type=Path, required=True, help="the shard's features")
+    result = Parser(program, description)
+    result.add_input("--images", required=True, help="the shard's manifest")
+    result.add_input("--features", required=True, help="the shard's features")
     result.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     return result
 

@@ -12,20 +12,18 @@ ROWS_PER_GROUP = 16_384  # of assignments, which are small and which others read
 
 def main(argv: list[str] | None = None) -> int:
     """Write assignments and centroids; exit code 0."""
-    parser = cli.parser(__doc__)
-    parser.add_argument(
-        "--embeddings", type=Path, nargs="+", required=True, help="shards to cluster"
-    )
-    parser.add_argument(
+    parser = cli.Parser("cluster_masks", __doc__)
+    parser.add_input("--embeddings", nargs="+", required=True, help="shards to cluster")
+    parser.add_input(
         "--support",
-        type=Path,
         action="extend",
         nargs="+",
         default=[],
         help="shards of other datasets that help to place the centroids; repeatable",
     )
-    parser.add_argument(
+    parser.add_input(
         "--support-images",
+        words=2,
         action="append",
         nargs="+",
         default=[],
@@ -59,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     del points
 
     # assign_masks takes the standard deviation from here.
-    metadata = shards.provenance("clusters", arguments.settings, seed=arguments.seed, **extra)
+    metadata = cli.record(arguments, "clusters", seed=arguments.seed, **extra)
     sizes = np.zeros(len(centroids), np.int64)
     with shards.shard_writer(
         arguments.assignments, "assignments", metadata, rows_per_group=ROWS_PER_GROUP

@@ -17,7 +17,7 @@ from workflow_scripts.maskdistill.errors import InputError
 
 def main(argv: list[str] | None = None) -> int:
     """Write the folder around `--output`; exit code 0."""
-    parser = cli.parser(__doc__)
+    parser = cli.Parser("download_dataset", __doc__)
     cli.add_checksums(parser)
     parser.add_argument(
         "--archives", type=Path, required=True, help="folder for archives until they are unpacked"

@@ -11,7 +11,7 @@ from workflow_scripts.maskdistill import download
 
 def main(argv: list[str] | None = None) -> int:
     """Write the file; exit code 0."""
-    parser = cli.parser(__doc__)
+    parser = cli.Parser("download_file", __doc__)
     cli.add_checksums(parser)
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args(argv)

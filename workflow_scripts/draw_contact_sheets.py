@@ -13,13 +13,13 @@ from workflow_scripts.maskdistill import atomic, clustering, contact_sheets, sha
 
 def main(argv: list[str] | None = None) -> int:
     """Write the folder of one seed; exit code 0."""
-    parser = cli.parser(__doc__)
+    parser = cli.Parser("draw_contact_sheets", __doc__)
     cli.add_root(parser)
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="manifests")
-    parser.add_argument("--masks", type=Path, nargs="+", required=True, help="their masks")
-    parser.add_argument("--embeddings", type=Path, nargs="+", required=True, help="of these masks")
-    parser.add_argument("--assignments", type=Path, required=True, help="of cluster_masks")
-    parser.add_argument("--centroids", type=Path, required=True, help="of cluster_masks")
+    parser.add_input("--images", nargs="+", required=True, help="manifests")
+    parser.add_input("--masks", nargs="+", required=True, help="their masks")
+    parser.add_input("--embeddings", nargs="+", required=True, help="of these masks")
+    parser.add_input("--assignments", required=True, help="of cluster_masks")
+    parser.add_input("--centroids", required=True, help="of cluster_masks")
     parser.add_argument("--seed", type=int, required=True, help="of the clustering")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)
@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     wanted = {key for sections in chosen.values() for found in sections.values() for key in found}
     crops = contact_sheets.crops(wanted, arguments.images, arguments.masks, arguments.root)
 
-    with atomic.atomic_folder(arguments.output) as folder:
+    record = cli.record(arguments, "contact_sheets", seed=arguments.seed)
+    with atomic.atomic_folder(arguments.output, record) as folder:
         for cluster, sections in chosen.items():
             picture = contact_sheets.sheet(
                 {heading: [crops[key] for key in found] for heading, found in sections.items()},

@@ -17,11 +17,11 @@ from workflow_scripts.maskdistill.streaming import stream_batches
 
 def main(argv: list[str] | None = None) -> int:
     """Write the embeddings of one shard's masks; exit code 0."""
-    parser = cli.parser(__doc__)
+    parser = cli.Parser("embed_masks", __doc__)
     cli.add_root(parser)
     cli.add_runtime(parser)
-    parser.add_argument("--images", type=Path, required=True, help="the shard's manifest")
-    parser.add_argument("--masks", type=Path, required=True, help="the shard's masks")
+    parser.add_input("--images", required=True, help="the shard's manifest")
+    parser.add_input("--masks", required=True, help="the shard's masks")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     arguments = parser.parse_args(argv)
     settings = arguments.settings["embedding"]
@@ -54,8 +54,12 @@ def main(argv: list[str] | None = None) -> int:
     batches = stream_batches(
         rows, load, shape=size, batch_size=arguments.batch_size, workers=arguments.workers
     )
-    metadata = shards.provenance(
-        "mask_embeddings", arguments.settings, weights=network.weights_digest
+    source = features if settings["backbone"] is None else settings
+    metadata = cli.record(
+        arguments,
+        "mask_embeddings",
+        files=[source["weights"]],
+        weights=network.weights_digest,
     )
     with (
         shards.shard_writer(

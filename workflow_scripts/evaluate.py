@@ -12,41 +12,38 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import boundaries, datasets, label_maps, matching, metrics, shards
+from workflow_scripts.maskdistill import (
+    boundaries,
+    datasets,
+    label_maps,
+    matching,
+    metrics,
+    provenance,
+    shards,
+)
 from workflow_scripts.maskdistill.atomic import atomic_path, write_text
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.ground_truth import GroundTruth, require_labels
 from workflow_scripts.maskdistill.progress import progress
 from workflow_scripts.maskdistill.streaming import map_ahead
 
 Result = TypeVar("Result")
 AHEAD = 32  # images that are read before their turn
-PER_CLASS = pa.schema(
-    [
-        ("step", pa.string()),
-        ("matching", pa.string()),  # hungarian, majority (overclustering), or supervised
-        ("class", pa.string()),
-        ("iou", pa.float64()),  # 0..1; null where the class is nowhere
-        ("clusters", pa.string()),  # separated by spaces
-    ]
-)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the rule; see the module."""
-    arguments = cli.parser(__doc__)
+    arguments = cli.Parser("evaluate", __doc__)
     cli.add_root(arguments)
     arguments.add_argument("--split", required=True, help="split whose labels are read")
-    arguments.add_argument(
-        "--images", type=Path, nargs="+", required=True, help="manifest shards of the split"
-    )
+    cli.add_labels(arguments)
+    arguments.add_input("--images", nargs="+", required=True, help="manifest shards of the split")
     cli.add_tolerance(arguments)
-    arguments.add_argument(
+    arguments.add_input(
         "--step",
+        words=1,
         action="append",
         nargs="+",
         required=True,
@@ -69,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments.parse_args(argv)
     settings = options.settings
 
+    require_labels(options.labels, settings["dataset"], options.root, options.split)
     truth = GroundTruth(settings["dataset"], options.root, options.split)
     class_names = ("background", *truth.class_names)
     classes = len(truth.class_names)
@@ -92,8 +90,9 @@ def main(argv: list[str] | None = None) -> int:
                 matched = matching.match(counts)
             outlines = boundary_iou(paths, truth, matched.mapping, pool, name)
             steps[name] = metrics_of_step(counts, matched, outlines, class_names)
+    record = cli.record(options, "evaluate", labels=options.labels)
     result = {
-        "provenance": shards.provenance("evaluate", settings),
+        "provenance": record,
         "split": options.split,
         "images": len(usable),
         "clusters": clusters,
@@ -102,11 +101,11 @@ def main(argv: list[str] | None = None) -> int:
     }
     rows = list(per_class_rows(steps))
     with atomic_path(options.per_class_csv) as path, open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, PER_CLASS.names)
+        writer = csv.DictWriter(file, shards.schema("per_class").names)
         writer.writeheader()
         writer.writerows(rows)
-    with atomic_path(options.per_class_parquet) as path:
-        pq.write_table(pa.Table.from_pylist(rows, PER_CLASS), path, compression="zstd")
+    provenance.write_beside(options.per_class_csv, record)
+    shards.write_table(options.per_class_parquet, "per_class", rows, record)
     write_text(options.output, json.dumps(result, indent=1, allow_nan=False) + "\n")
     return 0
 
@@ -219,7 +218,7 @@ def metrics_of_step(
 
 
 def per_class_rows(steps: dict) -> Iterable[dict]:
-    """The rows of the per-class tables; see `PER_CLASS`."""
+    """The rows of the per-class tables; see `shards.schema`."""
     for step, values in steps.items():
         for class_name, entry in values["per_class"].items():
             clusters = " ".join(map(str, entry["clusters"]))

@@ -19,7 +19,7 @@ from workflow_scripts import cli
 from workflow_scripts.maskdistill import coco, datasets, instance_metrics, matching, shards
 from workflow_scripts.maskdistill.atomic import write_text
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.ground_truth import GroundTruth, require_labels
 from workflow_scripts.maskdistill.json_files import read_json
 from workflow_scripts.maskdistill.progress import progress, progress_bar
 from workflow_scripts.maskdistill.streaming import map_ahead
@@ -29,28 +29,24 @@ PART = 16  # images that are matched at once
 
 def main(argv: list[str] | None = None) -> int:
     """Run the rule; see the module."""
-    arguments = cli.parser(__doc__)
+    arguments = cli.Parser("evaluate_instances", __doc__)
     cli.add_root(arguments)
     arguments.add_argument("--split", required=True, help="split whose labels are read")
-    arguments.add_argument(
-        "--images", type=Path, nargs="+", required=True, help="manifest shards of the split"
-    )
+    cli.add_labels(arguments)
+    arguments.add_input("--images", nargs="+", required=True, help="manifest shards of the split")
     cli.add_tolerance(arguments)
-    arguments.add_argument("--masks", type=Path, nargs="+", required=True, help="initial masks")
-    arguments.add_argument(
-        "--assignments", type=Path, nargs="+", required=True, help="clusters of these masks"
+    arguments.add_input("--masks", nargs="+", required=True, help="initial masks")
+    arguments.add_input("--assignments", nargs="+", required=True, help="clusters of these masks")
+    arguments.add_input(
+        "--candidates", nargs="*", default=[], help="candidates of Mask R-CNN, if any"
     )
-    arguments.add_argument(
-        "--candidates", type=Path, nargs="*", default=[], help="candidates of Mask R-CNN, if any"
-    )
-    arguments.add_argument(
-        "--metrics", type=Path, required=True, help="output of evaluate, for its matching"
-    )
+    arguments.add_input("--metrics", required=True, help="output of evaluate, for its matching")
     arguments.add_argument("--workers", type=int, default=1, help="threads that decode labels")
     arguments.add_argument("--output", type=Path, required=True, help="instance metrics, JSON")
     options = arguments.parse_args(argv)
     settings = options.settings
 
+    require_labels(options.labels, settings["dataset"], options.root, options.split, objects=True)
     truth = GroundTruth(settings["dataset"], options.root, options.split)
     columns = ["image_id", "file_name", "status"]
     manifest = shards.read_table(options.images, columns).to_pylist()
@@ -77,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
             steps[step]["calibration"] = measured.calibration()
     steps["initial_masks"]["proposals_per_mask"] = proposals_per_mask(options.masks)
     result = {
-        "provenance": shards.provenance("evaluate_instances", settings),
+        "provenance": cli.record(options, "evaluate_instances", labels=options.labels),
         "split": options.split,
         "images": len(images),
         "objects": sum(count for count, _ in objects.values()),

@@ -6,30 +6,28 @@ from workflow_scripts import cli
 from workflow_scripts.maskdistill import atomic
 from workflow_scripts.maskdistill.exports.content import Content, read_pictures
 from workflow_scripts.maskdistill.exports.formats import FORMATS
-from workflow_scripts.maskdistill.ground_truth import GroundTruth, has_ground_truth
+from workflow_scripts.maskdistill.ground_truth import GroundTruth, has_ground_truth, require_labels
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the folder of one format; exit code 0."""
-    parser = cli.parser(__doc__)
+    parser = cli.Parser("export_dataset", __doc__)
     parser.add_argument("--format", choices=FORMATS, required=True, help="of the tool")
     cli.add_root(parser)
     parser.add_argument("--dataset", required=True, help="the dataset's name")
     parser.add_argument("--split", required=True, help="split that the shards are of")
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="manifest shards")
-    parser.add_argument("--confident", type=Path, nargs="+", required=True, help="their objects")
-    parser.add_argument(
-        "--predictions", type=Path, nargs="+", required=True, help="their final label maps"
-    )
-    parser.add_argument(
-        "--pseudo-labels", type=Path, required=True, help="of the training images, COCO file"
-    )
+    parser.add_input("--images", nargs="+", required=True, help="manifest shards")
+    parser.add_input("--confident", nargs="+", required=True, help="their objects")
+    parser.add_input("--predictions", nargs="+", required=True, help="their final label maps")
+    parser.add_input("--pseudo-labels", required=True, help="of the training images, COCO file")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    cli.add_labels(parser)
     arguments = parser.parse_args(argv)
     settings = arguments.settings
 
     truth = None
     if arguments.format == "fiftyone" and has_ground_truth(settings["dataset"]):
+        require_labels(arguments.labels, settings["dataset"], arguments.root, arguments.split)
         truth = GroundTruth(settings["dataset"], arguments.root, arguments.split)
     content = Content(
         dataset=arguments.dataset,
@@ -47,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         polygons=settings["exports"]["polygons"],
         polygon_tolerance=settings["exports"]["polygon_tolerance"],
     )
-    with atomic.atomic_folder(arguments.output) as folder:
+    record = cli.record(arguments, "exports", format=arguments.format, labels=arguments.labels)
+    with atomic.atomic_folder(arguments.output, record) as folder:
         FORMATS[arguments.format](content, folder)
     return 0
 

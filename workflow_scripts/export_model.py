@@ -10,20 +10,18 @@ import numpy as np
 import torch
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic, model_card, shards
+from workflow_scripts.maskdistill import atomic, model_card, provenance, shards
 from workflow_scripts.maskdistill.json_files import read_json
 from workflow_scripts.maskdistill.segmentation import deployment, prediction
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the folder; exit code 0."""
-    parser = cli.parser(__doc__)
+    parser = cli.Parser("export_model", __doc__)
     parser.add_argument("--dataset", required=True, help="the dataset's name")
-    parser.add_argument("--model", type=Path, required=True, help="model of train_segmentation")
-    parser.add_argument(
-        "--images", type=Path, nargs="+", required=True, help="manifests of the training images"
-    )
-    parser.add_argument("--metrics", type=Path, help="metrics.json of the model's seed")
+    parser.add_input("--model", required=True, help="model of train_segmentation")
+    parser.add_input("--images", nargs="+", required=True, help="manifests of the training images")
+    parser.add_input("--metrics", help="metrics.json of the model's seed")
     parser.add_argument("--step", default="segmentation", help="step of the metrics to show")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)
@@ -34,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     model = prediction.load_predictor(arguments.model, torch.device("cpu")).model
     statuses = shards.read_table(arguments.images, ["status"])["status"].to_pylist()
     program = deployment.export(model)
-    with atomic.atomic_folder(arguments.output) as folder:
+    record = cli.record(arguments, "model_export")
+    with atomic.atomic_folder(arguments.output, record) as folder:
         torch.export.save(program, folder / "model.pt2")
         deployment.write_onnx(program, folder / "model.onnx")
         loaded = torch.export.load(folder / "model.pt2").module()
@@ -58,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
             step=arguments.step,
             agreement=agreement,
             sizes=deployment.CHECKED_SIZES,
-            digest=shards.file_digest(arguments.model),
-            versions=shards.provenance("export_model", {})["versions"],
+            digest=provenance.file_digest(arguments.model),
+            versions=record["versions"],
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
         names = json.dumps(arguments.settings["curation"]["names"], ensure_ascii=False)

@@ -7,13 +7,14 @@ from workflow_scripts.maskdistill.features import feature_rows, load_backbone
 
 def main(argv: list[str] | None = None) -> int:
     """Write the features of one shard; exit code 0."""
-    arguments = cli.images_parser(__doc__).parse_args(argv)
+    arguments = cli.images_parser("extract_features", __doc__).parse_args(argv)
     settings = arguments.settings["features"]
 
     backbone = load_backbone(settings, arguments.device)
-    metadata = shards.provenance(
+    metadata = cli.record(
+        arguments,
         "features",
-        arguments.settings,
+        files=[settings["weights"]],
         patch_size=backbone.patch_size,
         weights=backbone.weights_digest,
     )

@@ -13,7 +13,7 @@ from workflow_scripts.maskdistill.initial_masks import mask_rows
 
 def main(argv: list[str] | None = None) -> int:
     """Write the masks of one shard; exit code 0."""
-    arguments = cli.images_parser(__doc__).parse_args(argv)
+    arguments = cli.images_parser("extract_masks", __doc__).parse_args(argv)
     settings = arguments.settings
 
     backbone = load_backbone(settings["features"], arguments.device)
@@ -30,7 +30,12 @@ def main(argv: list[str] | None = None) -> int:
         # On a card masks are made there, on the host by NumPy.
         fetch=backbone.device.type == "cpu",
     )
-    metadata = shards.provenance("masks", settings, weights=backbone.weights_digest)
+    metadata = cli.record(
+        arguments,
+        "masks",
+        files=[settings["features"]["weights"]],
+        weights=backbone.weights_digest,
+    )
     with shards.shard_writer(arguments.output, "masks", metadata) as writer:
         for row in features:
             for mask_row in mask_rows(row, sizes[row["image_id"]], backbone.patch_size, find):

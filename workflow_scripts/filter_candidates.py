@@ -10,9 +10,9 @@ from workflow_scripts.maskdistill import confidence, label_maps, shards
 
 def main(argv: list[str] | None = None) -> int:
     """Write confident candidates and label maps of one shard; exit code 0."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="the shard's manifest")
-    parser.add_argument("--candidates", type=Path, required=True, help="the shard's candidates")
+    parser = cli.Parser("filter_candidates", __doc__)
+    parser.add_input("--images", required=True, help="the shard's manifest")
+    parser.add_input("--candidates", required=True, help="the shard's candidates")
     parser.add_argument("--confident", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--label-maps", type=Path, required=True, help="Parquet file to write")
     arguments = parser.parse_args(argv)
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     shards.assert_same_images(
         (row["image_id"] for row in images), by_image, str(arguments.candidates)
     )
-    metadata = shards.provenance("confident", arguments.settings)
+    metadata = cli.record(arguments, "confident")
     with (
         shards.shard_writer(arguments.confident, "confident", metadata) as confident_writer,
         shards.shard_writer(

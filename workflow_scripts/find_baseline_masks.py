@@ -12,7 +12,7 @@ from workflow_scripts.maskdistill.initial_masks import write_masks
 
 def main(argv: list[str] | None = None) -> int:
     """Write the masks of one shard; exit code 0."""
-    parser = cli.features_parser(__doc__)
+    parser = cli.features_parser("find_baseline_masks", __doc__)
     parser.add_argument("--baseline", choices=["dino_seg", "lost"], required=True, help="method")
     arguments = parser.parse_args(argv)
     settings = arguments.settings
@@ -26,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
         center = settings["masks"]["center_keys"]
         return [baselines.lost(keys, grid, patches=own["lost_patches"], center_keys=center)]
 
-    write_masks(arguments.images, arguments.features, arguments.output, settings, find)
+    record = cli.record(arguments, "masks", baseline=arguments.baseline)
+    write_masks(arguments.images, arguments.features, arguments.output, find, record)
     return 0
 
 

@@ -8,17 +8,24 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import datasets, images, shards
+from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.progress import progress
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the manifest of one shard; exit code 0."""
-    parser = cli.parser(__doc__)
+    parser = cli.Parser("list_images", __doc__)
     cli.add_root(parser)
     parser.add_argument("--split", required=True, help="a key of the dataset's `splits`")
     parser.add_argument("--shard", type=int, required=True, help="number of the shard, from 0")
     cli.add_tolerance(parser)
     parser.add_argument("--workers", type=int, default=1, help="threads that open images")
+    parser.add_argument(
+        "--listing",
+        default="",
+        help="digest of the shard's files when the workflow was started: if it is another one now, "
+        "nothing is done",
+    )
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     arguments = parser.parse_args(argv)
     settings = arguments.settings
@@ -28,6 +35,13 @@ def main(argv: list[str] | None = None) -> int:
         arguments.shard,
         settings["shards"],
     )
+
+    digest = datasets.listing_digest(listed, arguments.root)
+    if arguments.listing not in ("", digest, *datasets.WATCHED_ORIGINS):
+        raise InputError(
+            f"{arguments.root}: images of shard {arguments.shard} were added, removed or replaced "
+            "since this run of the workflow was started; start snakemake again"
+        )
 
     def probe(image: datasets.ListedImage) -> dict:
         row = {**image._asdict(), "shard": arguments.shard, "status": shards.OK}
@@ -49,7 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     # Early; stages that merge the shards look at all images of the split.
     what = f"shard {arguments.shard} of {arguments.root}"
     datasets.check_rejected(rows, arguments.max_rejected, what)
-    shards.write_table(arguments.output, "images", rows, shards.provenance("images", settings))
+    shards.write_table(
+        arguments.output, "images", rows, cli.record(arguments, "images", listing=digest)
+    )
     return 0
 
 

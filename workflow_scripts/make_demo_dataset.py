@@ -12,7 +12,7 @@ from workflow_scripts.maskdistill import atomic, scenes
 
 def main(argv: list[str] | None = None) -> int:
     """Write the tree around `--output`; exit code 0."""
-    parser = cli.parser(__doc__)
+    parser = cli.Parser("make_demo_dataset", __doc__)
     parser.add_argument(
         "--output", type=Path, required=True, help="JSON file to write into the tree's root"
     )
@@ -21,7 +21,8 @@ def main(argv: list[str] | None = None) -> int:
 
     with atomic.full_disk_named(arguments.output.parent):
         scenes.write_voc_tree(arguments.output.parent, **settings)
-    description = {**settings, "classes": scenes.CLASS_NAMES}
+    record = cli.record(arguments, "scenes")
+    description = {**settings, "classes": scenes.CLASS_NAMES, "provenance": record}
     atomic.write_text(arguments.output, json.dumps(description, indent=2) + "\n")
     return 0
 

@@ -12,10 +12,10 @@ from workflow_scripts.maskdistill.initial_masks import write_masks
 
 def main(argv: list[str] | None = None) -> int:
     """Write the masks of one shard; exit code 0."""
-    arguments = cli.features_parser(__doc__).parse_args(argv)
-    settings = arguments.settings
-    find = functools.partial(affinity.object_masks, **settings["masks"])
-    write_masks(arguments.images, arguments.features, arguments.output, settings, find)
+    arguments = cli.features_parser("make_masks", __doc__).parse_args(argv)
+    find = functools.partial(affinity.object_masks, **arguments.settings["masks"])
+    record = cli.record(arguments, "masks")
+    write_masks(arguments.images, arguments.features, arguments.output, find, record)
     return 0
 
 

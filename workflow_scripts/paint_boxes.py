@@ -13,10 +13,10 @@ from workflow_scripts.maskdistill.progress import progress
 
 def main(argv: list[str] | None = None) -> int:
     """Write the label maps of one shard; exit code 0."""
-    parser = cli.parser(__doc__)
+    parser = cli.Parser("paint_boxes", __doc__)
     cli.add_root(parser)
-    parser.add_argument("--images", type=Path, required=True, help="the shard's manifest")
-    parser.add_argument("--confident", type=Path, required=True, help="confident candidates")
+    parser.add_input("--images", required=True, help="the shard's manifest")
+    parser.add_input("--confident", required=True, help="confident candidates")
     parser.add_argument("--grabcut", action="store_true", help="cut objects out of their boxes")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     arguments = parser.parse_args(argv)
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     shards.assert_same_images(
         (row["image_id"] for row in listed), by_image, str(arguments.confident)
     )
-    metadata = shards.provenance("label_maps", arguments.settings)
+    metadata = cli.record(arguments, "label_maps")
     with shards.shard_writer(arguments.output, "label_maps", metadata) as writer:
         for row in progress(listed, description="boxes", unit="image", total=len(listed)):
             size = (row["height"], row["width"])

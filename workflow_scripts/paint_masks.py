@@ -14,12 +14,10 @@ MASK_COLUMNS = ["image_id", "mask_id", "height", "width", "rle_counts", "status"
 
 def main(argv: list[str] | None = None) -> int:
     """Write the label maps of one shard; exit code 0."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="the shard's manifest")
-    parser.add_argument("--masks", type=Path, required=True, help="the shard's masks")
-    parser.add_argument(
-        "--assignments", type=Path, required=True, help="of these masks, perhaps among others"
-    )
+    parser = cli.Parser("paint_masks", __doc__)
+    parser.add_input("--images", required=True, help="the shard's manifest")
+    parser.add_input("--masks", required=True, help="the shard's masks")
+    parser.add_input("--assignments", required=True, help="of these masks, perhaps among others")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     arguments = parser.parse_args(argv)
     clusters = arguments.settings["clustering"]["clusters"]
@@ -29,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     by_image = shards.group_by_image(arguments.masks, MASK_COLUMNS)
     shards.assert_same_images((row["image_id"] for row in images), by_image, str(arguments.masks))
     class_of = shards.read_classes(arguments.assignments, classes, by_image)
-    metadata = shards.provenance("label_maps", arguments.settings)
+    metadata = cli.record(arguments, "label_maps")
     with shards.shard_writer(arguments.output, "label_maps", metadata) as writer:
         for row in images:
             layers = (

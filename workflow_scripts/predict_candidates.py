@@ -13,17 +13,13 @@ from workflow_scripts.maskdistill.mask_rcnn.settings import prediction_settings
 
 def main(argv: list[str] | None = None) -> int:
     """Run the rule predict_candidates."""
-    arguments = cli.prediction_parser(__doc__).parse_args(argv)
+    arguments = cli.prediction_parser("predict_candidates", __doc__).parse_args(argv)
 
     settings = prediction_settings(arguments.settings["mask_rcnn"])
     predictor = load_predictor(
         arguments.model, settings=settings, device=choose_device(arguments.device)
     )
-    metadata = shards.provenance(
-        "candidates",
-        arguments.settings,
-        model_sha256=shards.file_digest(arguments.model),
-    )
+    metadata = cli.record(arguments, "candidates")
     rows = candidate_rows(
         arguments.images,
         arguments.root,

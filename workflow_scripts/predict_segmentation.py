@@ -8,7 +8,7 @@ from workflow_scripts.maskdistill.segmentation import prediction
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`."""
-    options = cli.prediction_parser(__doc__).parse_args(argv)
+    options = cli.prediction_parser("predict_segmentation", __doc__).parse_args(argv)
     predictor = prediction.load_predictor(options.model, choose_device(options.device))
     rows = shards.read_usable(options.images)
     predictions = predictor.predict(
@@ -19,9 +19,7 @@ def main(argv: list[str] | None = None) -> int:
         rows,
         ((found.row["image_id"], found.labels()) for found in predictions),
         clusters=predictor.clusters,
-        metadata=shards.provenance(
-            "predictions", options.settings, model=shards.file_digest(options.model)
-        ),
+        metadata=cli.record(options, "predictions"),
     )
     return 0
 

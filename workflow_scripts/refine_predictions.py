@@ -11,7 +11,7 @@ from workflow_scripts.maskdistill.segmentation import prediction
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`."""
-    options = cli.prediction_parser(__doc__).parse_args(argv)
+    options = cli.prediction_parser("refine_predictions", __doc__).parse_args(argv)
     settings = crf.read_settings(options.settings["crf"])
     with crf.start_workers(options.workers, settings) as workers:
         predictor = prediction.load_predictor(options.model, choose_device(options.device))
@@ -26,9 +26,7 @@ def main(argv: list[str] | None = None) -> int:
                 (found.row["image_id"], found.probabilities(), found.image) for found in predictions
             ),
             clusters=predictor.clusters,
-            metadata=shards.provenance(
-                "predictions", options.settings, model=shards.file_digest(options.model)
-            ),
+            metadata=cli.record(options, "predictions"),
         )
     return 0
 

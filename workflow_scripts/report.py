@@ -3,10 +3,10 @@
 Options with a NAME are given once for every split, step, seed or training; steps in their order.
 """
 
-import argparse
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.maskdistill import comparison, provenance
 from workflow_scripts.maskdistill.atomic import write_text
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.json_files import read_json
@@ -16,7 +16,7 @@ from workflow_scripts.maskdistill.report.page import render
 
 def main(argv: list[str] | None = None) -> int:
     """Run the rule; see the module."""
-    arguments = cli.parser(__doc__)
+    arguments = cli.Parser("report", __doc__)
     cli.add_root(arguments)
     arguments.add_argument("--dataset", required=True, help="the dataset's name")
     arguments.add_argument("--split", required=True, help="split that the examples are from")
@@ -25,23 +25,21 @@ def main(argv: list[str] | None = None) -> int:
     _add_shards(arguments, "--candidates", "SPLIT", "candidates of Mask R-CNN")
     _add_shards(arguments, "--confident", "SPLIT", "confident candidates")
     _add_shards(arguments, "--step", "STEP", "label maps of --split", required=True)
-    arguments.add_argument(
-        "--assignments", type=Path, nargs="+", required=True, help="clusters of the masks"
-    )
+    arguments.add_input("--assignments", nargs="+", required=True, help="clusters of the masks")
     _add_files(
         arguments, "--metrics", "SEED", "output of evaluate; without any, no labels are read"
     )
-    arguments.add_argument("--summary", type=Path, help="output of summarize")
+    arguments.add_input("--summary", help="output of summarize")
     _add_files(arguments, "--history", "STEP", "loss history of its training, CSV")
     arguments.add_argument("--benchmarks", type=Path, help="folder of the dataset's benchmarks")
-    arguments.add_argument("--paper-tables", type=Path, help="resources/paper_tables.json")
+    arguments.add_argument("--paper-tables", type=Path, help=comparison.PAPER_TABLES)
     arguments.add_argument("--git-revision", default="unknown", help="as text")
     arguments.add_argument("--output", type=Path, required=True, help="the report, HTML")
     options = arguments.parse_args(argv)
     if bool(options.metrics) != bool(options.summary):
         raise InputError("--metrics and --summary go together; give both or neither")
 
-    html = render(
+    page = render(
         Inputs(
             dataset=options.dataset,
             split=options.split,
@@ -61,15 +59,16 @@ def main(argv: list[str] | None = None) -> int:
             git_revision=options.git_revision,
         )
     )
-    write_text(options.output, html)
+    write_text(options.output, provenance.in_html(page, cli.record(options, "report")))
     return 0
 
 
 def _add_shards(
-    arguments: argparse.ArgumentParser, option: str, name: str, what: str, required: bool = False
+    arguments: cli.Parser, option: str, name: str, what: str, required: bool = False
 ) -> None:
-    arguments.add_argument(
+    arguments.add_input(
         option,
+        words=1,
         action="append",
         nargs="+",
         default=None if required else [],
@@ -79,9 +78,9 @@ def _add_shards(
     )
 
 
-def _add_files(arguments: argparse.ArgumentParser, option: str, name: str, what: str) -> None:
-    arguments.add_argument(
-        option, action="append", nargs=2, default=[], metavar=(name, "FILE"), help=what
+def _add_files(arguments: cli.Parser, option: str, name: str, what: str) -> None:
+    arguments.add_input(
+        option, words=1, action="append", nargs=2, default=[], metavar=(name, "FILE"), help=what
     )
 
 

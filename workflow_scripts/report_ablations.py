@@ -1,30 +1,29 @@
 """Write all tables and figures of the ablations of one dataset as a single HTML file."""
 
-import argparse
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import ablations
+from workflow_scripts.maskdistill import ablations, provenance
 from workflow_scripts.maskdistill.atomic import write_text
 from workflow_scripts.maskdistill.json_files import read_json
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the rule; see the module."""
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = cli.Parser("report_ablations", __doc__, required=False)
     arguments.add_argument("--dataset", required=True, help="the dataset's name")
-    arguments.add_argument(
-        "--items", type=Path, nargs="+", required=True, help="outputs of tabulate_ablation, JSON"
+    arguments.add_input(
+        "--items", nargs="+", required=True, help="outputs of tabulate_ablation, JSON"
     )
-    arguments.add_argument(
-        "--figures", type=Path, nargs="*", default=[], help="their figures, NAME.svg"
-    )
+    arguments.add_input("--figures", nargs="*", default=[], help="their figures, NAME.svg")
     arguments.add_argument("--output", type=Path, required=True, help="the page, HTML")
     options = arguments.parse_args(argv)
     items = [read_json(path, remedy="run the ablations again") for path in options.items]
     # Inside of a page an SVG has no XML declaration.
     figures = {path.stem: path.read_text().partition("?>\n")[2] for path in options.figures}
-    write_text(options.output, ablations.render(options.dataset, items, figures))
+    page = ablations.render(options.dataset, items, figures)
+    record = cli.record(options, "ablations_report")
+    write_text(options.output, provenance.in_html(page, record))
     return 0
 
 

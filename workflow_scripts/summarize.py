@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import shards
 from workflow_scripts.maskdistill.atomic import write_text
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.json_files import read_json
@@ -23,15 +22,11 @@ METRICS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run the rule; see the module."""
-    arguments = cli.parser(__doc__)
-    arguments.add_argument(
-        "--metrics", type=Path, nargs="+", required=True, help="metrics.json of every seed"
-    )
-    arguments.add_argument(
-        "--instances", type=Path, nargs="*", default=[], help="instances.json of every seed"
-    )
-    arguments.add_argument(
-        "--linear-probes", type=Path, nargs="*", default=[], help="linear_probe.json of every seed"
+    arguments = cli.Parser("summarize", __doc__)
+    arguments.add_input("--metrics", nargs="+", required=True, help="metrics.json of every seed")
+    arguments.add_input("--instances", nargs="*", default=[], help="instances.json of every seed")
+    arguments.add_input(
+        "--linear-probes", nargs="*", default=[], help="linear_probe.json of every seed"
     )
     arguments.add_argument("--output", type=Path, required=True, help="the summary, JSON")
     options = arguments.parse_args(argv)
@@ -46,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         }
     if options.linear_probes:
         summary["linear_probe"] = summarize(read_all(options.linear_probes))
-    provenance = shards.provenance("summarize", options.settings)
-    write_text(options.output, json.dumps({"provenance": provenance, **summary}, indent=1) + "\n")
+    result = {"provenance": cli.record(options, "summarize"), **summary}
+    write_text(options.output, json.dumps(result, indent=1) + "\n")
     print(table(summary))
     return 0
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import ablations, comparison, shards
+from workflow_scripts.maskdistill import ablations, comparison, provenance
 from workflow_scripts.maskdistill.atomic import atomic_path, write_text
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.json_files import read_json
@@ -23,7 +23,7 @@ COLUMNS += ["paper", "difference", "comparable"]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the rule; see the module."""
-    arguments = cli.parser(__doc__)
+    arguments = cli.Parser("tabulate_ablation", __doc__)
     arguments.add_argument(
         "--item", choices=list(ablations.TITLES), required=True, help="table or figure to write"
     )
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument(
         "--seeds", type=int, nargs="+", required=True, help="seeds of the files, in their order"
     )
-    arguments.add_argument("--paper-tables", type=Path, help="resources/paper_tables.json")
+    arguments.add_argument("--paper-tables", type=Path, help=comparison.PAPER_TABLES)
     arguments.add_argument("--json", type=Path, required=True, help="tables to write, JSON")
     arguments.add_argument("--csv", type=Path, required=True, help="the same as CSV")
     arguments.add_argument(
@@ -74,13 +74,15 @@ def main(argv: list[str] | None = None) -> int:
             "--overclustering-csv for the latter"
         )
     obstacles = comparison.obstacles(options.settings, summaries[MAIN])
-    _write_csv(options.csv, comparable, obstacles)
+    record = cli.record(options, "tabulate_ablation")
+    _write_csv(options.csv, comparable, obstacles, record)
     if options.overclustering_csv:
-        _write_csv(options.overclustering_csv, overclustering, obstacles)
+        _write_csv(options.overclustering_csv, overclustering, obstacles, record)
     if options.svg:
         write_text(options.svg, ablations.figure(options.item, tables))
+        provenance.write_beside(options.svg, record)
     result = {
-        "provenance": shards.provenance("tabulate_ablation", options.settings),
+        "provenance": record,
         "item": options.item,
         "title": ablations.TITLES[options.item],
         "seeds": options.seeds,
@@ -91,9 +93,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _add(arguments: argparse.ArgumentParser, option: str, name: str, what: str) -> None:
-    arguments.add_argument(
-        option, action="append", nargs="+", default=[], metavar=(name, "FILE"), help=what
+def _add(arguments: cli.Parser, option: str, name: str, what: str) -> None:
+    arguments.add_input(
+        option, words=1, action="append", nargs="+", default=[], metavar=(name, "FILE"), help=what
     )
 
 
@@ -117,11 +119,14 @@ def _runs(files: Sequence[str], seeds: Sequence[int]) -> list[dict]:
     return read_all([Path(file) for file in files])
 
 
-def _write_csv(path: Path, tables: Sequence[Mapping], obstacles: Sequence[str]) -> None:
+def _write_csv(
+    path: Path, tables: Sequence[Mapping], obstacles: Sequence[str], record: Mapping
+) -> None:
     with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(ablations.csv_rows(tables, comparable=not obstacles))
+    provenance.write_beside(path, record)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,14 @@ from workflow_scripts.maskdistill.segmentation import linear_probe, training
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`."""
-    arguments = cli.parser(__doc__)
-    arguments.add_argument(
-        "--ground-truth", type=Path, nargs="+", required=True, help="shards of write_ground_truth"
+    arguments = cli.Parser("train_linear_probe", __doc__)
+    arguments.add_input(
+        "--ground-truth", nargs="+", required=True, help="shards of write_ground_truth"
     )
     cli.add_root(arguments)
     arguments.add_argument("--split", required=True, help="split that these labels are of")
-    arguments.add_argument(
-        "--segmentation-model", type=Path, required=True, help="model whose features are probed"
+    arguments.add_input(
+        "--segmentation-model", required=True, help="model whose features are probed"
     )
     arguments.add_argument("--work-dir", type=Path, required=True, help="keeps the checkpoints")
     arguments.add_argument("--model", type=Path, required=True, help="model file to write")
@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         work_dir=options.work_dir,
         model_path=options.model,
         history_path=options.history,
+        record=cli.record(options, "linear_probe", seed=options.seed),
         device=choose_device(options.device),
         workers=distributed.share_of(options.workers),
     )

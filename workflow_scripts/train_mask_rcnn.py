@@ -17,10 +17,8 @@ from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
 
 def main(argv: list[str] | None = None) -> int:
     """Run the rule train_mask_rcnn."""
-    parser = cli.parser(__doc__)
-    parser.add_argument(
-        "--pseudo-labels", type=Path, required=True, help="COCO dataset file to train on"
-    )
+    parser = cli.Parser("train_mask_rcnn", __doc__)
+    parser.add_input("--pseudo-labels", required=True, help="COCO dataset file to train on")
     cli.add_root(parser)
     parser.add_argument(
         "--work-dir", type=Path, required=True, help="folder of checkpoints, kept between runs"
@@ -54,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         work_dir=arguments.work_dir,
         model=arguments.model,
         history=arguments.history,
+        record=cli.record(arguments, "mask_rcnn", files=[settings.weights], seed=arguments.seed),
         runtime=engines.Runtime(
             device=choose_device(arguments.device),
             workers=distributed.share_of(arguments.workers),

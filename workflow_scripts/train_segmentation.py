@@ -14,10 +14,8 @@ from workflow_scripts.maskdistill.segmentation import training
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`."""
-    arguments = cli.parser(__doc__)
-    arguments.add_argument(
-        "--label-maps", type=Path, nargs="+", required=True, help="shards of label maps"
-    )
+    arguments = cli.Parser("train_segmentation", __doc__)
+    arguments.add_input("--label-maps", nargs="+", required=True, help="shards of label maps")
     cli.add_root(arguments)
     arguments.add_argument("--work-dir", type=Path, required=True, help="keeps the checkpoints")
     arguments.add_argument("--model", type=Path, required=True, help="model file to write")
@@ -27,15 +25,17 @@ def main(argv: list[str] | None = None) -> int:
     )
     cli.add_runtime(arguments, batch_size=False)
     options = arguments.parse_args(argv)
+    settings = training.read_settings(options.settings["segmentation"])
     training.train(
         options.label_maps,
         options.root,
         clusters=options.settings["clustering"]["clusters"],
-        settings=training.read_settings(options.settings["segmentation"]),
+        settings=settings,
         seed=options.seed,
         work_dir=options.work_dir,
         model_path=options.model,
         history_path=options.history,
+        record=cli.record(options, "segmentation", files=[settings.weights], seed=options.seed),
         device=choose_device(options.device),
         workers=distributed.share_of(options.workers),
     )

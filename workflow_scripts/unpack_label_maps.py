@@ -13,8 +13,8 @@ from workflow_scripts.maskdistill.errors import InputError
 
 def main(argv: list[str] | None = None) -> int:
     """Write one PNG a row; exit code 0."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="label maps")
+    parser = cli.Parser("unpack_label_maps", __doc__)
+    parser.add_input("--shards", nargs="+", required=True, help="label maps")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)
 
@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
         for row in shards.read_rows(shard, ["image"])
     )
     legend = label_maps.legend(arguments.settings["curation"]["names"])
-    with atomic.atomic_folder(arguments.output) as folder:
+    record = cli.record(arguments, "png_label_maps")
+    with atomic.atomic_folder(arguments.output, record) as folder:
         for shard in arguments.shards:
             for row in shards.read_rows(shard):
                 name = row["image"]["path"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic, images, label_maps, shards
+from workflow_scripts.maskdistill import atomic, images, label_maps, provenance, shards
 from workflow_scripts.maskdistill.exports import coco
 from workflow_scripts.maskdistill.exports.content import Picture, read_pictures, write_label_map
 from workflow_scripts.maskdistill.overlays import write_overlay
@@ -14,13 +14,11 @@ from workflow_scripts.maskdistill.overlays import write_overlay
 
 def main(argv: list[str] | None = None) -> int:
     """Write all files; exit code 0."""
-    parser = cli.parser(__doc__)
+    parser = cli.Parser("write_applied", __doc__)
     cli.add_root(parser)
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="manifest shards")
-    parser.add_argument("--confident", type=Path, nargs="+", required=True, help="their objects")
-    parser.add_argument(
-        "--predictions", type=Path, nargs="+", required=True, help="their final label maps"
-    )
+    parser.add_input("--images", nargs="+", required=True, help="manifest shards")
+    parser.add_input("--confident", nargs="+", required=True, help="their objects")
+    parser.add_input("--predictions", nargs="+", required=True, help="their final label maps")
     parser.add_argument("--label-maps", type=Path, required=True, help="folder of PNGs to write")
     parser.add_argument("--overlays", type=Path, required=True, help="folder of JPEGs to write")
     parser.add_argument(
@@ -32,9 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     names = arguments.settings["curation"]["names"]
 
+    record = cli.record(arguments, "applied")
     with (
-        atomic.atomic_folder(arguments.label_maps) as maps,
-        atomic.atomic_folder(arguments.overlays) as overlays,
+        atomic.atomic_folder(arguments.label_maps, record) as maps,
+        atomic.atomic_folder(arguments.overlays, record) as overlays,
     ):
 
         def pictures() -> Iterator[Picture]:
@@ -49,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
                 yield picture
 
         objects = coco.instances(pictures(), names)
+        objects["info"]["provenance"] = record
         (maps / "labelmap.txt").write_text(label_maps.legend(names), encoding="utf-8")
     atomic.write_text(arguments.objects, json.dumps(objects))
     with (
@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
             for row in shards.read_rows(manifest):
                 if row["status"] != shards.OK:
                     writer.writerow([row["file_name"], row["status"]])
+    provenance.write_beside(arguments.rejected, record)
     return 0
 
 

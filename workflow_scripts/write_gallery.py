@@ -3,7 +3,6 @@
 Options with a SPLIT are given once for every split; shards of all stages in the same order.
 """
 
-import argparse
 from pathlib import Path
 
 from workflow_scripts import cli
@@ -14,7 +13,7 @@ from workflow_scripts.maskdistill.json_files import read_json
 
 def main(argv: list[str] | None = None) -> int:
     """Write the gallery's folder; exit code 0."""
-    parser = cli.parser(__doc__)
+    parser = cli.Parser("write_gallery", __doc__)
     cli.add_root(parser)
     parser.add_argument("--dataset", required=True, help="the dataset's name")
     _add_shards(parser, "--images", "manifest shards", required=True)
@@ -22,17 +21,16 @@ def main(argv: list[str] | None = None) -> int:
     _add_shards(parser, "--assignments", "clusters of the masks, shards or one file")
     _add_shards(parser, "--candidates", "candidates of Mask R-CNN")
     _add_shards(parser, "--confident", "confident candidates")
-    parser.add_argument(
+    parser.add_input(
         "--step",
+        words=2,
         action="append",
         nargs="+",
         default=[],
         metavar=("SPLIT", "STEP SHARD"),
         help="label maps of a step: split, name of the step, shards; the steps in their order",
     )
-    parser.add_argument(
-        "--metrics", type=Path, help="output of evaluate; without, no labels are read"
-    )
+    parser.add_input("--metrics", help="output of evaluate; without, no labels are read")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)
@@ -58,16 +56,16 @@ def main(argv: list[str] | None = None) -> int:
             ),
         ),
         arguments.output,
+        record=cli.record(arguments, "gallery"),
         workers=arguments.workers,
     )
     return 0
 
 
-def _add_shards(
-    parser: argparse.ArgumentParser, option: str, what: str, required: bool = False
-) -> None:
-    parser.add_argument(
+def _add_shards(parser: cli.Parser, option: str, what: str, required: bool = False) -> None:
+    parser.add_input(
         option,
+        words=1,
         action="append",
         nargs="+",
         default=None if required else [],

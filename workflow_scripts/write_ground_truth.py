@@ -5,19 +5,22 @@ from pathlib import Path
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.ground_truth import GroundTruth, require_labels
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the label maps of one shard; exit code 0."""
-    arguments = cli.parser(__doc__)
+    arguments = cli.Parser("write_ground_truth", __doc__)
     cli.add_root(arguments)
     arguments.add_argument("--split", required=True, help="split whose labels are read")
-    arguments.add_argument("--images", type=Path, required=True, help="manifest shard")
+    cli.add_labels(arguments)
+    arguments.add_input("--images", required=True, help="manifest shard")
     arguments.add_argument("--output", type=Path, required=True, help="label maps, Parquet")
     options = arguments.parse_args(argv)
-    truth = GroundTruth(options.settings["dataset"], options.root, options.split)
-    metadata = shards.provenance("ground_truth", options.settings)
+    dataset = options.settings["dataset"]
+    require_labels(options.labels, dataset, options.root, options.split)
+    truth = GroundTruth(dataset, options.root, options.split)
+    metadata = cli.record(options, "ground_truth", labels=options.labels)
     with shards.shard_writer(options.output, "label_maps", metadata) as writer:
         for row in shards.read_usable(options.images):
             labels = truth.semantic(row["image_id"], row["file_name"])

@@ -19,11 +19,11 @@ MASK_COLUMNS = [
 
 def main(argv: list[str] | None = None) -> int:
     """Write the COCO file; exit code 0."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="manifests")
+    parser = cli.Parser("write_pseudo_labels", __doc__)
+    parser.add_input("--images", nargs="+", required=True, help="manifests")
     cli.add_tolerance(parser)
-    parser.add_argument("--masks", type=Path, nargs="+", required=True, help="their masks")
-    parser.add_argument("--assignments", type=Path, required=True, help="of cluster_masks")
+    parser.add_input("--masks", nargs="+", required=True, help="their masks")
+    parser.add_input("--assignments", required=True, help="of cluster_masks")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument(
         "--expected-assignments", help="their digest when their clusters were named, if they were"
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         shards.rows_in_order(table, order),
         class_of,
         coco.category_names(settings["clustering"]["clusters"], classes),
-        {"settings": settings},
+        {"provenance": cli.record(arguments, "pseudo_labels")},
     )
     print(f"{len(listed)} images, {len(order)} masks")
     return 0

@@ -5,15 +5,15 @@ import json
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic, coco, datasets, shards
+from workflow_scripts.maskdistill import atomic, coco, datasets, provenance, shards
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the JSON list; exit code 0."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="manifests")
+    parser = cli.Parser("write_results", __doc__)
+    parser.add_input("--images", nargs="+", required=True, help="manifests")
     cli.add_tolerance(parser)
-    parser.add_argument("--candidates", type=Path, nargs="+", required=True, help="shards")
+    parser.add_input("--candidates", nargs="+", required=True, help="shards")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args(argv)
 
@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         for number, result in enumerate(coco.results(rows)):
             file.write((",\n" if number else "\n") + json.dumps(result))
         file.write("\n]\n")
+    # A results list is an array: there is no place in it.
+    provenance.write_beside(arguments.output, cli.record(arguments, "results"))
     return 0
 
 

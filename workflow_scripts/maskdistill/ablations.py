@@ -318,7 +318,7 @@ def render(dataset: str, items: Sequence[Mapping], figures: Mapping[str, str]) -
         figures: item → SVG.
     """
     return html_pages.render(
-        "ablations.html.j2",
+        "workflow_scripts/maskdistill/templates/ablations.html.j2",
         dataset=dataset,
         items=items,
         figures={item: Markup(svg) for item, svg in figures.items()},  # written by `figure`

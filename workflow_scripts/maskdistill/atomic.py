@@ -3,18 +3,17 @@
 import contextlib
 import errno
 import glob
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from workflow_scripts.maskdistill.errors import InputError
 
 # Marks the folders of `atomic_folder`; hidden, like the file that Snakemake leaves beside it.
 FOLDER_MARK = ".maskdistill"
-_FOLDER_NOTE = (
-    "MaskDistill wrote this folder, and replaces it as a whole when it writes it again.\n"
-)
+_FOLDER_NOTE = "MaskDistill wrote this folder, and replaces it as a whole when it writes it again."
 
 
 @contextlib.contextmanager
@@ -59,11 +58,14 @@ def full_disk_named(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike, record: Mapping | None = None) -> Iterator[Path]:
     """Yield an empty temporary folder that replaces `path` when the block ends without an error.
 
     The old folder is replaced as a whole: no file of an earlier run stays behind. It must be one of
     this function's, or empty; the hidden file `.maskdistill` in a folder tells.
+
+    Args:
+        record: how the folder was made (see `provenance`), kept in that hidden file.
 
     Raises:
         InputError: there is something else at `path`, or the disk is full.
@@ -81,7 +83,8 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     try:
         with full_disk_named(path):
             yield temporary
-            (temporary / FOLDER_MARK).write_text(_FOLDER_NOTE)
+            mark = json.dumps({"note": _FOLDER_NOTE, "provenance": record}, indent=1)
+            (temporary / FOLDER_MARK).write_text(mark + "\n")
             if path.exists():
                 path.rename(replaced)
             try:
@@ -93,6 +96,14 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def folder_record(path: Path) -> dict | None:
+    """What a folder of `atomic_folder` says of its making; None of other folders."""
+    try:
+        return json.loads((path / FOLDER_MARK).read_text(encoding="utf-8"))["provenance"]
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _refuse_to_replace(path: Path) -> None:

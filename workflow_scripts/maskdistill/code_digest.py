@@ -2,14 +2,20 @@
 
 It covers the syntax trees of the program and of every module of this project that it imports,
 directly or not, without docstrings, comments, layout and help texts: a change of logic changes the
-digest of exactly the programs that use it, and nothing else does. Nothing is imported for it.
+digest of exactly the programs that use it, and nothing else does. Files of the repository that such
+a module names by their whole path, such as templates, count by content. Nothing is imported for it.
 """
 
 import ast
 import functools
 import hashlib
+import io
+import re
+import tokenize
 from pathlib import Path
 
+_IMPORT = re.compile(r"^from workflow_scripts[\w.]* import (?:\([^)]*\)|.*)$", re.MULTILINE)
+_FILE_NAME = re.compile(r"\w[\w.-]*(?:/[\w.-]+)+\.(?!py$)\w+")
 _TEXT_ARGUMENTS = {"help", "description"}  # of argparse and progress bars: for people only
 
 
@@ -27,7 +33,31 @@ def code_digest(module: str, root: Path) -> str:
         FileNotFoundError: there is no such module.
     """
     digest = hashlib.sha256()
+    resources: set[Path] = set()
     for name in import_closure(module, root):
+        digest.update(f"{name}\n{_logic(_path(name, root))}\n".encode())
+        resources |= _resources(_path(name, root), root)
+    for path in sorted(resources):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def rules_digest(root: Path) -> str:
+    """Digest of the rules under `root` and of the modules that they import, without comments."""
+    digest = hashlib.sha256()
+    modules: set[str] = set()
+    for path in [root / "Snakefile", *sorted((root / "rules").glob("*.smk"))]:
+        text = path.read_text(encoding="utf-8")
+        words = [
+            token.string
+            for token in tokenize.generate_tokens(io.StringIO(text).readline)
+            if token.type not in (tokenize.COMMENT, tokenize.NL)
+        ]
+        digest.update(f"{path.name}\n{words}\n".encode())
+        for statement in _IMPORT.findall(text):
+            modules |= set(_imports_of(ast.parse(statement), root))
+    closure = {found for module in modules for found in import_closure(module, root)}
+    for name in sorted(closure):
         digest.update(f"{name}\n{_logic(_path(name, root))}\n".encode())
     return digest.hexdigest()[:16]
 
@@ -61,9 +91,21 @@ def _tree(path: Path) -> ast.Module:
 
 
 @functools.cache
+def _resources(path: Path, root: Path) -> set[Path]:
+    """Files of the repository, no modules, that a module names by their whole path."""
+    values = (node.value for node in ast.walk(_tree(path)) if isinstance(node, ast.Constant))
+    names = {value for value in values if isinstance(value, str) and _FILE_NAME.fullmatch(value)}
+    return {root / name for name in names if (root / name).is_file()}
+
+
+@functools.cache
 def _imports(path: Path, root: Path) -> list[str]:
+    return _imports_of(_tree(path), root)
+
+
+def _imports_of(tree: ast.Module, root: Path) -> list[str]:
     names = []
-    for node in ast.walk(_tree(path)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from workflow_scripts.maskdistill.step_titles import of_round
 
+PAPER_TABLES = "resources/paper_tables.json"
 PAPER_BACKBONE = "vit_small_patch16_224.dino"
 # Paper's dataset → its number of classes, of evaluated images, and of clusters.
 PAPER_DATASETS = {"voc": (20, 1449, 20), "coco20k": (80, 19817, 80)}

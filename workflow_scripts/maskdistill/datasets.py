@@ -20,6 +20,9 @@ REPOSITORY = Path(__file__).parents[2]
 # What may stand in `dataset.splits`: what is learned from, evaluated, and evaluated by AP of masks.
 SPLITS = ("train", "val", "instances")
 
+# How data came here that are watched through a rule's output, and not by a digest of their own.
+WATCHED_ORIGINS = ("generated", "downloaded")
+
 # Folders of PASCAL VOC's label maps; of two of classes, the first one that has a map counts.
 VOC_CLASSES = ("SegmentationClass", "SegmentationClassAug")  # the latter goes with train_aug
 VOC_OBJECTS = "SegmentationObject"

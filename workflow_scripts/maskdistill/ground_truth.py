@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from workflow_scripts.maskdistill import label_maps
+from workflow_scripts.maskdistill import datasets, label_maps
 from workflow_scripts.maskdistill.datasets import (
     VOC_CLASSES,
     VOC_OBJECTS,
@@ -32,6 +32,32 @@ class Instance(NamedTuple):
 def has_ground_truth(dataset: Mapping) -> bool:
     """Whether the dataset's description in the config promises labels."""
     return bool(dataset["ground_truth"])
+
+
+def require_labels(
+    digest: str, dataset: Mapping, root: Path, split: str, *, objects: bool = False
+) -> None:
+    """Check that the labels of a split are those of when the workflow was started.
+
+    Args:
+        digest: of `datasets.labels_digest` at that time, or how the data came here where they are
+            watched in another way; empty for no check.
+        dataset: the dataset's description in the config.
+        root: folder that its paths are relative to.
+        split: a key of the dataset's `splits`.
+        objects: whether objects are read, or the map of classes alone.
+
+    Raises:
+        InputError: labels were added, removed or replaced meanwhile.
+    """
+    if digest in ("", *datasets.WATCHED_ORIGINS):
+        return
+    listed = datasets.list_images(dataset, root, split)
+    if datasets.labels_digest(dataset, root, split, listed, objects=objects) != digest:
+        raise InputError(
+            f"{root}: labels of the split '{split}' have changed since this run of the workflow "
+            "was started; start snakemake again"
+        )
 
 
 class GroundTruth:

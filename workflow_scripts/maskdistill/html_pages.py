@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jinja2
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_HOME = Path(__file__).parents[2]
 
 
 def render(
@@ -14,12 +14,12 @@ def render(
     """Fill in a template; what is no markup is escaped.
 
     Args:
-        template: name of its file.
+        template: path of its file in the repository; code that names it so has it in its digest.
         filters: further filters of the template.
         values: what the template uses; a missing one is an error.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        loader=jinja2.FileSystemLoader(_HOME),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -1,14 +1,11 @@
-"""Parquet shards: the schema of every stage, atomic writing, provenance, streaming reads."""
+"""Parquet shards: the schema of every stage, atomic writing, streaming reads."""
 
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +14,8 @@ import pyarrow.parquet as pq
 
 from workflow_scripts.maskdistill.atomic import atomic_path
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.provenance import METADATA_KEY, RowsDigest
 
-METADATA_KEY = b"maskdistill"
 OK = "ok"
 
 _BOX = [(name, pa.float32()) for name in ("x", "y", "box_width", "box_height", "area")]
@@ -96,20 +93,19 @@ def schema(stage: str, embedding_size: int | None = None) -> pa.Schema:
             ("size", pa.int64()),
             ("centroid", pa.list_(pa.float32(), embedding_size or 1)),
         ],
+        "per_class": [
+            ("step", pa.string()),
+            ("matching", pa.string()),  # hungarian, majority (overclustering), or supervised
+            ("class", pa.string()),
+            ("iou", pa.float64()),  # 0..1; null where the class is nowhere
+            ("clusters", pa.string()),  # separated by spaces
+        ],
         "candidates": _CANDIDATES,
         "confident": _CANDIDATES,
         "label_maps": _LABEL_MAPS,
         "predictions": _LABEL_MAPS,
     }
     return pa.schema(columns[stage])
-
-
-def provenance(stage: str, settings: Mapping, **extra) -> dict:
-    """What a shard says of its own making: stage, settings, versions, and e.g. weights."""
-    versions = {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in ("torch", "numpy", "pyarrow")
-    }
-    return {"stage": stage, "settings": dict(settings), "versions": versions, **extra}
 
 
 class ShardWriter:
@@ -120,6 +116,7 @@ class ShardWriter:
         self._schema = columns
         self._rows_per_group = rows_per_group
         self._rows: list[Mapping] = []
+        self._digest = RowsDigest()
 
     def write(self, row: Mapping) -> None:
         """Add one row; columns that it lacks are null.
@@ -140,8 +137,15 @@ class ShardWriter:
                 pa.array([row.get(field.name) for row in self._rows], field.type)
                 for field in self._schema
             ]
-            self._parquet.write_batch(pa.record_batch(columns, schema=self._schema))
+            batch = pa.record_batch(columns, schema=self._schema)
+            self._parquet.write_batch(batch)
+            self._digest.add(batch)
             self._rows.clear()
+
+    def close(self) -> None:
+        """Write what is left, and name the digest of all rows in the footer."""
+        self.flush()
+        self._parquet.add_key_value_metadata(self._digest.metadata())
 
 
 @contextlib.contextmanager
@@ -156,7 +160,7 @@ def shard_writer(
     """Write one shard of `stage`; it appears under its name when the block ends without an error.
 
     Args:
-        metadata: see `provenance`; stored in the file's own metadata as JSON.
+        metadata: see `provenance.record`; stored in the file's own metadata as JSON.
         rows_per_group: rows that are held in memory, here and by whoever reads the file.
     """
     text = json.dumps(metadata, sort_keys=True)
@@ -175,7 +179,7 @@ def shard_writer(
     ):
         writer = ShardWriter(parquet, columns, rows_per_group)
         yield writer
-        writer.flush()
+        writer.close()
 
 
 def write_table(
@@ -443,16 +447,3 @@ def _damage_named(path: str | os.PathLike) -> Iterator[None]:
 
 def _missing(path: str | os.PathLike) -> str:
     return f"{path}: no such file; check the path, or run the stage that writes it"
-
-
-def file_digest(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    try:
-        with open(Path(path), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise InputError(_missing(path)) from None

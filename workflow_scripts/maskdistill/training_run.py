@@ -20,7 +20,7 @@ import filelock
 import torch
 from torch import nn
 
-from workflow_scripts.maskdistill import distributed
+from workflow_scripts.maskdistill import distributed, provenance
 from workflow_scripts.maskdistill.atomic import atomic_path, full_disk_named
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.weights import read_checkpoint
@@ -172,8 +172,8 @@ class TrainingRun:
         """Whether SIGTERM has arrived: save, then raise `Interrupted`."""
         return self._stop.is_set()
 
-    def write_history(self, path: str | os.PathLike) -> None:
-        """Publish the loss history as CSV with the columns step, loss, …"""
+    def write_history(self, path: str | os.PathLike, record: Mapping) -> None:
+        """Publish the loss history as CSV (step, loss, …), and the record of its making."""
         if not self.writes:
             return
         columns = list(dict.fromkeys(name for row in self.history for name in row))
@@ -181,6 +181,7 @@ class TrainingRun:
             writer = csv.DictWriter(file, columns or ["step", "loss"])
             writer.writeheader()
             writer.writerows(self.history)
+        provenance.write_beside(path, record)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.shards import file_digest
+from workflow_scripts.maskdistill.provenance import file_digest
 
 # Where published checkpoints keep the weights: DINO (teacher before student), MoCo, timm.
 _WRAPPERS = ("teacher", "student", "state_dict", "model")

@@ -33,16 +33,22 @@ from workflow_scripts.maskdistill.gallery.stages import (
 from workflow_scripts.maskdistill.progress import progress_bar
 
 CANDIDATES_SHOWN = 24  # of an image: the best, and all that are confident
-PAGE_FILES = ("index.html", "gallery.css", "gallery.js")
-TEMPLATES = Path(__file__).parents[1] / "templates" / "gallery"
+HOME = Path(__file__).parents[3]
+# By their whole paths they are part of the digest of the gallery's code.
+PAGE_FILES = (
+    "workflow_scripts/maskdistill/templates/gallery/index.html",
+    "workflow_scripts/maskdistill/templates/gallery/gallery.css",
+    "workflow_scripts/maskdistill/templates/gallery/gallery.js",
+)
 
 
-def write(inputs: Inputs, folder: Path, *, workers: int = 1) -> None:
+def write(inputs: Inputs, folder: Path, *, record: Mapping, workers: int = 1) -> None:
     """Write the gallery; `folder` is replaced as a whole.
 
     One shard at a time is in memory, besides a row of the index for every image.
 
     Args:
+        record: what the folder says of its making, see `provenance.record`.
         workers: processes that draw.
 
     Raises:
@@ -50,7 +56,7 @@ def write(inputs: Inputs, folder: Path, *, workers: int = 1) -> None:
     """
     check_shards(inputs)
     rows = []
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, record) as temporary:
         writer = Writer(inputs, temporary)
         with (
             concurrent.futures.ProcessPoolExecutor(
@@ -70,7 +76,7 @@ def write(inputs: Inputs, folder: Path, *, workers: int = 1) -> None:
                 bar.update()
         _write_script(temporary / "index.js", "index", writer.index(rows))
         for name in PAGE_FILES:
-            shutil.copyfile(TEMPLATES / name, temporary / name)
+            shutil.copy(HOME / name, temporary)
 
 
 _writer: "Writer"

@@ -93,7 +93,7 @@ def _coco_dataset(path: Path, content: Mapping) -> Lines:
         f"{len(names)} categories"
     )
     info = content.get("info", {})
-    yield from provenance(info if "settings" in info else {})
+    yield from provenance(info.get("provenance", {}))
     with_any = {annotation["image_id"] for annotation in annotations}
     orphans = len(with_any - {image["id"] for image in listed})
     yield from ["", f"  {len(listed) - len(with_any) + orphans:,} images without annotation"]

@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from workflow_scripts.maskdistill import shards, terminal
+from workflow_scripts.maskdistill import provenance, terminal
 from workflow_scripts.maskdistill.inspection.blocks import Lines, damaged, foreign, value
 from workflow_scripts.maskdistill.json_files import leaves
 
@@ -44,7 +44,7 @@ def model(path: Path) -> Lines:
     yield f"  {what}: {len(tensors):,} tensors, {terminal.size(path.stat().st_size)}"
     plain = {k: v for k, v in content.items() if _is_plain(v)}
     pairs = [(key, value(found)) for key, found in leaves(plain)]
-    pairs.append(("SHA-256", shards.file_digest(path)))
+    pairs.append(("SHA-256", provenance.file_digest(path)))
     yield from ["", "  made with", *terminal.facts(pairs, indent=4)]
     parts: dict[str, list] = collections.defaultdict(list)
     for name, tensor in tensors.items():
@@ -85,7 +85,7 @@ def onnx(path: Path) -> Lines:
     pairs = [(f"input {tensor.name}", _shape(tensor)) for tensor in found.graph.input]
     pairs += [(f"output {tensor.name}", _shape(tensor)) for tensor in found.graph.output]
     pairs.append(("operators", ", ".join(f"version {o.version}" for o in found.opset_import[:1])))
-    pairs.append(("SHA-256", shards.file_digest(path)))
+    pairs.append(("SHA-256", provenance.file_digest(path)))
     yield from ["", *terminal.facts(pairs)]
 
 
@@ -113,7 +113,7 @@ def exported_program(path: Path) -> Lines:
         raise foreign(path, "an archive, but none of torch.export")
     yield terminal.plain(path)
     yield f"  exported model, torch.export: {terminal.size(path.stat().st_size)}"
-    pairs = [("parts", f"{len(names):,}"), ("SHA-256", shards.file_digest(path))]
+    pairs = [("parts", f"{len(names):,}"), ("SHA-256", provenance.file_digest(path))]
     yield from ["", *terminal.facts(pairs)]
 
 

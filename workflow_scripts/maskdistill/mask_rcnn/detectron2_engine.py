@@ -51,6 +51,7 @@ def fit(
     work_dir: Path,
     model: Path,
     history: Path,
+    record: Mapping,
     runtime: Runtime,
 ) -> None:
     """Train on a COCO dataset file; see `engines.Engine.fit`.

@@ -69,6 +69,7 @@ class Engine(Protocol):
         work_dir: Path,
         model: Path,
         history: Path,
+        record: Mapping,
         runtime: Runtime,
     ) -> None:
         """Train on a COCO dataset file, going on from the last checkpoint if there is one.
@@ -80,6 +81,7 @@ class Engine(Protocol):
             model: the trained model is written here, a dict with "engine" and all that
                 `predictor` needs.
             history: the loss of every step, as CSV.
+            record: what both files say of their making, see `provenance.record`.
 
         Raises:
             InputError: unusable pseudo-labels, settings or initial weights; a loss not finite.

@@ -23,6 +23,7 @@ def fit(
     work_dir: Path,
     model: Path,
     history: Path,
+    record: Mapping,
     runtime: Runtime,
 ) -> None:
     """Train on a COCO dataset file; see `engines.Engine.fit`."""
@@ -49,6 +50,7 @@ def fit(
         work_dir=work_dir,
         model=model,
         history=history,
+        record=record,
         runtime=runtime,
     )
 

@@ -16,9 +16,9 @@ from workflow_scripts.maskdistill.mask_rcnn.network import NORM_LAYERS
 from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import Example
 from workflow_scripts.maskdistill.mask_rcnn.settings import TrainingSettings
 from workflow_scripts.maskdistill.progress import progress_bar
+from workflow_scripts.maskdistill.provenance import file_digest
 from workflow_scripts.maskdistill.resnet import keep_frozen
 from workflow_scripts.maskdistill.sampling import seed_step, training_batches
-from workflow_scripts.maskdistill.shards import file_digest
 from workflow_scripts.maskdistill.training_run import TrainingRun
 
 # Told of every step: the run's directory, the number of steps done, losses and learning rate.
@@ -36,6 +36,7 @@ def fit_network(
     work_dir: Path,
     model: Path,
     history: Path,
+    record: Mapping,
     runtime: Runtime,
     observe: Observer | None = None,
 ) -> None:
@@ -63,11 +64,12 @@ def fit_network(
                 "settings": dataclasses.asdict(settings),
                 "clusters": clusters,
                 "seed": seed,
+                "provenance": dict(record),
                 "state_dict": {k: v.cpu() for k, v in network.state_dict().items()},
             },
             model,
         )
-        run.write_history(history)
+        run.write_history(history, record)
 
 
 def fingerprint(pseudo_labels: Path, *, settings: TrainingSettings, seed: int) -> dict:

@@ -3,7 +3,7 @@
 import datetime
 from collections.abc import Mapping, Sequence
 
-from workflow_scripts.maskdistill import html_pages, shards
+from workflow_scripts.maskdistill import html_pages, provenance, shards
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.report import charts, pictures, scores, tables, times
 from workflow_scripts.maskdistill.report.inputs import Inputs, cluster_colours, read
@@ -27,14 +27,14 @@ def render(inputs: Inputs) -> str:
     examples = pictures.examples(inputs, manifest[inputs.split], clusters)
     scored = inputs.summary is not None and bool(inputs.metrics)
     return html_pages.render(
-        "report.html.j2",
+        "workflow_scripts/maskdistill/templates/report.html.j2",
         filters={"percent": _percent, "signed": _signed, "duration": _duration, "plain": _plain},
         dataset=inputs.dataset,
         split=inputs.split,
         titles={name: step_title(name) for name in inputs.steps},
         date=datetime.datetime.now(datetime.UTC),
         git_revision=inputs.git_revision,
-        versions=shards.provenance("report", {})["versions"],
+        versions=provenance.versions(),
         settings=tables.sections(inputs.settings),
         sources=tables.sources(inputs),
         counts=tables.counts(inputs, manifest),

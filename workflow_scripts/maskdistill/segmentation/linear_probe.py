@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill import provenance
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.segmentation import training
 from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab
@@ -96,6 +96,7 @@ def train(
     work_dir: str | os.PathLike,
     model_path: str | os.PathLike,
     history_path: str | os.PathLike,
+    record: Mapping,
     device: torch.device,
     workers: int = 0,
 ) -> None:
@@ -124,11 +125,12 @@ def train(
             "stage": "train_linear_probe",
             "settings": dataclasses.asdict(training_settings(settings, segmentation))
             | {"weights": None},
-            "model": shards.file_digest(segmentation_model),
+            "model": provenance.file_digest(segmentation_model),
         },
         work_dir=work_dir,
         model_path=model_path,
         history_path=history_path,
+        record=record,
         device=device,
         workers=workers,
     )

@@ -142,7 +142,7 @@ def write_predictions(
         rows: of the manifest, one an image.
         predicted: (image_id, H x W label map of integers 0..clusters), in any order.
         clusters: C, which decides between 8 and 16 bits.
-        metadata: see `shards.provenance`.
+        metadata: see `provenance.record`.
 
     Raises:
         InputError: the images predicted are not those of `rows`, or the disk is full.

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import torch
 from torch import nn
 
-from workflow_scripts.maskdistill import distributed, label_maps, shards
+from workflow_scripts.maskdistill import distributed, label_maps, provenance, shards
 from workflow_scripts.maskdistill.device import autocast, gradient_scaler, half_precision
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.images import read_listed
@@ -206,6 +206,7 @@ def train(
     work_dir: str | os.PathLike,
     model_path: str | os.PathLike,
     history_path: str | os.PathLike,
+    record: Mapping,
     device: torch.device,
     workers: int = 0,
 ) -> None:
@@ -221,6 +222,7 @@ def train(
         work_dir: keeps the checkpoints of every training, by fingerprint.
         model_path: for the trained model: state_dict, settings, clusters.
         history_path: for loss and learning rate of every step, as CSV.
+        record: what both files say of their making, see `provenance.record`.
         workers: processes that decode images; 0 decodes in this one.
 
     Raises:
@@ -230,7 +232,7 @@ def train(
     fingerprint = {
         "stage": "train_segmentation",
         "settings": dataclasses.asdict(settings) | {"weights": None},
-        "weights": settings.weights and shards.file_digest(settings.weights),
+        "weights": settings.weights and provenance.file_digest(settings.weights),
     }
     architecture = {name: getattr(settings, name) for name in ARCHITECTURE}
     train_model(
@@ -245,6 +247,7 @@ def train(
         work_dir=work_dir,
         model_path=model_path,
         history_path=history_path,
+        record=record,
         device=device,
         workers=workers,
     )
@@ -263,6 +266,7 @@ def train_model(
     work_dir: str | os.PathLike,
     model_path: str | os.PathLike,
     history_path: str | os.PathLike,
+    record: Mapping,
     device: torch.device,
     workers: int = 0,
 ) -> None:
@@ -275,7 +279,7 @@ def train_model(
     """
     fingerprint = {
         **fingerprint,
-        "label_maps": [shards.file_digest(path) for path in paths],
+        "label_maps": [provenance.file_digest(path) for path in paths],
         "clusters": clusters,
         "seed": seed,
     }
@@ -296,10 +300,15 @@ def train_model(
         model = build()
         trainer = _Trainer(model, settings, seed, device)
         trainer.fit(run, data, workers)
-        run.write_history(history_path)
+        run.write_history(history_path, record)
         state = {name: value.cpu() for name, value in model.state_dict().items()}
         publish(
-            {"state_dict": state, "settings": dataclasses.asdict(settings), "clusters": clusters},
+            {
+                "state_dict": state,
+                "settings": dataclasses.asdict(settings),
+                "clusters": clusters,
+                "provenance": dict(record),
+            },
             model_path,
         )
 
