@@ -4,7 +4,6 @@ import fcntl
 import functools
 import gc
 import inspect
-import math
 import os
 import re
 import shlex
@@ -42,6 +41,7 @@ from workflow_scripts.maskdistill.config import (
     evaluated_split,
     instance_split,
     is_downloaded,
+    listing_settings,
     report_settings,
     rule_settings,
     split_shards,
@@ -242,9 +242,7 @@ def code_of(rule):
 
 def dataset_of(dataset, split):
     """How the images of a split are found: adapter, splits and root."""
-    if split in APPLIED:
-        return {"adapter": "folder", "splits": {split: "."}, "root": APPLIED[split]}
-    return CONFIGS[dataset]["dataset"]
+    return datasets.described(CONFIGS[dataset]["dataset"], split, APPLIED)
 
 
 @functools.cache
@@ -254,15 +252,19 @@ def listing(dataset, split):
     return datasets.list_images(described, Path(described["root"]), split)
 
 
+def image_count(dataset, split):
+    """Number of images of a folder of new images; None for the splits of a dataset."""
+    if split not in APPLIED:
+        return None
+    return RUN.once(f"images of {split}", lambda: len(listing(dataset, split)))
+
+
 def shard_count(dataset, split):
     """Number of shards of a split; small folders of new images have few."""
-    count = split_shards(CONFIGS[dataset], split)
-    if split not in APPLIED:
-        return count
-    return RUN.once(
-        f"shards of {split}",
-        lambda: min(count, math.ceil(len(listing(dataset, split)) / 500)),
-    )
+    described, images = dataset_of(dataset, split), image_count(dataset, split)
+    if split in APPLIED or split in described["splits"]:
+        return listing_settings(CONFIGS[dataset], described, split, images)["shards"]
+    return split_shards(CONFIGS[dataset], split)
 
 
 def shards_of(dataset, pattern, split):

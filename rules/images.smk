@@ -45,18 +45,11 @@ def listing_digest(wildcards):
     return RUN.once(f"images of {dataset}, {split}, shard {wildcards.shard}", digest)
 
 
-def listing_settings(wildcards):
+def settings_of_listing(wildcards):
     """What the listing of a split depends on."""
     dataset, split = wildcards.dataset, wildcards.split
-    described = dataset_of(dataset, split)
-    settings = rule_settings("list_images", CONFIGS[dataset])
-    # Not the other splits: nothing of this one is stale when they change.
-    settings["dataset"] = {
-        "adapter": described["adapter"],
-        "splits": {split: described["splits"][split]},
-    }
-    settings["shards"] = shard_count(dataset, split)
-    return canonical_json(settings)
+    described, images = dataset_of(dataset, split), image_count(dataset, split)
+    return canonical_json(listing_settings(CONFIGS[dataset], described, split, images))
 
 
 def generated_dataset(wildcards):
@@ -83,7 +76,7 @@ rule list_images:
         mem_mb=attempts(2000),
         runtime=attempts(60),
     params:
-        settings=listing_settings,
+        settings=settings_of_listing,
         code=code_of("list_images"),
         listing=listing_digest,
     message:

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests import results_tree
-from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill import provenance, shards
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -78,7 +78,7 @@ def write_manifest() -> Callable[[Path, Mapping[int, tuple]], Path]:
                     "status": status[0] if status else shards.OK,
                 }
             )
-        shards.write_table(path, "images", rows, shards.provenance("images", {}))
+        shards.write_table(path, "images", rows, provenance.record("images", {}))
         return path
 
     return write

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from workflow_scripts import evaluate, filter_candidates, make_masks, paint_masks
-from workflow_scripts.maskdistill import label_maps, masks, shards
+from workflow_scripts.maskdistill import label_maps, masks, provenance, shards
 from workflow_scripts.maskdistill.gallery.inputs import Inputs
 
 CLASSES = ["cat", "dog"]
@@ -62,12 +62,12 @@ def write(folder: Path) -> None:
         for path in sorted((base / "seed-0" / "train" / "assignments").glob("*.parquet"))
         for row in shards.read_rows(path)
     ]
-    provenance = shards.provenance("clusters", {"clustering": SETTINGS["clustering"]}, seed=0)
+    made_by = provenance.record("clusters", {"clustering": SETTINGS["clustering"]}, seed=0)
     clusters = base / "seed-0" / "clusters"
-    shards.write_table(clusters / "assignments.parquet", "assignments", rows, provenance)
+    shards.write_table(clusters / "assignments.parquet", "assignments", rows, made_by)
     centroids = [{"cluster": i + 1, "size": 3, "centroid": np.eye(4)[i]} for i in range(2)]
     shards.write_table(
-        clusters / "centroids.parquet", "centroids", centroids, provenance, embedding_size=4
+        clusters / "centroids.parquet", "centroids", centroids, made_by, embedding_size=4
     )
     _evaluate(folder, base)
 
@@ -85,12 +85,12 @@ def _write_shard(folder: Path, split: str, shard: int, names: list[str], first_i
         truth[image_id] = _write_image(root, file_name, image_id)
         features.append(_features(image_id, truth[image_id]))
     images, masks_ = base / split / "images" / name, base / split / "masks" / name
-    shards.write_table(images, "images", manifest, shards.provenance("images", {}))
+    shards.write_table(images, "images", manifest, provenance.record("images", {}))
     shards.write_table(
         base / split / "features" / name,
         "features",
         features,
-        shards.provenance("features", {}, patch_size=4),
+        provenance.record("features", {}, patch_size=4),
     )
     _run(
         make_masks,
@@ -106,7 +106,7 @@ def _write_shard(folder: Path, split: str, shard: int, names: list[str], first_i
         [(row["image_id"], row["mask_id"]) for row in made],
         np.array([_cluster(row["image_id"]) for row in made]),
         np.linspace(0.1, 0.2, len(made)),
-        shards.provenance("assignments", {"clustering": {"metric": "cosine"}}),
+        provenance.record("assignments", {"clustering": {"metric": "cosine"}}),
     )
     embeddings = [
         {"image_id": row["image_id"], "mask_id": row["mask_id"], "embedding": np.full(4, i + 1.0)}
@@ -116,7 +116,7 @@ def _write_shard(folder: Path, split: str, shard: int, names: list[str], first_i
         base / split / "mask_embeddings" / name,
         "mask_embeddings",
         embeddings,
-        shards.provenance("mask_embeddings", {}),
+        provenance.record("mask_embeddings", {}),
         embedding_size=4,
     )
     candidates = seed / split / "candidates" / name
@@ -124,7 +124,7 @@ def _write_shard(folder: Path, split: str, shard: int, names: list[str], first_i
         candidates,
         "candidates",
         [row for i, labels in truth.items() for row in _candidates(i, labels, names[i - first_id])],
-        shards.provenance("candidates", {"mask_rcnn": {"score_floor": 0.05}}),
+        provenance.record("candidates", {"mask_rcnn": {"score_floor": 0.05}}),
     )
     clusters = {"clustering": SETTINGS["clustering"]}
     _run(
@@ -152,7 +152,7 @@ def _write_shard(folder: Path, split: str, shard: int, names: list[str], first_i
             seed / "round-0" / split / "predictions" / name,
             "predictions",
             predicted,
-            shards.provenance("predictions", {"segmentation": {"depth": 10}}),
+            provenance.record("predictions", {"segmentation": {"depth": 10}}),
         )
 
 

@@ -90,7 +90,13 @@ def main(argv: list[str] | None = None) -> int:
                 matched = matching.match(counts)
             outlines = boundary_iou(paths, truth, matched.mapping, pool, name)
             steps[name] = metrics_of_step(counts, matched, outlines, class_names)
-    record = cli.record(options, "evaluate", labels=options.labels)
+    record = cli.record(
+        options,
+        "evaluate",
+        split=options.split,
+        labels=options.labels,
+        supervised=options.supervised,
+    )
     result = {
         "provenance": record,
         "split": options.split,

@@ -73,7 +73,9 @@ def main(argv: list[str] | None = None) -> int:
             steps[step]["calibration"] = measured.calibration()
     steps["initial_masks"]["proposals_per_mask"] = proposals_per_mask(options.masks)
     result = {
-        "provenance": cli.record(options, "evaluate_instances", labels=options.labels),
+        "provenance": cli.record(
+            options, "evaluate_instances", split=options.split, labels=options.labels
+        ),
         "split": options.split,
         "images": len(images),
         "objects": sum(count for count, _ in objects.values()),

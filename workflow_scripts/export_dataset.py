@@ -45,7 +45,13 @@ def main(argv: list[str] | None = None) -> int:
         polygons=settings["exports"]["polygons"],
         polygon_tolerance=settings["exports"]["polygon_tolerance"],
     )
-    record = cli.record(arguments, "exports", format=arguments.format, labels=arguments.labels)
+    record = cli.record(
+        arguments,
+        "exports",
+        format=arguments.format,
+        split=arguments.split,
+        labels=arguments.labels,
+    )
     with atomic.atomic_folder(arguments.output, record) as folder:
         FORMATS[arguments.format](content, folder)
     return 0

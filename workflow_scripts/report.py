@@ -3,10 +3,12 @@
 Options with a NAME are given once for every split, step, seed or training; steps in their order.
 """
 
+import argparse
+import os
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import comparison, provenance
+from workflow_scripts.maskdistill import comparison, frozen_run, provenance, verification
 from workflow_scripts.maskdistill.atomic import write_text
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.json_files import read_json
@@ -57,10 +59,26 @@ def main(argv: list[str] | None = None) -> int:
             benchmarks=options.benchmarks,
             paper_tables=_read(options.paper_tables) if options.paper_tables else {},
             git_revision=options.git_revision,
+            verdict=_verdict(options),
         )
     )
     write_text(options.output, provenance.in_html(page, cli.record(options, "report")))
     return 0
+
+
+def _verdict(options: argparse.Namespace) -> verification.Verdict | None:
+    """Whether the files behind the report are what the run says; None outside of a run."""
+    run = os.environ.get(frozen_run.VARIABLE)
+    if run is None:
+        return None
+    root = options.output.parent
+    return verification.verify(
+        verification.sources(map(Path, options.inputs), root),
+        root,
+        frozen_run.read(run),
+        options.dataset,
+        cli.HOME,
+    )
 
 
 def _add_shards(

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.code_digest import code_digest
+from workflow_scripts.maskdistill.config import changed_settings
 
 HOME = Path(__file__).parents[1]
 LABELS = "labels were added, removed or replaced"
@@ -199,24 +200,6 @@ def _values(text: str) -> list:
         json.loads(value) if isinstance(value, str) and value.startswith("{") else value
         for value in values
     ]
-
-
-def changed_settings(old: Mapping, new: Mapping, prefix: str = "") -> Iterator[str]:
-    """`key.sub_key: old → new` for every setting in which two trees differ."""
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            yield from changed_settings(before, after, f"{prefix}{key}.")
-        elif key not in old:
-            yield f"{prefix}{key}: new, {_json(after)}"
-        elif key not in new:
-            yield f"{prefix}{key}: no longer used, was {_json(before)}"
-        elif before != after:
-            yield f"{prefix}{key}: {_json(before)} → {_json(after)}"
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     dataset = options.settings["dataset"]
     require_labels(options.labels, dataset, options.root, options.split)
     truth = GroundTruth(dataset, options.root, options.split)
-    metadata = cli.record(options, "ground_truth", labels=options.labels)
+    metadata = cli.record(options, "ground_truth", split=options.split, labels=options.labels)
     with shards.shard_writer(options.output, "label_maps", metadata) as writer:
         for row in shards.read_usable(options.images):
             labels = truth.semantic(row["image_id"], row["file_name"])

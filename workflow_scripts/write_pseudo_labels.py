@@ -8,7 +8,7 @@ import itertools
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import coco, datasets, shards
+from workflow_scripts.maskdistill import coco, datasets, provenance, shards
 from workflow_scripts.maskdistill.errors import InputError
 
 MASK_COLUMNS = [
@@ -62,8 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         shards.rows_in_order(table, order),
         class_of,
         coco.category_names(settings["clustering"]["clusters"], classes),
-        {"provenance": cli.record(arguments, "pseudo_labels")},
     )
+    provenance.write_beside(arguments.output, cli.record(arguments, "pseudo_labels"))
     print(f"{len(listed)} images, {len(order)} masks")
     return 0
 

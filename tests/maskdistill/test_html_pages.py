@@ -7,7 +7,7 @@ from workflow_scripts.maskdistill import html_pages
 @pytest.fixture
 def template(tmp_path, monkeypatch):
     (tmp_path / "page.j2").write_text("<p>{{ name | loud }}</p>")
-    monkeypatch.setattr(html_pages, "_TEMPLATES", tmp_path)
+    monkeypatch.setattr(html_pages, "_HOME", tmp_path)
     return "page.j2"
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill import provenance, shards
 from workflow_scripts.maskdistill.errors import InputError
 
 VECTOR = np.linspace(-1, 1, 6, dtype=np.float32)
@@ -66,7 +66,7 @@ def numbered(count):
 def test_rows_of_every_stage_come_back(tmp_path, stage):
     path = tmp_path / "a.parquet"
     rows = [ROWS[stage], {"cluster": 2} if stage == "centroids" else {"image_id": 9}]
-    shards.write_table(path, stage, rows, shards.provenance(stage, {}), embedding_size=len(VECTOR))
+    shards.write_table(path, stage, rows, provenance.record(stage, {}), embedding_size=len(VECTOR))
     full, sparse = shards.read_rows(path)
     assert list(full) == list(ROWS[stage])
     for name, value in ROWS[stage].items():
@@ -100,7 +100,7 @@ def test_a_misspelt_column_is_an_error(tmp_path):
 def test_provenance_is_in_the_file(tmp_path):
     path = tmp_path / "a.parquet"
     settings = {"masks": {"top_k": 0.4, "heads": None}}
-    shards.write_table(path, "images", [], shards.provenance("masks", settings, weights="abc"))
+    shards.write_table(path, "images", [], provenance.record("masks", settings, weights="abc"))
     metadata = json.loads(pq.read_schema(path).metadata[b"maskdistill"])
     assert metadata == shards.read_metadata(path)
     assert metadata["stage"] == "masks"
@@ -292,7 +292,7 @@ def test_metadata_that_are_damaged(tmp_path):
     # They have no checksum.
     table = pa.table({"image_id": [1]})
     for metadata in (b'{"stage": "ima', b'{"stage": "\xff"}'):
-        damaged = table.replace_schema_metadata({shards.METADATA_KEY: metadata})
+        damaged = table.replace_schema_metadata({provenance.METADATA_KEY: metadata})
         pq.write_table(damaged, tmp_path / "a.parquet")
         with pytest.raises(InputError, match=r"a\.parquet: damaged.*; remove it and run its stage"):
             shards.read_metadata(tmp_path / "a.parquet")
@@ -306,7 +306,7 @@ def test_same_images():
 
 def test_file_digest(tmp_path):
     (tmp_path / "a").write_bytes(b"weights")
-    assert shards.file_digest(tmp_path / "a") == hashlib.sha256(b"weights").hexdigest()
+    assert provenance.file_digest(tmp_path / "a") == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_a_changed_byte_is_found(tmp_path):

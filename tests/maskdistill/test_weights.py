@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.shards import file_digest
+from workflow_scripts.maskdistill.provenance import file_digest
 from workflow_scripts.maskdistill.weights import (
     detectron2_names,
     load_strictly,

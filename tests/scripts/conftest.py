@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests import results_tree
 from workflow_scripts import write_gallery
-from workflow_scripts.maskdistill import masks, shards
+from workflow_scripts.maskdistill import masks, provenance, shards
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -47,7 +47,7 @@ def write_many(folder: Path, count: int, shard_count: int) -> list[str]:
             rows["candidates"].append(candidate | encoded)
         for stage, found in rows.items():
             path = folder / stage / f"{shard:04d}.parquet"
-            shards.write_table(path, stage, found, shards.provenance(stage, {}))
+            shards.write_table(path, stage, found, provenance.record(stage, {}))
     curation = {"classes": None, "names": ["cluster_001", "cluster_002", "cluster_003"]}
     settings = {"clustering": {"clusters": 3}, "curation": curation, "dataset": {}}
     options = [f"--settings={json.dumps(settings)}", "--dataset=many"]

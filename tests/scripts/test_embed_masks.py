@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from workflow_scripts import embed_masks
-from workflow_scripts.maskdistill import images, masks, shards
+from workflow_scripts.maskdistill import images, masks, provenance, shards
 from workflow_scripts.maskdistill.vit import Backbone
 
 SIZES = {5: (24, 32), 3: (40, 30), 9: (24, 32)}
@@ -66,7 +66,7 @@ def cls(backbone, pixels):
 def test_masked_images(call, backbone, tmp_path, tiny_backbone):
     found = call("masked_image")
     assert set(found) == set(MASKS)
-    digest = shards.file_digest(tiny_backbone["weights"])
+    digest = provenance.file_digest(tiny_backbone["weights"])
     assert shards.read_metadata(tmp_path / "out")["weights"] == digest
     for (image_id, mask_id), shift in MASKS.items():
         size = images.resized_size(*SIZES[image_id], shorter_side=32)

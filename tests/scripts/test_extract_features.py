@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from workflow_scripts import extract_features
-from workflow_scripts.maskdistill import images, shards
+from workflow_scripts.maskdistill import images, provenance, shards
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.vit import Backbone
 
@@ -57,7 +57,7 @@ def test_features_are_those_of_the_backbone(call, tmp_path, tiny_backbone):
         assert row["status"] == "ok"
     metadata = shards.read_metadata(output)
     assert metadata["patch_size"] == 8
-    assert metadata["weights"] == shards.file_digest(tiny_backbone["weights"])
+    assert metadata["weights"] == provenance.file_digest(tiny_backbone["weights"])
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (3, 4), (100, 2)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from workflow_scripts import make_masks
-from workflow_scripts.maskdistill import affinity, masks, shards
+from workflow_scripts.maskdistill import affinity, masks, provenance, shards
 from workflow_scripts.maskdistill.errors import InputError
 
 SETTINGS = {
@@ -41,7 +41,7 @@ def call(tmp_path, write_manifest):
         entries = {i: (f"{i}.jpg", *SIZE) for i in ids or [row["image_id"] for row in rows]}
         entries[99] = ("bad.jpg", None, None, "empty file (0 bytes)")
         manifest = write_manifest(tmp_path / "images.parquet", entries)
-        metadata = shards.provenance("features", {}, patch_size=PATCH)
+        metadata = provenance.record("features", {}, patch_size=PATCH)
         shards.write_table(tmp_path / "features.parquet", "features", rows, metadata)
         output = tmp_path / "masks.parquet"
         options = [f"--settings={json.dumps({'masks': {**SETTINGS, **changes}})}"]

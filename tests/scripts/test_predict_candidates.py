@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.scripts.test_train_mask_rcnn import ENGINES
 from workflow_scripts import predict_candidates
-from workflow_scripts.maskdistill import masks, shards
+from workflow_scripts.maskdistill import masks, provenance, shards
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn import engines
 from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
@@ -119,7 +119,8 @@ def test_provenance_names_settings_and_model(folder):
     metadata = shards.read_metadata(folder / "candidates.parquet")
     assert metadata["stage"] == "candidates"
     assert metadata["settings"]["mask_rcnn"]["test_side"] == 32
-    assert metadata["model_sha256"] == shards.file_digest(folder / "model.pt")
+    model = folder / "model.pt"
+    assert metadata["inputs"][str(model)] == provenance.file_digest(model)[:16]
 
 
 def test_an_image_that_vanished_is_an_error_and_no_output(folder):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from workflow_scripts.maskdistill import label_maps, shards
+from workflow_scripts.maskdistill import label_maps, provenance, shards
 from workflow_scripts.maskdistill.segmentation import prediction
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
 from workflow_scripts.maskdistill.training_run import publish
@@ -72,4 +72,5 @@ def test_every_image_that_is_ok_has_a_label_map_of_its_size(folder):
         assert (found[one.row["image_id"]] == one.labels()).mean() > 0.999
     metadata = shards.read_metadata(folder / "predictions.parquet")
     assert metadata["stage"] == "predictions"
-    assert metadata["model"] == shards.file_digest(folder / "model.pt")
+    model = folder / "model.pt"
+    assert metadata["inputs"][str(model)] == provenance.file_digest(model)[:16]

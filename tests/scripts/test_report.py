@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from workflow_scripts import evaluate, report, summarize
-from workflow_scripts.maskdistill import label_maps, masks, shards
+from workflow_scripts.maskdistill import label_maps, masks, provenance, shards
 from workflow_scripts.maskdistill.comparison import AP_SETTINGS
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.step_titles import step_title
@@ -101,16 +101,16 @@ def run(tmp_path):
         # Clusters have the classes' numbers the other way round.
         maps.append(label_maps.row(i, name, np.array([0, 2, 1] + [0] * 253, np.uint8)[labels]))
     manifest.append({"image_id": 9, "file_name": "<b>bad.jpg", "status": "empty file (0 bytes)"})
-    provenance = shards.provenance("masks", {}, weights={"sha256": "abc123"})
+    made_by = provenance.record("masks", {}, weights={"sha256": "abc123"})
     for stage, rows in (
         ("images", manifest),
         ("masks", mask_rows),
         ("assignments", assignments),
         ("label_maps", maps),
     ):
-        shards.write_table(tmp_path / f"{stage}.parquet", stage, rows, provenance)
+        shards.write_table(tmp_path / f"{stage}.parquet", stage, rows, made_by)
     candidate = {"image_id": 0, "candidate_id": 0, "cluster": 1, "score": 0.9}
-    shards.write_table(tmp_path / "candidates.parquet", "candidates", [candidate], provenance)
+    shards.write_table(tmp_path / "candidates.parquet", "candidates", [candidate], made_by)
     (tmp_path / "history.csv").write_text("step,loss,loss_mask\n1,2.0,1.5\n2,1.0,0.5\n3,0.5,\n")
     benchmark = tmp_path / "benchmarks" / "seed-0" / "mask_rcnn" / "model.tsv"
     benchmark.parent.mkdir(parents=True)
@@ -211,7 +211,8 @@ def test_report_without_ground_truth_reads_no_label(run):
 def test_nothing_of_the_input_becomes_markup(run):
     text = run(truth=True)
     page = Page(text)
-    assert "<script" not in text
+    scripts = re.findall(r"<script[^>]*>", text)
+    assert scripts == ['<script type="application/json" id="provenance">']  # data, never run
     assert page.elements["b"] == 2 + 4  # two clusters' headings, four marks of the paper
     assert EVIL in page.text
     assert "<b>bad.jpg" in page.text

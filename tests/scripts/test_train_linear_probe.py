@@ -50,7 +50,7 @@ def root(tmp_path):
 def test_it_writes_a_model_of_the_classes_and_its_history(root):
     assert main(arguments(root)) == 0
     model = torch.load(root / "probe.pt", weights_only=True)
-    assert set(model) == {"state_dict", "settings", "clusters"}
+    assert set(model) == {"state_dict", "settings", "clusters", "provenance"}
     assert model["clusters"] == 4
     with open(root / "probe.csv") as file:
         assert len(list(csv.DictReader(file))) == 6  # 4 images in batches of 2, three times

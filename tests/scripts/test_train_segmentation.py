@@ -48,7 +48,7 @@ def write_shards(root):
 def test_it_trains_on_all_shards_and_writes_model_and_history(tmp_path):
     assert main(arguments(tmp_path, write_shards(tmp_path))) == 0
     model = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
-    assert set(model) == {"state_dict", "settings", "clusters"}
+    assert set(model) == {"state_dict", "settings", "clusters", "provenance"}
     assert model["clusters"] == 2
     assert model["settings"]["head_width"] == 8
     with open(tmp_path / "out" / "history.csv") as file:

@@ -41,7 +41,7 @@ def dataset(
         mask_rows: rows of the masks stage with status ok.
         assignments: (image_id, mask_id) → category, 1, 2, …
         names: of the categories.
-        description: provenance, kept under `info`.
+        description: more for `info`.
         mask_id: the column that tells the masks of an image apart.
 
     Returns:
@@ -57,10 +57,9 @@ def write_dataset(
     mask_rows: Iterable[Mapping],
     assignments: Mapping[tuple[int, int], int],
     names: Sequence[str],
-    description: Mapping,
 ) -> None:
     """Write what `dataset` returns as JSON, row by row: it is never in memory as a whole."""
-    parts = _parts(image_rows, mask_rows, assignments, names, description, "mask_id")
+    parts = _parts(image_rows, mask_rows, assignments, names, {}, "mask_id")
     info = parts.pop("info")
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(f'{{"info": {json.dumps(info)}')

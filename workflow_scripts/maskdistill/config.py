@@ -3,7 +3,8 @@
 import copy
 import difflib
 import json
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import yaml
 
 from workflow_scripts.maskdistill import curation, datasets
 from workflow_scripts.maskdistill.errors import InputError
+
+_APPLIED_SHARD = 500  # most images of a shard of new images, if there are shards enough
 
 # What each rule's result depends on, beside its input files. Nothing else reaches the rule.
 RULE_SETTINGS: dict[str, tuple[str, ...]] = {
@@ -372,6 +375,43 @@ def _without_origin(settings: Mapping) -> dict:
     origin = ("root", "generate", "download")
     kept = {key: value for key, value in dataset.items() if key not in origin}
     return {**settings, "dataset": kept} if dataset else dict(settings)
+
+
+def listing_settings(
+    config: Mapping, described: Mapping, split: str, images: int | None = None
+) -> dict:
+    """What the listing of a split depends on: of the splits itself alone.
+
+    Args:
+        config: of the dataset.
+        described: how the images of the split are found, see `datasets.described`.
+        split: its name.
+        images: their number, of a folder of new images: small ones have fewer shards.
+    """
+    shards = split_shards(config, split)
+    return {
+        **rule_settings("list_images", config),
+        "dataset": {
+            "adapter": described["adapter"],
+            "splits": {split: described["splits"][split]},
+        },
+        "shards": shards if images is None else min(shards, math.ceil(images / _APPLIED_SHARD)),
+    }
+
+
+def changed_settings(old: Mapping, new: Mapping, prefix: str = "") -> Iterator[str]:
+    """`key.sub_key: old → new` for every setting in which two trees differ."""
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from changed_settings(before, after, f"{prefix}{key}.")
+        elif key not in old:
+            yield f"{prefix}{key}: new, {json.dumps(after, ensure_ascii=False)}"
+        elif key not in new:
+            yield f"{prefix}{key}: no longer used, was {json.dumps(before, ensure_ascii=False)}"
+        elif before != after:
+            values = (json.dumps(value, ensure_ascii=False) for value in (before, after))
+            yield f"{prefix}{key}: {' → '.join(values)}"
 
 
 def canonical_json(value: Any) -> str:

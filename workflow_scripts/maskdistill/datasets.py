@@ -63,6 +63,19 @@ def list_images(dataset: Mapping, root: Path, split: str) -> list[ListedImage]:
     return listed
 
 
+def described(dataset: Mapping, split: str | None, applied: Mapping[str, str]) -> Mapping:
+    """How the images of a split are found: adapter, splits and root.
+
+    Args:
+        dataset: the dataset's description in the config.
+        split: a key of its `splits`, or one of `applied`.
+        applied: splits of new images → their folders.
+    """
+    if split in applied:
+        return {"adapter": "folder", "splits": {split: "."}, "root": applied[split]}
+    return dataset
+
+
 def shard_of(file_name: str, shards: int) -> int:
     """The shard of an image, 0..shards - 1, by a stable hash of its relative path."""
     return _hash(f"shard:{file_name}") % shards

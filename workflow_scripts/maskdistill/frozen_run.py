@@ -165,12 +165,12 @@ def write(run: FrozenRun, path: str | os.PathLike) -> None:
     write_text(path, json.dumps(dataclasses.asdict(run)))
 
 
-def read(path: str | os.PathLike | None, *, rules: str) -> FrozenRun:
+def read(path: str | os.PathLike | None, *, rules: str | None = None) -> FrozenRun:
     """What the main process has written down.
 
     Args:
         path: of the file; None where the environment does not name it.
-        rules: digest of the rules as this process sees them.
+        rules: digest of the rules as this process sees them; None where it needs no rules.
 
     Raises:
         InputError: there is no such file, or the rules have changed.
@@ -181,7 +181,7 @@ def read(path: str | os.PathLike | None, *, rules: str) -> FrozenRun:
             "process of snakemake; have the executor pass the environment on"
         )
     content = read_json(path, remedy="start snakemake again, without --no-hooks")
-    if content["rules"] != rules:
+    if rules not in (None, content["rules"]):
         raise InputError(f"the rules have changed since this run was started; {_AGAIN}")
     for by_seed in content["names"].values():
         for seed in list(by_seed):  # JSON knows only texts as keys

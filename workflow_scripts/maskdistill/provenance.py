@@ -3,7 +3,8 @@
 The record is a JSON object. Parquet files carry it in their metadata, JSON files under
 `provenance` (COCO's under `info`), HTML pages in a data block, models under `provenance`, and
 folders in their hidden file `.maskdistill`. Formats that have no place for it, such as CSV, have it
-in a file NAME.provenance.json next to them.
+in a file NAME.provenance.json next to them, and so have pseudo-labels, whose content alone decides
+what is learned from them.
 """
 
 import hashlib
@@ -120,8 +121,8 @@ class RowsDigest:
 
 
 def in_html(page: str, content: Mapping) -> str:
-    """The page with the record in a data block at its end; `</` cannot end the block early."""
-    text = json.dumps(content, ensure_ascii=False).replace("</", "<\\/")
+    """The page with the record in a data block at its end, which nothing in it can end early."""
+    text = json.dumps(content).replace("<", "\\u003c")
     head, end, tail = page.rpartition("</body>")
     return f'{head}<script type="application/json" id="provenance">{text}</script>\n{end}{tail}'
 

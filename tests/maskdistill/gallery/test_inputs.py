@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from tests import results_tree
-from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill import provenance, shards
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.gallery.inputs import (
     Assignments,
@@ -54,7 +54,7 @@ def test_label_maps_of_other_images(inputs):
 def test_assignments(tmp_path):
     keys, clusters, distances = [(7, 0), (5, 1), (5, 0)], [1, 2, 3], [0.5, 0.25, 0.75]
     path = tmp_path / "a.parquet"
-    shards.write_assignments(path, keys, clusters, distances, shards.provenance("assignments", {}))
+    shards.write_assignments(path, keys, clusters, distances, provenance.record("assignments", {}))
     plain = Assignments([path], None)
     assert plain.of(5, 1) == {"cluster": 2, "distance": 0.25}
     assert plain.of(7, 0) == {"cluster": 1, "distance": 0.5}

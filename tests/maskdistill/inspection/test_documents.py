@@ -1,7 +1,7 @@
 import json
 
 from tests.maskdistill.inspection import describe, row_of
-from workflow_scripts.maskdistill import coco, shards
+from workflow_scripts.maskdistill import coco, provenance, shards
 
 
 def test_scores(tree):
@@ -39,10 +39,12 @@ def test_coco_files(tree, tmp_path):
     masks = [r for p in sorted((tree / "train/masks").glob("*")) for r in shards.read_rows(p)]
     images = [r for p in sorted((tree / "train/images").glob("*")) for r in shards.read_rows(p)]
     clusters = {(row["image_id"], row["mask_id"]): 2 for row in masks}
-    provenance = shards.provenance("pseudo_labels", {"clustering": {"clusters": 2}})
+    made_by = provenance.record("pseudo_labels", {"clustering": {"clusters": 2}})
     path = tmp_path / "pseudo_labels.json"
     names = coco.category_names(2, None)
-    path.write_text(json.dumps(coco.dataset(images, masks[1:], clusters, names, provenance)))
+    path.write_text(
+        json.dumps(coco.dataset(images, masks[1:], clusters, names, {"provenance": made_by}))
+    )
     text = describe(path)
     assert "COCO dataset: 4 images, 3 annotations, 2 categories" in text
     assert "clustering.clusters  2" in text
@@ -78,7 +80,7 @@ def test_small_files(tmp_path):
 
 def test_an_ablation(tmp_path):
     content = {
-        "provenance": shards.provenance("tabulate_ablation", {"clustering": {"clusters": 6}})
+        "provenance": provenance.record("tabulate_ablation", {"clustering": {"clusters": 6}})
     }
     content |= {"title": "Table 1: what each component adds", "tables": []}
     (tmp_path / "table_1.json").write_text(json.dumps(content))

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.maskdistill.inspection import describe, row_of
-from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill import provenance
 from workflow_scripts.maskdistill.errors import InputError
 
 
@@ -23,7 +23,7 @@ def test_models(tmp_path):
     save_file(state, tmp_path / "weights.safetensors")
     text = describe(tmp_path / "weights.safetensors")
     assert "weights: 2 tensors" in text
-    assert shards.file_digest(tmp_path / "weights.safetensors") in text
+    assert provenance.file_digest(tmp_path / "weights.safetensors") in text
 
 
 def test_checkpoints_of_both_trainings(tmp_path):

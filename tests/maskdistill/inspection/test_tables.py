@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.maskdistill.inspection import describe, row_of
-from workflow_scripts.maskdistill import shards, terminal
+from workflow_scripts.maskdistill import provenance, shards, terminal
 from workflow_scripts.maskdistill.errors import InputError
 
 
@@ -96,7 +96,7 @@ def test_parquet_files_of_others(tmp_path):
 
 def test_columns_of_another_version(tmp_path):
     schema = pa.schema([("image_id", pa.int64())]).with_metadata(
-        {shards.METADATA_KEY: json.dumps(shards.provenance("masks", {}))}
+        {provenance.METADATA_KEY: json.dumps(provenance.record("masks", {}))}
     )
     pq.write_table(pa.Table.from_pylist([{"image_id": 1}], schema), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="stage 'masks', but with other columns"):

@@ -5,7 +5,9 @@ import pytest
 from tests.maskdistill.inspection import describe, row_of
 from workflow_scripts.maskdistill import contact_sheets, drawing, label_maps
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.gallery.page import TEMPLATES
+from workflow_scripts.maskdistill.gallery.page import HOME, PAGE_FILES
+
+TEMPLATES = (HOME / PAGE_FILES[0]).parent
 
 
 def test_a_gallery_is_one_thing(tmp_path):

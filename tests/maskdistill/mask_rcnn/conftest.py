@@ -114,6 +114,7 @@ def fit(
         work_dir=folder / "runs",
         model=folder / "model.pt",
         history=folder / "history.csv",
+        record={},
         runtime=Runtime(
             device=device,
             workers=workers,

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill import provenance, shards
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.report import tables
 from workflow_scripts.maskdistill.report.inputs import Inputs
@@ -54,8 +54,8 @@ def test_counts_tell_what_became_of_the_images(tmp_path):
 
 
 def test_sources_are_what_shards_say_of_weights(tmp_path):
-    provenance = shards.provenance("masks", {"top_k": 1}, weights={"sha256": "abc"})
-    shards.write_table(tmp_path / "masks.parquet", "masks", [], provenance)
+    made_by = provenance.record("masks", {"top_k": 1}, weights={"sha256": "abc"})
+    shards.write_table(tmp_path / "masks.parquet", "masks", [], made_by)
     found = tables.sources(inputs(masks={"val": [tmp_path / "masks.parquet"]}))
     assert found == [("masks", "weights.sha256", "abc")]
 

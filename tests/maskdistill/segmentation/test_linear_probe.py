@@ -74,6 +74,7 @@ def train(shard, model_file, output="out", **changes):
         work_dir=root / output / "work",
         model_path=root / output / "model.pt",
         history_path=root / output / "history.csv",
+        record={},
         device=CPU,
     )
     return root / output / "model.pt"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from workflow_scripts.maskdistill import label_maps, shards
+from workflow_scripts.maskdistill import label_maps, provenance, shards
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.sampling import Sample
 from workflow_scripts.maskdistill.segmentation import training
@@ -49,7 +49,7 @@ def write_images(root: Path, count: int = 10, size: int = 40) -> Path:
         Image.fromarray(image.astype(np.uint8)).save(root / f"{number}.png")
         rows.append(label_maps.row(number, f"{number}.png", labels))
     shard = root / "label_maps.parquet"
-    shards.write_table(shard, "label_maps", rows, shards.provenance("filter_candidates", {}))
+    shards.write_table(shard, "label_maps", rows, provenance.record("filter_candidates", {}))
     return shard
 
 
@@ -63,6 +63,7 @@ def train(shard: Path, output: Path, work_dir: Path | None = None, workers: int 
         work_dir=work_dir or output / "work",
         model_path=output / "model.pt",
         history_path=output / "history.csv",
+        record={},
         device=CPU,
         workers=workers,
     )

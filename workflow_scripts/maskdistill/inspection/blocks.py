@@ -63,15 +63,20 @@ def check_end(path: Path, text: str, end: str = "") -> None:
         raise damaged(path, "its end is cut off")
 
 
+_NOT_LISTED = ("settings", "versions", "stage", "inputs")
+
+
 def provenance(metadata: Mapping) -> Lines:
     """Settings, checksums and versions, as a block of facts."""
     pairs = [(key, value(found)) for key, found in leaves(metadata.get("settings", {}))]
     pairs += [
         (key, value(found))
-        for key, found in leaves(
-            {k: v for k, v in metadata.items() if k not in ("settings", "versions", "stage")}
-        )
+        for key, found in leaves({k: v for k, v in metadata.items() if k not in _NOT_LISTED})
     ]
+    if inputs := metadata.get("inputs"):
+        first = next(iter(inputs))
+        more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
+        pairs.append(("inputs", terminal.plain(f"{first}{more}")))
     versions = metadata.get("versions", {})
     if versions:
         pairs.append(("versions", ", ".join(f"{name} {v}" for name, v in versions.items())))

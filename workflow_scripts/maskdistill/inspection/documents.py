@@ -25,6 +25,7 @@ from workflow_scripts.maskdistill.inspection.blocks import (
 )
 from workflow_scripts.maskdistill.inspection.tables import PER_CLASS
 from workflow_scripts.maskdistill.json_files import leaves
+from workflow_scripts.maskdistill.provenance import ENDING, read
 
 # Small files that say how something was made, and what they are.
 _MARKERS = {
@@ -63,6 +64,9 @@ def _json(path: Path, content: object) -> Lines:
             return titled(path, f"FiftyOne dataset: {len(content['samples']):,} samples")
         if {"media_type", "info"} <= content.keys():
             return titled(path, f"FiftyOne dataset {content['name']}: its fields")
+        if {"stage", "settings", "versions"} <= content.keys():
+            name = path.name.removesuffix(ENDING)
+            return titled(path, f"how {name} was made", provenance(content))
         if path.name in _MARKERS:
             lines = terminal.facts([(k, value(v)) for k, v in leaves(content)], indent=4)
             return titled(path, _MARKERS[path.name], ["", *lines])
@@ -92,8 +96,7 @@ def _coco_dataset(path: Path, content: Mapping) -> Lines:
         f"  COCO dataset: {len(listed):,} images, {len(annotations):,} annotations, "
         f"{len(names)} categories"
     )
-    info = content.get("info", {})
-    yield from provenance(info.get("provenance", {}))
+    yield from provenance(read(path) or {})
     with_any = {annotation["image_id"] for annotation in annotations}
     orphans = len(with_any - {image["id"] for image in listed})
     yield from ["", f"  {len(listed) - len(with_any) + orphans:,} images without annotation"]

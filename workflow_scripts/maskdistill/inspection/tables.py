@@ -99,7 +99,13 @@ def _provenance_of_shards(paths: Sequence[Path], stage: str) -> Lines:
     for path in paths:
         if _kind(path)[0] != stage:
             raise InputError(f"{path}: of another stage than {paths[0]}; give each by itself")
-        found[json.dumps(shards.read_metadata(path), sort_keys=True)].append(path)
+        # Every shard has input files of its own, and a listing.
+        alike = {
+            key: value
+            for key, value in shards.read_metadata(path).items()
+            if key not in ("inputs", "listing")
+        }
+        found[json.dumps(alike, sort_keys=True)].append(path)
     yield from provenance(json.loads(next(iter(found))))
     if len(found) > 1:
         yield ""

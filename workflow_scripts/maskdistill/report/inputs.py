@@ -6,6 +6,7 @@ from pathlib import Path
 
 from workflow_scripts.maskdistill import shards
 from workflow_scripts.maskdistill.step_colours import StepColours, step_colours
+from workflow_scripts.maskdistill.verification import Verdict
 
 ShardsBySplit = Mapping[str, Sequence[Path]]
 
@@ -30,6 +31,7 @@ class Inputs:
     benchmarks: Path | None = None
     paper_tables: Mapping = field(default_factory=dict)
     git_revision: str = "unknown"
+    verdict: Verdict | None = None  # on the files behind the report; None without a run
 
 
 def cluster_colours(inputs: Inputs) -> dict[str, StepColours]:

@@ -10,6 +10,7 @@ from workflow_scripts.maskdistill.report.inputs import Inputs, cluster_colours, 
 from workflow_scripts.maskdistill.step_titles import step_title
 
 REJECTED_SHOWN = 200  # rows of the table of rejected images
+DIFFERENCES_SHOWN = 20  # files that are named where they are not what the config says
 
 
 def render(inputs: Inputs) -> str:
@@ -34,6 +35,8 @@ def render(inputs: Inputs) -> str:
         titles={name: step_title(name) for name in inputs.steps},
         date=datetime.datetime.now(datetime.UTC),
         git_revision=inputs.git_revision,
+        verdict=inputs.verdict,
+        differences_shown=DIFFERENCES_SHOWN,
         versions=provenance.versions(),
         settings=tables.sections(inputs.settings),
         sources=tables.sources(inputs),

@@ -62,6 +62,6 @@ def sources(inputs: Inputs) -> list[tuple[str, str, object]]:
     for path in [*first_files, *inputs.assignments[:1]]:
         metadata = shards.read_metadata(path)
         stage = metadata.pop("stage", "")
-        details = {k: v for k, v in metadata.items() if k not in ("settings", "versions")}
+        details = {k: v for k, v in metadata.items() if k not in ("settings", "versions", "inputs")}
         found |= {(stage, key): value for key, value in leaves(details)}
     return [(stage, key, value) for (stage, key), value in found.items()]

@@ -1,0 +1,49 @@
+"""Check whether every output of a dataset is what config, code and input files say now.
+
+Reads what the outputs in results/DATASET say of their making and names each one that was made with
+other settings, by other code, or from other files. The exit code is 1 if any differs.
+"""
+
+import argparse
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import frozen_run, verification
+from workflow_scripts.maskdistill.code_digest import rules_digest
+from workflow_scripts.maskdistill.config import merge, read_yaml
+from workflow_scripts.maskdistill.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the verdict; exit code 0 if nothing differs, else 1."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", help="a file config/datasets/DATASET.yaml")
+    parser.add_argument(
+        "--configfile",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="files with overrides, those that snakemake was given",
+    )
+    options = parser.parse_args(argv)
+
+    config = merge(
+        read_yaml(cli.HOME / "config" / "default.yaml"), *map(read_yaml, options.configfile)
+    )
+    config = merge(config, {"datasets": [options.dataset]})
+    run = frozen_run.parse(config, cli.HOME, rules=rules_digest(cli.HOME))
+    root = Path("results") / options.dataset
+    if not root.is_dir():
+        raise InputError(f"{root}: there is no such folder; run snakemake first")
+    outputs = list(verification.outputs(root))
+    if not outputs:
+        raise InputError(f"{root}: nothing that the workflow writes is in it; run snakemake first")
+    verdict = verification.verify(outputs, root, run, options.dataset, cli.HOME)
+    print("\n".join(verification.describe(verdict)))
+    return 1 if verdict.differences else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
