@@ -36,7 +36,7 @@ def test_the_masks_are_those_of_stored_features(folder, tiny_backbone, batch_siz
     settings = {"features": tiny_backbone, "masks": MASKS}
     options = [f"--settings={json.dumps(settings)}", f"--images={folder / 'images'}"]
     runtime = [f"--root={folder}", "--device=cpu", "--workers=2", f"--batch-size={batch_size}"]
-    features, stored, direct = (folder / name for name in ("features", "stored", "direct"))
+    features, stored, direct = (folder / f"{name}.parquet" for name in ("f", "stored", "direct"))
     assert extract_features.main([*options, *runtime, f"--output={features}"]) == 0
     assert make_masks.main([*options, f"--features={features}", f"--output={stored}"]) == 0
     features.unlink()

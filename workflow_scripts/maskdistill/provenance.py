@@ -18,6 +18,7 @@ from pathlib import Path
 
 import ijson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workflow_scripts.maskdistill.atomic import folder_record, write_text
@@ -113,7 +114,24 @@ class RowsDigest:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Add the rows of one row group."""
-        self._digest.update(batch.serialize())
+        for column in batch.columns:
+            self._add(column)
+
+    def _add(self, values: pa.Array) -> None:
+        # Arrow's own buffers hold anything where a value is null.
+        self._digest.update(values.is_valid().to_numpy(zero_copy_only=False).tobytes())
+        values, kind = values.drop_null(), values.type
+        if pa.types.is_struct(kind):
+            for field in kind:
+                self._add(pc.struct_field(values, field.name))
+        elif pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+            self._add(pc.list_value_length(values))
+            self._add(values.flatten())
+        elif pa.types.is_binary(kind) or pa.types.is_string(kind):
+            self._add(pc.binary_length(values))
+            self._digest.update(b"".join(values.cast(pa.binary()).to_pylist()))
+        else:
+            self._digest.update(values.to_numpy(zero_copy_only=False).tobytes())
 
     def metadata(self) -> dict[bytes, bytes]:
         """What to add to the file's metadata."""
