@@ -201,15 +201,17 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
-def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
-    """`snakemake … all` in a folder, as a person would start it there."""
+def snakemake(
+    folder: Path, *arguments: str, target: str | None = "all", **environment: str
+) -> subprocess.Popen:
+    """`snakemake … TARGET` in a folder, as a person would start it there."""
     variables = os.environ | environment
     # GPUs of this machine, if any, are not SLURM's; both runs are to compute on CPUs.
     variables |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables["PATH"]])
     with open(folder / "printed.txt", "w") as output:
         return subprocess.Popen(
-            ["snakemake", *arguments, "all"],
+            ["snakemake", *arguments, *filter(None, [target])],
             cwd=folder,
             env=variables,
             stdout=output,

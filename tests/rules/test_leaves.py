@@ -1,0 +1,200 @@
+"""Every key of the config: which rules its change makes stale, by declaration and by Snakemake.
+
+What each rule declares is proved equal to what its program reads elsewhere
+(tests/maskdistill/test_read_settings.py). Here the declarations give, for every key, the rules that
+it reaches, and Snakemake's plan on a finished run must be those rules and all that follow them.
+"""
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from tests.rules.conftest import REPOSITORY, Workflow
+from workflow_scripts.maskdistill.config import (
+    RULE_SETTINGS,
+    curated,
+    merge,
+    read_yaml,
+    report_settings,
+    rule_settings,
+)
+from workflow_scripts.maskdistill.json_files import leaves
+
+pytestmark = pytest.mark.workflow
+DEFAULTS = merge(
+    read_yaml(REPOSITORY / "config" / "default.yaml")["defaults"],
+    {"dataset": {"splits": {"train": "train"}}},
+)
+SCHEMA = read_yaml(REPOSITORY / "config" / "schemas" / "dataset.schema.yaml")
+# They change which jobs there are, beyond what a rule is told: see tests/rules/test_staleness.py.
+SHAPES_THE_PLAN = re.compile(
+    r"shards|seeds|store_features|crf\.(enabled|rounds)|clustering\.support"
+    r"|evaluation\.linear_probe\.enabled|evaluation\.ablations\..*|exports\.formats"
+)
+# Whose alternative a schema does not tell.
+ALTERNATIVES = {
+    "features.weights": "other.pth",
+    "embedding.weights": "other.pth",
+    "mask_rcnn.weights": "other.pth",
+    "segmentation.weights": "other.pth",
+    "features.backbone": "vit_small_patch16_224",
+    "features.backbone_options": {"depth": 3},
+    "embedding.backbone": "resnet18",
+    "embedding.backbone_options": {"layers": [1, 1, 1, 1]},
+    "masks.heads": [0],
+    "exports.weights_licence": "CC0-1.0",
+}
+# Keys whose value Snakemake checks against others, so that they are not planned one by one.
+NOT_ALONE = {
+    "embedding.backbone",
+    "mask_rcnn.anchor_sizes",
+    "mask_rcnn.engine",
+    "mask_rcnn.fpn",
+}
+
+
+def keys() -> list[str]:
+    """Every key of the config's stages, dotted."""
+    return [key for key, _ in leaves(DEFAULTS) if not key.startswith("dataset.")]
+
+
+def alternative(key: str, value: object) -> object:
+    """Another value that the schema allows."""
+    if key in ALTERNATIVES:
+        return ALTERNATIVES[key]
+    node = SCHEMA
+    for part in key.split("."):
+        node = node["properties"][part]
+    if "$ref" in node:
+        node = {**node, **SCHEMA["$defs"][node["$ref"].rpartition("/")[2]]}
+    if "enum" in node:
+        return next(found for found in node["enum"] if found != value)
+    if isinstance(value, bool):
+        return not value
+    if not value and isinstance(value, list):
+        return ["demo"]
+    if isinstance(value, list) and isinstance(value[-1], str):
+        return value[:-1]
+    if isinstance(value, list):
+        return [*value[:-1], alternative_number(value[-1], node["items"])]
+    if value is None:
+        return 7
+    return alternative_number(value, node)
+
+
+def alternative_number(value: float, node: Mapping) -> float:
+    """Another number within the bounds of a schema."""
+    if isinstance(value, int) and node.get("type") != "number" and "share" not in str(node):
+        return value + 1
+    return value / 2 if value else 0.25
+
+
+def changed(settings: Mapping, key: str) -> dict:
+    """The settings with another value for one key."""
+    section = copy.deepcopy(dict(settings))
+    *parents, last = key.split(".")
+    node = section
+    for parent in parents:
+        node = node.setdefault(parent, {})
+    node[last] = alternative(key, node.get(last, dict(leaves(DEFAULTS)).get(key)))
+    return section
+
+
+def reached(before: Mapping, key: str) -> frozenset[str]:
+    """The rules that are told of a key."""
+    after = changed(before, key)
+    rules = {
+        rule for rule in RULE_SETTINGS if rule_settings(rule, before) != rule_settings(rule, after)
+    }
+    if report_settings(before) != report_settings(after):
+        rules.add("report")
+    return frozenset(rules)
+
+
+def groups() -> Iterator[tuple[frozenset[str], list[str]]]:
+    """Rules that are told of the same keys, and these keys."""
+    found: dict[frozenset[str], list[str]] = {}
+    for key in keys():
+        if not SHAPES_THE_PLAN.fullmatch(key) and key not in NOT_ALONE:
+            found.setdefault(reached(DEFAULTS, key), []).append(key)
+    yield from found.items()
+
+
+def test_every_key_reaches_a_rule_or_is_said_to_reach_none() -> None:
+    unread = {key for key in keys() if not reached(DEFAULTS, key)}
+    # What these decide is decided when the workflow is planned, or where a split is merged.
+    assert unread == {
+        "images.max_rejected",
+        "images.max_rejected_count",
+        "exports.formats",
+        *(key for key in keys() if key.startswith("evaluation.ablations.")),
+    } - {"evaluation.ablations.dino_seg_mass", "evaluation.ablations.lost_patches"}
+
+
+def test_curation_is_the_same_for_all_that_come_after_the_clustering() -> None:
+    config = curated(DEFAULTS, {1: "a", 2: "a"})
+    assert config["clustering"]["clusters"] == DEFAULTS["clustering"]["clusters"] - 1
+
+
+@pytest.fixture(scope="module")
+def successors(finished: Workflow) -> dict[str, set[str]]:
+    """Rule → rules that read its output, in the plan of `all`."""
+    done = finished.snakemake("--forceall", "--rulegraph", "dot", "--quiet", "all")
+    assert done.returncode == 0, done.stdout
+    names = dict(re.findall(r'^\s*(\d+)\[label = "(\w+)', done.stdout, re.MULTILINE))
+    found: dict[str, set[str]] = {name: set() for name in names.values()}
+    for before, after in re.findall(r"^\s*(\d+) -> (\d+)$", done.stdout, re.MULTILINE):
+        found[names[before]].add(names[after])
+    return found
+
+
+def following(rules: set[str], successors: Mapping[str, set[str]]) -> set[str]:
+    """These rules and all that come after them."""
+    found: set[str] = set()
+    waiting = [rule for rule in rules if rule in successors]
+    while waiting:
+        rule = waiting.pop()
+        if rule not in found:
+            found.add(rule)
+            waiting += successors[rule]
+    return found - {"all"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "key"),
+    [(rules, found[0]) for rules, found in groups()],
+    ids=[found[0] for _, found in groups()],
+)
+def test_the_plan_is_what_the_key_reaches(
+    finished: Workflow, successors: dict, rules: frozenset, key: str
+) -> None:
+    """One key stands for all that reach the same rules; `every_key` below goes through all."""
+    check(finished, successors, rules, key)
+
+
+@pytest.mark.every_key
+def test_the_plan_of_every_key(finished: Workflow, successors: dict) -> None:
+    for rules, found in groups():
+        for key in found:
+            check(finished, successors, rules, key)
+
+
+def check(finished: Workflow, successors: dict, rules: frozenset, key: str) -> None:
+    """The plan after another value of the key."""
+    (finished.directory / "other.pth").write_bytes(b"")
+    whole = merge(DEFAULTS, finished.overrides)
+    overrides = merge(finished.overrides, difference(whole, changed(whole, key)))
+    assert set(finished.stale("all", overrides=overrides)) == following(rules, successors), key
+
+
+def difference(before: Mapping, after: Mapping) -> dict:
+    """What of `after` is not in `before`."""
+    return {
+        key: difference(before[key], value)
+        if isinstance(value, Mapping) and isinstance(before.get(key), Mapping) and before[key]
+        else value
+        for key, value in after.items()
+        if before.get(key) != value
+    }

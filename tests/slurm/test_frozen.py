@@ -1,0 +1,176 @@
+"""What people edit while jobs wait in a queue of SLURM reaches none of them."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.rules.conftest import logs
+from tests.slurm.controller import Controller, missing_programs
+from tests.slurm.test_slurm import checkout, printed, snakemake, wait_for
+from workflow_scripts.maskdistill import provenance
+from workflow_scripts.maskdistill.config import merge, read_yaml
+
+pytestmark = [
+    pytest.mark.timeout(3600),
+    pytest.mark.workflow,
+    pytest.mark.skipif(
+        bool(missing_programs()),
+        reason=f"no SLURM here: {', '.join(missing_programs())} not installed "
+        "(Debian: slurm-wlm and munge)",
+    ),
+]
+SHARDS = 2
+MASKS = [f"results/small/train/masks/{shard:04d}.parquet" for shard in range(SHARDS)]
+
+
+@pytest.fixture(scope="module")
+def controller() -> Iterator[Controller]:
+    """A SLURM of our own."""
+    controller = Controller()
+    try:
+        controller.start()
+        yield controller
+    finally:
+        controller.stop()
+
+
+@pytest.fixture(scope="module")
+def with_features(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository with a dataset of two shards, up to its features."""
+    folder = checkout(tmp_path_factory.mktemp("features"))
+    profile = folder / "profiles" / "slurm" / "config.yaml"
+    text = profile.read_text().replace("# slurm-partition-config", "slurm-partition-config")
+    profile.write_text(text + "slurm-init-seconds-before-status-checks: 2\n")
+    set_top_k(folder, 0.1)
+    features = [path.replace("masks", "features") for path in MASKS]
+    assert run(controller, folder, targets=features) == 0, printed(folder) + logs(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(with_features: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(with_features, tmp_path / "copy", symlinks=True)
+
+
+def set_top_k(folder: Path, value: float) -> None:
+    """Edit the dataset's config."""
+    path = folder / "config" / "datasets" / "small.yaml"
+    changed = merge(read_yaml(path), {"masks": {"top_k": value}, "shards": SHARDS})
+    path.write_text(yaml.safe_dump(changed))
+
+
+def run(
+    controller: Controller,
+    folder: Path,
+    *options: str,
+    edit: Callable[[], None] | None = None,
+    targets: list[str] = MASKS,
+) -> int:
+    """Make the masks; with `edit`, one after the other, and it is called after the first."""
+    arguments = ["--profile", "slurm", *options, *targets]
+    if edit is not None:
+        arguments += ["--jobs", "1"]
+    with snakemake(folder, *arguments, target=None, **controller.environment) as process:
+        if edit is not None:
+            wait_for(lambda: made(folder) or process.poll() is not None)
+            assert made(folder) == 1, printed(folder) + logs(folder)
+            edit()
+        return process.wait(timeout=1500)
+
+
+def made(folder: Path) -> int:
+    """Number of shards of masks."""
+    return sum((folder / path).exists() for path in MASKS)
+
+
+def stale(controller: Controller, folder: Path) -> set[str]:
+    """The rules that would run."""
+    assert run(controller, folder, "--dry-run", "--quiet=host") == 0, printed(folder)
+    text = (folder / "printed.txt").read_text()
+    if "Nothing to be done" in text:
+        return set()
+    lines = text.split("Job stats:")[1].split("\n\n")[0].splitlines()
+    return {line.split()[0] for line in lines[3:]} - {"total"}
+
+
+def top_k(folder: Path) -> list[float]:
+    """What the masks say that they were made with."""
+    return [provenance.read(folder / path)["settings"]["masks"]["top_k"] for path in MASKS]
+
+
+def verify(folder: Path) -> subprocess.CompletedProcess:
+    """Run the program there."""
+    return subprocess.run(
+        ["python", "-m", "workflow_scripts.verify", "small"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_config_that_is_edited_while_jobs_wait(controller: Controller, folder: Path) -> None:
+    done = run(controller, folder, edit=lambda: set_top_k(folder, 0.2))
+    assert done == 0, printed(folder) + logs(folder) + controller.logs()
+    # What was computed, what it says of itself, and what Snakemake has recorded are one.
+    assert top_k(folder) == [0.1] * SHARDS
+    assert stale(controller, folder) == {"make_masks"}
+    assert verify(folder).stdout.count("masks.top_k: 0.1 → 0.2") == SHARDS
+    set_top_k(folder, 0.1)
+    assert stale(controller, folder) == set()
+    assert verify(folder).returncode == 0
+
+    set_top_k(folder, 0.2)
+    assert run(controller, folder) == 0
+    assert top_k(folder) == [0.2] * SHARDS
+    assert stale(controller, folder) == set()
+    set_top_k(folder, 0.1)
+    assert stale(controller, folder) == {"make_masks"}
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "words"),
+    [
+        (
+            "workflow_scripts/maskdistill/affinity.py",
+            "> 0\n",
+            "> 0.0\n",
+            "the code of make_masks has changed since this run of the workflow was started",
+        ),
+        (
+            "rules/masks.smk",
+            "--images {input.images}",
+            "--images  {input.images}",
+            "the rules have changed since this run was started",
+        ),
+    ],
+)
+def test_code_that_is_edited_while_jobs_wait(
+    controller: Controller, folder: Path, path: str, old: str, new: str, words: str
+) -> None:
+    text = (folder / path).read_text()
+    assert old in text
+    done = run(
+        controller,
+        folder,
+        "--retries=0",
+        edit=lambda: (folder / path).write_text(text.replace(old, new)),
+    )
+    assert done != 0
+    assert made(folder) == 1
+    said = printed(folder) + logs(folder) + slurm_logs(folder)
+    assert words in said, said
+    assert stale(controller, folder) == {"make_masks"}
+    (folder / path).write_text(text)
+    assert run(controller, folder) == 0, printed(folder) + logs(folder)
+    assert verify(folder).returncode == 0
+
+
+def slurm_logs(folder: Path) -> str:
+    """What Snakemake printed in its jobs."""
+    paths = sorted(folder.glob(".snakemake/slurm_logs/**/*.log"))
+    return "\n".join(path.read_text()[-2000:] for path in paths)
