@@ -124,7 +124,7 @@ def _write_shard(folder: Path, split: str, shard: int, names: list[str], first_i
         candidates,
         "candidates",
         [row for i, labels in truth.items() for row in _candidates(i, labels, names[i - first_id])],
-        provenance.record("candidates", {"mask_rcnn": {"score_floor": 0.05}}),
+        provenance.record("candidates", {"candidates": {"score_floor": 0.05}}),
     )
     clusters = {"clustering": SETTINGS["clustering"]}
     _run(

@@ -1,8 +1,8 @@
 """Apply trained models to single images: label map, overlay and, with a Mask R-CNN, objects.
 
 Writes STEM.png, STEM_overlay.jpg and STEM.json (COCO) into a folder. --settings takes parts of a
-dataset's config: `mask_rcnn` and `confidence` (else those of config/default.yaml), `crf` (else no
-CRF).
+dataset's config: `predictions`, `candidates` and `confidence` (else those of config/default.yaml),
+`crf` (else no CRF).
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import atomic, coco, confidence, crf, images, label_maps
-from workflow_scripts.maskdistill.config import read_yaml
+from workflow_scripts.maskdistill.config import check_moved, read_yaml
 from workflow_scripts.maskdistill.device import choose_device
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.exports.coco import instances
@@ -51,16 +51,22 @@ def main(argv: list[str] | None = None) -> int:
     for path in arguments.image:
         _refuse_to_overwrite(given, [_output(arguments, path, ending) for ending in ENDINGS])
 
+    check_moved(arguments.settings, source="--settings")
+    defaults = read_yaml(DEFAULTS)["defaults"]
+
+    def section(name: str) -> dict:
+        return defaults[name] | arguments.settings.get(name, {})
+
     device = choose_device(arguments.device)
-    segmentation = prediction.load_predictor(arguments.model, device)
+    segmentation = prediction.load_predictor(
+        arguments.model, device, precision=section("predictions")["precision"]
+    )
     detector = None
     if arguments.mask_rcnn:
-        defaults = read_yaml(DEFAULTS)["defaults"]
-        given = arguments.settings
-        settings = prediction_settings(defaults["mask_rcnn"] | given.get("mask_rcnn", {}))
+        settings = prediction_settings(section("candidates"))
         threshold = arguments.threshold
         if threshold is None:
-            threshold = (defaults["confidence"] | given.get("confidence", {}))["threshold"]
+            threshold = section("confidence")["threshold"]
         detector = engines.load_predictor(arguments.mask_rcnn, settings=settings, device=device)
     names = [coco.category_name(number) for number in range(1, segmentation.clusters + 1)]
     if arguments.classes:

@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     metrics = None
     if arguments.metrics:
         metrics = read_json(arguments.metrics, remedy="evaluate writes it")
-    model = prediction.load_predictor(arguments.model, torch.device("cpu")).model
+    predictor = prediction.load_predictor(arguments.model, torch.device("cpu"))
+    model = predictor.model
     statuses = shards.read_table(arguments.images, ["status"])["status"].to_pylist()
     program = deployment.export(model)
     record = cli.record(arguments, "model_export")
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             dataset=arguments.dataset,
             images=statuses.count(shards.OK),
             settings=arguments.settings,
+            training=predictor.settings,
             metrics=metrics,
             step=arguments.step,
             agreement=agreement,

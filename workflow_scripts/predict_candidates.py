@@ -1,6 +1,6 @@
 """Predict the candidate masks of one shard of images with a trained Mask R-CNN.
 
-Of the settings, those of the training are ignored here.
+The architecture is that of the model file.
 """
 
 from workflow_scripts import cli
@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the rule predict_candidates."""
     arguments = cli.prediction_parser("predict_candidates", __doc__).parse_args(argv)
 
-    settings = prediction_settings(arguments.settings["mask_rcnn"])
+    settings = prediction_settings(arguments.settings["candidates"])
     predictor = load_predictor(
         arguments.model, settings=settings, device=choose_device(arguments.device)
     )

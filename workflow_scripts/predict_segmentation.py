@@ -9,7 +9,11 @@ from workflow_scripts.maskdistill.segmentation import prediction
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`."""
     options = cli.prediction_parser("predict_segmentation", __doc__).parse_args(argv)
-    predictor = prediction.load_predictor(options.model, choose_device(options.device))
+    predictor = prediction.load_predictor(
+        options.model,
+        choose_device(options.device),
+        precision=options.settings["predictions"]["precision"],
+    )
     rows = shards.read_usable(options.images)
     predictions = predictor.predict(
         rows, options.root, batch_size=options.batch_size, workers=options.workers

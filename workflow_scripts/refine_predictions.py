@@ -14,7 +14,11 @@ def main(argv: list[str] | None = None) -> int:
     options = cli.prediction_parser("refine_predictions", __doc__).parse_args(argv)
     settings = crf.read_settings(options.settings["crf"])
     with crf.start_workers(options.workers, settings) as workers:
-        predictor = prediction.load_predictor(options.model, choose_device(options.device))
+        predictor = prediction.load_predictor(
+            options.model,
+            choose_device(options.device),
+            precision=options.settings["predictions"]["precision"],
+        )
         rows = shards.read_usable(options.images)
         predictions = predictor.predict(
             rows, options.root, batch_size=options.batch_size, workers=options.workers

@@ -10,7 +10,7 @@ from workflow_scripts import cli
 from workflow_scripts.maskdistill import distributed
 from workflow_scripts.maskdistill.device import choose_device
 from workflow_scripts.maskdistill.ground_truth import GroundTruth
-from workflow_scripts.maskdistill.segmentation import linear_probe, training
+from workflow_scripts.maskdistill.segmentation import linear_probe
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,8 +37,9 @@ def main(argv: list[str] | None = None) -> int:
         options.root,
         classes=len(truth.class_names),
         segmentation_model=options.segmentation_model,
-        segmentation=training.read_settings(settings["segmentation"]),
         settings=linear_probe.read_settings(settings["evaluation"]["linear_probe"]),
+        views={name: settings["segmentation"][name] for name in linear_probe.VIEWS},
+        precision=settings["predictions"]["precision"],
         seed=options.seed,
         work_dir=options.work_dir,
         model_path=options.model,

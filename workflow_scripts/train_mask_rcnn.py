@@ -1,8 +1,7 @@
 """Train Mask R-CNN on pseudo-masks.
 
-Of the settings, those of the prediction are ignored here. A training
-that was killed goes on from its last checkpoint when the same command is run again. Under torchrun
-it runs on several GPUs.
+A training that was killed goes on from its last checkpoint when the same command is run again.
+Under torchrun it runs on several GPUs.
 """
 
 from pathlib import Path
@@ -27,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--history", type=Path, required=True, help="CSV of losses to write")
     parser.add_argument("--seed", type=int, required=True, help="of order, augmentation, weights")
     parser.add_argument(
-        "--checkpoint-every", type=int, default=500, help="steps between two checkpoints"
+        "--checkpoint-every", type=int, default=200, help="steps between two checkpoints"
     )
     parser.add_argument(
         "--processes",

@@ -56,7 +56,7 @@ MASK_RCNN = {
     "roi_size": 4,
     "anchor_sizes": [24, 48, 80],
 }
-CANDIDATES = {"test_side": 64, "test_proposals": 8, "candidates_per_image": 4, "score_floor": 0.0}
+CANDIDATES = {"shorter_side": 64, "proposals": 8, "per_image": 4, "score_floor": 0.0}
 
 
 class Stage(NamedTuple):
@@ -174,7 +174,7 @@ def _stages(folder: Path) -> Iterator[Stage]:
     yield Stage("write_pseudo_labels", settings, options, folder / "pseudo_labels.json")
 
     options = (*root, *images, "--model", folder / "mask_rcnn.pt", "--output", found)
-    yield Stage("predict_candidates", {"mask_rcnn": CANDIDATES}, options)
+    yield Stage("predict_candidates", {"candidates": CANDIDATES}, options)
     options = (*images, *tolerated, "--candidates", candidates)
     options = (*options, "--output", folder / "candidates.json")
     yield Stage("write_results", {}, options, folder / "candidates.json")
@@ -184,8 +184,10 @@ def _stages(folder: Path) -> Iterator[Stage]:
     yield Stage("filter_candidates", settings, options, folder / "label_maps.parquet")
 
     model = (*root, *images, "--model", folder / "segmentation.pt", "--output")
-    yield Stage("predict_segmentation", {}, (*model, predicted))
-    yield Stage("refine_predictions", {"crf": {"iterations": 1}}, (*model, refined))
+    settings = {"predictions": DEFAULTS["predictions"]}
+    yield Stage("predict_segmentation", settings, (*model, predicted))
+    settings = settings | {"crf": {"iterations": 1}}
+    yield Stage("refine_predictions", settings, (*model, refined))
     options = ("--shards", predicted, "--output", folder / "unpacked")
     yield Stage("unpack_label_maps", {"curation": curation}, options)
 
@@ -203,7 +205,7 @@ def _stages(folder: Path) -> Iterator[Stage]:
 
 def _write_candidates(path: Path, manifest: Path) -> None:
     """As many as Mask R-CNN may find in every image, few of them confident."""
-    count = DEFAULTS["mask_rcnn"]["candidates_per_image"]
+    count = DEFAULTS["candidates"]["per_image"]
     with shard_writer(path, "candidates", {}) as writer:
         for image in read_rows(manifest):
             mask = np.zeros((image["height"], image["width"]), bool)

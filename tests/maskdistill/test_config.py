@@ -1,12 +1,19 @@
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from workflow_scripts.maskdistill import config
+from workflow_scripts.maskdistill import config, crf
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.mask_rcnn import settings as mask_rcnn
+from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime
+from workflow_scripts.maskdistill.precision import PRECISIONS
+from workflow_scripts.maskdistill.segmentation import linear_probe
+from workflow_scripts.maskdistill.segmentation import training as segmentation
 
 FOLDER = Path(__file__).parents[2] / "config"
 SCHEMA = FOLDER / "schemas" / "dataset.schema.yaml"
@@ -232,13 +239,13 @@ def stale_after(change, name="demo"):
 
 
 READS_LABELS = {
-    "tabulate_ablation",
     "evaluate",
     "evaluate_instances",
     "write_ground_truth",
     "train_linear_probe",
     "evaluate_linear_probe",
     "write_gallery",
+    "export_dataset",
 }
 
 
@@ -248,23 +255,25 @@ READS_LABELS = {
     [
         (
             {"features": {"shorter_side": 99}},
-            {"extract_features", "extract_masks", "embed_masks", "export_model"},
+            {"extract_features", "extract_masks", "embed_masks"},
         ),
+        ({"features": {"precision": "float16"}}, {"extract_features", "extract_masks"}),
         ({"masks": {"center_keys": False}}, {"make_masks", "extract_masks", "lost"}),
         ({"masks": {"top_k": 0.11}}, {"make_masks", "extract_masks"}),
         ({"store_features": False}, set()),  # other jobs
         ({"embedding": {"input": "box_crop"}}, {"embed_masks"}),
-        ({"mask_rcnn": {"iterations": 7}}, {"train_mask_rcnn", "predict_candidates"}),
-        ({"confidence": {"threshold": 0.123}}, {"filter_candidates"}),
+        ({"mask_rcnn": {"iterations": 7, "longer_side": 77}}, {"train_mask_rcnn"}),
+        ({"mask_rcnn": {"precision": "bfloat16"}}, {"train_mask_rcnn"}),
         (
-            {"segmentation": {"epochs": 77}},
-            {
-                "train_segmentation",
-                "predict_segmentation",
-                "refine_predictions",
-                "train_linear_probe",
-                "export_model",
-            },
+            {"candidates": {"longer_side": 77, "score_floor": 0.2, "precision": "float16"}},
+            {"predict_candidates"},
+        ),
+        ({"confidence": {"threshold": 0.123}}, {"filter_candidates"}),
+        ({"segmentation": {"epochs": 77, "precision": "float16"}}, {"train_segmentation"}),
+        ({"segmentation": {"crop_size": 77}}, {"train_segmentation", "train_linear_probe"}),
+        (
+            {"predictions": {"precision": "bfloat16"}},
+            {"predict_segmentation", "refine_predictions", "train_linear_probe"},
         ),
         ({"crf": {"iterations": 77}}, {"refine_predictions"}),
         ({"crf": {"rounds": 7}}, set()),  # more jobs, but the same ones
@@ -272,7 +281,9 @@ READS_LABELS = {
         ({"report": {"examples": 77}}, set()),
         ({"dataset": {"root": "elsewhere"}}, set()),
         ({"evaluation": {"linear_probe": {"epochs": 7}}}, {"train_linear_probe"}),
-        ({"dataset": {"ground_truth": False, "classes": []}}, READS_LABELS | {"export_dataset"}),
+        ({"evaluation": {"linear_probe": {"enabled": False}}}, set()),
+        ({"clustering": {"support": ["other"]}}, set()),  # other input files
+        ({"dataset": {"ground_truth": False, "classes": []}}, READS_LABELS),
         ({"images": {"min_side": 77}}, {"list_images"}),
         ({"images": {"max_rejected": 0.7, "max_rejected_count": 77}}, set()),
         (
@@ -284,7 +295,6 @@ READS_LABELS = {
                 "filter_candidates",
                 "train_segmentation",
                 "evaluate",
-                "evaluate_instances",
                 "write_gallery",
                 # the names of the clusters
                 "unpack_label_maps",
@@ -357,6 +367,57 @@ def test_only_a_root_in_data_is_downloaded_into(root, download, expected):
     assert config.is_downloaded(dataset) == expected
 
 
+@pytest.mark.parametrize(("old", "new"), config.MOVED.items())
+def test_a_key_that_has_moved_names_the_new_one(dataset, old, new):
+    section, key = old.split(".")
+    message = error_of(dataset, config.merge(MINE, {section: {key: 1}}))
+    assert message.endswith(f"mine.yaml: {old} is now {new}; write it there (config/README.md)")
+    section, key = new.split(".")
+    assert key in DEFAULT["defaults"][section]
+
+
+@pytest.mark.parametrize(
+    ("settings", "default"),
+    [
+        (mask_rcnn.TrainingSettings(), DEFAULT["defaults"]["mask_rcnn"]),
+        (mask_rcnn.PredictionSettings(), DEFAULT["defaults"]["candidates"]),
+        (segmentation.Settings(), DEFAULT["defaults"]["segmentation"]),
+        (linear_probe.Settings(), DEFAULT["defaults"]["evaluation"]["linear_probe"]),
+        (crf.Settings(), DEFAULT["defaults"]["crf"]),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else type(value).__module__.split(".", 2)[-1],
+)
+def test_typed_settings_have_the_defaults_of_the_config(settings, default):
+    # Whether and how often a stage runs is the workflow's business, not a program's.
+    default = {key: value for key, value in default.items() if key not in ("enabled", "rounds")}
+    assert json.loads(json.dumps(dataclasses.asdict(settings))) == default
+
+
+def test_the_runtime_has_the_default_of_the_config():
+    runtime = Runtime(torch.device("cpu"))
+    assert runtime.checkpoint_every == DEFAULT["runtime"]["checkpoint_every"]
+
+
+def test_the_schema_knows_the_precisions_of_the_library():
+    assert tuple(yaml.safe_load(SCHEMA.read_text())["$defs"]["precision"]["enum"]) == PRECISIONS
+
+
+def test_a_rule_depends_on_the_labels_of_its_own_split():
+    coco = shipped("coco20k")
+    splits = {name: {"annotations": f"{name}.json", "images": "."} for name in ("train", "val")}
+    changed = config.merge(coco, {"dataset": {"splits": splits}})
+
+    def annotations(rule, of):
+        return config.rule_settings(rule, of)["dataset"]["splits"]
+
+    assert annotations("write_ground_truth", changed) == {"train": {"annotations": "train.json"}}
+    assert annotations("evaluate", changed) == {"val": {"annotations": "val.json"}}
+    assert annotations("evaluate_instances", changed) == {"val": {"annotations": "val.json"}}
+    assert list(annotations("evaluate", coco)) == ["train"]
+    # VOC's label maps lie in the dataset's root, whatever its lists of images are called.
+    assert "splits" not in config.rule_settings("evaluate", shipped("voc2012"))["dataset"]
+
+
 def test_merging_and_renaming_clusters_make_other_rules_stale():
     demo = shipped("demo")
 
@@ -376,10 +437,8 @@ def test_merging_and_renaming_clusters_make_other_rules_stale():
     assert stale({}, {1: "a", 5: "a"}) == stale({}, {3: "background"}) == renamed | merged
     # As many classes as before, but others.
     assert stale({1: "a", 5: "a"}, {1: "a", 4: "a"}) >= {"paint_masks", "write_pseudo_labels"}
-    assert (
-        config.rule_settings("cluster_masks", demo, {1: "a", 5: "a"})["clustering"]
-        == (demo["clustering"])
-    )
+    found = config.rule_settings("cluster_masks", demo, {1: "a", 5: "a"})["clustering"]
+    assert found["clusters"] == demo["clustering"]["clusters"]
     assert config.report_settings(demo, {1: "a"})["curation"]["names"][0] == "a"
 
 

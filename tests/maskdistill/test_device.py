@@ -8,9 +8,9 @@ from workflow_scripts.maskdistill.device import (
     begin_copy,
     choose_device,
     gradient_scaler,
-    half_precision,
 )
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.precision import PRECISIONS
 
 
 @pytest.fixture
@@ -58,20 +58,23 @@ def test_devices_that_there_are(gpus, name, count, device):
     assert choose_device(name) == torch.device(device)
 
 
-def test_half_precision_is_what_a_gpu_is_fast_in(monkeypatch):
-    assert half_precision(torch.device("cpu")) is None
-    for supported, expected in ((True, torch.bfloat16), (False, torch.float16)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda answer=supported: answer)
-        assert half_precision(torch.device("cuda")) is expected
-
-
-def test_products_and_gradients_follow_the_precision():
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_products_and_gradients_follow_the_precision(precision):
     cpu, ones = torch.device("cpu"), torch.ones(2, 2)
-    for precision, dtype in ((None, torch.float32), (torch.bfloat16, torch.bfloat16)):
-        with autocast(cpu, precision):
-            assert (ones @ ones).dtype is dtype
-        assert not gradient_scaler(cpu, precision).is_enabled()
-    assert gradient_scaler(cpu, torch.float16).is_enabled()
+    with autocast(cpu, precision):
+        assert (ones @ ones).dtype is getattr(torch, precision)
+    assert gradient_scaler(cpu, precision).is_enabled() == (precision == "float16")
+
+
+def test_float32_is_never_rounded_to_tf32():
+    backends = torch.backends
+    kinds = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
+    assert {kind.fp32_precision for kind in kinds} == {"ieee"}
+    assert not backends.cuda.matmul.allow_tf32
+    assert not backends.cudnn.allow_tf32
+    with backends.cudnn.flags(enabled=True):
+        pass  # PyTorch would refuse this if the two disagreed
+    assert backends.cudnn.conv.fp32_precision == "ieee"
 
 
 def test_a_copy_is_awaited_on_the_stream_of_its_device(monkeypatch):

@@ -62,12 +62,12 @@ def test_objects_of_a_mask_rcnn(folder, monkeypatch):
     seen = {}
 
     def load(path, *, settings, device):
-        seen["side"] = settings.test_side
+        seen["side"] = settings.shorter_side
         return Predictor()
 
     monkeypatch.setattr(apply.engines, "load_predictor", load)
     (folder / "classes.json").write_text(json.dumps(["x", "y", "z"]))
-    settings = {"mask_rcnn": {"test_side": 64}, "confidence": {"threshold": 0.5}}
+    settings = {"candidates": {"shorter_side": 64}, "confidence": {"threshold": 0.5}}
     options = ["--image", str(folder / "a.png"), "--mask-rcnn=any.pt"]
     options += [f"--classes={folder / 'classes.json'}", f"--settings={json.dumps(settings)}"]
     assert call(folder, *options) == 0

@@ -23,7 +23,6 @@ SMALLER = {**ARCHITECTURE, "depth": 10}
 SETTINGS = {
     "curation": {"names": ["bird", "a | b", "cluster_004"], "classes": [1, 2, 1, 3, 0]},
     "features": {"backbone": "vit"},
-    "segmentation": SMALLER,
     "exports": {"weights_licence": None},
 }
 

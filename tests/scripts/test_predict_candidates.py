@@ -14,7 +14,7 @@ from workflow_scripts.maskdistill.mask_rcnn import engines
 from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
 
 SIZES = {11: (32, 40), 12: (32, 40), 13: (48, 32), 14: (32, 40), 15: (20, 20)}
-SETTINGS = {"test_side": 32, "test_proposals": 12, "candidates_per_image": 3, "score_floor": 0.0}
+SETTINGS = {"shorter_side": 32, "proposals": 12, "per_image": 3, "score_floor": 0.0}
 
 
 @pytest.fixture(params=ENGINES)
@@ -66,7 +66,7 @@ def predict(folder, name="candidates.parquet", *, batch_size=2, workers=1, **set
         *("--images", folder / "images.parquet", "--root", folder, "--model", folder / "model.pt"),
         *("--output", folder / name, "--device", "cpu"),
         *("--batch-size", batch_size, "--workers", workers),
-        *("--settings", json.dumps({"mask_rcnn": SETTINGS | settings})),
+        *("--settings", json.dumps({"candidates": SETTINGS | settings})),
     ]
     assert predict_candidates.main([str(argument) for argument in arguments]) == 0
     return shards.group_by_image(folder / name)
@@ -118,7 +118,7 @@ def test_provenance_names_settings_and_model(folder):
 
     metadata = shards.read_metadata(folder / "candidates.parquet")
     assert metadata["stage"] == "candidates"
-    assert metadata["settings"]["mask_rcnn"]["test_side"] == 32
+    assert metadata["settings"]["candidates"]["shorter_side"] == 32
     model = folder / "model.pt"
     assert metadata["inputs"][str(model)] == provenance.file_digest(model)[:16]
 

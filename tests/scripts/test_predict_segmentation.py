@@ -52,7 +52,7 @@ def arguments(folder, output, batch_size):
     return [
         *("--images", str(folder / "images.parquet"), "--root", str(folder)),
         *("--model", str(folder / "model.pt"), "--output", str(folder / output)),
-        *("--settings", json.dumps({}), "--device", "cpu"),
+        *("--settings", json.dumps({"predictions": {"precision": "float32"}}), "--device", "cpu"),
         *("--batch-size", str(batch_size), "--workers", "2"),
     ]
 

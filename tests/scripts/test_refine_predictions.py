@@ -13,6 +13,7 @@ from workflow_scripts.maskdistill.training_run import publish
 from workflow_scripts.refine_predictions import main
 
 SIZES = [(40, 56), (48, 48), (40, 56), (33, 47)]
+PREDICTIONS = {"predictions": {"precision": "float32"}}
 SETTINGS = {"iterations": 3, "bilateral_sigma_xy": 20.0}
 ARCHITECTURE = {
     "depth": 18,
@@ -53,7 +54,7 @@ def arguments(folder, settings):
     return [
         *("--images", str(folder / "images.parquet"), "--root", str(folder)),
         *("--model", str(folder / "model.pt"), "--output", str(folder / "refined.parquet")),
-        *("--settings", json.dumps({"crf": settings}), "--device", "cpu"),
+        *("--settings", json.dumps({"crf": settings, **PREDICTIONS}), "--device", "cpu"),
         *("--batch-size", "1", "--workers", "2"),
     ]
 
@@ -73,7 +74,7 @@ def test_label_maps_are_the_crfs_of_the_models_probabilities(folder):
         np.testing.assert_array_equal(found[one.row["image_id"]], expected)
     metadata = shards.read_metadata(folder / "refined.parquet")
     assert metadata["stage"] == "predictions"
-    assert metadata["settings"] == {"crf": SETTINGS}
+    assert metadata["settings"] == {"crf": SETTINGS, **PREDICTIONS}
 
 
 def test_bad_settings_and_lost_images_are_one_line_and_leave_no_output(folder):

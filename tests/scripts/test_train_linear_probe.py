@@ -9,6 +9,7 @@ from tests.scripts import test_train_segmentation as segmentation
 from workflow_scripts import train_segmentation
 from workflow_scripts.maskdistill import label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.segmentation.linear_probe import VIEWS
 from workflow_scripts.train_linear_probe import main
 
 DATASET = {
@@ -22,8 +23,9 @@ DATASET = {
 def arguments(root, **probe):
     settings = {
         "dataset": DATASET,
-        "segmentation": segmentation.SETTINGS,
-        "evaluation": {"linear_probe": {"enabled": True, "epochs": 3, "batch_size": 2, **probe}},
+        "segmentation": {name: segmentation.SETTINGS[name] for name in VIEWS},
+        "predictions": {"precision": "float32"},
+        "evaluation": {"linear_probe": {"epochs": 3, "batch_size": 2, **probe}},
     }
     return [
         *("--ground-truth", str(root / "truth.parquet"), "--root", str(root), "--split", "train"),

@@ -28,7 +28,6 @@ SETTINGS = {
     "sampled_proposals": 8,
     "sampled_anchors": 16,
     "learning_rate": 0.001,
-    "test_side": 32,
 }
 # Everything that is so whichever engine trains; Detectron2 where it is installed.
 ENGINES = [

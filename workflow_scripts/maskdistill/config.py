@@ -15,8 +15,25 @@ from workflow_scripts.maskdistill import curation, datasets
 from workflow_scripts.maskdistill.errors import InputError
 
 _APPLIED_SHARD = 500  # most images of a shard of new images, if there are shards enough
+# Keys that have another name now: old → new.
+MOVED = {
+    "mask_rcnn.test_side": "candidates.shorter_side",
+    "mask_rcnn.test_proposals": "candidates.proposals",
+    "mask_rcnn.candidates_per_image": "candidates.per_image",
+    "mask_rcnn.score_floor": "candidates.score_floor",
+    "mask_rcnn.nms_threshold": "candidates.nms_threshold",
+    "mask_rcnn.mixed_precision": "mask_rcnn.precision",
+}
 
-# What each rule's result depends on, beside its input files. Nothing else reaches the rule.
+# What a stage needs to know of the dataset to read the labels of a split.
+_OF_LABELS = ("dataset.adapter", "dataset.classes", "dataset.ground_truth")
+_TRAINING_LABELS = (*_OF_LABELS, "dataset.splits.train.annotations")
+_EVALUATED_LABELS = (*_OF_LABELS, "dataset.splits.{evaluated}.annotations")
+_INSTANCE_LABELS = (*_OF_LABELS, "dataset.splits.{instances}.annotations")
+
+# What each rule's result depends on, in addition to its input files. Nothing else reaches the
+# rule, and tests/maskdistill/test_read_settings.py proves that its program reads all of it. A
+# split is "{evaluated}" or "{instances}" where the config decides which one it is.
 RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "make_demo_dataset": ("dataset.generate",),
     # Not whether there are labels, nor their names: learning about them makes nothing stale.
@@ -31,20 +48,38 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "extract_features": ("features",),
     "make_masks": ("masks",),
     "extract_masks": ("features", "masks"),
-    "embed_masks": ("features", "embedding"),
-    "cluster_masks": ("clustering",),
+    # Not the precision of the features: embeddings are computed in float32.
+    "embed_masks": (
+        "features.backbone",
+        "features.backbone_options",
+        "features.weights",
+        "features.shorter_side",
+        "features.longer_side",
+        "embedding",
+    ),
+    # The embeddings of the datasets in support are input files.
+    "cluster_masks": (
+        "clustering.clusters",
+        "clustering.metric",
+        "clustering.standardize",
+        "clustering.iterations",
+        "clustering.redo",
+        "clustering.max_points",
+    ),
     "assign_masks": ("clustering.metric", "clustering.standardize"),
     "draw_contact_sheets": ("clustering.metric", "clustering.standardize", "report.crops"),
     "paint_masks": ("clustering.clusters", "curation.classes"),
     "write_pseudo_labels": ("clustering.clusters", "curation.classes"),
     "train_mask_rcnn": ("mask_rcnn",),
-    "predict_candidates": ("mask_rcnn",),
-    "filter_candidates": ("confidence", "clustering.clusters"),
+    # The model file has the architecture.
+    "predict_candidates": ("candidates",),
+    "filter_candidates": ("confidence.threshold", "clustering.clusters"),
     "write_results": (),
     "train_segmentation": ("segmentation", "clustering.clusters"),
-    "predict_segmentation": ("segmentation",),
+    # The model file has the architecture.
+    "predict_segmentation": ("predictions.precision",),
     "refine_predictions": (
-        "segmentation",
+        "predictions.precision",
         "crf.iterations",
         "crf.gaussian_weight",
         "crf.gaussian_sigma",
@@ -53,41 +88,56 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
         "crf.bilateral_sigma_rgb",
         "crf.min_probability",
     ),
-    "evaluate": ("dataset", "clustering.clusters"),
-    "evaluate_instances": ("dataset", "clustering.clusters", "curation.classes"),
+    "evaluate": (*_EVALUATED_LABELS, "clustering.clusters"),
+    "evaluate_instances": (*_INSTANCE_LABELS, "curation.classes"),
     # Labels of what is learned from, and of no other split.
-    "write_ground_truth": (
-        "dataset.adapter",
-        "dataset.classes",
-        "dataset.ground_truth",
-        "dataset.splits.train",
-    ),
+    "write_ground_truth": _TRAINING_LABELS,
+    # The model file has the architecture. Frozen features are those of prediction, in its
+    # precision; the views are those that the segmentation is trained on.
     "train_linear_probe": (
-        "dataset.adapter",
-        "dataset.classes",
-        "dataset.ground_truth",
-        "dataset.splits.train",
-        "segmentation",
-        "evaluation.linear_probe",
+        *_TRAINING_LABELS,
+        "segmentation.crop_size",
+        "segmentation.scale",
+        "segmentation.rotation",
+        "segmentation.flip",
+        "predictions.precision",
+        "evaluation.linear_probe.epochs",
+        "evaluation.linear_probe.batch_size",
+        "evaluation.linear_probe.learning_rate",
+        "evaluation.linear_probe.learning_rate_milestones",
+        "evaluation.linear_probe.learning_rate_decay",
+        "evaluation.linear_probe.momentum",
+        "evaluation.linear_probe.weight_decay",
     ),
-    "evaluate_linear_probe": ("dataset",),
+    "evaluate_linear_probe": _EVALUATED_LABELS,
     "summarize": (),
     "unpack_label_maps": ("curation.names",),
-    "write_gallery": ("dataset", "clustering.clusters", "curation"),
-    "export_dataset": (
+    "write_gallery": (
+        *_EVALUATED_LABELS,
+        "clustering.clusters",
+        "curation.classes",
         "curation.names",
-        "dataset",
+    ),
+    "export_dataset": (
+        *_EVALUATED_LABELS,
+        "curation.names",
         "exports.polygons",
         "exports.polygon_tolerance",
     ),
-    "export_model": ("curation", "features", "segmentation", "exports.weights_licence"),
+    # The model file has the settings of the segmentation.
+    "export_model": (
+        "curation.classes",
+        "curation.names",
+        "features.backbone",
+        "exports.weights_licence",
+    ),
     "write_applied": ("curation.names",),
     "dino_seg": ("evaluation.ablations.dino_seg_mass",),
     "lost": ("masks.center_keys", "evaluation.ablations.lost_patches"),
     "paint_boxes": ("clustering.clusters",),
     # What decides whether numbers compare with the paper's.
     "tabulate_ablation": (
-        "dataset",
+        "dataset.adapter",
         "features.backbone",
         "features.weights",
         "embedding.backbone",
@@ -225,6 +275,7 @@ def validate(config: Mapping, schema_path: Path, *, source: str) -> None:
     Raises:
         InputError: one line that names the key, and the nearest valid one where it is unknown.
     """
+    check_moved(config, source=source)
     validator = jsonschema.Draft202012Validator(read_yaml(schema_path))
     for error in sorted(validator.iter_errors(config), key=lambda e: (len(e.path), str(e.path))):
         where = ".".join(map(str, error.absolute_path))
@@ -237,6 +288,22 @@ def validate(config: Mapping, schema_path: Path, *, source: str) -> None:
                 + ", ".join(valid)
             )
         raise InputError(f"{source}: {where or 'the file'}: {_explain(error)}")
+
+
+def check_moved(config: Mapping, *, source: str) -> None:
+    """Check that a config has no key that is named differently now.
+
+    Args:
+        config: of a dataset, or parts of it.
+        source: where it came from, for messages.
+
+    Raises:
+        InputError: names the old key and the new one.
+    """
+    for old, new in MOVED.items():
+        section, key = old.split(".")
+        if isinstance(config.get(section), Mapping) and key in config[section]:
+            raise InputError(f"{source}: {old} is now {new}; write it there (config/README.md)")
 
 
 def _explain(error: jsonschema.ValidationError) -> str:
@@ -347,14 +414,20 @@ def rule_settings(rule: str, config: Mapping, names: Mapping[int, str] | None = 
     """
     if rule != "cluster_masks":
         config = curated(config, names or {})
+    splits = {"evaluated": evaluated_split(config), "instances": instance_split(config)}
     result: dict[str, Any] = {}
     for path in RULE_SETTINGS[rule]:
-        source, target = config, result
-        *parents, last = path.split(".")
+        *parents, last = path.format(**splits).split(".")
+        source: Any = config
         for key in parents:
-            source, target = source[key], target.setdefault(key, {})
+            source = source[key]
+        if not isinstance(source, Mapping):
+            continue  # a split that is one name has no parts
+        target = result
+        for key in parents:
+            target = target.setdefault(key, {})
         target[last] = source[last]
-    return _without_origin(result) if rule != "make_demo_dataset" else result
+    return result
 
 
 def report_settings(config: Mapping, names: Mapping[int, str] | None = None) -> dict:

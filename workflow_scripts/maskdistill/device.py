@@ -9,6 +9,15 @@ import torch
 
 from workflow_scripts.maskdistill.errors import InputError
 
+# float32 means float32. By default cuDNN rounds the inputs of convolutions to TF32, which keeps 10
+# bits of the 23 of the fraction: a run on a GPU would then differ from one on a CPU by far more
+# than the order of sums. The first line holds for convolutions and matrix products of every
+# backend. The second keeps cuDNN's older flag in agreement with it, without which PyTorch 2.15
+# refuses `torch.backends.cudnn.flags()`. Both are set on import, so that they also hold in
+# processes that others start, such as those of Detectron2's launcher.
+torch.backends.fp32_precision = "ieee"
+torch.backends.cudnn.allow_tf32 = False
+
 
 def choose_device(name: str) -> torch.device:
     """The torch device for `--device`: cpu, cuda, cuda:N, or auto for CUDA where there is any.
@@ -36,28 +45,20 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def half_precision(device: torch.device) -> torch.dtype | None:
-    """The half precision that a GPU is fast in; None elsewhere.
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Compute the products of a network in that precision, on whichever device.
 
-    float16 has too narrow a range for gradients, bfloat16 has not.
+    Args:
+        precision: one of `precision.PRECISIONS`.
     """
-    if device.type != "cuda":
-        return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
-def autocast(
-    device: torch.device, precision: torch.dtype | None
-) -> contextlib.AbstractContextManager:
-    """Products of a network in that precision; None leaves them as they are."""
-    if precision is None:
+    if precision == "float32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=precision)
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
-def gradient_scaler(device: torch.device, precision: torch.dtype | None) -> torch.amp.GradScaler:
-    """Keeps gradients within the range of float16; in other precisions it does nothing."""
-    return torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
+def gradient_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """Keep gradients within the range of float16; in other precisions the scaler does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "float16")
 
 
 def begin_copy(tensors: Sequence[torch.Tensor]) -> Callable[[], list[np.ndarray]]:

@@ -71,6 +71,7 @@ def render(
     dataset: str,
     images: int,
     settings: Mapping,
+    training: Mapping,
     metrics: Mapping | None,
     step: str,
     agreement: Mapping[str, Mapping[str, float]],
@@ -83,6 +84,7 @@ def render(
     Args:
         images: number of training images.
         settings: of the rule export_model.
+        training: settings that the model was trained with.
         metrics: content of metrics.json, if there is ground truth.
         step: its step that is this model without a CRF.
         agreement: file → what `deployment.agreement` found.
@@ -113,14 +115,14 @@ def render(
         "backbone that the masks come from bind as well."
     )
     parameters = {
-        **{f"segmentation.{key}": value for key, value in settings["segmentation"].items()},
+        **{f"segmentation.{key}": value for key, value in training.items()},
         "features.backbone": settings["features"]["backbone"],
         **versions,
     }
     return CARD.format(
         dataset=dataset,
-        depth=settings["segmentation"]["depth"],
-        smallest=settings["segmentation"]["output_stride"] + 1,
+        depth=training["depth"],
+        smallest=training["output_stride"] + 1,
         snippet=SNIPPET,
         classes=_table(("class", "name", "clusters"), rows),
         images=images,

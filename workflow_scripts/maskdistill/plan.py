@@ -153,7 +153,7 @@ def disk_bytes(
     rounds = config["crf"]["rounds"] + 1
     evaluated = counts[evaluated_split(config)]
     passes = 2 if config["crf"]["enabled"] else 1  # predictions, without and with CRF
-    candidates = config["mask_rcnn"]["candidates_per_image"] * RUN_LENGTHS
+    candidates = config["candidates"]["per_image"] * RUN_LENGTHS
     trainings = seeds * (1 + rounds * (1 + _probed(config)))
     labelled = counts["train"] + evaluated * (len(counts) > 1)
     predicted = passes * rounds * evaluated + _relabelled(config, counts)

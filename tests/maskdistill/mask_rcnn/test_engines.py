@@ -1,5 +1,4 @@
 import csv
-import functools
 import json
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from workflow_scripts.maskdistill import masks
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn import engines
 from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings
+from workflow_scripts.maskdistill.precision import PRECISIONS
 from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -128,25 +128,42 @@ def test_sigterm_at_the_last_step_is_no_interruption(
     assert_same_weights(fit(engine, shapes, tmp_path), uninterrupted[0])
 
 
-def test_a_training_that_began_without_float16_goes_on_with_it(
-    engine, shapes, uninterrupted, tmp_path, monkeypatch
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_trains_and_predicts_on_the_cpu_too(
+    engine, shapes, uninterrupted, tmp_path, precision
 ):
-    """As one that began on the CPU and goes on on CUDA."""
-    record = TrainingRun.record
+    _, folder = uninterrupted
+    half = fit(engine, shapes, tmp_path, precision=precision)
+    assert half["settings"]["precision"] == precision
+    # The first step differs by rounding alone, and does differ; later ones follow their own way.
+    assert losses(tmp_path)[0] == pytest.approx(losses(folder)[0], rel=0.05)
+    assert losses(tmp_path)[0] != losses(folder)[0]
+    assert len(losses(tmp_path)) == len(losses(folder))
+    assert all(value.dtype != getattr(torch, precision) for value in half["state_dict"].values())
 
-    def stop_at_two(run, *, step, **values):
-        record(run, step=step, **values)
-        if step == 2:
-            run.request_stop()
+    image = np.asarray(Image.open(shapes[1] / "1.png"))
+    found = {}
+    for name in ("float32", precision):
+        settings = PredictionSettings(
+            shorter_side=48, proposals=20, per_image=4, score_floor=0.0, precision=name
+        )
+        predictor = engines.load_predictor(folder / "model.pt", settings=settings, device=CPU)
+        (candidates,) = predictor.predict([image])
+        found[name] = [candidate.score for candidate in candidates]
+    assert found[precision] != found["float32"]
+    # After so few steps weaker candidates are a matter of chance.
+    assert found[precision][0] == pytest.approx(found["float32"][0], rel=0.2)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "record", stop_at_two)
-        with pytest.raises(Interrupted):
-            fit(engine, shapes, tmp_path)
-    scaler = functools.partial(torch.amp.GradScaler, "cpu", enabled=True)
-    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: scaler())
-    fit(engine, shapes, tmp_path)
-    assert losses(tmp_path) == pytest.approx(losses(uninterrupted[1]), rel=1e-3)
+
+def test_c4_trains_in_half_precision_on_the_cpu(shapes, tmp_path):
+    c4 = {"fpn": False, "depth": 10, "norm": "batch", "roi_size": 4, "iterations": 2}
+    first = []
+    for precision in PRECISIONS:
+        (tmp_path / precision).mkdir()
+        fit("torchvision", shapes, tmp_path / precision, precision=precision, **c4)
+        first.append(losses(tmp_path / precision)[0])
+    assert first == pytest.approx(first[:1] * 3, rel=0.05)
+    assert len(set(first)) == 3
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint(
@@ -202,7 +219,7 @@ def test_the_loss_falls_and_objects_are_found(engine, shapes, tmp_path):
     (side,) = schedule["train_sides"]
     predictor = engines.load_predictor(
         tmp_path / "model.pt",
-        settings=PredictionSettings(test_side=side, test_proposals=20, candidates_per_image=3),
+        settings=PredictionSettings(shorter_side=side, proposals=20, per_image=3),
         device=CPU,
     )
     path, root = shapes
@@ -221,12 +238,10 @@ def test_the_loss_falls_and_objects_are_found(engine, shapes, tmp_path):
     assert np.mean(right) > 0.9
 
 
-def test_candidates_are_in_pixels_of_the_image_whatever_the_test_side(shapes, uninterrupted):
+def test_candidates_are_in_pixels_of_the_image_whatever_the_predicted_size(shapes, uninterrupted):
     _, folder = uninterrupted
     image = np.asarray(Image.open(shapes[1] / "1.png"))
-    settings = PredictionSettings(
-        test_side=96, test_proposals=20, candidates_per_image=4, score_floor=0.0
-    )
+    settings = PredictionSettings(shorter_side=96, proposals=20, per_image=4, score_floor=0.0)
     predictor = engines.load_predictor(folder / "model.pt", settings=settings, device=CPU)
 
     found, again = predictor.predict([image, image])

@@ -65,7 +65,7 @@ def test_every_trained_parameter_gets_a_gradient(options):
 
 @pytest.mark.parametrize("options", [{"roi_size": 4}, PYRAMID], ids=["c4", "fpn"])
 def test_detections_do_not_depend_on_the_batch(options):
-    prediction = PredictionSettings(test_proposals=15, candidates_per_image=5, score_floor=0.0)
+    prediction = PredictionSettings(proposals=15, per_image=5, score_floor=0.0)
     model = build(prediction, **options).eval()
 
     with torch.inference_mode():

@@ -8,22 +8,21 @@ from workflow_scripts.maskdistill.mask_rcnn.settings import (
 
 
 def test_defaults_are_the_papers():
-    settings = training_settings({"weights": "moco.pth"})
+    settings = training_settings({})
 
-    assert (settings.depth, settings.fpn, settings.frozen_stages) == (50, False, 2)
+    assert (settings.depth, settings.fpn, settings.frozen_stages) == (50, False, 0)
     assert (settings.iterations, settings.batch_size, settings.learning_rate) == (24_000, 16, 0.02)
     assert settings.learning_rate_steps == (20_000, 22_000)
     assert settings.warmup_iterations == 100
     assert (min(settings.train_sides), max(settings.train_sides)) == (480, 800)
-    assert prediction_settings({}).test_side == 800
+    assert prediction_settings({}).shorter_side == 800
 
 
-def test_each_kind_takes_its_own_part_of_the_whole():
-    whole = {"weights": "moco.pth", "iterations": 5, "test_side": 64, "longer_side": 99}
-
-    assert training_settings(whole).iterations == 5
-    assert prediction_settings(whole).test_side == 64
-    assert training_settings(whole).longer_side == prediction_settings(whole).longer_side == 99
+def test_neither_kind_takes_keys_of_the_other():
+    with pytest.raises(InputError, match=r"candidates\.iterations: no such setting"):
+        prediction_settings({"iterations": 5})
+    with pytest.raises(InputError, match=r"mask_rcnn\.score_floor: no such setting"):
+        training_settings({"score_floor": 0.1})
 
 
 def test_a_misspelt_key_names_the_nearest():
@@ -42,6 +41,7 @@ def test_a_misspelt_key_names_the_nearest():
         ({"fpn": True, "engine": "detectron2", "weights": "w"}, "C4 only"),
         ({"frozen_stages": 1}, "random"),
         ({"norm": "frozen", "frozen_stages": 0}, "random"),
+        ({"precision": "half"}, "mask_rcnn.precision: 'half' is not one of float32, bfloat16, fl"),
         ([1], "JSON object"),
     ],
 )

@@ -28,7 +28,7 @@ def picture(size, seed=0):
 
 @pytest.mark.parametrize("size", [*SIZES, (1, 5), (32, 64)])
 def test_it_does_what_the_predictor_does(model, size):
-    predictor = prediction.Predictor(model, 5, torch.device("cpu"))
+    predictor = prediction.Predictor(model, 5, torch.device("cpu"), settings={})
     expected = predictor.predict_image(picture(size))
     with torch.inference_mode():
         labels, probability = deployment.Deployed(model)(torch.from_numpy(picture(size))[None])

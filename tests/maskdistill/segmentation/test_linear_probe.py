@@ -1,6 +1,7 @@
 """The linear probe on features whose classes are known."""
 
 import dataclasses
+import json
 from contextlib import nullcontext
 
 import numpy as np
@@ -29,6 +30,7 @@ SEGMENTATION = training.Settings(
     rotation=0.0,
     flip=False,
 )
+VIEWS = {name: getattr(SEGMENTATION, name) for name in linear_probe.VIEWS}
 COLOURS = np.array([[90, 90, 90], [220, 30, 30], [30, 220, 30]], np.uint8)
 
 
@@ -59,7 +61,7 @@ def write_images(root, *, count=6, shuffle=False):
     return path
 
 
-def train(shard, model_file, output="out", **changes):
+def train(shard, model_file, output="out", *, precision="float32", **changes):
     root = shard.parent
     settings = {"epochs": 100, "batch_size": 6, "learning_rate": 0.5} | changes
     settings = {"learning_rate_milestones": (80,)} | settings
@@ -68,8 +70,9 @@ def train(shard, model_file, output="out", **changes):
         root,
         classes=2,
         segmentation_model=model_file,
-        segmentation=SEGMENTATION,
         settings=linear_probe.read_settings(settings),
+        views=VIEWS,
+        precision=precision,
         seed=1,
         work_dir=root / output / "work",
         model_path=root / output / "model.pt",
@@ -149,11 +152,24 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path, model_file, monk
 
 
 def test_the_paper_s_schedule():
-    settings = linear_probe.training_settings(linear_probe.Settings(), SEGMENTATION)
+    settings = linear_probe.training_settings(
+        linear_probe.Settings(), architecture={"depth": 18}, views=VIEWS, precision="float32"
+    )
     rates = [training.learning_rate(step, 10, settings) for step in (0, 249, 250, 449)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01])
     assert (settings.epochs, settings.batch_size, settings.weight_decay) == (45, 24, 1e-4)
     assert (settings.optimizer, settings.hardest_fraction) == ("sgd", 1)
+    assert (settings.depth, settings.dropout, settings.crop_size) == (18, 0, 32)
+
+
+def test_the_fingerprint_holds_what_decides_the_result_and_nothing_else(tmp_path, model_file):
+    train(write_images(tmp_path), model_file, precision="bfloat16", epochs=1)
+    (path,) = (tmp_path / "out" / "work").glob("*/fingerprint.json")
+    found = json.loads(path.read_text())
+    assert set(found) == {"stage", "settings", "model", "label_maps", "clusters", "seed"}
+    schedule = {field.name for field in dataclasses.fields(linear_probe.Settings)}
+    assert set(found["settings"]) == schedule | {*VIEWS, "precision"}
+    assert found["settings"]["precision"] == "bfloat16"
 
 
 def test_unknown_settings_and_missing_files_are_errors(tmp_path, model_file):

@@ -80,6 +80,22 @@ def test_predictions_are_those_of_every_image_alone_at_its_own_size(tmp_path, ba
         assert one.probabilities().dtype == np.float32
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_predicts_on_the_cpu_too(tmp_path, precision):
+    write_model(tmp_path / "model.pt")
+    rows = write_images(tmp_path, SIZES[:1])
+    found = {}
+    for name in ("float32", precision):
+        predictor = prediction.load_predictor(tmp_path / "model.pt", CPU, precision=name)
+        (one,) = predictor.predict(rows, tmp_path, batch_size=1, workers=1)
+        assert one.logits.dtype == torch.float32
+        found[name] = one.logits
+    assert not torch.equal(found[precision], found["float32"])
+    torch.testing.assert_close(found[precision], found["float32"], rtol=0.1, atol=0.05)
+    with pytest.raises(InputError, match=r"predictions\.precision: 'half' is not one of"):
+        prediction.load_predictor(tmp_path / "model.pt", CPU, precision="half")
+
+
 def test_predictions_are_written_in_the_manifests_order(tmp_path):
     rows = write_images(tmp_path, SIZES[:3])
     maps = {

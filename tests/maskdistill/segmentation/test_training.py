@@ -324,7 +324,8 @@ def test_an_image_of_another_size_than_its_label_map_is_an_error(tmp_path):
     ("values", "message"),
     [
         ({"epoch": 3}, "segmentation.epoch: no such setting"),
-        ({}, "segmentation.frozen_stages would freeze random values"),
+        ({"frozen_stages": 1}, "segmentation.frozen_stages would freeze random values"),
+        ({"precision": "tf32"}, "segmentation.precision: 'tf32' is not one of float32, bfloat16"),
         (TINY | {"hardest_fraction": 0}, "segmentation.hardest_fraction"),
         (TINY | {"scale": [2.0, 0.5]}, "segmentation.scale"),
         (TINY | {"batch_size": 0}, "segmentation.batch_size"),
@@ -336,9 +337,32 @@ def test_bad_settings_are_named(values, message):
         training.read_settings(values)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_trains_on_the_cpu_too(tmp_path, precision):
+    shard = write_images(tmp_path)
+    curves = {}
+    for name in ("float32", precision):
+        (tmp_path / name).mkdir()
+        model = train(shard, tmp_path / name, precision=name, epochs=1)
+        curves[name] = [row["loss"] for row in history(tmp_path / name)]
+        assert model["settings"]["precision"] == name
+        assert all(v.dtype in (torch.float32, torch.int64) for v in model["state_dict"].values())
+    # The same training, but for its rounding; and not in float32 after all.
+    assert curves[precision] == pytest.approx(curves["float32"], rel=0.1)
+    assert curves[precision] != curves["float32"]
+
+
+def test_another_precision_is_another_training(tmp_path):
+    shard = write_images(tmp_path)
+    for name in ("float32", "bfloat16"):
+        train(shard, tmp_path, epochs=1, precision=name)
+    found = [json.loads(p.read_text()) for p in (tmp_path / "work").glob("*/fingerprint.json")]
+    assert {run["settings"]["precision"] for run in found} == {"float32", "bfloat16"}
+
+
 def test_the_defaults_are_the_papers():
-    settings = training.read_settings({"weights": "moco.pth"})
-    assert (settings.depth, settings.output_stride, settings.frozen_stages) == (50, 8, 2)
+    settings = training.read_settings({})
+    assert (settings.depth, settings.output_stride, settings.frozen_stages) == (50, 8, 0)
     assert (settings.epochs, settings.batch_size, settings.learning_rate) == (45, 16, 0.002)
     assert (settings.learning_rate_milestones, settings.learning_rate_decay) == ((40,), 0.1)
     assert (settings.momentum, settings.weight_decay) == (0.9, 0.0001)

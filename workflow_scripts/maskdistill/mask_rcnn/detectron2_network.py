@@ -106,8 +106,8 @@ def build_mask_rcnn(
             box2box_transform=Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0)),
             batch_size_per_image=settings.sampled_anchors,
             positive_fraction=0.5,
-            pre_nms_topk=(6 * settings.proposals, 6 * prediction.test_proposals),
-            post_nms_topk=(settings.proposals, prediction.test_proposals),
+            pre_nms_topk=(6 * settings.proposals, 6 * prediction.proposals),
+            post_nms_topk=(settings.proposals, prediction.proposals),
             nms_thresh=0.7,
         ),
         roi_heads=Res5ROIHeads(
@@ -129,7 +129,7 @@ def build_mask_rcnn(
                 num_classes=clusters,
                 test_score_thresh=prediction.score_floor,
                 test_nms_thresh=prediction.nms_threshold,
-                test_topk_per_image=prediction.candidates_per_image,
+                test_topk_per_image=prediction.per_image,
             ),
             mask_head=MaskRCNNConvUpsampleHead(
                 ShapeSpec(channels=channels), num_classes=clusters, conv_dims=[256]

@@ -40,7 +40,7 @@ class Runtime:
 
     device: torch.device
     workers: int = 0  # processes that decode images
-    checkpoint_every: int = 500  # steps
+    checkpoint_every: int = 200  # steps, as runtime.checkpoint_every
     processes: int = 1  # that the engine starts itself, one a GPU; 1 under torchrun
 
 

@@ -283,11 +283,11 @@ def build_mask_rcnn(
             positive_fraction=0.5,
             pre_nms_top_n={
                 "training": settings.proposals * parts.pre_nms_factor,
-                "testing": prediction.test_proposals * parts.pre_nms_factor,
+                "testing": prediction.proposals * parts.pre_nms_factor,
             },
             post_nms_top_n={
                 "training": settings.proposals,
-                "testing": prediction.test_proposals,
+                "testing": prediction.proposals,
             },
             nms_thresh=0.7,
         ),
@@ -301,7 +301,7 @@ def build_mask_rcnn(
             bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
             score_thresh=prediction.score_floor,
             nms_thresh=prediction.nms_threshold,
-            detections_per_img=prediction.candidates_per_image,
+            detections_per_img=prediction.per_image,
         ),
         parts.stride,
     )

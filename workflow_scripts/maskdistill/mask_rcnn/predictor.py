@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from workflow_scripts.maskdistill import images
+from workflow_scripts.maskdistill.device import autocast
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn.engines import Candidate
 from workflow_scripts.maskdistill.mask_rcnn.pasting import paste
@@ -37,15 +38,17 @@ class NetworkPredictor:
             return []
         size = pictures[0].shape[:2]
         resized = images.resized_size(
-            *size, shorter_side=self.settings.test_side, longer_side=self.settings.longer_side
+            *size, shorter_side=self.settings.shorter_side, longer_side=self.settings.longer_side
         )
         device = next(self.network.parameters()).device
         pixels = np.stack([self.resize(picture, resized) for picture in pictures])
         batch = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
         scale = torch.tensor([size[1] / resized[1], size[0] / resized[0]] * 2)
+        with autocast(device, self.settings.precision):
+            detections = self.network(list(batch))
         return [
-            _candidates({name: value.cpu() for name, value in found.items()}, scale, size)
-            for found in self.network(list(batch))
+            _candidates({name: value.float().cpu() for name, value in found.items()}, scale, size)
+            for found in detections
         ]
 
 
@@ -73,7 +76,7 @@ def load_network(
             initial_weights=False,
         )
         network.load_state_dict(model["state_dict"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (InputError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"a Mask R-CNN of another version ({first_line(error)}); train it again"
         ) from error

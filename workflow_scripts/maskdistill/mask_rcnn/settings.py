@@ -1,4 +1,7 @@
-"""The settings of the Mask R-CNN stage, with the paper's values as defaults."""
+"""The settings of Mask R-CNN: `mask_rcnn` for its training, `candidates` for its prediction.
+
+The defaults are those of config/default.yaml.
+"""
 
 import dataclasses
 import difflib
@@ -6,20 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.precision import check_precision
 
 _CHOICES = {
     "depth": (10, 18, 50),
     "norm": ("batch", "frozen", "group"),
     "optimizer": ("sgd", "adamw"),
-    "mixed_precision": ("none", "bfloat16", "float16"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Architecture and schedule; sides in pixels, rates per optimiser step.
+    """The config's `mask_rcnn`: architecture and schedule.
 
-    The defaults are those of the paper: Detectron2's R50-C4 for PASCAL VOC.
+    Sides are in pixels, rates per optimiser step.
     """
 
     engine: str = "torchvision"  # or detectron2, which has C4 only
@@ -30,7 +33,7 @@ class TrainingSettings:
     roi_size: int = 14  # C4 only: features across a region before the last stage halves them
     norm: str = "batch"  # batch (trained), frozen (as in the weights file) or group
     weights: str | None = None  # initial weights of the ResNet; None draws them
-    frozen_stages: int = 2  # 0: none, 1: the stem, 2: the stem and the first stage, …
+    frozen_stages: int = 0  # 0: none, 1: the stem, 2: the stem and the first stage, …
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
 
     iterations: int = 24_000
@@ -43,7 +46,7 @@ class TrainingSettings:
     learning_rate_decay: float = 0.1  # factor at each of the steps
     warmup_iterations: int = 100
     gradient_clip: float | None = None  # largest norm of the gradient
-    mixed_precision: str = "none"  # on CUDA: none, bfloat16 or float16
+    precision: str = "float32"  # of the network's products, on every device
 
     train_sides: tuple[int, ...] = tuple(range(480, 801, 32))  # the shorter side is one of these
     longer_side: int = 1333  # bound on the longer side
@@ -53,7 +56,7 @@ class TrainingSettings:
     sampled_proposals: int = 512  # in the heads' losses, an image
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check(self, "mask_rcnn")
         if self.weights is None and (self.frozen_stages or self.norm == "frozen"):
             raise InputError(
                 "mask_rcnn: frozen_stages and norm: frozen would freeze random values without "
@@ -74,70 +77,65 @@ class TrainingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionSettings:
-    """What happens when a trained model is applied."""
+    """The config's `candidates`: what happens when a trained model is applied."""
 
-    test_side: int = 800  # shorter side, in pixels
+    shorter_side: int = 800  # in pixels
     longer_side: int = 1333  # bound on the longer side, in pixels
-    test_proposals: int = 1000  # of the RPN, an image
-    candidates_per_image: int = 100
+    proposals: int = 1000  # kept per image by the RPN
+    per_image: int = 100  # the most candidates per image
     score_floor: float = 0.05  # candidates below are dropped
     nms_threshold: float = 0.5  # IoU of boxes of one cluster above which the weaker is dropped
+    precision: str = "float32"  # of the network's products, on every device
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check(self, "candidates")
 
 
 def training_settings(values: Mapping) -> TrainingSettings:
-    """Read the training settings out of the config's `mask_rcnn`.
+    """Read the config's `mask_rcnn`.
 
     Raises:
         InputError: an unknown key, a value out of its choices, or a contradiction.
     """
-    return _read(TrainingSettings, values)
+    return _read(TrainingSettings, values, "mask_rcnn")
 
 
 def prediction_settings(values: Mapping) -> PredictionSettings:
-    """Read the prediction settings out of the config's `mask_rcnn`.
+    """Read the config's `candidates`.
 
     Raises:
         InputError: an unknown key or a value out of range.
     """
-    return _read(PredictionSettings, values)
+    return _read(PredictionSettings, values, "candidates")
 
 
-def _read(kind: type, values: Mapping):
-    """Both kinds accept the whole of `mask_rcnn` and take their own part of it."""
+def _read(kind: type, values: Mapping, section: str):
     if not isinstance(values, Mapping):
-        raise InputError(f"mask_rcnn: settings are a JSON object, not {values!r}")
-    known = {
-        field.name
-        for settings in (TrainingSettings, PredictionSettings)
-        for field in dataclasses.fields(settings)
-    }
+        raise InputError(f"{section}: settings are a JSON object, not {values!r}")
+    known = [field.name for field in dataclasses.fields(kind)]
     for name in values:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise InputError(f"mask_rcnn.{name}: no such setting{hint}")
-    own = {field.name for field in dataclasses.fields(kind)}
+            raise InputError(f"{section}.{name}: no such setting{hint}")
     return kind(
         **{
             name: tuple(value) if isinstance(value, list) else value
             for name, value in values.items()
-            if name in own
         }
     )
 
 
-def _check(settings: TrainingSettings | PredictionSettings) -> None:
+def _check(settings: TrainingSettings | PredictionSettings, section: str) -> None:
+    check_precision(settings.precision, f"{section}.precision")
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if field.name in _CHOICES and value not in _CHOICES[field.name]:
             choices = ", ".join(map(str, _CHOICES[field.name]))
-            raise InputError(f"mask_rcnn.{field.name}: {value!r} is not one of {choices}")
+            raise InputError(f"{section}.{field.name}: {value!r} is not one of {choices}")
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, int | float) and number < 0 for number in numbers):
-            raise InputError(f"mask_rcnn.{field.name}: {value} is negative")
+            raise InputError(f"{section}.{field.name}: {value} is negative")
     for name in ("train_sides", "anchor_sizes"):
         if getattr(settings, name, True) == ():
-            raise InputError(f"mask_rcnn.{name}: the list is empty; give at least one size")
+            raise InputError(f"{section}.{name}: the list is empty; give at least one size")

@@ -110,8 +110,7 @@ def train(
     device = runtime.device
     network.to(device)
     optimizer = build_optimizer(network, settings)
-    precision = _precision(settings, device)
-    scaler = gradient_scaler(device, precision)
+    scaler = gradient_scaler(device, settings.precision)
     parts = {"network": network, "optimizer": optimizer, "scaler": scaler}
     start = run.resume(parts)
     model = distributed.parallel(network, device)
@@ -137,7 +136,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)
             seed_step(seed, step)  # samplers of anchors and proposals
-            with autocast(device, precision):
+            with autocast(device, settings.precision):
                 losses = model(*_to_device(batch, device))
             loss = sum(losses.values())
             values = {
@@ -189,12 +188,6 @@ def build_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opt
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )
-
-
-def _precision(settings: TrainingSettings, device: torch.device) -> torch.dtype | None:
-    if device.type != "cuda" or settings.mixed_precision == "none":
-        return None
-    return getattr(torch, settings.mixed_precision)
 
 
 def _to_device(

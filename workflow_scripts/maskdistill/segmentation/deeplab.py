@@ -100,7 +100,7 @@ def build_deeplab(
     depth: int = 50,
     output_stride: int = 8,
     weights: str | os.PathLike | None = None,
-    frozen_stages: int = 2,
+    frozen_stages: int = 0,
     atrous_rates: Sequence[int] = (12, 24, 36),
     head_width: int = 256,
     dropout: float = 0.5,

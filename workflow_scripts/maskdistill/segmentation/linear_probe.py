@@ -15,7 +15,7 @@ from torch import nn
 from workflow_scripts.maskdistill import provenance
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.segmentation import training
-from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab
+from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, DeepLab
 from workflow_scripts.maskdistill.segmentation.prediction import load_predictor
 
 GROUND_TRUTH = training.LabelSource(
@@ -26,9 +26,13 @@ GROUND_TRUTH = training.LabelSource(
 )
 
 
+# What the probe takes from the config's `segmentation`: how training views are drawn.
+VIEWS = ("crop_size", "scale", "rotation", "flip")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Schedule of the linear classifier; the defaults are the paper's."""
+    """Schedule of the linear classifier; the defaults are those of config/default.yaml."""
 
     epochs: int = 45
     batch_size: int = 24  # images of one step over all processes
@@ -40,12 +44,11 @@ class Settings:
 
 
 def read_settings(values: Mapping) -> Settings:
-    """Read the config's `evaluation.linear_probe`; `enabled` is the workflow's business.
+    """Read the config's `evaluation.linear_probe`, without `enabled`.
 
     Raises:
         InputError: an unknown key.
     """
-    values = {name: value for name, value in values.items() if name != "enabled"}
     if unknown := sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)}):
         raise InputError(
             f"evaluation.linear_probe.{unknown[0]}: no such setting; see config/README.md"
@@ -53,14 +56,24 @@ def read_settings(values: Mapping) -> Settings:
     return Settings(**values)
 
 
-def training_settings(settings: Settings, segmentation: training.Settings) -> training.Settings:
-    """Architecture and views of the segmentation, schedule of the probe, the loss of all pixels."""
-    return dataclasses.replace(
-        segmentation,
+def training_settings(
+    settings: Settings, *, architecture: Mapping, views: Mapping, precision: str
+) -> training.Settings:
+    """The settings of a training of the linear classifier, whose loss is that of all pixels.
+
+    Args:
+        settings: schedule of the probe.
+        architecture: of the segmentation model, the values of `ARCHITECTURE`.
+        views: values of `VIEWS`.
+        precision: of the network's products.
+    """
+    features_of_prediction = {"dropout": 0.0, "precision": precision}
+    return training.Settings(
+        **{**architecture, **features_of_prediction},
+        **views,
         **dataclasses.asdict(settings),
         optimizer="sgd",
         hardest_fraction=1.0,
-        dropout=0.0,  # frozen features are those of prediction
     )
 
 
@@ -90,8 +103,9 @@ def train(
     *,
     classes: int,
     segmentation_model: str | os.PathLike,
-    segmentation: training.Settings,
     settings: Settings,
+    views: Mapping,
+    precision: str,
     seed: int,
     work_dir: str | os.PathLike,
     model_path: str | os.PathLike,
@@ -106,25 +120,28 @@ def train(
 
     Args:
         label_maps: shards of ground-truth label maps, 0..`classes` and ignore.
-        segmentation_model: model file of `training.train`.
-        segmentation: settings that it was trained with.
+        segmentation_model: model file of `training.train`; the architecture is the file's.
+        views: values of `VIEWS`.
+        precision: of the network's products. Frozen features are those of prediction, so this is
+            the config's `predictions.precision`.
 
     Further arguments and errors are those of `training.train`.
     """
+    predictor = load_predictor(segmentation_model, torch.device("cpu"), precision=precision)
+    architecture = {name: predictor.settings[name] for name in ARCHITECTURE}
     training.train_model(
-        lambda: with_linear_classifier(
-            load_predictor(segmentation_model, torch.device("cpu")).model, classes
-        ),
+        lambda: with_linear_classifier(predictor.model, classes),
         label_maps,
         root,
         clusters=classes,
-        settings=training_settings(settings, segmentation),
+        settings=training_settings(
+            settings, architecture=architecture, views=views, precision=precision
+        ),
         seed=seed,
         source=GROUND_TRUTH,
         fingerprint={
             "stage": "train_linear_probe",
-            "settings": dataclasses.asdict(training_settings(settings, segmentation))
-            | {"weights": None},
+            "settings": {**dataclasses.asdict(settings), **views, "precision": precision},
             "model": provenance.file_digest(segmentation_model),
         },
         work_dir=work_dir,

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from workflow_scripts.maskdistill import label_maps, shards
 from workflow_scripts.maskdistill.atomic import full_disk_named
-from workflow_scripts.maskdistill.device import autocast, half_precision
+from workflow_scripts.maskdistill.device import autocast
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.images import padded_size, read_listed
+from workflow_scripts.maskdistill.precision import check_precision
 from workflow_scripts.maskdistill.progress import progress
 from workflow_scripts.maskdistill.segmentation.deeplab import (
     ARCHITECTURE,
@@ -51,6 +52,8 @@ class Predictor:
     model: DeepLab
     clusters: int
     device: torch.device
+    settings: Mapping  # that the model was trained with, from its file
+    precision: str = "float32"  # of the network's products
 
     @torch.inference_mode()
     def predict(
@@ -104,16 +107,22 @@ class Predictor:
                 for image in images
             ]
         )
-        with autocast(self.device, half_precision(self.device)):
+        with autocast(self.device, self.precision):
             return self.model(inputs.contiguous(memory_format=torch.channels_last))
 
 
-def load_predictor(path: str | os.PathLike, device: torch.device) -> Predictor:
+def load_predictor(
+    path: str | os.PathLike, device: torch.device, *, precision: str = "float32"
+) -> Predictor:
     """Load a model file that `training.train` wrote.
 
+    Args:
+        precision: of the network's products, the config's `predictions.precision`.
+
     Raises:
-        InputError: missing, damaged, or not a segmentation model.
+        InputError: missing, damaged, not a segmentation model, or no such precision.
     """
+    check_precision(precision, "predictions.precision")
     content = read_checkpoint(path, remedy="train_segmentation writes it")
     try:
         weights, clusters = content["state_dict"], content["clusters"]
@@ -125,7 +134,7 @@ def load_predictor(path: str | os.PathLike, device: torch.device) -> Predictor:
         ) from error
     load_strictly(model, weights, source=path)
     model = model.to(device, memory_format=torch.channels_last).eval()
-    return Predictor(model, clusters, device)
+    return Predictor(model, clusters, device, content["settings"], precision)
 
 
 def write_predictions(

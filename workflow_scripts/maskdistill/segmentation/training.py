@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from workflow_scripts.maskdistill import distributed, label_maps, provenance, shards
-from workflow_scripts.maskdistill.device import autocast, gradient_scaler, half_precision
+from workflow_scripts.maskdistill.device import autocast, gradient_scaler
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.images import read_listed
+from workflow_scripts.maskdistill.precision import check_precision
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.sampling import Sample, seed_step, training_batches
 from workflow_scripts.maskdistill.segmentation.deeplab import (
@@ -34,12 +35,12 @@ from workflow_scripts.maskdistill.training_run import TrainingRun, publish, trai
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Architecture, schedule and augmentation; the defaults are the paper's (Section 4.1)."""
+    """Architecture, schedule and augmentation; the defaults are those of config/default.yaml."""
 
     depth: int = 50  # of the ResNet: 10, 18 or 50
     output_stride: int = 8  # 8 or 16
     weights: str | None = None  # initial weights of the ResNet; None draws them
-    frozen_stages: int = 2  # 0: none, 1: the stem, 2: the stem and the first stage, …
+    frozen_stages: int = 0  # 0: none, 1: the stem, 2: the stem and the first stage, …
     atrous_rates: Sequence[int] = (12, 24, 36)
     head_width: int = 256
     dropout: float = 0.5  # in the head, as torchvision has it
@@ -59,15 +60,13 @@ class Settings:
     rotation: float = 10.0  # degrees, either way
     flip: bool = True
 
+    precision: str = "float32"  # of the network's products, on every device
+
     def __post_init__(self) -> None:
-        if self.weights is None and self.frozen_stages:
-            raise InputError(
-                "segmentation.frozen_stages would freeze random values without "
-                "segmentation.weights; name a weights file, or set frozen_stages: 0"
-            )
         for name in ("epochs", "batch_size", "crop_size", "head_width", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise InputError(f"segmentation.{name}: must be above 0")
+        check_precision(self.precision, "segmentation.precision")
         if self.optimizer not in ("sgd", "adamw"):
             raise InputError(f"segmentation.optimizer: {self.optimizer!r} is not sgd or adamw")
         if not 0 < self.hardest_fraction <= 1:
@@ -80,11 +79,17 @@ def read_settings(values: Mapping) -> Settings:
     """Read the config's `segmentation`.
 
     Raises:
-        InputError: an unknown key or a value out of range.
+        InputError: an unknown key, a value out of range, or a contradiction.
     """
     if unknown := sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)}):
         raise InputError(f"segmentation.{unknown[0]}: no such setting; see config/README.md")
-    return Settings(**values)
+    settings = Settings(**values)
+    if settings.weights is None and settings.frozen_stages:
+        raise InputError(
+            "segmentation.frozen_stages would freeze random values without "
+            "segmentation.weights; name a weights file, or set frozen_stages: 0"
+        )
+    return settings
 
 
 class LabelSource(NamedTuple):
@@ -330,8 +335,7 @@ class _Trainer:
         self.settings, self.seed, self.device = settings, seed, device
         self.model = model.to(device, memory_format=torch.channels_last)
         self.optimizer = _optimizer(self.model, settings)
-        self.precision = half_precision(device)
-        self.scaler = gradient_scaler(device, self.precision)
+        self.scaler = gradient_scaler(device, settings.precision)
 
     def fit(self, run: TrainingRun, data: LabelledImages, workers: int) -> None:
         settings = self.settings
@@ -386,7 +390,7 @@ class _Trainer:
         seed_step(self.seed, step)  # dropout is the one source of randomness here
         images = normalize(images.to(self.device, non_blocking=True))
         labels = labels.to(self.device, non_blocking=True)
-        with autocast(self.device, self.precision):
+        with autocast(self.device, self.settings.precision):
             logits = parallel(images)
         loss = hard_pixel_loss(
             upsample(logits, labels.shape[-2:]),
