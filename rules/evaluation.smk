@@ -60,17 +60,21 @@ EVALUATED = ByDataset({name: evaluated_split(settings) for name, settings in CON
 WITH_OBJECTS = ByDataset({name: instance_split(settings) for name, settings in CONFIGS.items()})
 
 
-def labels_digest(dataset, split, objects):
-    """Digest of the labels of a split: scores are stale when one is corrected."""
+def labels_digest(dataset, split, *, objects=False, shard=None):
+    """Digest of the labels of a split or of one shard: what reads them is stale when one changes."""
     if origin := made_by_rule(dataset, split):
         return origin
     described = CONFIGS[dataset]["dataset"]
-    return RUN.once(
-        f"{'objects' if objects else 'labels'} of {dataset}, {split}",
-        lambda: datasets.labels_digest(
-            described, Path(described["root"]), split, listing(dataset, split), objects=objects
-        ),
-    )
+
+    def digest():
+        images = listing(dataset, split)
+        if shard is not None:
+            images = images_by_shard(dataset, split).get(int(shard), [])
+        root = Path(described["root"])
+        return datasets.labels_digest(described, root, split, images, objects=objects)
+
+    what = "objects" if objects else "labels"
+    return RUN.once(f"{what} of {dataset}, {split}, shard {shard}", digest)
 
 
 def labels_of(split_of, *, objects=False):
@@ -78,7 +82,7 @@ def labels_of(split_of, *, objects=False):
 
     def labels(wildcards):
         split = split_of(CONFIGS[wildcards.dataset])
-        return labels_digest(wildcards.dataset, split, objects)
+        return labels_digest(wildcards.dataset, split, objects=objects)
 
     return with_known_parameters(labels)
 

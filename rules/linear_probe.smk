@@ -19,7 +19,9 @@ rule write_ground_truth:
     params:
         settings=settings_of("write_ground_truth"),
         code=code_of("write_ground_truth"),
-        labels=lambda wildcards: labels_digest(wildcards.dataset, wildcards.split, False),
+        labels=lambda wildcards: labels_digest(
+            wildcards.dataset, wildcards.split, shard=wildcards.shard
+        ),
     message:
         "Write ground truth of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:

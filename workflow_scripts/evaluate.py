@@ -66,13 +66,13 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments.parse_args(argv)
     settings = options.settings
 
-    require_labels(options.labels, settings["dataset"], options.root, options.split)
     truth = GroundTruth(settings["dataset"], options.root, options.split)
     class_names = ("background", *truth.class_names)
     classes = len(truth.class_names)
     clusters = classes if options.supervised else settings["clustering"]["clusters"]
     columns = ["image_id", "file_name", "status"]
     manifest = shards.read_table(options.images, columns).to_pylist()
+    require_labels(options.labels, settings["dataset"], options.root, options.split, manifest)
     datasets.check_rejected(manifest, options.max_rejected, f"the split '{options.split}'")
     usable = [row["image_id"] for row in manifest if row["status"] == shards.OK]
     steps = {}

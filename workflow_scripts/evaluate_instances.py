@@ -46,10 +46,12 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments.parse_args(argv)
     settings = options.settings
 
-    require_labels(options.labels, settings["dataset"], options.root, options.split, objects=True)
     truth = GroundTruth(settings["dataset"], options.root, options.split)
     columns = ["image_id", "file_name", "status"]
     manifest = shards.read_table(options.images, columns).to_pylist()
+    require_labels(
+        options.labels, settings["dataset"], options.root, options.split, manifest, objects=True
+    )
     datasets.check_rejected(manifest, options.max_rejected, f"the split '{options.split}'")
     images = [row for row in manifest if row["status"] == shards.OK]
     objects = annotated_objects(truth, images, options.workers)

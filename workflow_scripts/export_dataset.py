@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic
+from workflow_scripts.maskdistill import atomic, shards
 from workflow_scripts.maskdistill.exports.content import Content, read_pictures
 from workflow_scripts.maskdistill.exports.formats import FORMATS
 from workflow_scripts.maskdistill.ground_truth import GroundTruth, has_ground_truth, require_labels
@@ -27,7 +27,10 @@ def main(argv: list[str] | None = None) -> int:
 
     truth = None
     if arguments.format == "fiftyone" and has_ground_truth(settings["dataset"]):
-        require_labels(arguments.labels, settings["dataset"], arguments.root, arguments.split)
+        manifest = shards.read_table(arguments.images, ["image_id", "file_name"]).to_pylist()
+        require_labels(
+            arguments.labels, settings["dataset"], arguments.root, arguments.split, manifest
+        )
         truth = GroundTruth(settings["dataset"], arguments.root, arguments.split)
     content = Content(
         dataset=arguments.dataset,

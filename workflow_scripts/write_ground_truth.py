@@ -18,11 +18,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--output", type=Path, required=True, help="label maps, Parquet")
     options = arguments.parse_args(argv)
     dataset = options.settings["dataset"]
-    require_labels(options.labels, dataset, options.root, options.split)
+    manifest = list(shards.read_rows(options.images))
+    require_labels(options.labels, dataset, options.root, options.split, manifest)
     truth = GroundTruth(dataset, options.root, options.split)
     metadata = cli.record(options, "ground_truth", split=options.split, labels=options.labels)
     with shards.shard_writer(options.output, "label_maps", metadata) as writer:
-        for row in shards.read_usable(options.images):
+        for row in manifest:
+            if row["status"] != shards.OK:
+                continue
             labels = truth.semantic(row["image_id"], row["file_name"])
             if labels.shape != (row["height"], row["width"]):
                 raise InputError(

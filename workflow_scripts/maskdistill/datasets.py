@@ -117,7 +117,8 @@ def labels_digest(
         with open(root / dataset["splits"][split]["annotations"], "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     folders = [*VOC_CLASSES, VOC_OBJECTS] if objects else VOC_CLASSES
-    names = (voc_label_map(folder, image.file_name) for image in listed for folder in folders)
+    files = sorted(image.file_name for image in listed)
+    names = (voc_label_map(folder, file_name) for file_name in files for folder in folders)
     return listing_digest((ListedImage(0, name) for name in names), root)
 
 

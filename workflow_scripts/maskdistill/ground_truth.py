@@ -1,17 +1,20 @@
 """Labels of PASCAL VOC and COCO datasets, read by the evaluation and by nothing before it."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from workflow_scripts.maskdistill import datasets, label_maps
+from workflow_scripts.maskdistill import label_maps
 from workflow_scripts.maskdistill.datasets import (
     VOC_CLASSES,
     VOC_OBJECTS,
+    WATCHED_ORIGINS,
+    ListedImage,
     coco_id,
+    labels_digest,
     read_coco,
     voc_label_map,
 )
@@ -35,9 +38,15 @@ def has_ground_truth(dataset: Mapping) -> bool:
 
 
 def require_labels(
-    digest: str, dataset: Mapping, root: Path, split: str, *, objects: bool = False
+    digest: str,
+    dataset: Mapping,
+    root: Path,
+    split: str,
+    images: Iterable[Mapping],
+    *,
+    objects: bool = False,
 ) -> None:
-    """Check that the labels of a split are those of when the workflow was started.
+    """Check that the labels of images are those of when the workflow was started.
 
     Args:
         digest: of `datasets.labels_digest` at that time, or how the data came here where they are
@@ -45,15 +54,16 @@ def require_labels(
         dataset: the dataset's description in the config.
         root: folder that its paths are relative to.
         split: a key of the dataset's `splits`.
+        images: rows of the manifest, in any order.
         objects: whether objects are read, or the map of classes alone.
 
     Raises:
         InputError: labels were added, removed or replaced meanwhile.
     """
-    if digest in ("", *datasets.WATCHED_ORIGINS):
+    if digest in ("", *WATCHED_ORIGINS):
         return
-    listed = datasets.list_images(dataset, root, split)
-    if datasets.labels_digest(dataset, root, split, listed, objects=objects) != digest:
+    listed = (ListedImage(row["image_id"], row["file_name"]) for row in images)
+    if labels_digest(dataset, root, split, listed, objects=objects) != digest:
         raise InputError(
             f"{root}: labels of the split '{split}' have changed since this run of the workflow "
             "was started; start snakemake again"

@@ -21,6 +21,7 @@ from workflow_scripts.maskdistill.config import (
     merge,
     report_settings,
     rule_settings,
+    split_shards,
 )
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.frozen_run import FrozenRun
@@ -213,13 +214,12 @@ class _Expectation:
                 if datasets.listing_digest(own, root) != record["listing"]:
                     yield f"images in {root} were added, removed or replaced since it was made"
             if record.get("labels", "") not in ("", *datasets.WATCHED_ORIGINS):
-                found = datasets.labels_digest(
-                    described,
-                    root,
-                    split,
-                    self._listing(split),
-                    objects=record["program"] == "evaluate_instances",
-                )
+                images = self._listing(split)
+                if record["program"] == "write_ground_truth":
+                    count = split_shards(self._config, split)
+                    images = datasets.images_of_shard(images, int(path.stem), count)
+                objects = record["program"] == "evaluate_instances"
+                found = datasets.labels_digest(described, root, split, images, objects=objects)
                 if found != record["labels"]:
                     yield f"labels in {root} were added, removed or replaced since it was made"
         except InputError as error:
