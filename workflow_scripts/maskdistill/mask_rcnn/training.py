@@ -138,10 +138,9 @@ def train(
             with autocast(device, precision):
                 losses = model(*_to_device(batch, device))
             loss = sum(losses.values())
-            values = {
-                name.removeprefix("loss_"): distributed.mean(value.item(), device)
-                for name, value in losses.items()
-            }
+            names = [name.removeprefix("loss_") for name in losses]
+            own = torch.stack([value.detach() for value in losses.values()]).tolist()
+            values = dict(zip(names, distributed.means(own, device), strict=True))
             run.record(step=step + 1, loss=sum(values.values()), **values)
             if observe is not None and run.writes:
                 rate = optimizer.param_groups[0]["lr"]

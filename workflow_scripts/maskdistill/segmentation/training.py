@@ -351,7 +351,7 @@ class _Trainer:
             for step, (images, labels) in enumerate(batches, start):
                 rate = learning_rate(step, steps_per_epoch, settings)
                 loss = self._step(parallel, images, labels, step, rate)
-                loss = distributed.mean(loss, self.device)
+                (loss,) = distributed.means([loss], self.device)
                 run.record(step=step + 1, loss=loss, learning_rate=rate)
                 if run.writes:
                     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
