@@ -73,6 +73,12 @@ def parallel(model: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
 
+def provenance(device: torch.device) -> dict[str, str | int]:
+    """Where a training runs, for its model file: "device" (cpu or the GPU), "processes"."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "processes": world_size()}
+
+
 def share_of(workers: int) -> int:
     """How many of a job's `workers` are this process's; 0 stays 0."""
     return math.ceil(workers / world_size())

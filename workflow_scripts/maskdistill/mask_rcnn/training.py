@@ -63,6 +63,7 @@ def fit_network(
                 "settings": dataclasses.asdict(settings),
                 "clusters": clusters,
                 "seed": seed,
+                **distributed.provenance(device),
                 "state_dict": {k: v.cpu() for k, v in network.state_dict().items()},
             },
             model,
@@ -71,11 +72,17 @@ def fit_network(
 
 
 def fingerprint(pseudo_labels: Path, *, settings: TrainingSettings, seed: int) -> dict:
-    """What decides the result of a training; files count by content, not by name."""
+    """What decides the result of a training; files count by content, not by name.
+
+    The number of processes does so for the engine Detectron2 only, see `detectron2_network`.
+    """
     values = dataclasses.asdict(settings)
     if settings.weights is not None:
         values["weights"] = file_digest(settings.weights)
-    return {"settings": values, "seed": seed, "pseudo_labels": file_digest(pseudo_labels)}
+    found = {"settings": values, "seed": seed, "pseudo_labels": file_digest(pseudo_labels)}
+    if settings.engine == "detectron2" and distributed.world_size() > 1:
+        found["processes"] = distributed.world_size()
+    return found
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:

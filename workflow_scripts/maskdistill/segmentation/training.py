@@ -212,14 +212,16 @@ def train(
     """Train on label maps, going on from the last checkpoint if there is one.
 
     A run that was interrupted gives the weights of one that was not: views, dropout and learning
-    rate depend on the step alone. Under torchrun every process takes its part of each batch; the
-    processes need not be as many as before the interruption.
+    rate depend on the step alone. Under torchrun every process takes its part of each batch. Their
+    number, which may differ from that before the interruption, changes the result only by the
+    order of floating-point sums.
 
     Args:
         paths: shards of label maps; images without any label are left out.
         root: folder that file names are relative to.
         work_dir: keeps the checkpoints of every training, by fingerprint.
-        model_path: for the trained model: state_dict, settings, clusters.
+        model_path: for the trained model: state_dict, settings, clusters, and for information
+            the device and the number of processes that finished the training.
         history_path: for loss and learning rate of every step, as CSV.
         workers: processes that decode images; 0 decodes in this one.
 
@@ -299,7 +301,12 @@ def train_model(
         run.write_history(history_path)
         state = {name: value.cpu() for name, value in model.state_dict().items()}
         publish(
-            {"state_dict": state, "settings": dataclasses.asdict(settings), "clusters": clusters},
+            {
+                "state_dict": state,
+                "settings": dataclasses.asdict(settings),
+                "clusters": clusters,
+                **distributed.provenance(device),
+            },
             model_path,
         )
 
