@@ -162,8 +162,9 @@ class RegionProposals(rpn.RegionProposalNetwork):
             beta=1 / 9,
             reduction="sum",
         )
+        objectness = objectness.flatten()[sampled]
         objectness_loss = functional.binary_cross_entropy_with_logits(
-            objectness.flatten()[sampled], torch.cat(labels)[sampled], reduction="sum"
+            objectness, torch.cat(labels)[sampled].to(objectness.dtype), reduction="sum"
         )
         return objectness_loss / count, box_loss / count
 
