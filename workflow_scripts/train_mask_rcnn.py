@@ -28,19 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--checkpoint-every", type=int, default=200, help="steps between two checkpoints"
     )
-    parser.add_argument(
-        "--processes",
-        type=int,
-        default=1,
-        help="processes to share each batch, one a GPU, by Detectron2's launcher (engine "
-        "detectron2 only; torchrun, which starts its processes itself, serves every engine)",
-    )
     cli.add_runtime(parser, batch_size=False)
     arguments = parser.parse_args(argv)
     if arguments.checkpoint_every < 1:
         raise InputError(f"--checkpoint-every: {arguments.checkpoint_every} is less than 1 step")
-    if arguments.processes < 1:
-        raise InputError(f"--processes: {arguments.processes} is less than 1")
 
     settings = training_settings(arguments.settings["mask_rcnn"])
     engines.engine(settings.engine).fit(
@@ -56,7 +47,6 @@ def main(argv: list[str] | None = None) -> int:
             device=choose_device(arguments.device),
             workers=distributed.share_of(arguments.workers),
             checkpoint_every=arguments.checkpoint_every,
-            processes=arguments.processes,
         ),
     )
     return 0

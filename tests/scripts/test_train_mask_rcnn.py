@@ -117,8 +117,6 @@ def test_two_processes_share_the_batch_and_one_writes(tmp_path, engine):
         ([], {"engine": "detectron3"}, "no engine 'detectron3'"),
         ([], {"iteration": 1}, "did you mean 'iterations'"),
         (["--checkpoint-every", "0"], {}, "checkpoint-every"),
-        (["--processes", "0"], {}, "processes"),
-        (["--processes", "2"], {}, "torchrun"),
         (["--pseudo-labels", "none.json"], {}, "none.json: no such file"),
     ],
 )

@@ -1,13 +1,19 @@
-"""Training on several GPUs or nodes under torchrun; a no-op in a single process."""
+"""Training on several GPUs under torchrun; a no-op in a single process.
+
+The number of processes must not change what a training computes, except for the order of
+floating-point sums: means, batch statistics and the size of padded batches are those of the global
+batch, of which every process has an equal, consecutive part (see `sampling.BatchPlan`).
+"""
 
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from workflow_scripts.maskdistill.errors import InputError
 
@@ -53,13 +59,24 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
 
 
 def parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """Average gradients over the processes, and batch statistics where the GPU can."""
+    """Average gradients, and compute the statistics of batch normalisation, over all processes."""
     if world_size() == 1:
         return model
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    else:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                # Parameters, buffers and mode stay as they are.
+                module.__class__ = _GlobalBatchNorm
     ids = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+
+def provenance(device: torch.device) -> dict[str, str | int]:
+    """Where a training runs, for its model file: "device" (cpu or the GPU), "processes"."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "processes": world_size()}
 
 
 def share_of(workers: int) -> int:
@@ -76,13 +93,53 @@ def any_process(flag: bool, device: torch.device) -> bool:
     return bool(tensor.item())
 
 
-def mean(value: float, device: torch.device) -> float:
-    """The mean of `value` over the processes; all of them learn the same answer."""
+def means(values: Sequence[float], device: torch.device) -> list[float]:
+    """The mean of each value over the processes; all of them learn the same answer."""
     if world_size() == 1:
-        return value
-    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(tensor)
-    return tensor.item() / world_size()
+    return (tensor / world_size()).tolist()
+
+
+def mean_counts(counts: Sequence[int], device: torch.device) -> list[float]:
+    """What a process divides its sums by for its losses to be means over the global batch.
+
+    Each process adds up the terms of its own part, and `parallel` averages the gradients over the
+    processes. The average is the mean over all terms if each sum is divided by the mean number of
+    terms per process.
+
+    Args:
+        counts: this process's numbers of terms, one for each loss.
+
+    Returns:
+        The mean of each number over the processes, or 1 where it is 0, as the sums are, too.
+    """
+    return [mean or 1.0 for mean in means([float(count) for count in counts], device)]
+
+
+def largest(values: Sequence[int], device: torch.device) -> list[int]:
+    """The largest of each value in any process; all of them learn the same answer."""
+    if world_size() == 1:
+        return list(values)
+    tensor = torch.tensor(values, device=device)
+    torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
+    return tensor.tolist()
+
+
+def gather(values: Tensor) -> list[Tensor]:
+    """The one-dimensional tensors of all processes, which may differ in length, by rank."""
+    if world_size() == 1:
+        return [values]
+    length = torch.tensor([len(values)], device=values.device)
+    lengths = [torch.empty_like(length) for _ in range(world_size())]
+    torch.distributed.all_gather(lengths, length)
+    # Collectives want tensors of one size.
+    sizes = torch.cat(lengths).tolist()
+    padded = functional.pad(values, (0, max(sizes) - len(values)))
+    parts = [torch.empty_like(padded) for _ in sizes]
+    torch.distributed.all_gather(parts, padded)
+    return [part[:size] for part, size in zip(parts, sizes, strict=True)]
 
 
 def from_first(value: T) -> T:
@@ -92,3 +149,43 @@ def from_first(value: T) -> T:
     values = [value]
     torch.distributed.broadcast_object_list(values, src=0)
     return values[0]
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over the processes; so is its gradient."""
+
+    @staticmethod
+    def forward(_, values: Tensor) -> Tensor:
+        values = values.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(_, gradient: Tensor) -> Tensor:
+        return _Sum.apply(gradient)
+
+
+class _GlobalBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation by the statistics of the global batch, on CPUs.
+
+    PyTorch's own `SyncBatchNorm` needs GPUs. The processes may have different numbers of values,
+    and some of them none.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x of B x C x H x W."""
+        if not self.training:
+            return super().forward(x)
+        dimensions, shape = (0, 2, 3), (1, -1, 1, 1)
+        values = x.float()
+        own_count = values.new_full((x.shape[1],), x.numel() // x.shape[1])
+        total, count = _Sum.apply(torch.stack([values.sum(dimensions), own_count]))
+        mean = total / count
+        centred = values - mean.view(shape)
+        squares = _Sum.apply(centred.square().sum(dimensions))
+        scale = self.weight * (squares / count + self.eps).rsqrt()
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(squares / (count - 1), self.momentum)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)

@@ -26,9 +26,29 @@ class Sample(NamedTuple):
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Seed torch's global generator for one step of this process: dropout, sampled anchors, …"""
-    place = np.random.SeedSequence([seed, step, distributed.rank()])
+    """Seed torch's global generator for one step, in the same way in every process.
+
+    What differs between the images of a batch (dropout, sampled anchors, …) is drawn with
+    `image_generators`.
+    """
+    place = np.random.SeedSequence([seed, step])
     torch.manual_seed(int(place.generate_state(1)[0]))
+
+
+def image_generators(count: int) -> list[np.random.Generator]:
+    """A generator of random numbers for each image of this process's part of a batch.
+
+    What it draws depends on the image's position in the global batch, on the state of torch's
+    global generator on the CPU and on nothing else: neither on the number of processes nor on the
+    device. The global generator moves on, so that every call gives other numbers; all processes
+    must make the same calls between two calls of `seed_step`.
+
+    Args:
+        count: images of this part, as many as in that of every other process.
+    """
+    call = int(torch.randint(2**63 - 1, ()))
+    first = distributed.rank() * count
+    return [np.random.default_rng([call, first + number]) for number in range(count)]
 
 
 def training_batches(

@@ -101,9 +101,7 @@ def uninterrupted(engine, shapes, tmp_path_factory):
     return fit(engine, shapes, folder), folder
 
 
-def fit(
-    name, shapes, folder, *, workers=0, checkpoint_every=100, processes=1, device=CPU, **settings
-):
+def fit(name, shapes, folder, *, workers=0, checkpoint_every=100, **settings):
     """Train by the engine of that name; the content of the model file."""
     path, root = shapes
     engines.engine(name).fit(
@@ -115,12 +113,7 @@ def fit(
         model=folder / "model.pt",
         history=folder / "history.csv",
         record={},
-        runtime=Runtime(
-            device=device,
-            workers=workers,
-            checkpoint_every=checkpoint_every,
-            processes=processes,
-        ),
+        runtime=Runtime(device=CPU, workers=workers, checkpoint_every=checkpoint_every),
     )
     return torch.load(folder / "model.pt", weights_only=True)
 

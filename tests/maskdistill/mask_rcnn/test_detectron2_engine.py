@@ -1,19 +1,14 @@
-import os
-import signal
-import threading
-
 import numpy as np
 import pytest
 import torch
 
 from tests.maskdistill.mask_rcnn.conftest import TINY_ENGINES, fit, losses
 from workflow_scripts import convert_weights
-from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn import network as torchvision_network
 from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
 from workflow_scripts.maskdistill.resnet import build_resnet
 from workflow_scripts.maskdistill.sampling import Sample
-from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
+from workflow_scripts.maskdistill.training_run import TrainingRun
 from workflow_scripts.maskdistill.weights import detectron2_names
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed (README says how)")
@@ -202,58 +197,3 @@ def test_examples_are_bitmaps_resized_and_mirrored_with_their_image(shapes):
         assert example.labels.tolist() == [1]
     for a, b in zip(drawn[0], again, strict=True):
         assert torch.equal(a, b)
-
-
-def test_the_launcher_shares_a_batch_and_normalises_it_together(shapes, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    options = {"iterations": 1, "train_sides": [48], "flip": False}
-    shared = fit("detectron2", shapes, tmp_path / "shared", processes=2, **options)["state_dict"]
-    alone = fit("detectron2", shapes, tmp_path / "alone", **options)["state_dict"]
-
-    assert len(losses(tmp_path / "shared")) == 1
-    assert all(value.isfinite().all() for value in shared.values())
-    # Of half of the batch each, the processes would have another mean than of all of it.
-    name = "backbone.stem.conv1.norm.running_mean"
-    torch.testing.assert_close(shared[name], alone[name])
-
-
-def test_sigterm_reaches_the_launchers_processes(shapes, tmp_path):
-    def terminate():
-        if any(tmp_path.glob("runs/*/history.jsonl")):
-            os.kill(os.getpid(), signal.SIGTERM)
-        else:
-            waiting = threading.Timer(0.1, terminate)
-            waiting.daemon = True
-            waiting.start()
-
-    terminate()
-    with pytest.raises(Interrupted):
-        fit("detectron2", shapes, tmp_path, processes=2, iterations=500, checkpoint_every=500)
-
-    (checkpoint,) = tmp_path.glob("runs/*/last.pt")
-    step = torch.load(checkpoint, weights_only=True)["step"]
-    assert 0 < step < 500
-
-
-def test_an_error_in_a_process_of_the_launcher_is_one_line(shapes, tmp_path):
-    path, _ = shapes
-
-    with pytest.raises(InputError, match=r"png: missing file") as error:
-        fit("detectron2", (path, tmp_path / "elsewhere"), tmp_path, processes=2)
-
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("device", "environment", "message"),
-    [("cuda", {}, "2 processes, but 1 GPUs here"), ("cpu", {"RANK": "0"}, "torchrun")],
-)
-def test_processes_that_cannot_be_started_are_refused(
-    shapes, tmp_path, monkeypatch, device, environment, message
-):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-
-    with pytest.raises(InputError, match=message):
-        fit("detectron2", shapes, tmp_path, processes=2, device=torch.device(device))

@@ -1,29 +1,20 @@
 """The engine on Detectron2; fulfils `engines.Engine`. It downloads nothing."""
 
 import contextlib
-import dataclasses
-import math
-import multiprocessing
-import os
-import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from workflow_scripts.maskdistill import distributed
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime
 from workflow_scripts.maskdistill.mask_rcnn.predictor import NetworkPredictor, load_network
 from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import PseudoLabels
 from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, TrainingSettings
 from workflow_scripts.maskdistill.mask_rcnn.training import fit_network
-from workflow_scripts.maskdistill.training_run import Interrupted
 
 try:
-    from detectron2.engine import launch
-    from detectron2.utils import comm
     from torch.utils.tensorboard import SummaryWriter
 
     from workflow_scripts.maskdistill.mask_rcnn.detectron2_data import (
@@ -54,46 +45,14 @@ def fit(
     record: Mapping,
     runtime: Runtime,
 ) -> None:
-    """Train on a COCO dataset file; see `engines.Engine.fit`.
-
-    Under torchrun this is one of its processes; otherwise Detectron2's launcher starts
-    `runtime.processes` of them.
-    """
-    _check_processes(runtime)
-    arguments = {
-        "pseudo_labels": pseudo_labels,
-        "root": root,
-        "settings": settings,
-        "seed": seed,
-        "work_dir": work_dir,
-        "model": model,
-        "history": history,
-        "runtime": runtime,
-    }
-    if runtime.processes == 1:
-        _fit(**arguments)
-    else:
-        share = math.ceil(runtime.workers / runtime.processes)
-        arguments["runtime"] = dataclasses.replace(runtime, workers=share)
-        _launch(runtime.processes, arguments)
-
-
-def predictor(
-    model: Mapping, *, settings: PredictionSettings, device: torch.device
-) -> NetworkPredictor:
-    """Make a predictor of a model file's content; see `engines.Engine.predictor`."""
-    return load_network(build_mask_rcnn, model, settings=settings, device=device, resize=resize)
-
-
-def _fit(
-    pseudo_labels: Path,
-    root: Path,
-    *,
-    settings: TrainingSettings,
-    seed: int,
-    **arguments: Any,
-) -> None:
-    """Train in this process, alone or as one of several."""
+    """Train on a COCO dataset file; see `engines.Engine.fit`."""
+    if distributed.world_size() > 1 and distributed.rank() == 0:
+        print(
+            f"Detectron2 with {distributed.world_size()} processes: each pads its part of a batch "
+            "and draws and averages over its sampled regions by itself, so that another number of "
+            "processes gives another result",
+            flush=True,
+        )
     # Detectron2 trusts the file; ours is checked, with a message that names the remedy.
     clusters = PseudoLabels(
         pseudo_labels,
@@ -116,9 +75,19 @@ def _fit(
             clusters=clusters,
             pseudo_labels=pseudo_labels,
             seed=seed,
+            work_dir=work_dir,
+            model=model,
+            history=history,
+            runtime=runtime,
             observe=events.write,
-            **arguments,
         )
+
+
+def predictor(
+    model: Mapping, *, settings: PredictionSettings, device: torch.device
+) -> NetworkPredictor:
+    """Make a predictor of a model file's content; see `engines.Engine.predictor`."""
+    return load_network(build_mask_rcnn, model, settings=settings, device=device, resize=resize)
 
 
 class _Events:
@@ -139,45 +108,3 @@ class _Events:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-
-
-def _check_processes(runtime: Runtime) -> None:
-    if runtime.processes > 1 and "RANK" in os.environ:
-        raise InputError("--processes: torchrun has started the processes; leave it out")
-    if runtime.device.type == "cuda" and runtime.processes > torch.cuda.device_count():
-        raise InputError(
-            f"--processes: {runtime.processes} processes, but {torch.cuda.device_count()} GPUs here"
-        )
-
-
-def _launch(processes: int, arguments: Mapping[str, Any]) -> None:
-    """Run `_fit` in several processes, with one line of error and SIGTERM as in a single one."""
-
-    def terminate(*_: object) -> None:
-        for child in multiprocessing.active_children():
-            child.terminate()
-
-    previous = signal.signal(signal.SIGTERM, terminate)
-    try:
-        launch(_work, processes, dist_url="auto", args=(arguments,))
-    except ProcessRaisedException as error:
-        reason = str(error).strip().splitlines()[-1]
-        if "InputError: " in reason:
-            raise InputError(reason.split("InputError: ")[-1]) from error
-        raise
-    except ProcessExitedException as error:
-        if error.exit_code in (Interrupted().code, -signal.SIGTERM):
-            raise Interrupted from error
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _work(arguments: Mapping[str, Any]) -> None:
-    """One process of Detectron2's launcher, which looks like one of torchrun's from here on."""
-    os.environ.update(
-        RANK=str(comm.get_rank()),
-        LOCAL_RANK=str(comm.get_local_rank()),
-        WORLD_SIZE=str(comm.get_world_size()),
-    )
-    _fit(**arguments)

@@ -2,10 +2,15 @@
 
 As in that recipe, batch normalisation is trained, over all processes together, and one more
 follows the last stage (res5), whose features the heads of boxes and masks share.
+
+The result depends on the number of processes: each pads its images to the largest of its own part
+of the batch, draws its samples of anchors and regions by itself, and averages the losses of
+classes, boxes and masks over its own regions.
 """
 
 from collections.abc import Sequence
 
+import torch
 from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
@@ -60,6 +65,9 @@ class Detectron2MaskRCNN(GeneralizedRCNN):
         inputs = [{"image": image} for image in images]
         if not self.training:
             return [_detections(found) for found in self.inference(inputs, do_postprocess=False)]
+        if rank := distributed.rank():
+            # `seed_step` is the same in all processes, which must not draw the same numbers here.
+            torch.manual_seed(torch.initial_seed() + rank)
         for given, target in zip(inputs, targets, strict=True):
             given["instances"] = _instances(target, given["image"].shape[-2:])
         with EventStorage() as storage:
@@ -168,10 +176,8 @@ def _build_trunk(settings: TrainingSettings) -> ResNet:
 
 def _norm(settings: TrainingSettings) -> str:
     """Detectron2's name of the normalisation."""
-    if settings.norm != "batch":
-        return {"frozen": "FrozenBN", "group": "GN"}[settings.norm]
-    # Detectron2's own, which works on CPUs, too; `distributed.parallel` puts PyTorch's on GPUs.
-    return "BN" if distributed.world_size() == 1 else "naiveSyncBN"
+    # `distributed.parallel` replaces BN where there are several processes.
+    return {"batch": "BN", "frozen": "FrozenBN", "group": "GN"}[settings.norm]
 
 
 def _instances(target: dict[str, Tensor], size: tuple[int, int]) -> Instances:

@@ -36,12 +36,14 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a training runs; none of it changes the result."""
+    """How a training runs; none of it changes the result.
+
+    Nor does the number of torchrun's processes, except for the engine Detectron2.
+    """
 
     device: torch.device
     workers: int = 0  # processes that decode images
     checkpoint_every: int = 200  # steps, as runtime.checkpoint_every
-    processes: int = 1  # that the engine starts itself, one a GPU; 1 under torchrun
 
 
 class Predictor(Protocol):

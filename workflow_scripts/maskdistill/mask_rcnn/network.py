@@ -7,6 +7,7 @@ C4 is Detectron2's: the RPN and RoIAlign work on the third stage (stride 16), an
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,6 +20,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
+from workflow_scripts.maskdistill import distributed, sampling
 from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, TrainingSettings
 from workflow_scripts.maskdistill.resnet import MEAN, STD, build_resnet, output_channels
 
@@ -65,15 +67,106 @@ class MaskRCNN(nn.Module):
         return rpn_losses | head_losses if self.training else detections
 
     def _batch(self, images: Sequence[Tensor]) -> ImageList:
-        """Normalise, and pad to the right and bottom with zeros (the mean colour)."""
+        """Normalise, and pad to the right and bottom with zeros (the mean colour).
+
+        In training all processes pad to the largest image of the global batch: padding changes
+        the features along its border and the statistics of batch normalisation.
+        """
         sizes = [tuple(image.shape[-2:]) for image in images]
-        height, width = (
-            -(-max(side) // self.stride) * self.stride for side in zip(*sizes, strict=True)
-        )
+        largest = [max(side) for side in zip(*sizes, strict=True)]
+        if self.training:
+            largest = distributed.largest(largest, self.mean.device)
+        height, width = (-(-side // self.stride) * self.stride for side in largest)
         batch = self.mean.new_zeros(len(images), height, width, 3).permute(0, 3, 1, 2)
         for padded, image, (h, w) in zip(batch, images, sizes, strict=True):
             padded[:, :h, :w] = (image.to(batch.device) - self.mean) / self.std
         return ImageList(batch, sizes)
+
+
+class ImageSampler:
+    """Samples positive and negative boxes of each image, in place of torchvision's sampler.
+
+    What is drawn for an image depends on its place in the global batch, and not on how many
+    processes share the batch, see `sampling.image_generators`. It is drawn on the CPU, which takes
+    microseconds for so few numbers, and is the same on every device.
+
+    Args:
+        boxes: that are sampled of each image, if it has as many.
+        positive_fraction: largest share of positive ones among them.
+    """
+
+    def __init__(self, boxes: int, positive_fraction: float) -> None:
+        self.boxes, self.positive_fraction = boxes, positive_fraction
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Masks of the chosen positive and of the chosen negative boxes of each image.
+
+        Args:
+            matched_idxs: of each image, a number for each box: above 0 for a positive one, 0 for
+                a negative one, below 0 for one that must not be chosen.
+        """
+        generators = sampling.image_generators(len(matched_idxs))
+        positives, negatives = [], []
+        for labels, generator in zip(matched_idxs, generators, strict=True):
+            limit = int(self.boxes * self.positive_fraction)
+            positive, count = _choose(labels >= 1, limit, generator)
+            negative, _ = _choose(labels == 0, self.boxes - count, generator)
+            positives.append(positive)
+            negatives.append(negative)
+        return positives, negatives
+
+
+def _choose(candidates: Tensor, limit: int, generator: np.random.Generator) -> tuple[Tensor, int]:
+    """Up to `limit` of the candidates, as a mask of uint8, and their number."""
+    (indices,) = torch.where(candidates)
+    count = min(limit, len(indices))
+    drawn = torch.from_numpy(generator.choice(len(indices), count, replace=False, shuffle=False))
+    chosen = torch.zeros_like(candidates, dtype=torch.uint8)
+    chosen[indices[drawn.to(indices.device)]] = 1
+    return chosen, count
+
+
+class RegionProposals(rpn.RegionProposalNetwork):
+    """torchvision's; its losses are means over the sampled anchors of the global batch.
+
+    Args:
+        sampler: of the anchors that are trained on.
+        arguments, options: of torchvision's class.
+    """
+
+    def __init__(self, *arguments, sampler: ImageSampler, **options) -> None:
+        super().__init__(
+            *arguments,
+            **options,
+            batch_size_per_image=sampler.boxes,
+            positive_fraction=sampler.positive_fraction,
+        )
+        self.fg_bg_sampler = sampler
+
+    def compute_loss(
+        self,
+        objectness: Tensor,
+        pred_bbox_deltas: Tensor,
+        labels: list[Tensor],
+        regression_targets: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Losses of objectness and boxes; see `distributed.mean_counts` for their scale."""
+        positive, negative = (
+            torch.where(torch.cat(chosen))[0] for chosen in self.fg_bg_sampler(labels)
+        )
+        sampled = torch.cat([positive, negative])
+        (count,) = distributed.mean_counts([len(sampled)], objectness.device)
+        box_loss = functional.smooth_l1_loss(
+            pred_bbox_deltas[positive],
+            torch.cat(regression_targets)[positive],
+            beta=1 / 9,
+            reduction="sum",
+        )
+        objectness = objectness.flatten()[sampled]
+        objectness_loss = functional.binary_cross_entropy_with_logits(
+            objectness, torch.cat(labels)[sampled].to(objectness.dtype), reduction="sum"
+        )
+        return objectness_loss / count, box_loss / count
 
 
 class C4Backbone(nn.Module):
@@ -146,14 +239,22 @@ class Heads(roi_heads.RoIHeads):
     Box features of the sampled regions are computed once, and masks are predicted from those of
     the positive regions among them.
 
+    Losses are means over the sampled or positive regions of the global batch.
+
     Args:
         mask_size: cells along a side of the predicted masks.
+        sampler: of the regions that are trained on.
         arguments: of torchvision's class.
     """
 
-    def __init__(self, *, mask_size: int, **arguments) -> None:
-        super().__init__(**arguments)
+    def __init__(self, *, mask_size: int, sampler: ImageSampler, **arguments) -> None:
+        super().__init__(
+            **arguments,
+            batch_size_per_image=sampler.boxes,
+            positive_fraction=sampler.positive_fraction,
+        )
         self.mask_size = mask_size
+        self.fg_bg_sampler = sampler
 
     def forward(
         self,
@@ -168,9 +269,6 @@ class Heads(roi_heads.RoIHeads):
         proposals, matched, labels, offsets = self.select_training_samples(proposals, targets)
         box_features = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
         scores, predicted_offsets = self.box_predictor(box_features)
-        class_loss, box_loss = roi_heads.fastrcnn_loss(
-            scores.float(), predicted_offsets.float(), labels, offsets
-        )
         positive = [label > 0 for label in labels]
         regions = [boxes[chosen] for boxes, chosen in zip(proposals, positive, strict=True)]
         if self.mask_head is None:
@@ -183,16 +281,20 @@ class Heads(roi_heads.RoIHeads):
                 targets, matched, positive, regions, strict=True
             )
         ]
-        mask_labels = torch.cat(
-            [label[chosen] for label, chosen in zip(labels, positive, strict=True)]
+        labels, positive = torch.cat(labels), torch.cat(positive)
+        class_sum, box_sum = _box_losses(
+            scores.float(), predicted_offsets.float(), labels, torch.cat(offsets), positive
         )
-        mask_loss = _mask_loss(
-            self.mask_predictor(mask_features).float(), torch.cat(mask_targets), mask_labels
+        mask_sum = _mask_loss(
+            self.mask_predictor(mask_features).float(), torch.cat(mask_targets), labels[positive]
+        )
+        regions_count, positive_count = distributed.mean_counts(
+            [len(labels), sum(map(len, regions))], labels.device
         )
         return [], {
-            "loss_classifier": class_loss,
-            "loss_box_reg": box_loss,
-            "loss_mask": mask_loss,
+            "loss_classifier": class_sum / regions_count,
+            "loss_box_reg": box_sum / regions_count,
+            "loss_mask": mask_sum / positive_count,
         }
 
     def _detect(
@@ -227,12 +329,30 @@ def _crop_masks(masks: Tensor, boxes: Tensor, size: int) -> Tensor:
     return (crops[:, 0] >= 0.5).to(boxes.dtype)
 
 
+def _box_losses(
+    scores: Tensor, offsets: Tensor, labels: Tensor, targets: Tensor, positive: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Losses of classes and of boxes, each a sum over the regions, as torchvision has them.
+
+    Args:
+        scores: regions x (C + 1).
+        offsets: regions x 4 (C + 1).
+        labels: of the regions, 0 for the background.
+        targets: true offsets, regions x 4.
+        positive: which regions are no background.
+    """
+    own = offsets.unflatten(1, (-1, 4))[positive, labels[positive]]
+    return (
+        functional.cross_entropy(scores, labels, reduction="sum"),
+        functional.smooth_l1_loss(own, targets[positive], beta=1 / 9, reduction="sum"),
+    )
+
+
 def _mask_loss(logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy of the mask of the true class, averaged over regions and cells."""
-    if not len(labels):
-        return logits.sum() * 0
+    """Binary cross-entropy of the mask of the true class: mean over cells, sum over regions."""
     own = logits[torch.arange(len(labels), device=labels.device), labels]
-    return functional.binary_cross_entropy_with_logits(own, targets)
+    losses = functional.binary_cross_entropy_with_logits(own, targets, reduction="none")
+    return losses.sum() / (logits.shape[-2] * logits.shape[-1])
 
 
 class _Parts(NamedTuple):
@@ -274,13 +394,12 @@ def build_mask_rcnn(
     sizes = parts.anchor_sizes
     network = MaskRCNN(
         parts.backbone,
-        rpn.RegionProposalNetwork(
+        RegionProposals(
             AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes)),
             rpn.RPNHead(parts.channels, len(sizes[0]) * len(ASPECT_RATIOS)),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
-            batch_size_per_image=settings.sampled_anchors,
-            positive_fraction=0.5,
+            sampler=ImageSampler(settings.sampled_anchors, 0.5),
             pre_nms_top_n={
                 "training": settings.proposals * parts.pre_nms_factor,
                 "testing": prediction.proposals * parts.pre_nms_factor,
@@ -296,8 +415,7 @@ def build_mask_rcnn(
             mask_size=parts.mask_size,
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
-            batch_size_per_image=settings.sampled_proposals,
-            positive_fraction=0.25,
+            sampler=ImageSampler(settings.sampled_proposals, 0.25),
             bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
             score_thresh=prediction.score_floor,
             nms_thresh=prediction.nms_threshold,

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime
 from workflow_scripts.maskdistill.mask_rcnn.network import build_mask_rcnn
 from workflow_scripts.maskdistill.mask_rcnn.predictor import NetworkPredictor, load_network
@@ -27,10 +26,6 @@ def fit(
     runtime: Runtime,
 ) -> None:
     """Train on a COCO dataset file; see `engines.Engine.fit`."""
-    if runtime.processes > 1:
-        raise InputError(
-            "--processes: the engine torchvision starts none; start the program by torchrun"
-        )
     examples = PseudoLabels(
         pseudo_labels,
         root,

@@ -64,7 +64,7 @@ def fit_network(
                 "settings": dataclasses.asdict(settings),
                 "clusters": clusters,
                 "seed": seed,
-                "provenance": dict(record),
+                "provenance": {**record, **distributed.provenance(device)},
                 "state_dict": {k: v.cpu() for k, v in network.state_dict().items()},
             },
             model,
@@ -73,11 +73,17 @@ def fit_network(
 
 
 def fingerprint(pseudo_labels: Path, *, settings: TrainingSettings, seed: int) -> dict:
-    """What decides the result of a training; files count by content, not by name."""
+    """What decides the result of a training; files count by content, not by name.
+
+    The number of processes does so for the engine Detectron2 only, see `detectron2_network`.
+    """
     values = dataclasses.asdict(settings)
     if settings.weights is not None:
         values["weights"] = file_digest(settings.weights)
-    return {"settings": values, "seed": seed, "pseudo_labels": file_digest(pseudo_labels)}
+    found = {"settings": values, "seed": seed, "pseudo_labels": file_digest(pseudo_labels)}
+    if settings.engine == "detectron2" and distributed.world_size() > 1:
+        found["processes"] = distributed.world_size()
+    return found
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:
@@ -139,10 +145,9 @@ def train(
             with autocast(device, settings.precision):
                 losses = model(*_to_device(batch, device))
             loss = sum(losses.values())
-            values = {
-                name.removeprefix("loss_"): distributed.mean(value.item(), device)
-                for name, value in losses.items()
-            }
+            names = [name.removeprefix("loss_") for name in losses]
+            own = torch.stack([value.detach() for value in losses.values()]).tolist()
+            values = dict(zip(names, distributed.means(own, device), strict=True))
             run.record(step=step + 1, loss=sum(values.values()), **values)
             if observe is not None and run.writes:
                 rate = optimizer.param_groups[0]["lr"]

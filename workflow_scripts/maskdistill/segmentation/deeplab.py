@@ -3,11 +3,13 @@
 import os
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
+from workflow_scripts.maskdistill import sampling
 from workflow_scripts.maskdistill.resnet import build_resnet, keep_frozen, output_channels
 
 # Settings that a model file must keep for the model to be built again.
@@ -48,9 +50,9 @@ class DeepLab(nn.Module):
         self.trunk = trunk
         channels = output_channels(trunk.layer4)
         pyramid = ASPP(channels, list(atrous_rates), head_width)
-        for module in pyramid.project:
+        for number, module in enumerate(pyramid.project):
             if isinstance(module, nn.Dropout):
-                module.p = dropout
+                pyramid.project[number] = ImageDropout(dropout)
         for branch in pyramid.convs:
             if isinstance(branch, nn.Sequential) and isinstance(branch[0], nn.AdaptiveAvgPool2d):
                 branch[2] = PooledBatchNorm(head_width)
@@ -77,6 +79,31 @@ class DeepLab(nn.Module):
         super().train(mode)
         keep_frozen(self)
         return self
+
+
+class ImageDropout(nn.Dropout):
+    """Dropout that draws the same for an image wherever the image is computed.
+
+    It depends on the image's place in the global batch, and not on how many processes share the
+    batch, see `sampling.image_generators`. The numbers are drawn on the CPU, which is done while a
+    GPU still computes the layers before, so that they are the same on every device. The
+    probability is rounded to a multiple of 1 / 65,536.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Set elements of x (B x C x H x W) to 0 in training, and scale up the others."""
+        if not self.training or not self.p:
+            return x
+        images, channels, *size = x.shape
+        kept = torch.empty(images, *size, channels, dtype=torch.bool, pin_memory=x.is_cuda)
+        threshold = round(2**16 * (1 - self.p))
+        for image, generator in zip(kept, sampling.image_generators(images), strict=True):
+            # The cheapest random numbers that NumPy has: 64 bits make four of them.
+            bits = generator.bit_generator.random_raw(-(-image.numel() // 4)).view(np.uint16)
+            np.less(bits[: image.numel()].reshape(image.shape), threshold, out=image.numpy())
+        # In the order of channels-last features, whatever the order of x.
+        factors = kept.to(x.device, non_blocking=True).permute(0, 3, 1, 2).to(x.dtype)
+        return x * factors.mul_(2**16 / max(1, threshold))
 
 
 class PooledBatchNorm(nn.BatchNorm2d):

@@ -3,25 +3,28 @@
 import torch
 from torch.nn import functional as F
 
+from workflow_scripts.maskdistill import distributed
+
 IGNORE_INDEX = -1  # in tensors of labels; in PNG files see `label_maps`
 
 
 def hard_pixel_loss(
     logits: torch.Tensor, labels: torch.Tensor, *, hardest_fraction: float
 ) -> torch.Tensor:
-    """Mean cross-entropy over the pixels of the batch with the largest loss.
+    """Mean cross-entropy over the pixels of the global batch with the largest loss.
 
     Pseudo labels agree with what the network already believes on most pixels; those with the
-    largest loss, on outlines and small objects, are what is left to learn. Under several processes
-    each takes this fraction of its own part of the batch.
+    largest loss, on outlines and small objects, are what is left to learn. Of pixels with exactly
+    the same loss, the first in the batch are taken.
 
     Args:
-        logits: B x classes x H x W.
+        logits: B x classes x H x W, of this process's part of the batch.
         labels: B x H x W, int64; `IGNORE_INDEX` where no label is known.
         hardest_fraction: of the pixels with a label, above 0 up to 1; 1 takes all of them.
 
     Returns:
-        Scalar; 0 (with zero gradients) where no pixel has a label.
+        Scalar, whose mean over the processes is the loss of the global batch; 0 (with zero
+        gradients) where no pixel of this part is taken.
 
     Raises:
         ValueError: the fraction is out of range.
@@ -30,9 +33,22 @@ def hard_pixel_loss(
         raise ValueError(f"hardest fraction {hardest_fraction}: must be above 0 and at most 1")
     losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none")
     losses = losses[labels != IGNORE_INDEX]
-    if losses.numel() == 0:
-        return logits.sum() * 0.0
     if hardest_fraction < 1:
-        count = max(1, round(hardest_fraction * losses.numel()))
-        losses = losses.topk(count, sorted=False).values
-    return losses.mean()
+        losses = losses[_chosen(losses.detach(), hardest_fraction)]
+    (count,) = distributed.mean_counts([len(losses)], losses.device)
+    return losses.sum() / count
+
+
+def _chosen(losses: torch.Tensor, fraction: float) -> torch.Tensor:
+    """Indices of those of this process's losses that are among the global batch's largest."""
+    parts = distributed.gather(losses)
+    everywhere = torch.cat(parts)
+    if not len(everywhere):
+        return everywhere.long()
+    count = max(1, round(fraction * len(everywhere)))
+    threshold = everywhere.topk(count, sorted=False).values.min()
+    # A loss that is not a number is chosen, too, so that the training ends with an error.
+    above = (~(everywhere <= threshold)).nonzero()[:, 0]
+    equal = (everywhere == threshold).nonzero()[: max(0, count - len(above)), 0]
+    chosen = torch.cat([above, equal]) - sum(map(len, parts[: distributed.rank()]))
+    return chosen[(chosen >= 0) & (chosen < len(losses))]

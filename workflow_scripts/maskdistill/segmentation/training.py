@@ -218,14 +218,16 @@ def train(
     """Train on label maps, going on from the last checkpoint if there is one.
 
     A run that was interrupted gives the weights of one that was not: views, dropout and learning
-    rate depend on the step alone. Under torchrun every process takes its part of each batch; the
-    processes need not be as many as before the interruption.
+    rate depend on the step alone. Under torchrun every process takes its part of each batch. Their
+    number, which may differ from that before the interruption, changes the result only by the
+    order of floating-point sums.
 
     Args:
         paths: shards of label maps; images without any label are left out.
         root: folder that file names are relative to.
         work_dir: keeps the checkpoints of every training, by fingerprint.
-        model_path: for the trained model: state_dict, settings, clusters.
+        model_path: for the trained model: state_dict, settings, clusters, and for information
+            the device and the number of processes that finished the training.
         history_path: for loss and learning rate of every step, as CSV.
         record: what both files say of their making, see `provenance.record`.
         workers: processes that decode images; 0 decodes in this one.
@@ -312,7 +314,7 @@ def train_model(
                 "state_dict": state,
                 "settings": dataclasses.asdict(settings),
                 "clusters": clusters,
-                "provenance": dict(record),
+                "provenance": {**record, **distributed.provenance(device)},
             },
             model_path,
         )
@@ -364,7 +366,7 @@ class _Trainer:
             for step, (images, labels) in enumerate(batches, start):
                 rate = learning_rate(step, steps_per_epoch, settings)
                 loss = self._step(parallel, images, labels, step, rate)
-                loss = distributed.mean(loss, self.device)
+                (loss,) = distributed.means([loss], self.device)
                 run.record(step=step + 1, loss=loss, learning_rate=rate)
                 if run.writes:
                     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
