@@ -236,8 +236,8 @@ def settings_of(rule):
 
 
 def code_of(rule):
-    """Digest of the logic behind a rule's program."""
-    return code_digest(f"workflow_scripts.{rule}", HOME)
+    """Digest of the logic behind a rule's program, as it was when the run was started."""
+    return RUN.once(f"code of {rule}", lambda: code_digest(f"workflow_scripts.{rule}", HOME))
 
 
 def dataset_of(dataset, split):

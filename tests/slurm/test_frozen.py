@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def top_k(folder: Path) -> list[float]:
 def verify(folder: Path) -> subprocess.CompletedProcess:
     """Run the program there."""
     return subprocess.run(
-        ["python", "-m", "workflow_scripts.verify", "small"],
+        [sys.executable, "-m", "workflow_scripts.verify", "small"],
         cwd=folder,
         capture_output=True,
         text=True,
