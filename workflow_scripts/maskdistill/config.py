@@ -414,10 +414,9 @@ def rule_settings(rule: str, config: Mapping, names: Mapping[int, str] | None = 
     """
     if rule != "cluster_masks":
         config = curated(config, names or {})
-    splits = {"evaluated": evaluated_split(config), "instances": instance_split(config)}
     result: dict[str, Any] = {}
-    for path in RULE_SETTINGS[rule]:
-        *parents, last = path.format(**splits).split(".")
+    for path in declared_paths(rule, config):
+        *parents, last = path.split(".")
         source: Any = config
         for key in parents:
             source = source[key]
@@ -428,6 +427,12 @@ def rule_settings(rule: str, config: Mapping, names: Mapping[int, str] | None = 
             target = target.setdefault(key, {})
         target[last] = source[last]
     return result
+
+
+def declared_paths(rule: str, config: Mapping) -> list[str]:
+    """`RULE_SETTINGS` of a rule, with the splits of a dataset's config filled in."""
+    splits = {"evaluated": evaluated_split(config), "instances": instance_split(config)}
+    return [path.format(**splits) for path in RULE_SETTINGS[rule]]
 
 
 def report_settings(config: Mapping, names: Mapping[int, str] | None = None) -> dict:

@@ -1,0 +1,140 @@
+"""Settings that note which of their values a program looks at, declared or not."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from unittest import mock
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill.mask_rcnn import settings as mask_rcnn
+from workflow_scripts.maskdistill.mask_rcnn import training as mask_rcnn_training
+
+# Whatever these functions look at does not count as read: they check values, or copy them into
+# provenance, fingerprints and model files. `__post_init__` of typed settings is one of them, too.
+_COPYING = {
+    function.__code__
+    for function in (
+        dataclasses.asdict,
+        json.JSONEncoder.encode,
+        json.JSONEncoder.iterencode,
+        shards.provenance,
+        mask_rcnn._check,
+        mask_rcnn_training.fingerprint,
+    )
+}
+
+
+def _is_copying() -> bool:
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code in _COPYING or frame.f_code.co_name == "__post_init__":
+            return True
+        frame = frame.f_back
+    return False
+
+
+class Log:
+    """What has been read: dotted names of settings.
+
+    Args:
+        typed: class of typed settings → its field → the setting that the field holds. Such a
+            setting counts as read where the field is, not where the class takes it over.
+    """
+
+    def __init__(self, typed: Mapping[type, Mapping[str, str]]) -> None:
+        self.typed = typed
+        self.read: set[str] = set()
+        self._taken_over = {path for fields in typed.values() for path in fields.values()}
+
+    def note(self, path: str) -> None:
+        """Note that a program has looked at a value of a mapping."""
+        if path not in self._taken_over and not _is_copying():
+            self.read.add(path)
+
+    def watch(self, kind: type, fields: Mapping[str, str]) -> contextlib.AbstractContextManager:
+        """Note the fields that are looked at in instances of a class."""
+
+        def look(instance: object, name: str) -> object:
+            if name in fields and not _is_copying():
+                self.read.add(fields[name])
+            return object.__getattribute__(instance, name)
+
+        return mock.patch.object(kind, "__getattribute__", look)
+
+
+class Recorder(dict):
+    """A part of the settings.
+
+    Args:
+        values: what is declared.
+        beyond: the same part of the whole config. What is looked for there, though it is not
+            declared, is found and noted, so that the program goes on.
+    """
+
+    def __init__(self, values: Mapping, beyond: Mapping, log: Log, prefix: str = "") -> None:
+        super().__init__(values)
+        self._beyond, self._log, self._prefix = beyond, log, prefix
+
+    def __getitem__(self, key: str) -> object:
+        path, beyond = self._prefix + key, self._beyond.get(key)
+        value = dict.get(self, key, {} if isinstance(beyond, Mapping) else beyond)
+        if isinstance(value, Mapping) and (value or beyond):
+            return Recorder(value, beyond or {}, self._log, f"{path}.")
+        self._log.note(path)
+        if not super().__contains__(key) and key not in self._beyond:
+            raise KeyError(path)
+        return value
+
+    # `dict` would look at its values by itself in all of these.
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(super().keys()))
+
+    def __contains__(self, key: object) -> bool:
+        self._log.note(f"{self._prefix}{key}")
+        return super().__contains__(key)
+
+    def get(self, key: str, default: object = None) -> object:
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def items(self) -> list:
+        return [(key, self[key]) for key in self]
+
+    def values(self) -> list:
+        return [self[key] for key in self]
+
+
+@contextlib.contextmanager
+def recording(whole: Mapping, log: Log) -> Iterator[None]:
+    """Programs that are called meanwhile get a `Recorder` as their settings.
+
+    Args:
+        whole: the whole config.
+    """
+    original = cli.parser
+
+    def parser(*arguments, **options):
+        result = original(*arguments, **options)
+        (action,) = (action for action in result._actions if action.dest == "settings")
+        action.type = lambda text: Recorder(json.loads(text), whole, log)
+        return result
+
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch.object(cli, "parser", parser))
+        for kind, fields in log.typed.items():
+            patches.enter_context(log.watch(kind, fields))
+        yield
+
+
+def leaves(settings: Mapping, prefix: str = "") -> Iterator[str]:
+    """The dotted names of all values."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
