@@ -43,8 +43,13 @@ def listing_digest(wildcards):
 
 
 def listing_settings(wildcards):
-    """What the listing of a split depends on."""
-    dataset, split = wildcards.dataset, wildcards.split
+    """What a job of list_images depends on."""
+    return settings_of_split(wildcards.dataset, wildcards.split)
+
+
+@functools.cache
+def settings_of_split(dataset, split):
+    """What the listing of a split depends on; it is the same for all shards."""
     described = dataset_of(dataset, split)
     settings = rule_settings("list_images", CONFIGS[dataset])
     # Not the other splits: nothing of this one is stale when they change.

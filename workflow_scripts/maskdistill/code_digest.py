@@ -28,7 +28,7 @@ def code_digest(module: str, root: Path) -> str:
     """
     digest = hashlib.sha256()
     for name in import_closure(module, root):
-        digest.update(f"{name}\n{_logic(_path(name, root))}\n".encode())
+        digest.update(f"{name}\n{_parsed(_path(name, root))[1]}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -56,37 +56,36 @@ def _path(module: str, root: Path) -> Path | None:
 
 
 @functools.cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+def _imports(path: Path, root: Path) -> list[str]:
+    names = [name for name in _parsed(path)[0] if _path(name, root) is not None]
+    # A package's own code runs when one of its modules is imported.
+    parents = [
+        ".".join(name.split(".")[:i]) for name in names for i in range(1, name.count(".") + 1)
+    ]
+    return list(dict.fromkeys(names + parents))
 
 
 @functools.cache
-def _imports(path: Path, root: Path) -> list[str]:
-    names = []
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.append(node.module)
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Constant) and _is_dotted_name(node.value):
-            names.append(node.value)  # modules that are imported when they are chosen (engines)
-    own = [name for name in dict.fromkeys(names) if "." in name and _path(name, root) is not None]
-    # A package's own code runs when one of its modules is imported.
-    parents = [".".join(name.split(".")[:i]) for name in own for i in range(1, name.count(".") + 1)]
-    return list(dict.fromkeys(own + parents))
+def _parsed(path: Path) -> tuple[list[str], str]:
+    """Dotted names of what a module may import, and its logic as text.
+
+    Only these are kept: syntax trees of all modules would slow down every later search for garbage.
+    """
+    reader = _Reader()
+    tree = reader.visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
+    return [name for name in dict.fromkeys(reader.names) if "." in name], ast.dump(tree)
 
 
 def _is_dotted_name(value: object) -> bool:
-    return isinstance(value, str) and all(map(str.isidentifier, value.split(".")))
+    return isinstance(value, str) and "." in value and all(map(str.isidentifier, value.split(".")))
 
 
-@functools.cache
-def _logic(path: Path) -> str:
-    return ast.dump(_WithoutText().visit(ast.parse(ast.unparse(_tree(path)))))
+class _Reader(ast.NodeTransformer):
+    """Removes texts for people from a tree, and collects the dotted names in it."""
 
+    def __init__(self) -> None:
+        self.names: list[str] = []
 
-class _WithoutText(ast.NodeTransformer):
     def _without_docstring(self, node: ast.AST) -> ast.AST:
         self.generic_visit(node)
         if ast.get_docstring(node, clean=False) is not None:
@@ -98,4 +97,20 @@ class _WithoutText(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         node.keywords = [word for word in node.keywords if word.arg not in _TEXT_ARGUMENTS]
+        return node
+
+    def visit_Import(self, node: ast.Import) -> ast.AST:
+        self.names += [alias.name for alias in node.names]
+        return node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        if node.module and not node.level:
+            self.names.append(node.module)
+            self.names += [f"{node.module}.{alias.name}" for alias in node.names]
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        # Engines are named in texts, and imported when they are chosen.
+        if _is_dotted_name(node.value):
+            self.names.append(node.value)
         return node
