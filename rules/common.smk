@@ -1,35 +1,14 @@
 # Config, wildcards and the helpers that several stages share.
 import datetime
-import fcntl
 import functools
-import gc
-import inspect
 import os
 import re
 import shlex
-import socket
 import sys
 from pathlib import Path
 
-from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
-from snakemake.resources import Resource
-
-# Planning makes millions of objects that stay; looking for garbage among them took a third of it.
-gc.disable()
-
-
-onstart:
-    gc.freeze()
-    gc.enable()
-    if workflow.is_main_process:
-        # The locks are made by now, and another machine may have planned since `forget_killed_run`.
-        sign_locks(ALIVE)
-
-
-# Snakemake finds out the parameters of this one three times for every job.
-overwrite_function_params(Resource.evaluate, inspect.signature(Resource.evaluate).parameters)
 
 HOME = Path(workflow.basedir)
 sys.path.insert(0, str(HOME))
@@ -59,45 +38,6 @@ os.environ.update(
     PYTHONPATH=os.pathsep.join(filter(None, [str(HOME), os.environ.get("PYTHONPATH")])),
     MASKDISTILL_SNAKEMAKE=str(os.getpid()),  # whose end is theirs
 )
-
-
-MACHINE = socket.gethostname().encode()
-
-
-def forget_killed_run():
-    """Remove the lock that kill -9 of Snakemake leaves in the working directory.
-
-    Every Snakemake here holds a shared lock of the system as long as it lives. Where none is held,
-    none lives. Locks made from another machine are left alone: not all file systems tell them of
-    each other.
-    """
-    folder = Path(".snakemake")
-    folder.mkdir(exist_ok=True)
-    handle = os.open(folder / "alive", os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.pread(handle, 1000, 0) == MACHINE:
-            for path in folder.glob("locks/*.lock"):
-                path.unlink()
-        if not any(folder.glob("locks/*.lock")):
-            sign_locks(handle)
-    except OSError:
-        pass  # another Snakemake is at work here, or the file system has no locks
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
-    except OSError:
-        pass
-    return handle  # held until Snakemake ends
-
-
-def sign_locks(handle):
-    """Leave a note that the locks in the working directory are this machine's."""
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, MACHINE, 0)
-
-
-if workflow.is_main_process:
-    ALIVE = forget_killed_run()
 
 # Checksums of files that are published without any, recorded by the first download.
 CHECKSUMS = shlex.quote(str(HOME / "resources" / "checksums.json"))
@@ -214,12 +154,6 @@ def names_of(wildcards):
     return NAMES[wildcards.dataset].get(seed, {}).get("clusters", {})
 
 
-def with_known_parameters(function):
-    """A function whose parameters Snakemake need not find out anew for every job."""
-    overwrite_function_params(function, inspect.signature(function).parameters)
-    return function
-
-
 def settings_of(rule):
     """What a rule depends on, as one canonical text: a function of the wildcards."""
     # All shards of a stage have the same.
@@ -232,7 +166,7 @@ def settings_of(rule):
             known[key] = canonical_json(found)
         return known[key]
 
-    return with_known_parameters(settings)
+    return settings
 
 
 def code_of(rule):
@@ -339,4 +273,4 @@ def targets(dataset):
 
 def attempts(size):
     """A resource that grows with every attempt; retries are the profile's business."""
-    return with_known_parameters(lambda wildcards, attempt: size * attempt)
+    return lambda wildcards, attempt: size * attempt

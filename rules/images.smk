@@ -46,8 +46,13 @@ def listing_digest(wildcards):
 
 
 def settings_of_listing(wildcards):
-    """What the listing of a split depends on."""
-    dataset, split = wildcards.dataset, wildcards.split
+    """What a job of list_images depends on."""
+    return settings_of_split(wildcards.dataset, wildcards.split)
+
+
+@functools.cache
+def settings_of_split(dataset, split):
+    """What the listing of a split depends on; it is the same for all shards."""
     described, images = dataset_of(dataset, split), image_count(dataset, split)
     return canonical_json(listing_settings(CONFIGS[dataset], described, split, images))
 

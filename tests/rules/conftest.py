@@ -97,6 +97,11 @@ class Workflow:
             timeout=840,
         )
 
+    def unlock(self) -> None:
+        """Remove the lock of a killed Snakemake, as Snakemake tells its user to."""
+        done = self.snakemake("--unlock")
+        assert done.returncode == 0, done.stdout
+
     def stale(self, *arguments: str, **options) -> dict[str, int]:
         """The jobs that Snakemake would run: rule → number."""
         done = self.snakemake(*arguments, "--dry-run", "--quiet", "host", **options)

@@ -13,6 +13,7 @@ import io
 import re
 import tokenize
 from pathlib import Path
+from typing import NamedTuple
 
 _IMPORT = re.compile(r"^from workflow_scripts[\w.]* import (?:\([^)]*\)|.*)$", re.MULTILINE)
 _FILE_NAME = re.compile(r"\w[\w.-]*(?:/[\w.-]+)+\.(?!py$)\w+")
@@ -35,8 +36,9 @@ def code_digest(module: str, root: Path) -> str:
     digest = hashlib.sha256()
     resources: set[Path] = set()
     for name in import_closure(module, root):
-        digest.update(f"{name}\n{_logic(_path(name, root))}\n".encode())
-        resources |= _resources(_path(name, root), root)
+        parsed = _parsed(_path(name, root))
+        digest.update(f"{name}\n{parsed.logic}\n".encode())
+        resources.update(path for file in parsed.files if (path := root / file).is_file())
     for path in sorted(resources):
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -55,10 +57,12 @@ def rules_digest(root: Path) -> str:
         ]
         digest.update(f"{path.name}\n{words}\n".encode())
         for statement in _IMPORT.findall(text):
-            modules |= set(_imports_of(ast.parse(statement), root))
+            reader = _Reader()
+            reader.visit(ast.parse(statement))
+            modules.update(name for name in reader.names if _path(name, root) is not None)
     closure = {found for module in modules for found in import_closure(module, root)}
     for name in sorted(closure):
-        digest.update(f"{name}\n{_logic(_path(name, root))}\n".encode())
+        digest.update(f"{name}\n{_parsed(_path(name, root)).logic}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -86,49 +90,46 @@ def _path(module: str, root: Path) -> Path | None:
 
 
 @functools.cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-
-
-@functools.cache
-def _resources(path: Path, root: Path) -> set[Path]:
-    """Files of the repository, no modules, that a module names by their whole path."""
-    values = (node.value for node in ast.walk(_tree(path)) if isinstance(node, ast.Constant))
-    names = {value for value in values if isinstance(value, str) and _FILE_NAME.fullmatch(value)}
-    return {root / name for name in names if (root / name).is_file()}
-
-
-@functools.cache
 def _imports(path: Path, root: Path) -> list[str]:
-    return _imports_of(_tree(path), root)
-
-
-def _imports_of(tree: ast.Module, root: Path) -> list[str]:
-    names = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.append(node.module)
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Constant) and _is_dotted_name(node.value):
-            names.append(node.value)  # modules that are imported when they are chosen (engines)
-    own = [name for name in dict.fromkeys(names) if "." in name and _path(name, root) is not None]
+    names = [name for name in _parsed(path).names if _path(name, root) is not None]
     # A package's own code runs when one of its modules is imported.
-    parents = [".".join(name.split(".")[:i]) for name in own for i in range(1, name.count(".") + 1)]
-    return list(dict.fromkeys(own + parents))
+    parents = [
+        ".".join(name.split(".")[:i]) for name in names for i in range(1, name.count(".") + 1)
+    ]
+    return list(dict.fromkeys(names + parents))
+
+
+class _Parsed(NamedTuple):
+    """What is kept of a module."""
+
+    names: list[str]  # dotted, of what it may import
+    files: list[str]  # paths of what may be files of the repository
+    logic: str  # its syntax tree as text
+
+
+@functools.cache
+def _parsed(path: Path) -> _Parsed:
+    """Names, files and logic of a module.
+
+    Only these are kept: syntax trees of all modules would slow down every later search for garbage.
+    """
+    reader = _Reader()
+    tree = reader.visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
+    names = [name for name in dict.fromkeys(reader.names) if "." in name]
+    return _Parsed(names, reader.files, ast.dump(tree))
 
 
 def _is_dotted_name(value: object) -> bool:
-    return isinstance(value, str) and all(map(str.isidentifier, value.split(".")))
+    return isinstance(value, str) and "." in value and all(map(str.isidentifier, value.split(".")))
 
 
-@functools.cache
-def _logic(path: Path) -> str:
-    return ast.dump(_WithoutText().visit(ast.parse(ast.unparse(_tree(path)))))
+class _Reader(ast.NodeTransformer):
+    """Removes texts for people from a tree, and collects dotted names and paths of files in it."""
 
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.files: list[str] = []
 
-class _WithoutText(ast.NodeTransformer):
     def _without_docstring(self, node: ast.AST) -> ast.AST:
         self.generic_visit(node)
         if ast.get_docstring(node, clean=False) is not None:
@@ -140,4 +141,22 @@ class _WithoutText(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         node.keywords = [word for word in node.keywords if word.arg not in _TEXT_ARGUMENTS]
+        return node
+
+    def visit_Import(self, node: ast.Import) -> ast.AST:
+        self.names += [alias.name for alias in node.names]
+        return node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        if node.module and not node.level:
+            self.names.append(node.module)
+            self.names += [f"{node.module}.{alias.name}" for alias in node.names]
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        # Engines are named in texts, and imported when they are chosen.
+        if _is_dotted_name(node.value):
+            self.names.append(node.value)
+        elif isinstance(node.value, str) and _FILE_NAME.fullmatch(node.value):
+            self.files.append(node.value)
         return node
