@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from unittest import mock
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill import provenance
 from workflow_scripts.maskdistill.mask_rcnn import settings as mask_rcnn
 from workflow_scripts.maskdistill.mask_rcnn import training as mask_rcnn_training
 
@@ -20,7 +20,7 @@ _COPYING = {
         dataclasses.asdict,
         json.JSONEncoder.encode,
         json.JSONEncoder.iterencode,
-        shards.provenance,
+        provenance.record,
         mask_rcnn._check,
         mask_rcnn_training.fingerprint,
     )
@@ -116,16 +116,15 @@ def recording(whole: Mapping, log: Log) -> Iterator[None]:
     Args:
         whole: the whole config.
     """
-    original = cli.parser
+    original = cli.Parser.__init__
 
-    def parser(*arguments, **options):
-        result = original(*arguments, **options)
-        (action,) = (action for action in result._actions if action.dest == "settings")
+    def make(parser: cli.Parser, *arguments: object, **options: object) -> None:
+        original(parser, *arguments, **options)
+        (action,) = (action for action in parser._actions if action.dest == "settings")
         action.type = lambda text: Recorder(json.loads(text), whole, log)
-        return result
 
     with contextlib.ExitStack() as patches:
-        patches.enter_context(mock.patch.object(cli, "parser", parser))
+        patches.enter_context(mock.patch.object(cli.Parser, "__init__", make))
         for kind, fields in log.typed.items():
             patches.enter_context(log.watch(kind, fields))
         yield

@@ -56,7 +56,7 @@ def record(
     made_by = {"program": program, "code": code} if program else {}
     return {
         "stage": stage,
-        "settings": dict(settings),
+        "settings": json.loads(json.dumps(settings)),  # a copy, to the last level
         **made_by,
         "inputs": {os.fspath(path): content_digest(path) for path in inputs},
         "versions": versions(),
