@@ -80,7 +80,12 @@ OTHER = {
     # The paper's backbone is the one whose weights are asked for; no embedder but the features'.
     "features": {"backbone": "vit_small_patch16_224.dino"},
     "embedding": {"backbone": None, "input": "box_crop"},
-    "mask_rcnn": {"fpn": True, "anchor_sizes": [8, 16, 24, 32, 48], "optimizer": "adamw"},
+    "mask_rcnn": {
+        "fpn": True,
+        "fpn_channels": 16,
+        "anchor_sizes": [8, 16, 24, 32, 48],
+        "optimizer": "adamw",
+    },
     "segmentation": {"optimizer": "adamw"},
 }
 COCO = {

@@ -22,18 +22,21 @@ REFINEMENT = {"refine_predictions", "train_segmentation", "predict_segmentation"
 REFINEMENT |= {"unpack_label_maps"} | REPORTING | PROBE
 SEGMENTATION = REFINEMENT
 CONFIDENCE = {"filter_candidates"} | SEGMENTATION
-MASK_RCNN = {"train_mask_rcnn", "predict_candidates", "write_results"} | CONFIDENCE
+CANDIDATES = {"predict_candidates", "write_results"} | CONFIDENCE
+MASK_RCNN = {"train_mask_rcnn"} | CANDIDATES
 CLUSTERS = {"cluster_masks", "assign_masks", "paint_masks", "write_pseudo_labels"} | MASK_RCNN
 EMBEDDING = {"embed_masks"} | CLUSTERS
 MASKS = {"make_masks"} | EMBEDDING
 FEATURES = {"extract_features"} | MASKS
 IMAGES = {"list_images", "write_ground_truth"} | FEATURES
-# Its own files, and what reads labels; nothing is learned again.
+# Its own files, and their scores; nothing is learned again.
 INSTANCES = {"list_images", "extract_features", "make_masks", "embed_masks", "assign_masks"}
-INSTANCES |= {"predict_candidates", "evaluate_linear_probe"} | REPORTING
+INSTANCES |= {"predict_candidates"} | REPORTING - {"evaluate"}
 # All files of the evaluated images; nothing is learned again.
 OF_VAL = INSTANCES | {"paint_masks", "filter_candidates", "write_results", "unpack_label_maps"}
-OF_VAL |= {"predict_segmentation", "refine_predictions"} | PROBE - {"train_linear_probe"}
+OF_VAL |= {"predict_segmentation", "refine_predictions", "evaluate"} | PROBE - {
+    "train_linear_probe"
+}
 
 
 @pytest.mark.parametrize(
@@ -52,8 +55,14 @@ OF_VAL |= {"predict_segmentation", "refine_predictions"} | PROBE - {"train_linea
         ({"clustering": {"iterations": 11}}, CLUSTERS),
         ({"clustering": {"standardize": True}}, CLUSTERS),
         ({"mask_rcnn": {"learning_rate": 0.01}}, MASK_RCNN),
+        ({"mask_rcnn": {"precision": "bfloat16"}}, MASK_RCNN),
+        ({"candidates": {"score_floor": 0.2}}, CANDIDATES),
+        ({"candidates": {"precision": "bfloat16"}}, CANDIDATES),
         ({"confidence": {"threshold": 0.8}}, CONFIDENCE),
         ({"segmentation": {"hardest_fraction": 0.4}}, SEGMENTATION),
+        ({"segmentation": {"precision": "float16"}}, SEGMENTATION),
+        # With a round of CRF, refined predictions are what the next model is trained on.
+        ({"predictions": {"precision": "bfloat16"}}, REFINEMENT),
         ({"crf": {"iterations": 7}}, REFINEMENT),
         ({"crf": {"rounds": 2}}, REFINEMENT),
         ({"dataset": {"classes": list("uvwxyz")}}, {"write_ground_truth"} | PROBE | REPORTING),

@@ -9,7 +9,6 @@ from tests.scripts import test_train_segmentation as segmentation
 from workflow_scripts import train_segmentation
 from workflow_scripts.maskdistill import label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.segmentation.linear_probe import VIEWS
 from workflow_scripts.train_linear_probe import main
 
 DATASET = {
@@ -23,7 +22,7 @@ DATASET = {
 def arguments(root, **probe):
     settings = {
         "dataset": DATASET,
-        "segmentation": {name: segmentation.SETTINGS[name] for name in VIEWS},
+        "segmentation": {"crop_size": 32, "scale": [0.8, 1.25], "rotation": 10, "flip": True},
         "predictions": {"precision": "float32"},
         "evaluation": {"linear_probe": {"epochs": 3, "batch_size": 2, **probe}},
     }
