@@ -117,7 +117,7 @@ def _example() -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def _step(model: nn.Module, image: Tensor, target: dict[str, Tensor]) -> Callable[[], None]:
-    """A step of Mask R-CNN; two of the same weights draw the same regions."""
+    """A step of Mask R-CNN; two of the same weights train on as many objects."""
 
     def step() -> None:
         # How many regions are objects decides on the mask head's share.

@@ -337,12 +337,12 @@ def main(arguments):
         [folder / "label_maps.parquet"],
         folder,
         classes=2,
-        segmentation_model=folder / "model.pt",
+        segmentation_model=folder / "segmentation.pt",
         segmentation=training.read_settings(eval(segmentation)),
         settings=linear_probe.Settings(
             epochs=3, batch_size=int(batch_size), learning_rate=float(learning_rate)
         ),
-        seed=1,
+        seed=0,
         work_dir=folder / "probe",
         model_path=folder / "probe.pt",
         history_path=folder / "probe.csv",
@@ -392,8 +392,8 @@ def test_processes_do_not_change_deeplab_nor_its_linear_probe(tmp_path):
     assert {path.name for path in run.iterdir()} >= {"last.pt", "history.jsonl"}
 
     (tmp_path / "probing.py").write_text(LINEAR_PROBE)
-    (two / "model.pt").write_bytes((one / "model.pt").read_bytes())
     for processes, folder in ((1, one), (2, two)):
+        (folder / "segmentation.pt").write_bytes((one / "model.pt").read_bytes())
         arguments = ["probing", folder, SEGMENTATION, 4, 0.1]
         torchrun(tmp_path / "in_float64.py", *arguments, processes=processes)
     assert_same_training(one, two, model="probe.pt", history="probe.csv")

@@ -52,6 +52,17 @@ def test_a_fingerprint_names_weights_by_content(shapes, tmp_path):
     assert digest("a.pth", b"1") != digest("a.pth", b"2")
 
 
+def test_the_number_of_processes_is_in_detectron2s_fingerprint_alone(shapes, monkeypatch):
+    def fingerprint(engine, processes):
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        settings = training_settings(TINY | {"engine": engine, "fpn": False, "norm": "batch"})
+        return training.fingerprint(shapes[0], settings=settings, seed=0)
+
+    assert fingerprint("torchvision", 1) == fingerprint("torchvision", 2)
+    assert fingerprint("detectron2", 1) != fingerprint("detectron2", 2)
+    assert fingerprint("detectron2", 2) != fingerprint("detectron2", 4)
+
+
 def test_learning_rate_is_warmed_up_and_lowered_at_the_steps():
     settings = training_settings({"weights": "moco.pth"})
 

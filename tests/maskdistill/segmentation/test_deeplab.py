@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab, upsample
+from workflow_scripts.maskdistill.segmentation.deeplab import ImageDropout, build_deeplab, upsample
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,29 @@ def test_dropout_is_the_setting():
         model = build_deeplab(3, dropout=dropout, **options)
         found = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
         assert found == [dropout]
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-6, 0.3, 0.5, 1.0])
+def test_dropout_keeps_the_mean(p):
+    x = torch.ones(4, 16, 20, 25, requires_grad=True)
+    kept = ImageDropout(p).train()(x)
+    kept.sum().backward()
+    torch.testing.assert_close(x.grad, kept.detach())
+    # Six standard deviations of the share of 32,000 independent draws.
+    bound = 6 * (p * (1 - p) / x.numel()) ** 0.5
+    assert abs((kept == 0).double().mean().item() - p) <= bound
+    if p < 1:
+        torch.testing.assert_close(kept.max().item(), 1 / (1 - p), rtol=1e-4, atol=0)
+    assert ImageDropout(p).eval()(x) is x
+
+
+def test_dropout_does_not_depend_on_the_order_in_memory():
+    x = torch.randn(2, 3, 4, 5)
+    dropped = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        dropped.append(ImageDropout(0.5).train()(x.contiguous(memory_format=memory_format)))
+    assert torch.equal(*dropped)
 
 
 def test_upsampling_keeps_centres_in_place():
