@@ -30,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
         # On a card masks are made there, on the host by NumPy.
         fetch=backbone.device.type == "cpu",
     )
-    metadata = shards.provenance("masks", settings, weights=backbone.weights_digest)
+    metadata = shards.provenance(
+        "masks", settings, rule="extract_masks", weights=backbone.weights_digest
+    )
     with shards.shard_writer(arguments.output, "masks", metadata) as writer:
         for row in features:
             for mask_row in mask_rows(row, sizes[row["image_id"]], backbone.patch_size, find):

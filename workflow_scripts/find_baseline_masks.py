@@ -26,7 +26,14 @@ def main(argv: list[str] | None = None) -> int:
         center = settings["masks"]["center_keys"]
         return [baselines.lost(keys, grid, patches=own["lost_patches"], center_keys=center)]
 
-    write_masks(arguments.images, arguments.features, arguments.output, settings, find)
+    write_masks(
+        arguments.images,
+        arguments.features,
+        arguments.output,
+        settings,
+        find,
+        rule="find_baseline_masks",
+    )
     return 0
 
 

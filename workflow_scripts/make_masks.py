@@ -15,7 +15,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = cli.features_parser(__doc__).parse_args(argv)
     settings = arguments.settings
     find = functools.partial(affinity.object_masks, **settings["masks"])
-    write_masks(arguments.images, arguments.features, arguments.output, settings, find)
+    write_masks(
+        arguments.images, arguments.features, arguments.output, settings, find, rule="make_masks"
+    )
     return 0
 
 

@@ -16,7 +16,7 @@ Finder = Callable[[np.ndarray, np.ndarray, tuple[int, int]], Iterable[affinity.O
 
 
 def write_masks(
-    images: Path, features: Path, output: Path, settings: Mapping, find: Finder
+    images: Path, features: Path, output: Path, settings: Mapping, find: Finder, *, rule: str
 ) -> None:
     """Write the masks of one shard.
 
@@ -26,6 +26,7 @@ def write_masks(
         output: Parquet file to write.
         settings: what `find` depends on, for the file's provenance.
         find: finds the masks of one image.
+        rule: which rule writes the file, for its provenance: several write masks.
 
     Raises:
         InputError: the features are not those of the manifest's images.
@@ -33,7 +34,7 @@ def write_masks(
     sizes = {row["image_id"]: (row["height"], row["width"]) for row in shards.read_usable(images)}
     made = shards.read_metadata(features)
     patch_size = made["patch_size"]
-    metadata = shards.provenance("masks", settings, weights=made.get("weights"))
+    metadata = shards.provenance("masks", settings, rule=rule, weights=made.get("weights"))
     seen = set()
     with shards.shard_writer(output, "masks", metadata) as writer:
         for row in progress(
