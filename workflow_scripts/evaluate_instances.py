@@ -81,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
         "split": options.split,
         "images": len(images),
         "objects": sum(count for count, _ in objects.values()),
+        # Whose label maps the matching of clusters with classes was made on.
+        "matched_on": {"split": metrics["split"], "images": metrics["images"]},
         "class_names": list(truth.class_names),
         "steps": _without_nan(steps),
     }

@@ -34,11 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     runs = read_all(options.metrics)
     summary = summarize(runs)
     if options.instances:
-        found = read_all(options.instances)
-        summary["instances"] = {
-            "objects": found[0]["objects"],
-            "steps": moments_of([r["steps"] for r in found]),
-        }
+        summary["instances"] = summarize_instances(read_all(options.instances))
     if options.linear_probes:
         summary["linear_probe"] = summarize(read_all(options.linear_probes))
     result = {"provenance": cli.record(options, "summarize"), **summary}
@@ -51,8 +47,8 @@ def read_all(paths: Sequence[Path]) -> list[dict]:
     """The results of all seeds, which must be of the same images, classes and steps."""
     runs = [read_json(path, remedy="run evaluate again") for path in paths]
     for path, run in zip(paths, runs, strict=True):
-        for key in ("split", "class_names", "images"):
-            if run[key] != runs[0][key]:
+        for key in ("split", "class_names", "images", "matched_on"):
+            if run.get(key) != runs[0].get(key):
                 raise InputError(f"{path}: '{key}' differs from {paths[0]}; evaluate both again")
         if run["steps"].keys() != runs[0]["steps"].keys():
             raise InputError(f"{path}: other steps than {paths[0]}; evaluate both again")
@@ -90,6 +86,20 @@ def summarize(runs: Sequence[Mapping]) -> dict:
         "clusters": [run["clusters"] for run in runs],
         "steps": steps,
     }
+
+
+def summarize_instances(runs: Sequence[Mapping]) -> dict:
+    """Mean, standard deviation and number of runs of all that is measured against objects.
+
+    Args:
+        runs: contents of instances.json, one per seed.
+
+    Returns:
+        JSON values; `split`, `images` and `objects` that were evaluated, `matched_on`: split and
+        number of the images whose label maps clusters were matched with classes on, and `steps`.
+    """
+    facts = {key: runs[0][key] for key in ("split", "images", "objects", "matched_on")}
+    return {**facts, "steps": moments_of([run["steps"] for run in runs])}
 
 
 def moments_of(values: Sequence[object]) -> object:
@@ -136,7 +146,8 @@ def table(summary: Mapping) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
-    return text + caution
+    images = f"{summary['images']:,} images of '{summary['split']}', which matching used too"
+    return f"{images}\n{text}{caution}"
 
 
 def _percent(value: Mapping) -> str:

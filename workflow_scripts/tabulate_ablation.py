@@ -15,10 +15,10 @@ from workflow_scripts.maskdistill.atomic import atomic_path, write_text
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.json_files import read_json
 from workflow_scripts.maskdistill.variants import MAIN
-from workflow_scripts.summarize import moments_of, read_all, summarize
+from workflow_scripts.summarize import read_all, summarize, summarize_instances
 
-COLUMNS = ["table", "matching", "row", "column", "mean", "sd", "n"]
-COLUMNS += ["paper", "difference", "comparable"]
+COLUMNS = ["table", "matching", "split", "images", "matched_on", "row", "column"]
+COLUMNS += ["mean", "sd", "n", "paper", "difference", "comparable"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,7 +73,9 @@ def main(argv: list[str] | None = None) -> int:
             f"{options.item}: numbers of Hungarian and of majority matching; give "
             "--overclustering-csv for the latter"
         )
-    obstacles = comparison.obstacles(options.settings, summaries[MAIN])
+    obstacles = comparison.obstacles(
+        options.settings, summaries[MAIN]
+    ) or comparison.instance_obstacles(options.settings, summaries[MAIN])
     record = cli.record(options, "tabulate_ablation")
     _write_csv(options.csv, comparable, obstacles, record)
     if options.overclustering_csv:
@@ -105,8 +107,8 @@ def _summaries(options: argparse.Namespace) -> dict[str, dict]:
     for name, *files in options.metrics:
         result.setdefault(name, {}).update(summarize(_runs(files, options.seeds)))
     for name, *files in options.instances:
-        steps = moments_of([run["steps"] for run in _runs(files, options.seeds)])
-        result.setdefault(name, {})["instances"] = {"steps": steps}
+        found = summarize_instances(_runs(files, options.seeds))
+        result.setdefault(name, {})["instances"] = found
     for name, *files in options.linear_probes:
         runs = _runs(files, options.seeds)
         result.setdefault(name, {})["linear_probe"] = summarize(runs)

@@ -31,6 +31,9 @@ def instances(ap, method="hungarian", proposals=12.0):
     return {**result, "proposals_per_mask": mean(proposals)}
 
 
+ON = {"split": "instances", "images": 2913, "matched_on": {"split": "val", "images": 1449}}
+
+
 def summary(**parts):
     return {"class_names": VOC, "images": 1449, "split": "val", "steps": {}, **parts}
 
@@ -43,7 +46,7 @@ MAIN = summary(
         "segmentation_crf": step(0.50),
     },
     linear_probe={"steps": {"linear_probe": step(0.6, "supervised")}},
-    instances={"steps": {"initial_masks": instances(0.04), "mask_rcnn": instances(0.1)}},
+    instances={**ON, "steps": {"initial_masks": instances(0.04), "mask_rcnn": instances(0.1)}},
 )
 
 
@@ -151,7 +154,7 @@ def test_a_probe_that_is_scored_on_its_training_images_says_so():
 
 def test_table_3_sets_the_baselines_beside_ours():
     others = {
-        name: summary(instances={"steps": {"initial_masks": instances(ap)}})
+        name: summary(instances={**ON, "steps": {"initial_masks": instances(ap)}})
         for name, ap in (("dino_seg", 0.01), ("lost", 0.02))
     }
     found = tables("table_3", others)
@@ -176,7 +179,7 @@ def swept(*found):
         sweep[value] = f"variant-{value}"
         others[sweep[value]] = summary(
             steps={"mask_rcnn": step(number, method)},
-            instances={"steps": {"initial_masks": instances(number, method)}},
+            instances={**ON, "steps": {"initial_masks": instances(number, method)}},
         )
     return others, sweep
 
@@ -229,12 +232,38 @@ def test_a_figure_of_nothing_says_so():
         ablations.figure("figure_5", tables("figure_5", others, sweep))
 
 
+def test_every_table_says_what_it_is_measured_and_matched_on():
+    baselines = {
+        name: summary(instances={**ON, "steps": {"initial_masks": instances(0.01)}})
+        for name in ("dino_seg", "lost")
+    }
+    found = {t["title"]: ablations.images_of(t) for t in tables("table_3", baselines)}
+    objects, matched = "2,913 images of “instances”", ", matched on 1,449 of “val”"
+    assert found == {
+        title: objects + (matched if "aware" in title else "")
+        for title in comparison.AP_SETTINGS.values()
+    }
+    clustering, linear = tables("table_2")
+    assert ablations.images_of(clustering) == "1,449 images of “val”, matched on the same"
+    assert ablations.images_of(linear) == "1,449 images of “val”"
+
+
+def test_variants_on_different_images_are_an_error():
+    others, sweep = swept((10, 0.1, "hungarian"), (20, 0.2, "hungarian"))
+    others["variant-20"]["instances"] |= {"images": 2912}
+    with pytest.raises(InputError, match=r"figure_3: the variants .* different images"):
+        tables("figure_3", others, sweep)
+
+
 def test_csv_rows_are_flat():
     (table,) = tables("table_1", {"all_pixels": summary(steps={"segmentation": step(0.43)})})
     row = next(ablations.csv_rows([table], comparable=False))
     assert row == {
         "table": "mIoU",
         "matching": "hungarian",
+        "split": "val",
+        "images": 1449,
+        "matched_on": "val",
         "row": "initial_masks",
         "column": "mIoU",
         "mean": 0.40,

@@ -219,6 +219,24 @@ def test_obstacles_are_named(change, phrase):
     assert phrase in found
 
 
+@pytest.mark.parametrize(
+    ("adapter", "images", "phrase"),
+    [
+        ("voc", 2913, None),
+        ("voc", 1449, "mask AP on 1,449 images, not on the 2,913"),
+        ("coco", 19817, None),
+    ],
+)
+def test_mask_ap_on_other_images_than_the_papers(adapter, images, phrase):
+    measured = summary()
+    settings = SETTINGS | {"dataset": {"adapter": adapter}}
+    measured["instances"]["images"] = images
+    found = comparison.instance_obstacles(settings, measured)
+    assert (phrase in found[0]) if phrase else found == []
+    del measured["instances"]
+    assert comparison.instance_obstacles(settings, measured) == []
+
+
 def test_another_dataset_is_an_obstacle():
     (found,) = comparison.obstacles(SETTINGS, summary(images=120))
     assert "20 classes, 120 images" in found

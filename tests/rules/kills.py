@@ -4,8 +4,9 @@
 
 The demo, tiny, runs once undisturbed. Then it runs again in another folder, where jobs are killed
 (SIGKILL), asked to end (SIGTERM, as scancel, preemption and time limits do), and Snakemake is
-killed, at random moments, until the number of kills is reached. After a kill of Snakemake its lock is
-removed by `snakemake --unlock`, as its users would. After each end every file must be that of the undisturbed run, byte for byte, and none that was finished may have been made again.
+killed, at random moments, until the number of kills is reached. After a kill of Snakemake its lock
+is removed by `snakemake --unlock`, as its users would. After each end every file must be that of
+the undisturbed run, byte for byte, and none that was finished may have been made again.
 """
 
 import argparse

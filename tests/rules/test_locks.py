@@ -1,4 +1,4 @@
-"""The lock of a killed Snakemake stays until its user removes it, in the way that Snakemake names."""
+"""The lock of a killed Snakemake stays until its user removes it as Snakemake tells them to."""
 
 import subprocess
 import time

@@ -174,7 +174,10 @@ def test_voc2012_from_download_to_report(tmp_path, server):
         "linear_probe_round_1_crf",
     }
     assert instances["objects"] == 2 * len(OWN + VAL)
-    assert (base / "report.html").stat().st_size > 10_000
+    assert instances["matched_on"] == {"split": "val", "images": len(VAL)}
+    report = (base / "report.html").read_text()
+    assert f"{len(OWN + VAL)} images of the split “instances” with" in report
+    assert f"fixed on {len(VAL)} images of the split “val”, not on these" in report
     # Other settings may change what they like: weights and data are nobody's output any more.
     change = {**OVERLAY, "masks": {"top_k": 0.3}, "seeds": [0, 1]}
     stale = workflow.stale("all", overrides=change, repository=tmp_path / "checkout")

@@ -53,6 +53,7 @@ def root(tmp_path):
         for step in ("initial_masks", "mask_rcnn")
     }
     metrics = {"class_names": ["background", "cat", "dog"], "clusters": 3, "steps": steps}
+    metrics |= {"split": "val", "images": 7}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     return tmp_path
 
@@ -115,6 +116,11 @@ def test_perfect_masks(root):
             )
     assert step["matching"] == "hungarian"
     assert "calibration" not in step
+
+
+def test_where_the_matching_comes_from_is_said(root):
+    result = call(root, [(0, CAT, 2)])
+    assert result["matched_on"] == {"split": "val", "images": 7}
 
 
 def test_clusters_count_by_the_matching_of_their_step(root):

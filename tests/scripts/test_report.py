@@ -273,7 +273,9 @@ def mean(value):
     return {"mean": value, "sd": 0.01, "n": 5}
 
 
-def test_objects_calibration_and_linear_probe_are_shown(run):
+def with_objects(objects):
+    """An edit of the summary: scores against objects, calibration, and a linear probe."""
+
     def edit(summary):
         triple = {"ap50": mean(0.321), "ap": mean(0.123), "ap75": mean(0.045)}
         settings = [f"class_{a}_{b}" for a in ("agnostic", "aware") for b in ("multi", "single")]
@@ -294,13 +296,20 @@ def test_objects_calibration_and_linear_probe_are_shown(run):
         ]
         calibration = {"rank_correlation": mean(0.62), "bins": bins}
         summary["instances"] = {
-            "objects": 3,
+            **objects,
             "steps": {"initial_masks": step, "mask_rcnn": {**step, "calibration": calibration}},
         }
         probe = {**summary["steps"]["segmentation"], "matching": ["supervised"]}
         summary["linear_probe"] = {"steps": {"linear_probe": probe}}
 
-    page = Page(run(truth=True, edit=edit))
+    return edit
+
+
+ON_VAL = {"split": "val", "images": 3, "objects": 4, "matched_on": {"split": "val", "images": 3}}
+
+
+def test_objects_calibration_and_linear_probe_are_shown(run):
+    page = Page(run(truth=True, edit=with_objects(ON_VAL)))
     assert page.elements["svg"] == len(STEPS) + 2
     text = " ".join(page.text.split())
     for shown in ("32.1 ± 1.0", "12.3 ± 1.0", "24.3", "+7.8", "77.0 ± 1.0", "2.25"):
@@ -320,6 +329,40 @@ def test_objects_calibration_and_linear_probe_are_shown(run):
         "Class-agnostic, single object"
     ]
     assert "labels it has learned" not in text
+
+
+def between(text, start, end):
+    return text.partition(start)[2].partition(end)[0]
+
+
+def test_every_score_says_on_which_images_and_by_which_matching(run):
+    objects = {**ON_VAL, "split": "instances", "images": 2913, "objects": 6934}
+    text = " ".join(Page(run(truth=True, edit=with_objects(objects))).text.split())
+    head = between(text, "Label maps are", "Intersection over union")
+    assert head.startswith(" scored on 3 images of the split “val”, and clusters are matched")
+    assert "Mask AP is measured on others: 2,913 images of the split “instances”." in head
+    on_objects = "On 2,913 images of the split “instances” with 6,934 objects."
+    ap = between(text, "Mask AP On", "Class-agnostic, multi-object")
+    assert f"On{ap}".startswith(f"{on_objects} Class-aware: by the matching")
+    assert "fixed on 3 images of the split “val”, not on these" in ap
+    for title in ("Masks and objects", "Does confidence track quality?"):
+        assert f"{title} {on_objects} Classes play no part." in text
+    of_labels = "On 3 images of the split “val”"
+    assert f"IoU by class {of_labels}, by the matching on the same images." in text
+    assert f"linear probe, with labels {of_labels}; there is nothing to match." in text
+    assert f"Confusion matrix: Segmentation + CRF {of_labels}." in text
+    assert "Scored on 3 images of the split “val”. No unsupervised result." in text
+    stands = between(text, "Which class each cluster stands for", "Cluster")
+    assert stands == " By the matching on 3 images of the split “val”; seed 0. "
+    assert "Hungarian matching on 3 images of the split “val”." in text
+
+
+def test_mask_ap_on_the_images_of_everything_else(run):
+    text = " ".join(Page(run(truth=True, edit=with_objects(ON_VAL))).text.split())
+    assert "measured on others" not in text
+    ap = between(text, "Mask AP On", "Class-agnostic, multi-object")
+    assert ap.startswith(" 3 images of the split “val” with 4 objects.")
+    assert "fixed on the same images" in ap
 
 
 def test_the_model_and_the_images_of_the_linear_probe_are_named(run):

@@ -47,7 +47,8 @@ def test_mean_and_sd_over_seeds(tmp_path, capsys):
     assert step["per_class"]["background"]["sd"] == 0
     printed = capsys.readouterr().out
     assert "35.0 ± 5.6" in printed
-    assert [line.split()[0] for line in printed.splitlines()[2:]] == list(summary["steps"])
+    assert printed.startswith("3 images of 'val', which matching used too\n")
+    assert [line.split()[0] for line in printed.splitlines()[3:]] == list(summary["steps"])
 
 
 def test_one_seed_has_no_sd(tmp_path, capsys):
@@ -73,22 +74,35 @@ def test_seeds_with_other_steps_or_classes_are_an_error(tmp_path):
         call(tmp_path, run(0.2, 0.2), run(0.2, 0.2) | {"class_names": ["background", "dog"]})
 
 
-def test_numbers_on_instances_are_summed_up_wherever_they_stand(tmp_path):
+def write_instances(tmp_path, *, changed=0):
     paths = []
     for seed, ap in enumerate((0.1, 0.3)):
         bins = [{"count": 4 + seed, "iou": None if seed else 0.5}]
         step = {"matching": "hungarian", "multi": {"ap": ap}, "calibration": {"bins": bins}}
-        found = {**run(0, 0), "objects": 7, "steps": {"mask_rcnn": step}}
+        found = {**run(0, 0), "split": "instances", "objects": 7, "steps": {"mask_rcnn": step}}
+        found["matched_on"] = {"split": "val", "images": 2 + changed * seed}
         paths.append(tmp_path / f"instances-{seed}.json")
         paths[-1].write_text(json.dumps(found))
+    return paths
+
+
+def test_numbers_on_instances_are_summed_up_wherever_they_stand(tmp_path):
+    paths = write_instances(tmp_path)
     summary = call(tmp_path, run(0.2, 0.2), run(0.4, 0.4), instances=paths)["instances"]
     step = summary["steps"]["mask_rcnn"]
-    assert summary["objects"] == 7
+    assert (summary["split"], summary["images"], summary["objects"]) == ("instances", 3, 7)
+    assert summary["matched_on"] == {"split": "val", "images": 2}
     assert step["matching"] == ["hungarian"]
     assert step["multi"]["ap"] == pytest.approx({"mean": 0.2, "sd": 0.2 / np.sqrt(2), "n": 2})
     (row,) = step["calibration"]["bins"]
     assert row["count"]["mean"] == 4.5
     assert row["iou"] == {"mean": 0.5, "sd": None, "n": 1}
+
+
+def test_seeds_that_were_matched_on_different_images_are_an_error(tmp_path):
+    paths = write_instances(tmp_path, changed=1)
+    with pytest.raises(InputError, match="matched_on"):
+        call(tmp_path, run(0.2, 0.2), run(0.4, 0.4), instances=paths)
 
 
 def test_runs_whose_clusters_were_merged_differently_are_marked(tmp_path, capsys):

@@ -36,7 +36,9 @@ def metrics(miou, method="hungarian", steps=("mask_rcnn", "segmentation")):
 def instances(ap, method):
     triple = {"ap": ap, "ap50": ap, "ap75": ap}
     step = {**dict.fromkeys(comparison.AP_SETTINGS, triple), "proposals_per_mask": 5.0}
-    return {**metrics(0.1), "steps": {"initial_masks": {**step, "matching": method}}}
+    found = {**metrics(0.1), "steps": {"initial_masks": {**step, "matching": method}}}
+    found["matched_on"] = {key: found[key] for key in ("split", "images")}
+    return found | {"split": "instances", "images": 5, "objects": 8}
 
 
 @pytest.fixture
@@ -97,6 +99,9 @@ def test_a_table_holds_mean_sd_and_n_beside_the_papers(call, write, tmp_path):
     assert float(rows[0]["sd"]) == pytest.approx(0.1 / 2**0.5)
     assert (rows[0]["n"], rows[2]["matching"]) == ("2", "hungarian")
     assert {row["comparable"] for row in rows} == {"no"}
+    assert {(row["split"], row["images"], row["matched_on"]) for row in rows} == {
+        ("val", "3", "val")
+    }
     assert float(rows[2]["paper"]) == pytest.approx(0.455)
     assert float(rows[2]["difference"]) == pytest.approx(-0.155)
 
@@ -108,6 +113,8 @@ def test_overclustering_has_a_table_of_its_own(call, write, tmp_path):
     assert {row["row"] for row in read_csv(tmp_path / "figure_3.csv")} == {"1", "2"}
     assert {row["matching"] for row in read_csv(tmp_path / "figure_3.csv")} == {"hungarian"}
     assert {(row["row"], row["matching"]) for row in read_csv(apart)} == {("9", "majority")}
+    measured = {(row["split"], row["images"], row["matched_on"]) for row in read_csv(apart)}
+    assert measured == {("instances", "5", "val")}
     assert (tmp_path / "figure_3.svg").read_text().startswith("<?xml")
     with pytest.raises(InputError, match="--overclustering-csv"):
         call("figure_3", *options)
@@ -127,6 +134,8 @@ def test_the_report_shows_items_and_figures(call, write, tmp_path):
     assert "overclustering, majority matching" in text
     assert "another backbone" in text
     assert "10.0 ± 0.0 (2)" in text
+    # In a paragraph of the page and in the figure.
+    assert text.count("5 images of “instances”, matched on 3 of “val”") == 2 * 2
 
 
 def test_every_variant_needs_every_seed(call, write):

@@ -59,6 +59,7 @@ _MIOU_TABLES = {
         ],
     ),
 }
+_OF_OBJECTS = ("table_3", "figure_3", "figure_4")  # measured against annotated objects
 _AP = {"AP50": "ap50", "AP": "ap", "AP75": "ap75"}
 
 
@@ -79,19 +80,55 @@ def tables(
         dataset: the paper's dataset that this one is likest to, see `comparison.paper_dataset`.
 
     Returns:
-        `title`, `matching` (None where classes play no part), `unit` ("fraction" or "count") and
-        `rows`: `name` and `cells`, column → see `comparison.beside`. Numbers of Hungarian and of
-        majority matching never share a table.
+        `title`, `matching` (None where classes play no part), `unit` ("fraction" or "count"),
+        `evaluated_on`: `split` and number of `images`, `matched_on`: the same of the images that
+        clusters were matched with classes on, if they were, and `rows`: `name` and `cells`,
+        column → see `comparison.beside`. Numbers of Hungarian and of majority matching never share
+        a table.
+
+    Raises:
+        InputError: variants were evaluated on different images.
     """
     if item in _MIOU_TABLES:
-        return list(_components(item, summaries, paper, dataset))
-    if item == "table_2":
-        return list(_protocols(summaries[MAIN], paper, dataset))
-    if item == "table_s2":
-        return list(_classes(summaries[MAIN], paper))
-    if item == "table_3":
-        return list(_instances(summaries, paper, dataset))
-    return list(_sweep(item, {value: summaries[name] for value, name in sweep.items()}))
+        found = _components(item, summaries, paper, dataset)
+    elif item == "table_2":
+        found = _protocols(summaries[MAIN], paper, dataset)
+    elif item == "table_s2":
+        found = _classes(summaries[MAIN], paper)
+    elif item == "table_3":
+        found = _instances(summaries, paper, dataset)
+    else:
+        found = _sweep(item, {value: summaries[name] for value, name in sweep.items()})
+    evaluated_on, matched_on = _images(item, summaries)
+    return [
+        {
+            **table,
+            "evaluated_on": evaluated_on,
+            "matched_on": matched_on if table["matching"] not in (None, "supervised") else None,
+        }
+        for table in found
+    ]
+
+
+def _images(item: str, summaries: Mapping[str, Mapping]) -> tuple[dict, dict]:
+    """Split and number of the images that an item is measured on, and of those for matching."""
+    if item in _OF_OBJECTS:
+        parts = {name: s["instances"] for name, s in summaries.items() if "instances" in s}
+    else:
+        parts = {name: s for name, s in summaries.items() if "steps" in s}
+    found = {}
+    for name, part in parts.items():
+        own = {key: part[key] for key in ("split", "images")}
+        # Label maps are matched on the images that they are scored on.
+        found[name] = own, dict(part.get("matched_on", own))
+    first, *others = found
+    for name in others:
+        if found[name] != found[first]:
+            raise InputError(
+                f"{item}: the variants {first} and {name} were evaluated on different images; "
+                "evaluate both again"
+            )
+    return found[first]
 
 
 def _table(title: str, matching: str | None, rows: Sequence[Mapping], unit: str) -> dict:
@@ -235,7 +272,7 @@ def _ap(values: Mapping) -> dict:
 
 
 def csv_rows(tables_: Sequence[Mapping], *, comparable: bool) -> Iterator[dict]:
-    """Tables as rows: table, matching, row, column, mean, sd, n, paper, difference, comparable.
+    """Tables as rows, one per number, with what it was measured on.
 
     Args:
         comparable: whether the experiment is the paper's, see `comparison.obstacles`.
@@ -246,6 +283,9 @@ def csv_rows(tables_: Sequence[Mapping], *, comparable: bool) -> Iterator[dict]:
                 yield {
                     "table": table["title"],
                     "matching": table["matching"] or "",
+                    "split": table["evaluated_on"]["split"],
+                    "images": table["evaluated_on"]["images"],
+                    "matched_on": (table["matched_on"] or {}).get("split", ""),
                     "row": row["name"],
                     "column": column,
                     **cell["ours"],
@@ -290,7 +330,8 @@ def figure(item: str, tables_: Sequence[Mapping]) -> str:
             x_ticks=sorted({x for line in lines.values() for x in line.x}),
             y_label="patches" if table["unit"] == "count" else "%",
         )
-        panels.append((title_of(table).replace(" – ", "\n"), list(lines), chart))
+        title = title_of(table).replace(" – ", "\n") + f"\n{images_of(table)}"
+        panels.append((title, list(lines), chart))
     if not panels:
         raise InputError(f"{item}: nothing to draw; every number is undefined")
     return drawing.stacked(panels)
@@ -301,6 +342,17 @@ def title_of(table: Mapping) -> str:
     if "majority" in (table["matching"] or ""):
         return f"{table['title']} – overclustering, {table['matching']} matching"
     return table["title"]
+
+
+def images_of(table: Mapping) -> str:
+    """The images that a table is measured on, and those that its clusters were matched on."""
+    evaluated, matched = table["evaluated_on"], table["matched_on"]
+    text = f"{evaluated['images']:,} images of “{evaluated['split']}”"
+    if matched is None:
+        return text
+    if matched == evaluated:
+        return f"{text}, matched on the same"
+    return f"{text}, matched on {matched['images']:,} of “{matched['split']}”"
 
 
 def name_of(name: str) -> str:
@@ -327,4 +379,5 @@ def render(dataset: str, items: Sequence[Mapping], figures: Mapping[str, str]) -
         x_labels=X_LABELS,
         matchings=MATCHINGS,
         title_of=title_of,
+        images_of=images_of,
     )

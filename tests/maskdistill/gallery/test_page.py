@@ -72,6 +72,8 @@ def test_clusters_scores_and_agreement_to_filter_by(index):
     assert image["scores"] == [[2, 0.86], [1, 0.2]]
     assert image["agreement"]["segmentation"] == 1
     assert image["masks"] == 1
+    assert index["evaluated"] == "val"
+    assert index["matched"] == {"split": "val", "images": 3, "methods": ["hungarian"]}
 
 
 def test_overlays_and_candidates_are_those_of_the_shards(results, gallery, index):

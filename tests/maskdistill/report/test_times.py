@@ -1,14 +1,27 @@
+import re
 from pathlib import Path
 
 import pytest
 
+from workflow_scripts.maskdistill import provenance, shards
 from workflow_scripts.maskdistill.report import times
+
+REPOSITORY = Path(__file__).parents[3]
+WILDCARDS = {
+    "{dataset}": "tiny",
+    "{split}": "val",
+    "{shard}": "0003",
+    "{seed}": "7",
+    "{round}": "1",
+    "{kind}": "predictions",
+    "{format}": "voc",
+}
 
 
 @pytest.mark.parametrize(
     ("path", "rule"),
     [
-        ("train/masks/0003.tsv", "make_masks"),
+        ("train/masks/0003.tsv", "make_masks or extract_masks"),
         ("val/mask_embeddings/0000.tsv", "embed_masks"),
         ("seed-0/clusters/assignments.tsv", "cluster_masks"),
         ("seed-12/round-2/segmentation/model.tsv", "train_segmentation"),
@@ -22,12 +35,60 @@ from workflow_scripts.maskdistill.report import times
         ("applied/new_photos/images/0000.tsv", "list_images"),
         ("applied/new_photos/label_maps.tsv", "write_applied"),
         ("exports/voc.tsv", "export_dataset"),
-        ("instances/masks/0003.tsv", "make_masks"),
+        ("instances/masks/0003.tsv", "make_masks or extract_masks"),
         ("seed-0/instances.tsv", "evaluate_instances"),
     ],
 )
-def test_rule_of_a_benchmark_file(path, rule):
-    assert times.rule_of_benchmark(Path(path), ["train", "val"]) == rule
+def test_rule_of_a_benchmark_file(tmp_path, path, rule):
+    assert times.rule_of_benchmark(Path(path), ["train", "val"], tmp_path) == rule
+
+
+def test_the_rule_of_every_benchmark_in_the_workflow():
+    texts = [path.read_text() for path in sorted((REPOSITORY / "rules").glob("*.smk"))]
+    found = re.findall(
+        r"^(?:rule|use rule \w+ as) (\w+)(?::| with:)\n(?:(?:    .*)?\n)*?    benchmark:\n"
+        r'        "benchmarks/{dataset}/(?!ablations/)(.+)"$',
+        "\n".join(texts),
+        re.MULTILINE,
+    )
+    assert len(found) > 25
+    for rule, path in found:
+        for wildcard, value in WILDCARDS.items():
+            path = path.replace(wildcard, value)
+        assert "{" not in path
+        told = times.rule_of_benchmark(Path(path), ["val"], Path("nowhere"))
+        assert rule in told.split(" or "), path
+    written = [path for _, path in found]
+    shared = {rule for rule, path in found if written.count(path) > 1}
+    assert shared == set(times.MASKS)
+
+
+def test_masks_are_told_apart_by_their_provenance(tmp_path):
+    benchmarks, results = (tmp_path / kind / "tiny" for kind in ("benchmarks", "results"))
+    for number, (name, rule) in enumerate(
+        (
+            ("train/masks/0000", "make_masks"),
+            ("train/masks/0001", "extract_masks"),
+            ("val/masks/0000", "extract_masks"),
+            ("val/features/0000", None),
+            ("instances/masks/0000", None),
+        )
+    ):
+        benchmark = (benchmarks / name).with_suffix(".tsv")
+        benchmark.parent.mkdir(parents=True, exist_ok=True)
+        benchmark.write_text(f"s\tmax_rss\n{10**number}\t5\n")
+        if rule:
+            path = (results / name).with_suffix(".parquet")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shards.write_table(path, "masks", [], provenance.record("masks", {}, program=rule))
+    found = times.timings(benchmarks, ["train", "val"], [0])
+    assert {row["rule"]: (row["jobs"], row["sum"]) for row in found} == {
+        "extract_features": (1, 1000),
+        "make_masks": (1, 1),
+        "extract_masks": (2, 110),
+        "make_masks or extract_masks": (1, 10000),
+    }
+    assert found[0]["rule"] == "extract_features"
 
 
 def test_ablations_and_their_seeds_are_no_part_of_the_run(tmp_path):

@@ -208,6 +208,7 @@ class Writer:
             "dataset": self._inputs.dataset,
             "threshold": self._threshold,
             "evaluated": self._stages.evaluated,
+            "matched": self._stages.matched,
             "splits": list(self._inputs.images),
             "stages": [self._stages.described(stage) for stage in self._stages if stage in found],
             "images": rows,

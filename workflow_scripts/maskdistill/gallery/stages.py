@@ -40,7 +40,15 @@ class Stages:
         self._mappings = {step: stored_mapping(inputs.metrics, step) for step in scored}
         self._truth = None
         self.evaluated: str | None = None  # the split with ground truth
+        # Of the images that clusters were matched with classes on: split, number and methods.
+        self.matched: dict | None = None
         if inputs.metrics:
+            methods = {step["matching"]["method"] for step in scored.values()}
+            self.matched = {
+                "split": inputs.metrics["split"],
+                "images": inputs.metrics["images"],
+                "methods": sorted(methods),
+            }
             self.evaluated = inputs.metrics["split"]
             self._truth = GroundTruth(inputs.settings["dataset"], inputs.root, self.evaluated)
             names = ["background", *self._truth.class_names]

@@ -130,6 +130,9 @@ def _metrics(path: Path, content: Mapping) -> Lines:
     what = f"mean scores over {runs} runs" if runs else "scores"
     yield terminal.plain(path)
     yield f"  {what} of {content['images']:,} images of the split '{content['split']}'"
+    if matched := content.get("matched_on"):
+        images = f"{matched['images']:,} images of the split '{matched['split']}'"
+        yield f"  class-aware ones by the matching on {images}"
     yield from provenance(content.get("provenance", {}))
     steps = content["steps"]
     found = {name: dict(_leaves(step)) for name, step in steps.items()}

@@ -49,6 +49,9 @@ def of_run(inputs: Inputs) -> dict:
             }
             for table in comparison.instance_tables(summary, paper, dataset)
         ],
+        # On which images objects were evaluated, and on which clusters were matched with classes.
+        "objects": {k: v for k, v in summary.get("instances", {}).items() if k != "steps"},
+        "object_obstacles": comparison.instance_obstacles(inputs.settings, summary),
         "masks": [
             {**step, "title": step_title(name)}
             for name, step in summary.get("instances", {"steps": {}})["steps"].items()
@@ -58,6 +61,7 @@ def of_run(inputs: Inputs) -> dict:
         "seeds": list(inputs.metrics),
         # After merging, as config/names has it for each seed.
         "class_counts": summary["clusters"] if len(set(summary["clusters"])) > 1 else [],
+        "split": summary["split"],
         "images": summary["images"],
         "class_names": names,
         "class_tables": [

@@ -6,14 +6,19 @@ from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 
+from workflow_scripts.maskdistill import shards
 from workflow_scripts.maskdistill.datasets import SPLITS
 
+# Rules that write the same files: the provenance of a file says which of them has made it, and its
+# benchmark is of the same job.
+MASKS = ("make_masks", "extract_masks")
 # Path of a rule's benchmark file, without split, round and numbers → rule, in the workflow's order.
+# Of several rules it is what is shown where the provenance cannot be read.
 RULES = {
     "make_demo_dataset": "make_demo_dataset",
     "images/*": "list_images",
     "features/*": "extract_features",
-    "masks/*": "make_masks",
+    "masks/*": " or ".join(MASKS),
     "mask_embeddings/*": "embed_masks",
     "seed/clusters/assignments": "cluster_masks",
     "seed/assignments/*": "assign_masks",
@@ -56,7 +61,8 @@ def timings(benchmarks: Path | None, splits: Collection[str], seeds: Collection[
     Ablations are no part of the run, nor are seeds that only they have.
 
     Args:
-        benchmarks: folder of a dataset's benchmark files, if there is one.
+        benchmarks: folder of a dataset's benchmark files, benchmarks/DATASET, if there is one; what
+            was measured lies in results/DATASET next to it.
         splits: names of its splits.
         seeds: the run's own.
     """
@@ -64,16 +70,18 @@ def timings(benchmarks: Path | None, splits: Collection[str], seeds: Collection[
         return []
     jobs = defaultdict(list)
     own = {f"seed-{seed}" for seed in seeds}
+    results = benchmarks.parent.parent / "results" / benchmarks.name
     for path in sorted(benchmarks.rglob("*.tsv")):
         first = path.relative_to(benchmarks).parts[0]
         if first == "ablations" or (first.startswith("seed-") and first not in own):
             continue
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file, delimiter="\t"):
-                rule = rule_of_benchmark(path.relative_to(benchmarks), splits)
+                rule = rule_of_benchmark(path.relative_to(benchmarks), splits, results)
                 jobs[rule].append((_float(row.get("s")), _float(row.get("max_rss"))))
     total = sum(seconds for found in jobs.values() for seconds, _ in found)
     order = {rule: i for i, rule in enumerate(RULES.values())}
+    order |= dict.fromkeys(MASKS, order[RULES["masks/*"]])
     return [
         {
             "rule": rule,
@@ -87,12 +95,13 @@ def timings(benchmarks: Path | None, splits: Collection[str], seeds: Collection[
     ]
 
 
-def rule_of_benchmark(path: Path, splits: Collection[str]) -> str:
+def rule_of_benchmark(path: Path, splits: Collection[str], results: Path) -> str:
     """The rule that a benchmark file belongs to; its path has the stem of the rule's output.
 
     Args:
         path: relative to the dataset's benchmarks, e.g. `seed-0/val/candidates/0003.tsv`.
         splits: names of the dataset's splits.
+        results: folder of the dataset's results.
     """
     parts = []
     # Folders of new images, applied/NAME, are like splits. A stem may be called like a split.
@@ -106,7 +115,11 @@ def rule_of_benchmark(path: Path, splits: Collection[str]) -> str:
         elif not part.startswith("round-"):
             parts.append(part)
     name = "/".join(parts)
-    return RULES.get(name, name)
+    rule = RULES.get(name, name)
+    made = results / path.with_suffix(".parquet")
+    if name == "masks/*" and made.is_file():
+        return shards.read_metadata(made).get("program", rule)
+    return rule
 
 
 def _float(text: str | None) -> float:

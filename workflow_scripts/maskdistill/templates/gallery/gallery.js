@@ -17,7 +17,12 @@ const GALLERY = (() => {
     right: "Best agreement first", wrong: "Worst agreement first",
     many: "Most masks first",
   };
-  const AGREEMENT = "Agreement with the ground truth: mean IoU over the classes of this image";
+  // What the agreement with the ground truth is measured on, and how clusters became classes for it.
+  function meaningOfAgreement() {
+    const { split, images, methods } = data.matched;
+    const matching = methods.map((name) => name[0].toUpperCase() + name.slice(1)).join(" and ");
+    return `Mean IoU over the classes of one image of “${split}”; clusters stand for classes by ${matching} matching on all ${NUMBER.format(images)} images of “${split}”`;
+  }
   const NUMBER = new Intl.NumberFormat("en");
   const $ = (id) => document.getElementById(id);
 
@@ -217,11 +222,12 @@ const GALLERY = (() => {
     const agreed = data.evaluated !== null;
     options(form.order, Object.entries(ORDERS).filter(([key]) => agreed || (key !== "right" && key !== "wrong")), state.order);
     if (document.activeElement !== form.text) form.text.value = state.text;
-    $("agreement-field").hidden = !agreed;
+    $("agreement-field").hidden = $("matched").hidden = !agreed;
     fillSpan("score", (image) => bestScore(image, state.stage === "ground_truth" ? 0 : Number(state.label) || 0));
     if (agreed) {
       const name = stageById.get(judged())?.title;
       $("agreement-field").firstElementChild.textContent = `Agreement with ground truth${name ? `: ${name}` : ""}`;
+      $("matched").textContent = `${meaningOfAgreement()}.`;
       fillSpan("agreement", (image) => image.agreement?.[judged()]);
     }
     const active = ["text", "split", "label", "status", "score", "agreement"].filter((key) => state[key]).length;
@@ -347,7 +353,7 @@ const GALLERY = (() => {
     const kind = ordered || (scored ? "score" : ["image", "ground_truth"].includes(state.stage) ? "" : "agreement");
     if (kind === "score") return [bestScore(image, state.stage === "ground_truth" ? 0 : Number(state.label) || 0)?.toFixed(2), "Score of the best candidate"];
     const agreement = kind && image.agreement?.[judged()];
-    return agreement === undefined || !kind ? [] : [percent(agreement), AGREEMENT];
+    return agreement === undefined || !kind ? [] : [percent(agreement), meaningOfAgreement()];
   }
 
   // One image
@@ -452,7 +458,7 @@ const GALLERY = (() => {
       const box = element("input", { type: "checkbox", value: stage.id, checked: on.has(stage.id) });
       box.addEventListener("change", () => toggle(stage.id));
       const agreement = image.agreement?.[stage.id];
-      return element("label", {}, box, element("span", { textContent: stage.title }), element("span", { className: "value", textContent: agreement === undefined ? "" : percent(agreement), title: AGREEMENT }), element("kbd", { textContent: i < 9 ? String(i + 1) : "" }));
+      return element("label", {}, box, element("span", { textContent: stage.title }), element("span", { className: "value", textContent: agreement === undefined ? "" : percent(agreement), title: agreement === undefined ? "" : meaningOfAgreement() }), element("kbd", { textContent: i < 9 ? String(i + 1) : "" }));
     });
     $("layers").replaceChildren(element("legend", { textContent: state.view === "compare" ? "Panels" : "Overlays" }), ...rows);
     $("floor-field").hidden = !on.has("candidates");
