@@ -1,6 +1,29 @@
 # The trained models on new folders of images: each is a further split, applied/NAME.
 
 
+rule describe_use:
+    output:
+        "results/{dataset}/seed-{seed}/use.json",
+    log:
+        "logs/{dataset}/seed-{seed}/use.log",
+    benchmark:
+        "benchmarks/{dataset}/seed-{seed}/use.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(30),
+    params:
+        settings=settings_of("describe_use"),
+        code=code_of("describe_use"),
+    message:
+        "Describe the use of the models of {wildcards.dataset}, seed {wildcards.seed}"
+    shell:
+        "exec python -m workflow_scripts.describe_use --settings {params.settings:q}"
+        " --code {params.code} --output {output} > {log} 2>&1"
+
+
 def applied_folder(wildcards, stage):
     """Folder of the shards of a stage, of a folder of new images."""
     dataset, split, seed = wildcards.dataset, wildcards.split, first_seed(wildcards.dataset)

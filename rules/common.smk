@@ -267,6 +267,7 @@ def targets(dataset):
         f"{base}/label_maps",
         f"{base}/predictions",
         f"{base}/seed-{seed}/{split}/candidates.json",
+        *(f"{base}/seed-{one}/use.json" for one in CONFIGS[dataset]["seeds"]),
     ]
     return files + [f"{base}/metrics.json"] if has_ground_truth(dataset) else files
 

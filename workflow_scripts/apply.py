@@ -1,8 +1,9 @@
 """Apply trained models to single images: label map, overlay and, with a Mask R-CNN, objects.
 
-Writes STEM.png, STEM_overlay.jpg and STEM.json (COCO) into a folder. --settings takes parts of a
-dataset's config: `predictions`, `candidates` and `confidence` (else those of config/default.yaml),
-`crf` (else no CRF).
+Writes STEM.png, STEM_overlay.jpg and STEM.json (COCO) into a folder. What the use of the models
+needs (confidence threshold, selection of candidates, precision, CRF, names) is taken from use.json,
+which the workflow writes for each seed, in the folder of --model or above it. --settings takes
+parts of a dataset's config, which go over that: `predictions`, `candidates`, `confidence`, `crf`.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import torch
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill import atomic, coco, confidence, crf, images, label_maps
-from workflow_scripts.maskdistill.config import check_moved, read_yaml
+from workflow_scripts.maskdistill.config import check_moved
 from workflow_scripts.maskdistill.device import choose_device
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.exports.coco import instances
@@ -27,7 +28,7 @@ from workflow_scripts.maskdistill.mask_rcnn.settings import prediction_settings
 from workflow_scripts.maskdistill.overlays import write_overlay
 from workflow_scripts.maskdistill.segmentation import prediction
 
-DEFAULTS = Path(__file__).parents[1] / "config" / "default.yaml"
+_LEVELS = 2  # from round-R/segmentation to the folder of the seed
 LABELS, OVERLAY, OBJECTS = ENDINGS = (".png", "_overlay.jpg", ".json")
 
 
@@ -52,23 +53,20 @@ def main(argv: list[str] | None = None) -> int:
         _refuse_to_overwrite(given, [_output(arguments, path, ending) for ending in ENDINGS])
 
     check_moved(arguments.settings, source="--settings")
-    defaults = read_yaml(DEFAULTS)["defaults"]
-
-    def section(name: str) -> dict:
-        return defaults[name] | arguments.settings.get(name, {})
+    use = _use(arguments)
 
     device = choose_device(arguments.device)
     segmentation = prediction.load_predictor(
-        arguments.model, device, precision=section("predictions")["precision"]
+        arguments.model, device, precision=use["predictions"]["precision"]
     )
     detector = None
     if arguments.mask_rcnn:
-        settings = prediction_settings(section("candidates"))
+        settings = prediction_settings(use["candidates"])
         threshold = arguments.threshold
         if threshold is None:
-            threshold = section("confidence")["threshold"]
+            threshold = use["confidence"]["threshold"]
         detector = engines.load_predictor(arguments.mask_rcnn, settings=settings, device=device)
-    names = [coco.category_name(number) for number in range(1, segmentation.clusters + 1)]
+    names = use["names"] or list(coco.category_names(segmentation.clusters, None))
     if arguments.classes:
         names = read_json(arguments.classes, remedy="export_model writes it")
         if len(names) != segmentation.clusters:
@@ -81,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             image = images.read_image(path)
         except images.ImageRejected as rejection:
             raise InputError(f"{path}: {rejection}") from rejection
-        labels = _labels(segmentation, image, arguments.settings.get("crf"))
+        labels = _labels(segmentation, image, use["crf"])
         labels = labels.astype(label_maps.dtype(segmentation.clusters))
         arguments.output.mkdir(parents=True, exist_ok=True)
         with atomic.atomic_path(_output(arguments, path, LABELS)) as temporary:
@@ -104,6 +102,34 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(f"{path}: {shown}")
     return 0
+
+
+def _use(arguments: argparse.Namespace) -> dict:
+    """What the use of the models needs: of use.json, and of --settings over it.
+
+    Raises:
+        InputError: something that is needed is in neither.
+    """
+    folder = arguments.model.absolute().parent
+    places = [above / "use.json" for above in (folder, *list(folder.parents)[:_LEVELS])]
+    path = next(filter(Path.is_file, places), None)
+    found = {} if path is None else read_json(path, remedy="describe_use writes it")
+    use = {"predictions": {"precision": "float32"}, "crf": None, "names": None, **found}
+    for name in ("predictions", "candidates", "confidence", "crf"):
+        if name in arguments.settings:
+            own = arguments.settings[name]
+            use[name] = own if own is None else {**(use.get(name) or {}), **own}
+    needed = ["candidates"] * bool(arguments.mask_rcnn)
+    needed += ["confidence"] * bool(arguments.mask_rcnn and arguments.threshold is None)
+    if missing := [name for name in needed if name not in use]:
+        raise InputError(
+            f"{arguments.model}: there is no use.json in its folder or above it, which says how "
+            f"the run selects objects; copy results/DATASET/seed-SEED/use.json there, or give "
+            f"--settings with {' and '.join(missing)}"
+        )
+    if path is None:
+        print(f"{arguments.model}: no use.json; float32 and no CRF unless --settings says more")
+    return use
 
 
 def _output(arguments: argparse.Namespace, image: Path, ending: str) -> Path:

@@ -266,16 +266,16 @@ READS_LABELS = {
         ({"mask_rcnn": {"precision": "bfloat16"}}, {"train_mask_rcnn"}),
         (
             {"candidates": {"longer_side": 77, "score_floor": 0.2, "precision": "float16"}},
-            {"predict_candidates"},
+            {"predict_candidates", "describe_use"},
         ),
-        ({"confidence": {"threshold": 0.123}}, {"filter_candidates"}),
+        ({"confidence": {"threshold": 0.123}}, {"filter_candidates", "describe_use"}),
         ({"segmentation": {"epochs": 77, "precision": "float16"}}, {"train_segmentation"}),
         ({"segmentation": {"crop_size": 77}}, {"train_segmentation", "train_linear_probe"}),
         (
             {"predictions": {"precision": "bfloat16"}},
-            {"predict_segmentation", "refine_predictions", "train_linear_probe"},
+            {"predict_segmentation", "refine_predictions", "train_linear_probe", "describe_use"},
         ),
-        ({"crf": {"iterations": 77}}, {"refine_predictions"}),
+        ({"crf": {"iterations": 77}}, {"refine_predictions", "describe_use"}),
         ({"crf": {"rounds": 7}}, set()),  # more jobs, but the same ones
         ({"seeds": [7, 8]}, set()),
         ({"report": {"examples": 77}}, set()),
@@ -301,6 +301,7 @@ READS_LABELS = {
                 "export_dataset",
                 "export_model",
                 "write_applied",
+                "describe_use",
                 "paint_boxes",
                 "tabulate_ablation",
             },
@@ -429,7 +430,7 @@ def test_merging_and_renaming_clusters_make_other_rules_stale():
         }
 
     renamed = {"unpack_label_maps", "export_dataset", "export_model", "write_applied"}
-    renamed |= {"write_gallery"}
+    renamed |= {"write_gallery", "describe_use"}
     assert stale({}, {1: "a", 5: "b"}) == renamed
     assert stale({1: "a", 2: "a"}, {1: "b", 2: "b", 4: "c"}) == renamed
     merged = {"paint_masks", "write_pseudo_labels", "filter_candidates", "train_segmentation",

@@ -223,6 +223,7 @@ def run_all(run: Programs, folder: Path) -> None:
     found = {name: val / name for name in ("images", "confident", "predictions")}
     written = {name: folder / "applied" / name for name in ("label_maps", "overlays", "objects")}
     rejected = {"rejected": folder / "applied" / "rejected.csv"}
+    run("describe_use", demo, output=folder / "use.json")
     run("write_applied", demo, *at_root, **found, **written, **rejected)
     run_export_model(run, demo, folder)
     for settings in (demo, other):

@@ -21,6 +21,7 @@ REPORTING = {"evaluate", "evaluate_instances", "summarize", "report"}
 REFINEMENT = {"refine_predictions", "train_segmentation", "predict_segmentation"}
 REFINEMENT |= {"unpack_label_maps"} | REPORTING | PROBE
 SEGMENTATION = REFINEMENT
+USE = {"describe_use"}
 CONFIDENCE = {"filter_candidates"} | SEGMENTATION
 CANDIDATES = {"predict_candidates", "write_results"} | CONFIDENCE
 MASK_RCNN = {"train_mask_rcnn"} | CANDIDATES
@@ -51,19 +52,19 @@ OF_VAL |= {"predict_segmentation", "refine_predictions", "evaluate"} | PROBE - {
         ({"store_features": False}, {"extract_masks"} | EMBEDDING),
         ({"masks": {"source_component": True}}, MASKS),
         ({"embedding": {"input": "box_crop"}}, EMBEDDING),
-        ({"clustering": {"clusters": 5}}, CLUSTERS),
+        ({"clustering": {"clusters": 5}}, CLUSTERS | USE),
         ({"clustering": {"iterations": 11}}, CLUSTERS),
         ({"clustering": {"standardize": True}}, CLUSTERS),
         ({"mask_rcnn": {"learning_rate": 0.01}}, MASK_RCNN),
         ({"mask_rcnn": {"precision": "bfloat16"}}, MASK_RCNN),
-        ({"candidates": {"score_floor": 0.2}}, CANDIDATES),
-        ({"candidates": {"precision": "bfloat16"}}, CANDIDATES),
-        ({"confidence": {"threshold": 0.8}}, CONFIDENCE),
+        ({"candidates": {"score_floor": 0.2}}, CANDIDATES | USE),
+        ({"candidates": {"precision": "bfloat16"}}, CANDIDATES | USE),
+        ({"confidence": {"threshold": 0.8}}, CONFIDENCE | USE),
         ({"segmentation": {"hardest_fraction": 0.4}}, SEGMENTATION),
         ({"segmentation": {"precision": "float16"}}, SEGMENTATION),
         # With a round of CRF, refined predictions are what the next model is trained on.
-        ({"predictions": {"precision": "bfloat16"}}, REFINEMENT),
-        ({"crf": {"iterations": 7}}, REFINEMENT),
+        ({"predictions": {"precision": "bfloat16"}}, REFINEMENT | USE),
+        ({"crf": {"iterations": 7}}, REFINEMENT | USE),
         ({"crf": {"rounds": 2}}, REFINEMENT),
         ({"dataset": {"classes": list("uvwxyz")}}, {"write_ground_truth"} | PROBE | REPORTING),
         ({"evaluation": {"linear_probe": {"learning_rate": 0.2}}}, PROBE),
@@ -146,8 +147,8 @@ def test_the_gallery_follows_what_it_shows(
         assert with_gallery.stale("all") == {}
 
 
-NAMING = {"unpack_label_maps", "report"}
-MERGING = {"paint_masks", "write_pseudo_labels"} | MASK_RCNN
+NAMING = {"unpack_label_maps", "report"} | USE
+MERGING = {"paint_masks", "write_pseudo_labels"} | MASK_RCNN | USE
 # What `exports` has beside the table of settings.
 EXPORTS = {"export_dataset", "export_model", "exports"}
 

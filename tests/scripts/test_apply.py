@@ -45,7 +45,9 @@ def test_label_maps_and_overlays_of_single_images(folder, capsys):
     assert label_maps.read_png(folder / "out/side.png").shape == (61, 20)
     for name, size in (("a", (61, 37)), ("side", (20, 61))):
         assert Image.open(folder / f"out/{name}_overlay.jpg").size == size
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    first, *others = capsys.readouterr().out.splitlines()
+    assert "no use.json; float32 and no CRF" in first
+    assert len(others) == 2
     assert not list((folder / "out").glob("*.json"))
 
 
@@ -76,10 +78,35 @@ def test_objects_of_a_mask_rcnn(folder, monkeypatch):
     assert found.cats[annotation["category_id"]]["name"] == "y"
     np.testing.assert_array_equal(found.annToMask(annotation), mask)
     assert seen == {"side": 64}
-    # τ as an option, over the settings; without either, the config's default.
-    for more, count in ((["--threshold=0.2"], 2), (["--settings={}"], 1), (["--threshold=1"], 1)):
+    # τ as an option, over the settings; without either, what the run uses.
+    use = {"candidates": {"shorter_side": 80}, "confidence": {"threshold": 0.25}}
+    (folder / "use.json").write_text(json.dumps(use))
+    for more, count in ((["--threshold=0.5"], 1), (["--settings={}"], 2), (["--threshold=1"], 1)):
         assert call(folder, *options, *more) == 0
         assert len(COCO(folder / "out/a.json").anns) == count
+    assert seen == {"side": 64}
+    call(folder, *options, "--settings={}")
+    assert seen == {"side": 80}
+
+
+def test_without_the_runs_settings_objects_are_not_guessed(folder):
+    with pytest.raises(InputError, match=r"no use\.json .*--settings with candidates and conf"):
+        call(folder, "--image", str(folder / "a.png"), "--mask-rcnn=any.pt")
+
+
+def test_crf_and_names_are_those_of_the_run(folder, capsys):
+    use = {"predictions": {"precision": "float32"}, "names": ["x", "y", "z"]}
+    use["crf"] = {"enabled": True, "iterations": 2}
+    models = folder / "seed-0" / "round-0" / "segmentation"
+    models.mkdir(parents=True)
+    (folder / "model.pt").rename(models / "model.pt")
+    (folder / "seed-0" / "use.json").write_text(json.dumps(use))
+    options = ["--image", str(folder / "a.png"), f"--model={models / 'model.pt'}"]
+    assert call(folder, *options) == 0
+    assert " x " in capsys.readouterr().out.replace(":", " ")
+    with_crf = label_maps.read_png(folder / "out/a.png")
+    assert call(folder, *options, '--settings={"crf": null}') == 0
+    assert (label_maps.read_png(folder / "out/a.png") != with_crf).any()
 
 
 def test_the_crf_on_request(folder):

@@ -60,6 +60,10 @@ def _json(path: Path, content: object) -> Lines:
             return _metrics(path, content)
         if content.get("provenance", {}).get("stage") == "tabulate_ablation":
             return _ablation(path, content)
+        if {"candidates", "confidence", "predictions", "names"} <= content.keys():
+            pairs = [(k, value(v)) for k, v in leaves(content) if not k.startswith("provenance.")]
+            lines = terminal.facts(pairs, indent=4)
+            return titled(path, "what the use of a run's models needs", ["", *lines])
         if isinstance(content.get("samples"), list):
             return titled(path, f"FiftyOne dataset: {len(content['samples']):,} samples")
         if {"media_type", "info"} <= content.keys():

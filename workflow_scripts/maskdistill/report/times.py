@@ -51,6 +51,7 @@ RULES = {
         "export_dataset",
     ),
     "exports/model": "export_model",
+    "seed/use": "describe_use",
     "label_maps": "write_applied",
 }
 

@@ -1,0 +1,31 @@
+"""Write what the use of a run's trained models needs, besides the models: use.json.
+
+`apply` finds it in the folder of a model or above it, so that single images get what the workflow
+gives them: the same confidence threshold, selection of candidates, precision, CRF and names.
+"""
+
+import json
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill import atomic
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the file; exit code 0."""
+    parser = cli.Parser("describe_use", __doc__)
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    options = parser.parse_args(argv)
+    settings = options.settings
+    content = {
+        "provenance": cli.record(options, "use"),
+        **{name: dict(settings[name]) for name in ("candidates", "confidence", "predictions")},
+        "crf": dict(settings["crf"]) if settings["crf"]["enabled"] else None,
+        "names": settings["curation"]["names"],
+    }
+    atomic.write_text(options.output, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
