@@ -20,14 +20,14 @@ class Parser(argparse.ArgumentParser):
     """The command line of a program: `--help` opens with its docstring, and it has `--settings`.
 
     It knows which options name input files, so that outputs can say what they were made from.
-    """
 
-    def __init__(self, program: str, description: str | None, *, required: bool = True) -> None:
-        """Args:
+    Args:
         program: name of the module in `workflow_scripts`.
         description: the module's docstring.
         required: whether `--settings` has to be given; without, it is empty.
-        """
+    """
+
+    def __init__(self, program: str, description: str | None, *, required: bool = True) -> None:
         super().__init__(
             prog=program,
             description=description,
