@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,17 +26,6 @@ pytestmark = [
 ]
 SHARDS = 2
 MASKS = [f"results/small/train/masks/{shard:04d}.parquet" for shard in range(SHARDS)]
-
-
-@pytest.fixture(scope="module")
-def controller() -> Iterator[Controller]:
-    """A SLURM of our own."""
-    controller = Controller()
-    try:
-        controller.start()
-        yield controller
-    finally:
-        controller.stop()
 
 
 @pytest.fixture(scope="module")

@@ -84,17 +84,6 @@ class Runs(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def controller() -> Iterator[Controller]:
-    """A SLURM of our own."""
-    controller = Controller()
-    try:
-        controller.start()
-        yield controller
-    finally:
-        controller.stop()
-
-
-@pytest.fixture(scope="module")
 def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Both runs to their end.
 

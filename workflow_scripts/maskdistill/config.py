@@ -31,6 +31,17 @@ _TRAINING_LABELS = (*_OF_LABELS, "dataset.splits.train.annotations")
 _EVALUATED_LABELS = (*_OF_LABELS, "dataset.splits.{evaluated}.annotations")
 _INSTANCE_LABELS = (*_OF_LABELS, "dataset.splits.{instances}.annotations")
 
+# What a CRF needs to know.
+_CRF = (
+    "crf.iterations",
+    "crf.gaussian_weight",
+    "crf.gaussian_sigma",
+    "crf.bilateral_weight",
+    "crf.bilateral_sigma_xy",
+    "crf.bilateral_sigma_rgb",
+    "crf.min_probability",
+)
+
 # What each rule's result depends on, in addition to its input files. Nothing else reaches the
 # rule, and tests/maskdistill/test_read_settings.py proves that its program reads all of it. A
 # split is "{evaluated}" or "{instances}" where the config decides which one it is.
@@ -80,26 +91,14 @@ RULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "predict_segmentation": ("predictions.precision",),
     "refine_predictions": (
         "predictions.precision",
-        "crf.iterations",
-        "crf.gaussian_weight",
-        "crf.gaussian_sigma",
-        "crf.bilateral_weight",
-        "crf.bilateral_sigma_xy",
-        "crf.bilateral_sigma_rgb",
-        "crf.min_probability",
+        *_CRF,
     ),
     "describe_use": (
         "candidates",
         "confidence.threshold",
         "predictions.precision",
         "crf.enabled",
-        "crf.iterations",
-        "crf.gaussian_weight",
-        "crf.gaussian_sigma",
-        "crf.bilateral_weight",
-        "crf.bilateral_sigma_xy",
-        "crf.bilateral_sigma_rgb",
-        "crf.min_probability",
+        *_CRF,
         "curation.names",
     ),
     "evaluate": (*_EVALUATED_LABELS, "clustering.clusters"),
