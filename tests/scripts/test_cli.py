@@ -33,5 +33,6 @@ def test_input_files_of_all_forms_of_options():
     made.add_input("--several", nargs="+")
     made.add_input("--named", words=1, action="append", nargs="+", default=[])
     made.add_argument("--output")
-    options = made.parse_args("--one a --several b c --named x d e --named y f --output g".split())
+    words = ["--one", "a", "--several", "b", "c", "--named", "x", "d", "e", "--named", "y", "f"]
+    options = made.parse_args([*words, "--output", "g"])
     assert options.inputs == ["a", "b", "c", "d", "e", "f"]
