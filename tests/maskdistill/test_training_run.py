@@ -39,7 +39,7 @@ def test_a_checkpoint_comes_back_and_the_history_is_cut_to_it(tmp_path):
         assert state["weights"].tolist() == [0, 1, 2]
         assert [row["step"] for row in run.history] == [1, 2]
         run.record(step=3, loss=7.0)
-        run.write_history(tmp_path / "history.csv")
+        run.write_history(tmp_path / "history.csv", {})
 
     with open(tmp_path / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -149,7 +149,7 @@ def test_processes_but_the_first_do_not_write(tmp_path, monkeypatch):
             assert second.load() is None  # the first one tells it, see test_distributed
             second.record(step=2, loss=1.0)
             second.save({"step": 2})
-            second.write_history(tmp_path / "history.csv")
+            second.write_history(tmp_path / "history.csv", {})
             publish({"step": 2}, tmp_path / "model.pt")
             with pytest.raises(InputError):
                 second.record(step=3, loss=float("nan"))

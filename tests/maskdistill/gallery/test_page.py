@@ -26,7 +26,7 @@ def decoded(uri: str) -> np.ndarray:
 @pytest.fixture(scope="module")
 def gallery(results, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("gallery") / "gallery"
-    page.write(results_tree.gallery_inputs(results), folder)
+    page.write(results_tree.gallery_inputs(results), folder, record={"stage": "gallery"})
     return folder
 
 
