@@ -27,7 +27,9 @@ def test_the_defaults_are_the_papers():
 
 def test_the_first_two_blocks_stay_as_they_are_in_training():
     torch.manual_seed(0)
-    model = build_deeplab(2, depth=18, output_stride=16, atrous_rates=(1, 2), head_width=8)
+    model = build_deeplab(
+        2, depth=18, output_stride=16, frozen_stages=2, atrous_rates=(1, 2), head_width=8
+    )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
