@@ -72,7 +72,7 @@ rule export_dataset:
         " --code {params.code}"
         " --format {wildcards.format} --root {ROOTS:{wildcards.dataset}}"
         " --dataset {wildcards.dataset} --split {EVALUATED:{wildcards.dataset}}"
-        " --labels {params.labels:q} {params.options}"
+        " --labels={params.labels:q} {params.options}"
         " --pseudo-labels {input.pseudo_labels} --output {output} > {log} 2>&1"
 
 

@@ -280,6 +280,7 @@ def test_changed_code(
         (
             "coco",
             {
+                "report",
                 "write_pseudo_labels",
                 "write_results",
                 "evaluate_instances",

@@ -7,6 +7,8 @@ from workflow_scripts.maskdistill.errors import InputError
 
 CELL = {"ours": {"mean": 0.5, "sd": None, "n": 1}, "paper": 0.458, "difference": 0.042}
 TABLE = {
+    "evaluated_on": {"split": "val", "images": 3},
+    "matched_on": {"split": "val", "images": 3},
     "title": "mIoU",
     "matching": "hungarian",
     "unit": "fraction",
