@@ -338,7 +338,9 @@ def main(arguments):
         folder,
         classes=2,
         segmentation_model=folder / "segmentation.pt",
-        segmentation=training.read_settings(eval(segmentation)),
+        views={n: getattr(training.read_settings(eval(segmentation)), n) for n in linear_probe.VIEWS},
+        precision="float32",
+        record={},
         settings=linear_probe.Settings(
             epochs=3, batch_size=int(batch_size), learning_rate=float(learning_rate)
         ),
