@@ -338,7 +338,10 @@ def main(arguments):
         folder,
         classes=2,
         segmentation_model=folder / "segmentation.pt",
-        views={n: getattr(training.read_settings(eval(segmentation)), n) for n in linear_probe.VIEWS},
+        views={
+            name: getattr(training.read_settings(eval(segmentation)), name)
+            for name in linear_probe.VIEWS
+        },
         precision="float32",
         record={},
         settings=linear_probe.Settings(
