@@ -27,9 +27,12 @@ plan: setup  ## Say what a run of DATASET would do and need, before it starts: m
 
 # Threads that wait for others soon sleep, see rules/common.smk.
 test: export GOMP_SPINCOUNT = 1000
-test: setup lint  ## Lint, then run all tests, two at a time but for those of SLURM
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/slurm
-	$(BIN)/python -m pytest tests/slurm
+test: setup  ## Lint, then run all tests, two at a time but for those of SLURM; what fails stops nothing
+	@failed=""; \
+	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/slurm || failed="$$failed tests"; \
+	$(BIN)/python -m pytest tests/slurm || failed="$$failed tests/slurm"; \
+	if [ -n "$$failed" ]; then echo "make test: failed:$$failed" >&2; exit 1; fi
 
 stale: setup  ## Say what would run again and why; ARGS go to Snakemake
 	@$(BIN)/python -m workflow_scripts.stale $(ARGS)
