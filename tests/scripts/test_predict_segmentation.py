@@ -26,14 +26,19 @@ ARCHITECTURE = {
 def folder(tmp_path):
     torch.manual_seed(1)
     model = build_deeplab(3, **ARCHITECTURE)
+    # As drawn, one class would win everywhere.
+    with torch.no_grad():
+        model.head[-1].weight *= 30
+        model.head[-1].bias.zero_()
     content = {"state_dict": model.state_dict(), "settings": ARCHITECTURE, "clusters": 3}
     publish(content, tmp_path / "model.pt")
     rng = np.random.default_rng(0)
     rows = [{"image_id": 9, "file_name": "bad.jpg", "shard": 0, "status": "missing file"}]
     (tmp_path / "in").mkdir()
     for number, (height, width) in enumerate(SIZES):
-        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"in/{number}.jpg")
+        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        pixels = Image.fromarray(coarse).resize((width, height), Image.Resampling.NEAREST)
+        pixels.save(tmp_path / f"in/{number}.jpg")
         rows.append(
             {
                 "image_id": number,
@@ -68,8 +73,11 @@ def test_every_image_that_is_ok_has_a_label_map_of_its_size(folder):
     predictor = prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
     manifest = shards.read_usable(folder / "images.parquet")
     for one in predictor.predict(manifest, folder, batch_size=1, workers=1):
-        # Batches of another size may round the last bit of a logit differently.
-        assert (found[one.row["image_id"]] == one.labels()).mean() > 0.999
+        # Batches of another size may round a logit differently, by less than 1e-5 here.
+        best, second = one.logits.topk(2, dim=0).values
+        clear = (best - second > 1e-4).numpy()
+        assert clear.mean() > 0.95
+        np.testing.assert_array_equal(found[one.row["image_id"]][clear], one.labels()[clear])
     metadata = shards.read_metadata(folder / "predictions.parquet")
     assert metadata["stage"] == "predictions"
     assert metadata["model"] == shards.file_digest(folder / "model.pt")
