@@ -4,9 +4,9 @@ That machine's Snakemake holds its lock of the system where this one does not se
 systems that lock within one machine only: here, nobody holds it.
 """
 
+import os
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -48,11 +48,16 @@ def test_only_locks_of_this_machine_are_removed(workflow: Workflow) -> None:
 def test_who_makes_the_locks_signs_them(workflow: Workflow) -> None:
     """Whatever another machine, which plans at the same time, has left there."""
     alive = workflow.directory / ".snakemake/alive"
+    # Snakemake stops in between, where it reads this file: a pipe, until the other one has planned.
+    config = workflow.directory / "config/datasets/mine.yaml"
+    content = config.rename(config.with_suffix(".txt"))
+    os.mkfifo(config)
     process = subprocess.Popen(workflow.command(TARGET))
-    while not (alive.exists() and alive.read_text() == HERE):
-        assert process.poll() is None
-        time.sleep(0.01)
-    alive.write_text(ELSEWHERE)
-    assert process.wait(300) == 0
+    with config.open("w") as pipe:
+        assert alive.read_text() == HERE
+        alive.write_text(ELSEWHERE)
+        pipe.write(content.read_text())
+        content.replace(config)
+    assert process.wait(600) == 0
     assert (workflow.directory / TARGET).exists()
     assert alive.read_text() == HERE

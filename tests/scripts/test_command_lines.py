@@ -5,7 +5,6 @@ import importlib
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -91,7 +90,8 @@ from workflow_scripts import cli
 
 def main(argv):
     print("at work", flush=True)
-    time.sleep(60)
+    time.sleep(600)
+    print("never ended", flush=True)
 
 cli.run(main)
 """
@@ -111,9 +111,7 @@ def test_a_job_ends_with_its_snakemake():
     parent.kill()
     parent.wait()
     # The pipe closes when its last writer, the job, has ended.
-    begin = time.monotonic()
     assert parent.stdout.read() == ""
-    assert time.monotonic() - begin < 30
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a signal of Linux")
