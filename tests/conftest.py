@@ -15,10 +15,14 @@ from workflow_scripts.maskdistill import provenance, shards
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a module, and those of the finished workflow, go to the same pytest-xdist worker."""
+    """Tests of a module, and those of the finished workflow, go to the same pytest-xdist worker.
+
+    The longest groups come first, so that no worker is left alone with one at the end.
+    """
     for item in items:
         group = "finished" if "finished" in item.fixturenames else item.module.__name__
         item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: ("finished" not in item.fixturenames, "rules" not in item.nodeid))
 
 
 @pytest.fixture(scope="session")
