@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,30 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     done = workflow.snakemake("all")
     assert done.returncode == 0, done.stdout[-6000:] + logs(directory)
     return workflow
+
+
+@pytest.fixture(scope="session")
+def successors(finished: Workflow) -> dict[str, set[str]]:
+    """Rule → rules that read its output, in the plan of `all`."""
+    done = finished.snakemake("--forceall", "--rulegraph", "dot", "--quiet", "all")
+    assert done.returncode == 0, done.stdout
+    names = dict(re.findall(r'^\s*(\d+)\[label = "(\w+)', done.stdout, re.MULTILINE))
+    found: dict[str, set[str]] = {name: set() for name in names.values()}
+    for before, after in re.findall(r"^\s*(\d+) -> (\d+)$", done.stdout, re.MULTILINE):
+        found[names[before]].add(names[after])
+    return found
+
+
+def following(rules: set[str], successors: Mapping[str, set[str]]) -> set[str]:
+    """These rules and all that come after them."""
+    found: set[str] = set()
+    waiting = [rule for rule in rules if rule in successors]
+    while waiting:
+        rule = waiting.pop()
+        if rule not in found:
+            found.add(rule)
+            waiting += successors[rule]
+    return found - {"all"}
 
 
 def logs(directory: Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from tests.rules.conftest import REPOSITORY, Workflow
+from tests.rules.conftest import REPOSITORY, Workflow, following
 from workflow_scripts.maskdistill.config import (
     RULE_SETTINGS,
     curated,
@@ -136,30 +136,6 @@ def test_every_key_reaches_a_rule_or_is_said_to_reach_none() -> None:
 def test_curation_is_the_same_for_all_that_come_after_the_clustering() -> None:
     config = curated(DEFAULTS, {1: "a", 2: "a"})
     assert config["clustering"]["clusters"] == DEFAULTS["clustering"]["clusters"] - 1
-
-
-@pytest.fixture(scope="module")
-def successors(finished: Workflow) -> dict[str, set[str]]:
-    """Rule → rules that read its output, in the plan of `all`."""
-    done = finished.snakemake("--forceall", "--rulegraph", "dot", "--quiet", "all")
-    assert done.returncode == 0, done.stdout
-    names = dict(re.findall(r'^\s*(\d+)\[label = "(\w+)', done.stdout, re.MULTILINE))
-    found: dict[str, set[str]] = {name: set() for name in names.values()}
-    for before, after in re.findall(r"^\s*(\d+) -> (\d+)$", done.stdout, re.MULTILINE):
-        found[names[before]].add(names[after])
-    return found
-
-
-def following(rules: set[str], successors: Mapping[str, set[str]]) -> set[str]:
-    """These rules and all that come after them."""
-    found: set[str] = set()
-    waiting = [rule for rule in rules if rule in successors]
-    while waiting:
-        rule = waiting.pop()
-        if rule not in found:
-            found.add(rule)
-            waiting += successors[rule]
-    return found - {"all"}
 
 
 @pytest.mark.parametrize(

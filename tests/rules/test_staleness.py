@@ -1,4 +1,4 @@
-"""One setting is changed in a finished run: exactly the stages that depend on it become stale."""
+"""Something is changed in a finished run: exactly the stages that depend on it become stale."""
 
 import copy
 import shutil
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.rules.conftest import REPOSITORY, Workflow, copy_repository
+from tests.rules.conftest import REPOSITORY, Workflow, copy_repository, following
+from tests.rules.test_leaves import DEFAULTS, reached
 from workflow_scripts.maskdistill.code_digest import import_closure
 from workflow_scripts.maskdistill.config import RULE_SETTINGS, merge
 
@@ -41,36 +42,44 @@ OF_VAL |= {"predict_segmentation", "refine_predictions", "evaluate"} | PROBE - {
 
 
 @pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("images.min_side", IMAGES),
+        ("features.shorter_side", FEATURES),
+        ("masks.top_k", MASKS),
+        ("embedding.input", EMBEDDING),
+        ("clustering.iterations", CLUSTERS),
+        ("clustering.standardize", CLUSTERS),
+        ("mask_rcnn.learning_rate", MASK_RCNN),
+        ("mask_rcnn.precision", MASK_RCNN),
+        ("candidates.score_floor", CANDIDATES | USE),
+        ("confidence.threshold", CONFIDENCE | USE),
+        ("segmentation.hardest_fraction", SEGMENTATION),
+        # With a round of CRF, refined predictions are what the next model is trained on.
+        ("predictions.precision", REFINEMENT | USE),
+        ("crf.iterations", REFINEMENT | USE),
+        ("evaluation.linear_probe.learning_rate", PROBE),
+        ("report.examples", {"report"}),
+        ("exports.polygons", set()),
+    ],
+)
+def test_what_follows_a_changed_key(successors: dict, key: str, expected: set) -> None:
+    """That Snakemake plans just this is proved in test_leaves.py, for all keys."""
+    assert following(reached(DEFAULTS, key), successors) == expected
+
+
+# Keys that change which jobs there are, or what a rule is told of several keys.
+@pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"images": {"min_side": 17}}, IMAGES),
         ({"images": {"max_rejected": 0.5, "max_rejected_count": 99}}, set()),
         ({"dataset": {"splits": {"instances": "train"}}}, INSTANCES),
         ({"shards": {"val": 2}}, OF_VAL),
-        ({"features": {"shorter_side": 72}}, FEATURES),
-        ({"masks": {"top_k": 0.3}}, MASKS),
         ({"store_features": False}, {"extract_masks"} | EMBEDDING),
-        ({"masks": {"source_component": True}}, MASKS),
-        ({"embedding": {"input": "box_crop"}}, EMBEDDING),
         ({"clustering": {"clusters": 5}}, CLUSTERS | USE),
-        ({"clustering": {"iterations": 11}}, CLUSTERS),
-        ({"clustering": {"standardize": True}}, CLUSTERS),
-        ({"mask_rcnn": {"learning_rate": 0.01}}, MASK_RCNN),
-        ({"mask_rcnn": {"precision": "bfloat16"}}, MASK_RCNN),
-        ({"candidates": {"score_floor": 0.2}}, CANDIDATES | USE),
-        ({"candidates": {"precision": "bfloat16"}}, CANDIDATES | USE),
-        ({"confidence": {"threshold": 0.8}}, CONFIDENCE | USE),
-        ({"segmentation": {"hardest_fraction": 0.4}}, SEGMENTATION),
-        ({"segmentation": {"precision": "float16"}}, SEGMENTATION),
-        # With a round of CRF, refined predictions are what the next model is trained on.
-        ({"predictions": {"precision": "bfloat16"}}, REFINEMENT | USE),
-        ({"crf": {"iterations": 7}}, REFINEMENT | USE),
         ({"crf": {"rounds": 2}}, REFINEMENT),
         ({"dataset": {"classes": list("uvwxyz")}}, {"write_ground_truth"} | PROBE | REPORTING),
-        ({"evaluation": {"linear_probe": {"learning_rate": 0.2}}}, PROBE),
         ({"evaluation": {"ablations": {"seeds": [3], "lost_patches": 9}}}, set()),
-        ({"report": {"examples": 3}}, {"report"}),
-        ({"exports": {"polygons": True}}, set()),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
