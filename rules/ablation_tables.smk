@@ -1,5 +1,5 @@
 # The paper's tables and figures, and a page with all of them.
-from workflow_scripts.maskdistill.variants import ITEMS, SWEEPS, sweep
+from workflow_scripts.maskdistill.paper.variants import ITEMS, SWEEPS, sweep
 
 
 wildcard_constraints:

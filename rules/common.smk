@@ -13,9 +13,10 @@ from snakemake.logging import logger
 HOME = Path(workflow.basedir)
 sys.path.insert(0, str(HOME))
 
-from workflow_scripts.maskdistill import datasets, frozen_run
-from workflow_scripts.maskdistill.code_digest import code_digest, rules_digest
-from workflow_scripts.maskdistill.config import (
+from workflow_scripts.maskdistill.data import datasets
+from workflow_scripts.maskdistill.runs import frozen
+from workflow_scripts.maskdistill.runs.code_digest import code_digest, rules_digest
+from workflow_scripts.maskdistill.settings.config import (
     canonical_json,
     evaluated_split,
     instance_split,
@@ -26,7 +27,7 @@ from workflow_scripts.maskdistill.config import (
     split_shards,
 )
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.step_titles import of_round
+from workflow_scripts.maskdistill.evaluation.step_titles import of_round
 
 # Threads that wait for others spin some microseconds, then sleep. For some milliseconds, as is GNU
 # OpenMP's default, they would take the time of those that they wait for on a machine that does other
@@ -47,12 +48,12 @@ CHECKSUMS = shlex.quote(str(HOME / "resources" / "checksums.json"))
 try:
     RULES = rules_digest(HOME)
     if workflow.is_main_process:
-        RUN = frozen_run.parse(config, HOME, rules=RULES)
-        os.environ[frozen_run.VARIABLE] = os.path.abspath(
+        RUN = frozen.parse(config, HOME, rules=RULES)
+        os.environ[frozen.VARIABLE] = os.path.abspath(
             f".snakemake/runs/{datetime.datetime.now():%Y-%m-%dT%H-%M-%S}-{os.getpid()}.json"
         )
     else:
-        RUN = frozen_run.read(os.environ.get(frozen_run.VARIABLE), rules=RULES)
+        RUN = frozen.read(os.environ.get(frozen.VARIABLE), rules=RULES)
         config.clear()
         config.update(RUN.config)
 except InputError as error:
@@ -60,16 +61,16 @@ except InputError as error:
 
 
 envvars:
-    frozen_run.VARIABLE,
+    frozen.VARIABLE,
 
 
 onstart:
     if workflow.is_main_process:
-        frozen_run.write(RUN, os.environ[frozen_run.VARIABLE])
+        frozen.write(RUN, os.environ[frozen.VARIABLE])
 
 
 if workflow.is_main_process:
-    for caution in frozen_run.cautions(RUN):
+    for caution in frozen.cautions(RUN):
         logger.warning(caution)
 
 CONFIGS, NAMES, CATALOGUE = RUN.configs, RUN.names, RUN.catalogue

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests import results_tree
-from workflow_scripts.maskdistill import provenance, shards
+from workflow_scripts.maskdistill.files import provenance, shards
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

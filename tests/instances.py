@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from workflow_scripts.maskdistill import instance_metrics
-from workflow_scripts.maskdistill.ground_truth import Instance
+from workflow_scripts.maskdistill.data.ground_truth import Instance
+from workflow_scripts.maskdistill.evaluation import object_scores
 
 SIZE = (40, 50)
 
@@ -15,7 +15,7 @@ def rectangle(x, y, width, height):
 
 
 def annotation(image_id, box, class_id=1, crowd=False):
-    (entry,) = instance_metrics.objects_of_image(
+    (entry,) = object_scores.objects_of_image(
         image_id, [Instance(rectangle(*box), class_id, crowd)]
     )
     return entry

@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
-from workflow_scripts.maskdistill import label_maps
+from workflow_scripts.maskdistill.files import label_maps
 
 HEIGHT, WIDTH = 72, 96
 CLASSES = {8: "cat", 15: "person"}

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from workflow_scripts import evaluate, filter_candidates, make_masks, paint_masks
-from workflow_scripts.maskdistill import label_maps, masks, provenance, shards
-from workflow_scripts.maskdistill.gallery.inputs import Inputs
+from workflow_scripts.maskdistill.files import label_maps, masks, provenance, shards
+from workflow_scripts.maskdistill.gallery.stage_files import Inputs
 
 CLASSES = ["cat", "dog"]
 EVIL = 'JPEGImages/<img src=x onerror="evil()">&amp;.jpg'

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from unittest import mock
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import provenance
-from workflow_scripts.maskdistill.mask_rcnn import settings as mask_rcnn
-from workflow_scripts.maskdistill.mask_rcnn import training as mask_rcnn_training
+from workflow_scripts.maskdistill.files import provenance
+from workflow_scripts.maskdistill.mask_rcnn import fitting as mask_rcnn_training
+from workflow_scripts.maskdistill.mask_rcnn import options as mask_rcnn
 
 # Whatever these functions look at does not count as read: they check values, or copy them into
 # provenance, fingerprints and model files. `__post_init__` of typed settings is one of them, too.

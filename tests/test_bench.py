@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.bench import cuda
-from workflow_scripts.maskdistill.vit import Backbone
+from workflow_scripts.maskdistill.discovery.vit import Backbone
 
 SIDES = (64, 96)
 

@@ -15,18 +15,18 @@ import numpy as np
 import torch
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic, coco, confidence, crf, images, label_maps
-from workflow_scripts.maskdistill.config import check_moved
-from workflow_scripts.maskdistill.device import choose_device
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.exports.coco import instances
 from workflow_scripts.maskdistill.exports.content import Picture, write_label_map
-from workflow_scripts.maskdistill.json_files import read_json
+from workflow_scripts.maskdistill.files import atomic, coco_json, images, label_maps
+from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.mask_rcnn import engines
-from workflow_scripts.maskdistill.mask_rcnn.prediction import rows_of_image
-from workflow_scripts.maskdistill.mask_rcnn.settings import prediction_settings
-from workflow_scripts.maskdistill.overlays import write_overlay
-from workflow_scripts.maskdistill.segmentation import prediction
+from workflow_scripts.maskdistill.mask_rcnn.candidates import rows_of_image
+from workflow_scripts.maskdistill.mask_rcnn.options import prediction_settings
+from workflow_scripts.maskdistill.pictures.overlays import write_overlay
+from workflow_scripts.maskdistill.segmentation import confidence, crf, label_map_prediction
+from workflow_scripts.maskdistill.settings.config import check_moved
+from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 _LEVELS = 2  # from round-R/segmentation to the folder of the seed
 LABELS, OVERLAY, OBJECTS = ENDINGS = (".png", "_overlay.jpg", ".json")
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     use = _use(arguments)
 
     device = choose_device(arguments.device)
-    segmentation = prediction.load_predictor(
+    segmentation = label_map_prediction.load_predictor(
         arguments.model, device, precision=use["predictions"]["precision"]
     )
     detector = None
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         if threshold is None:
             threshold = use["confidence"]["threshold"]
         detector = engines.load_predictor(arguments.mask_rcnn, settings=settings, device=device)
-    names = use["names"] or list(coco.category_names(segmentation.clusters, None))
+    names = use["names"] or list(coco_json.category_names(segmentation.clusters, None))
     if arguments.classes:
         names = read_json(arguments.classes, remedy="export_model writes it")
         if len(names) != segmentation.clusters:
@@ -147,7 +147,7 @@ def _refuse_to_overwrite(inputs: Iterable[Path | None], outputs: Iterable[Path])
 
 
 @torch.inference_mode()
-def _labels(predictor: prediction.Predictor, image: np.ndarray, settings: dict | None):
+def _labels(predictor: label_map_prediction.Predictor, image: np.ndarray, settings: dict | None):
     found = predictor.predict_image(image)
     if settings is None:
         return found.labels()

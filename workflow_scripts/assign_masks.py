@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import clustering, shards
+from workflow_scripts.maskdistill.discovery import clustering
+from workflow_scripts.maskdistill.files import shards
 
 
 def main(argv: list[str] | None = None) -> int:

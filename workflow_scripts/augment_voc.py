@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import voc_augmentation
+from workflow_scripts.maskdistill.data import voc_augmentation
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,11 +9,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from workflow_scripts.maskdistill import provenance
-from workflow_scripts.maskdistill.code_digest import code_digest
 from workflow_scripts.maskdistill.errors import InputError
-
-HOME = Path(__file__).parents[1]
+from workflow_scripts.maskdistill.files import provenance
+from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.runs.code_digest import code_digest
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,7 +68,7 @@ class Parser(argparse.ArgumentParser):
         options.inputs = [
             path for dest, words in self._inputs for path in _files(getattr(options, dest), words)
         ]
-        own = code_digest(f"workflow_scripts.{self.prog}", HOME)
+        own = code_digest(f"workflow_scripts.{self.prog}", REPOSITORY)
         if options.code not in (None, own):
             raise InputError(
                 f"the code of {self.prog} has changed since this run of the workflow was started, "

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import clustering, datasets, shards
+from workflow_scripts.maskdistill.data import datasets
+from workflow_scripts.maskdistill.discovery import clustering
+from workflow_scripts.maskdistill.files import shards
 
 ROWS_PER_GROUP = 16_384  # of assignments, which are small and which others read as a whole
 

@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill.resnet import DEPTHS, build_resnet
-from workflow_scripts.maskdistill.training_run import publish
-from workflow_scripts.maskdistill.weights import detectron2_names
+from workflow_scripts.maskdistill.torch_tools.resnet import DEPTHS, build_resnet
+from workflow_scripts.maskdistill.torch_tools.training_run import publish
+from workflow_scripts.maskdistill.torch_tools.weights import detectron2_names
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,12 +6,12 @@ Usage: python -m workflow_scripts.describe_config
 import argparse
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill.config import read_yaml
+from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.settings.config import read_yaml
 
-FOLDER = Path(__file__).parents[1] / "config"
+FOLDER = REPOSITORY / "config"
 
 
 def main(argv: list[str] | None = None) -> int:

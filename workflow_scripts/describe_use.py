@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic
+from workflow_scripts.maskdistill.files import atomic
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import archives, download, voc_augmentation
-from workflow_scripts.maskdistill.catalogue import archive_name
+from workflow_scripts.maskdistill.data import archives, download, voc_augmentation
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.settings.downloads import archive_name
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,7 +6,7 @@ A file whose SHA-256 is not published gets it recorded, and must be the same eve
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import download
+from workflow_scripts.maskdistill.data import download
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic, clustering, contact_sheets, shards
+from workflow_scripts.maskdistill.discovery import clustering
+from workflow_scripts.maskdistill.files import atomic, shards
+from workflow_scripts.maskdistill.pictures import contact_sheets
 
 
 def main(argv: list[str] | None = None) -> int:

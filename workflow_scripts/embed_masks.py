@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import embedding, images, masks, shards
-from workflow_scripts.maskdistill.device import choose_device
+from workflow_scripts.maskdistill.discovery import embedding
+from workflow_scripts.maskdistill.files import images, masks, shards
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.streaming import stream_batches
+from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:

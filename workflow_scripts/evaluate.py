@@ -14,18 +14,12 @@ from typing import TypeVar
 import numpy as np
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import (
-    boundaries,
-    datasets,
-    label_maps,
-    matching,
-    metrics,
-    provenance,
-    shards,
-)
-from workflow_scripts.maskdistill.atomic import atomic_path, write_text
+from workflow_scripts.maskdistill.data import datasets
+from workflow_scripts.maskdistill.data.ground_truth import GroundTruth, require_labels
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.ground_truth import GroundTruth, require_labels
+from workflow_scripts.maskdistill.evaluation import boundaries, confusion_matrix, matching
+from workflow_scripts.maskdistill.files import label_maps, provenance, shards
+from workflow_scripts.maskdistill.files.atomic import atomic_path, write_text
 from workflow_scripts.maskdistill.progress import progress
 from workflow_scripts.maskdistill.streaming import map_ahead
 
@@ -125,12 +119,12 @@ def confusion(
         (K + 1) x (C + 1) pixel counts, and the ids of the images in the order of the shards.
     """
 
-    def count(prediction: np.ndarray, target: np.ndarray) -> metrics.ConfusionMatrix:
-        part = metrics.ConfusionMatrix(len(truth.class_names), clusters)
+    def count(prediction: np.ndarray, target: np.ndarray) -> confusion_matrix.ConfusionMatrix:
+        part = confusion_matrix.ConfusionMatrix(len(truth.class_names), clusters)
         part.add(prediction, target)
         return part
 
-    total = metrics.ConfusionMatrix(len(truth.class_names), clusters)
+    total = confusion_matrix.ConfusionMatrix(len(truth.class_names), clusters)
     counted = []
     for image_id, part in _of_images(count, paths, truth, pool, name):
         total += part
@@ -196,8 +190,8 @@ def metrics_of_step(
         outlines: boundary IoU of the K + 1 classes.
         class_names: background and the K classes.
     """
-    scores = metrics.scores(counts, matched.mapping)
-    agreement = metrics.agreement(counts)
+    scores = confusion_matrix.scores(counts, matched.mapping)
+    agreement = confusion_matrix.agreement(counts)
     defined = outlines[~np.isnan(outlines)]
     return {
         "miou": _number(scores.miou),
@@ -207,7 +201,9 @@ def metrics_of_step(
         "matching": {
             "method": matched.method,
             "clusters": {
-                str(cluster): None if class_id == metrics.UNMATCHED else class_names[class_id]
+                str(cluster): None
+                if class_id == confusion_matrix.UNMATCHED
+                else class_names[class_id]
                 for cluster, class_id in enumerate(matched.mapping)
             },
         },

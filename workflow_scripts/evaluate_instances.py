@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import coco, datasets, instance_metrics, matching, shards
-from workflow_scripts.maskdistill.atomic import write_text
+from workflow_scripts.maskdistill.data import datasets
+from workflow_scripts.maskdistill.data.ground_truth import GroundTruth, require_labels
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.ground_truth import GroundTruth, require_labels
-from workflow_scripts.maskdistill.json_files import read_json
+from workflow_scripts.maskdistill.evaluation import matching, object_scores
+from workflow_scripts.maskdistill.files import coco_json, shards
+from workflow_scripts.maskdistill.files.atomic import write_text
+from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.progress import progress, progress_bar
 from workflow_scripts.maskdistill.streaming import map_ahead
 
@@ -64,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     steps = {}
     for step, detections in found.items():
         mapping = matching.stored_mapping(metrics, step)
-        measured = instance_metrics.InstanceMetrics(mapping, len(truth.class_names))
+        measured = object_scores.InstanceMetrics(mapping, len(truth.class_names))
         with progress_bar(total=len(images), description=step, unit="image") as bar:
             for ids, present, entries in in_parts(objects, detections):
                 measured.add(ids, present, entries)
@@ -100,7 +102,7 @@ def annotated_objects(
 
     def of_image(row: Mapping) -> tuple[int, tuple[int, bytes]]:
         instances = truth.instances(row["image_id"], row["file_name"])
-        objects = instance_metrics.objects_of_image(row["image_id"], instances)
+        objects = object_scores.objects_of_image(row["image_id"], instances)
         count = sum(not entry["iscrowd"] for entry in objects)
         return row["image_id"], (count, pickle.dumps(objects))
 
@@ -170,12 +172,12 @@ def masks_by_image(
             for row in rows
             if row["status"] == shards.OK and (class_id := class_of[image_id, row["mask_id"]])
         )
-        yield image_id, list(coco.results(kept))
+        yield image_id, list(coco_json.results(kept))
 
 
 def candidates_by_image(candidates: Iterable[Path]) -> Iterator[tuple[int, list[dict]]]:
     """Candidates as entries of a COCO results list, by image_id."""
-    return ((image_id, list(coco.results(rows))) for image_id, rows in _grouped(candidates))
+    return ((image_id, list(coco_json.results(rows))) for image_id, rows in _grouped(candidates))
 
 
 def _grouped(paths: Iterable[Path]) -> Iterator[tuple[int, Iterator[dict]]]:

@@ -3,10 +3,14 @@
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic, shards
+from workflow_scripts.maskdistill.data.ground_truth import (
+    GroundTruth,
+    has_ground_truth,
+    require_labels,
+)
 from workflow_scripts.maskdistill.exports.content import Content, read_pictures
 from workflow_scripts.maskdistill.exports.formats import FORMATS
-from workflow_scripts.maskdistill.ground_truth import GroundTruth, has_ground_truth, require_labels
+from workflow_scripts.maskdistill.files import atomic, shards
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic, model_card, provenance, shards
-from workflow_scripts.maskdistill.json_files import read_json
-from workflow_scripts.maskdistill.segmentation import deployment, prediction
+from workflow_scripts.maskdistill.exports import model_card
+from workflow_scripts.maskdistill.files import atomic, provenance, shards
+from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.segmentation import deployment, label_map_prediction
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     metrics = None
     if arguments.metrics:
         metrics = read_json(arguments.metrics, remedy="evaluate writes it")
-    predictor = prediction.load_predictor(arguments.model, torch.device("cpu"))
+    predictor = label_map_prediction.load_predictor(arguments.model, torch.device("cpu"))
     model = predictor.model
     statuses = shards.read_table(arguments.images, ["status"])["status"].to_pylist()
     program = deployment.export(model)

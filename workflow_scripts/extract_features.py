@@ -1,8 +1,8 @@
 """Extract what the masks are made of: queries and keys of the backbone's last attention block."""
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import shards
-from workflow_scripts.maskdistill.features import feature_rows, load_backbone
+from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
+from workflow_scripts.maskdistill.files import shards
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,9 +6,10 @@ The masks are the same. Another top-k, say, then needs the backbone once more.
 import functools
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import affinity, shards
-from workflow_scripts.maskdistill.features import feature_rows, load_backbone
-from workflow_scripts.maskdistill.initial_masks import mask_rows
+from workflow_scripts.maskdistill.discovery import affinity
+from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
+from workflow_scripts.maskdistill.discovery.initial_masks import mask_rows
+from workflow_scripts.maskdistill.files import shards
 
 
 def main(argv: list[str] | None = None) -> int:

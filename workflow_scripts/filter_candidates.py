@@ -5,7 +5,8 @@ import operator
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import confidence, label_maps, shards
+from workflow_scripts.maskdistill.files import label_maps, shards
+from workflow_scripts.maskdistill.segmentation import confidence
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -22,20 +22,15 @@ import numpy as np
 from PIL import Image
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import (
-    image_record,
-    image_sheet,
-    images,
-    shards,
-    terminal,
-)
-from workflow_scripts.maskdistill.atomic import atomic_path
-from workflow_scripts.maskdistill.datasets import SPLITS
+from workflow_scripts.maskdistill.data.datasets import SPLITS
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.inspection import files
+from workflow_scripts.maskdistill.files import images, shards
+from workflow_scripts.maskdistill.files.atomic import atomic_path
+from workflow_scripts.maskdistill.inspection import any_file, image_record, image_sheet, terminal
+from workflow_scripts.maskdistill.repository import REPOSITORY
 
 # Where the dataset of results/NAME is described: in the working directory, or in the repository.
-CONFIGS = (Path("config/datasets"), Path(__file__).parents[1] / "config" / "datasets")
+CONFIGS = (Path("config/datasets"), REPOSITORY / "config" / "datasets")
 ROWS_SHOWN = 1000  # of a query
 PATH_COLUMNS = {
     "split": (rf".*/({'|'.join(SPLITS)}|{image_record.APPLIED}/[^/]+)/", "VARCHAR"),
@@ -60,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--sample",
         type=int,
-        default=files.SAMPLE,
+        default=any_file.SAMPLE,
         metavar="N",
         help="label maps decoded for statistics, evenly spread; 0 for all (default: %(default)s)",
     )
@@ -98,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.image is not None:
         return _draw(arguments)
     if arguments.sql is not None:
-        groups = [group for path in arguments.paths for group in files.expand(path)]
+        groups = [group for path in arguments.paths for group in any_file.expand(path)]
         print("\n".join(query(groups, arguments.sql)))
         return 0
     return _describe(arguments)
@@ -108,7 +103,7 @@ def _describe(arguments: argparse.Namespace) -> int:
     faults = []
     for i, path in enumerate(arguments.paths):
         try:
-            groups = files.expand(path)
+            groups = any_file.expand(path)
         except InputError as error:
             faults.append(str(error))
             continue
@@ -116,7 +111,7 @@ def _describe(arguments: argparse.Namespace) -> int:
             print()
         stages = {group[0].parent for group in groups}
         if len(groups) > 2 and len(stages) > 1:
-            lines, found = files.overview(groups)
+            lines, found = any_file.overview(groups)
             print("\n".join([*lines, "", "  Name one of these paths for what it holds."]))
             faults += found
             continue
@@ -124,7 +119,7 @@ def _describe(arguments: argparse.Namespace) -> int:
             if j:
                 print()
             try:
-                lines = files.describe(group, sample=arguments.sample, check=arguments.check)
+                lines = any_file.describe(group, sample=arguments.sample, check=arguments.check)
                 print("\n".join(lines))
             except InputError as error:
                 faults.append(str(error))
@@ -189,7 +184,7 @@ def query(groups: Sequence[Sequence[Path]], text: str) -> list[str]:
     try:
         connection.execute("SET autoinstall_known_extensions = false")
         for name, paths in tables.items():
-            files = ", ".join(_sql_text(str(path)) for path in paths)
+            any_file = ", ".join(_sql_text(str(path)) for path in paths)
             # What only the path says becomes a column, where any path says it.
             columns = "".join(
                 f", TRY_CAST(nullif(regexp_extract(filename, {_sql_text(pattern)}, 1), '')"
@@ -200,7 +195,7 @@ def query(groups: Sequence[Sequence[Path]], text: str) -> list[str]:
             connection.execute(
                 f"CREATE VIEW {_sql_name(name)} AS"
                 f" SELECT * EXCLUDE (filename){columns}, filename AS file"
-                f" FROM read_parquet([{files}], filename = true, union_by_name = true)"
+                f" FROM read_parquet([{any_file}], filename = true, union_by_name = true)"
             )
         found = connection.execute(text)
         if found is None:

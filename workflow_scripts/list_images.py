@@ -7,8 +7,9 @@ import concurrent.futures
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import datasets, images, shards
+from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import images, shards
 from workflow_scripts.maskdistill.progress import progress
 
 

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic, scenes
+from workflow_scripts.maskdistill.demo import scenes
+from workflow_scripts.maskdistill.files import atomic
 
 
 def main(argv: list[str] | None = None) -> int:

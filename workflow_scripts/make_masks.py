@@ -6,8 +6,8 @@ An image without a mask keeps a row that says why in `status`.
 import functools
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import affinity
-from workflow_scripts.maskdistill.initial_masks import write_masks
+from workflow_scripts.maskdistill.discovery import affinity
+from workflow_scripts.maskdistill.discovery.initial_masks import write_masks
 
 
 def main(argv: list[str] | None = None) -> int:

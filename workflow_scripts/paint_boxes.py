@@ -7,7 +7,8 @@ candidate wins where two overlap.
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import boxes, images, label_maps, shards
+from workflow_scripts.maskdistill.files import images, label_maps, shards
+from workflow_scripts.maskdistill.paper import boxes
 from workflow_scripts.maskdistill.progress import progress
 
 

@@ -7,7 +7,7 @@ that were dropped are not painted.
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import label_maps, masks, shards
+from workflow_scripts.maskdistill.files import label_maps, masks, shards
 
 MASK_COLUMNS = ["image_id", "mask_id", "height", "width", "rle_counts", "status"]
 

@@ -13,13 +13,13 @@ from collections import Counter
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import plan, terminal
-from workflow_scripts.maskdistill.catalogue import read_catalogue
-from workflow_scripts.maskdistill.config import dataset_config, merge, read_yaml
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.json_files import read_json
-
-HOME = Path(__file__).parents[1]
+from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.inspection import terminal
+from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.runs import forecast
+from workflow_scripts.maskdistill.settings.config import dataset_config, merge, read_yaml
+from workflow_scripts.maskdistill.settings.downloads import read_catalogue
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,16 +32,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--throughput",
         type=Path,
-        default=HOME / "resources" / "throughput.json",
+        default=REPOSITORY / "resources" / "throughput.json",
         help="JSON file with the seconds of every rule",
     )
     arguments = parser.parse_args(argv)
-    config = read_yaml(HOME / "config" / "default.yaml")
+    config = read_yaml(REPOSITORY / "config" / "default.yaml")
     if arguments.configfile:
         config = merge(config, read_yaml(arguments.configfile))
     throughput = read_json(arguments.throughput, remedy="check --throughput")
     catalogue = read_catalogue(
-        HOME / "resources" / "downloads.yaml", HOME / "config/schemas/downloads.schema.yaml"
+        REPOSITORY / "resources" / "downloads.yaml",
+        REPOSITORY / "config/schemas/downloads.schema.yaml",
     )
     print("\n".join(lines(arguments, config, catalogue, throughput)))
     return 0
@@ -51,13 +52,13 @@ def lines(arguments, config: dict, catalogue: dict, throughput: dict) -> list[st
     """The plan, line by line."""
 
     def read(name: str) -> dict:
-        folders = [Path("config/datasets"), HOME / "config" / "datasets"]
-        schema = HOME / "config" / "schemas" / "dataset.schema.yaml"
+        folders = [Path("config/datasets"), REPOSITORY / "config" / "datasets"]
+        schema = REPOSITORY / "config" / "schemas" / "dataset.schema.yaml"
         return dataset_config(name, config, folders, schema, downloadable=catalogue["files"])
 
     own = read(arguments.dataset)
     configs = {arguments.dataset: own} | {name: read(name) for name in own["clustering"]["support"]}
-    counts = {name: plan.split_counts(one, catalogue) for name, one in configs.items()}
+    counts = {name: forecast.split_counts(one, catalogue) for name, one in configs.items()}
     jobs = planned_jobs(arguments.dataset, arguments.configfile)
 
     seconds: Counter[str] = Counter()
@@ -65,9 +66,9 @@ def lines(arguments, config: dict, catalogue: dict, throughput: dict) -> list[st
     for name, one in configs.items():
         of = (one, counts[name])
         networks, support = networks_of(one), name != arguments.dataset
-        seconds.update(plan.gpu_seconds(*of, throughput["rules"], networks, support=support))
-        disk.update(plan.disk_bytes(*of, networks, support=support))
-    downloads, unknown = plan.download_sizes(list(configs.values()), catalogue)
+        seconds.update(forecast.gpu_seconds(*of, throughput["rules"], networks, support=support))
+        disk.update(forecast.disk_bytes(*of, networks, support=support))
+    downloads, unknown = forecast.download_sizes(list(configs.values()), catalogue)
 
     result = [f"{name}: {split_text(counts[name])}" for name in configs]
     result += ["", f"Jobs to run, and GPU hours expected on one {throughput['gpu']}:", ""]
@@ -100,14 +101,14 @@ def hours(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds / 3600, 1)
 
 
-def networks_of(config: dict) -> plan.Networks:
+def networks_of(config: dict) -> forecast.Networks:
     """The networks that make features and embeddings, without their weights."""
     features = backbone_of(config["features"])
     own = config["embedding"]["backbone"] is not None
-    return plan.Networks(features, backbone_of(config["embedding"]) if own else features)
+    return forecast.Networks(features, backbone_of(config["embedding"]) if own else features)
 
 
-def backbone_of(settings: dict) -> plan.Backbone:
+def backbone_of(settings: dict) -> forecast.Backbone:
     """Patch size, width and heads of a network of timm."""
     import timm
     import torch
@@ -115,8 +116,8 @@ def backbone_of(settings: dict) -> plan.Backbone:
     with torch.device("meta"):
         model = timm.create_model(settings["backbone"], **settings["backbone_options"])
     if not hasattr(model, "patch_embed"):
-        return plan.Backbone(None, model.num_features, 0)
-    return plan.Backbone(
+        return forecast.Backbone(None, model.num_features, 0)
+    return forecast.Backbone(
         model.patch_embed.patch_size[0], model.embed_dim, model.blocks[0].attn.num_heads
     )
 
@@ -127,8 +128,14 @@ def planned_jobs(dataset: str, configfile: Path | None) -> dict[str, int]:
     Raises:
         InputError: Snakemake refuses; with its last words.
     """
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(HOME / "Snakefile")]
-    command += ["--profile", str(HOME / "profiles" / "local"), "--dry-run", "--quiet", "rules"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+    command += [
+        "--profile",
+        str(REPOSITORY / "profiles" / "local"),
+        "--dry-run",
+        "--quiet",
+        "rules",
+    ]
     command += ["--configfile", str(configfile)] if configfile else []
     command += ["--config", f"datasets={json.dumps([dataset])}", "--", "all"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

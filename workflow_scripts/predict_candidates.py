@@ -4,11 +4,11 @@ The architecture is that of the model file.
 """
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import shards
-from workflow_scripts.maskdistill.device import choose_device
+from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.mask_rcnn.candidates import candidate_rows
 from workflow_scripts.maskdistill.mask_rcnn.engines import load_predictor
-from workflow_scripts.maskdistill.mask_rcnn.prediction import candidate_rows
-from workflow_scripts.maskdistill.mask_rcnn.settings import prediction_settings
+from workflow_scripts.maskdistill.mask_rcnn.options import prediction_settings
+from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,15 +1,15 @@
 """Predict label maps with a trained DeepLab-v3 (rule predict_segmentation)."""
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import shards
-from workflow_scripts.maskdistill.device import choose_device
-from workflow_scripts.maskdistill.segmentation import prediction
+from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.segmentation import label_map_prediction
+from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`."""
     options = cli.prediction_parser("predict_segmentation", __doc__).parse_args(argv)
-    predictor = prediction.load_predictor(
+    predictor = label_map_prediction.load_predictor(
         options.model,
         choose_device(options.device),
         precision=options.settings["predictions"]["precision"],
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     predictions = predictor.predict(
         rows, options.root, batch_size=options.batch_size, workers=options.workers
     )
-    prediction.write_predictions(
+    label_map_prediction.write_predictions(
         options.output,
         rows,
         ((found.row["image_id"], found.labels()) for found in predictions),

@@ -4,9 +4,9 @@ The model runs again: its probabilities would take too much room on disk.
 """
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import crf, shards
-from workflow_scripts.maskdistill.device import choose_device
-from workflow_scripts.maskdistill.segmentation import prediction
+from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.segmentation import crf, label_map_prediction
+from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     options = cli.prediction_parser("refine_predictions", __doc__).parse_args(argv)
     settings = crf.read_settings(options.settings["crf"])
     with crf.start_workers(options.workers, settings) as workers:
-        predictor = prediction.load_predictor(
+        predictor = label_map_prediction.load_predictor(
             options.model,
             choose_device(options.device),
             precision=options.settings["predictions"]["precision"],
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         predictions = predictor.predict(
             rows, options.root, batch_size=options.batch_size, workers=options.workers
         )
-        prediction.write_predictions(
+        label_map_prediction.write_predictions(
             options.output,
             rows,
             workers.refine(

@@ -8,12 +8,15 @@ import os
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import comparison, frozen_run, provenance, verification
-from workflow_scripts.maskdistill.atomic import write_text
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.json_files import read_json
-from workflow_scripts.maskdistill.report.inputs import Inputs
-from workflow_scripts.maskdistill.report.page import render
+from workflow_scripts.maskdistill.files import provenance
+from workflow_scripts.maskdistill.files.atomic import write_text
+from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.paper import comparison
+from workflow_scripts.maskdistill.report.document import render
+from workflow_scripts.maskdistill.report.sources import Inputs
+from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.runs import frozen, verification
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,16 +71,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _verdict(options: argparse.Namespace) -> verification.Verdict | None:
     """Whether the files behind the report are what the run says; None outside of a run."""
-    run = os.environ.get(frozen_run.VARIABLE)
+    run = os.environ.get(frozen.VARIABLE)
     if run is None:
         return None
     root = options.output.parent
     return verification.verify(
         verification.sources(map(Path, options.inputs), root),
         root,
-        frozen_run.read(run),
+        frozen.read(run),
         options.dataset,
-        cli.HOME,
+        REPOSITORY,
     )
 
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import ablations, provenance
-from workflow_scripts.maskdistill.atomic import write_text
-from workflow_scripts.maskdistill.json_files import read_json
+from workflow_scripts.maskdistill.files import provenance
+from workflow_scripts.maskdistill.files.atomic import write_text
+from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.paper import ablations
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,17 +15,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from snakemake import cli as snakemake
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill.code_digest import code_digest
-from workflow_scripts.maskdistill.config import changed_settings
+from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.runs.code_digest import code_digest
+from workflow_scripts.maskdistill.settings.config import changed_settings
 
-HOME = Path(__file__).parents[1]
 LABELS = "labels were added, removed or replaced"
 # What else is a parameter of a rule: a digest or a part of the command line.
 OTHER_PARAMETERS = {
@@ -81,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--profile", default=HOME / "profiles" / "local", help="Snakemake's")
+    parser.add_argument("--profile", default=REPOSITORY / "profiles" / "local", help="Snakemake's")
     options, others = parser.parse_known_args(argv)
     print(describe(plan([f"--profile={options.profile}", *others])))
     return 0
@@ -187,8 +186,8 @@ def _changed_parameters(rule: str, text: str) -> Iterator[str]:
 @functools.cache
 def codes() -> set[str]:
     """Digests of the logic of all programs; some serve several rules."""
-    paths = sorted((HOME / "workflow_scripts").glob("*.py"))
-    return {code_digest(f"workflow_scripts.{path.stem}", HOME) for path in paths}
+    paths = sorted((REPOSITORY / "workflow_scripts").glob("*.py"))
+    return {code_digest(f"workflow_scripts.{path.stem}", REPOSITORY) for path in paths}
 
 
 def _values(text: str) -> list:

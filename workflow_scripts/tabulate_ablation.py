@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import ablations, comparison, provenance
-from workflow_scripts.maskdistill.atomic import atomic_path, write_text
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.json_files import read_json
-from workflow_scripts.maskdistill.variants import MAIN
+from workflow_scripts.maskdistill.files import provenance
+from workflow_scripts.maskdistill.files.atomic import atomic_path, write_text
+from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.paper import ablations, comparison
+from workflow_scripts.maskdistill.paper.variants import MAIN
 from workflow_scripts.summarize import read_all, summarize, summarize_instances
 
 COLUMNS = ["table", "matching", "split", "images", "matched_on", "row", "column"]

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import pretraining
-from workflow_scripts.maskdistill.atomic import atomic_path
+from workflow_scripts.maskdistill.demo import pretraining
+from workflow_scripts.maskdistill.files.atomic import atomic_path
 
 NETWORKS = {
     "transformer": (pretraining.TRANSFORMER, pretraining.pretrain_transformer),

@@ -7,10 +7,10 @@ killed goes on where it was. Several processes train together under torchrun.
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import distributed
-from workflow_scripts.maskdistill.device import choose_device
-from workflow_scripts.maskdistill.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.segmentation import linear_probe
+from workflow_scripts.maskdistill.torch_tools import distributed
+from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,11 +7,11 @@ Under torchrun it runs on several GPUs.
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import distributed
-from workflow_scripts.maskdistill.device import choose_device
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn import engines
-from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
+from workflow_scripts.maskdistill.mask_rcnn.options import training_settings
+from workflow_scripts.maskdistill.torch_tools import distributed
+from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,9 +7,9 @@ killed goes on where it was. Several processes train together under torchrun.
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import distributed
-from workflow_scripts.maskdistill.device import choose_device
-from workflow_scripts.maskdistill.segmentation import training
+from workflow_scripts.maskdistill.segmentation import learning
+from workflow_scripts.maskdistill.torch_tools import distributed
+from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,8 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     cli.add_runtime(arguments, batch_size=False)
     options = arguments.parse_args(argv)
-    settings = training.read_settings(options.settings["segmentation"])
-    training.train(
+    settings = learning.read_settings(options.settings["segmentation"])
+    learning.train(
         options.label_maps,
         options.root,
         clusters=options.settings["clustering"]["clusters"],

@@ -7,8 +7,8 @@ import collections
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic, label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import atomic, label_maps, shards
 
 
 def main(argv: list[str] | None = None) -> int:

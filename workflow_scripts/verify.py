@@ -8,10 +8,11 @@ import argparse
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import frozen_run, verification
-from workflow_scripts.maskdistill.code_digest import rules_digest
-from workflow_scripts.maskdistill.config import merge, read_yaml
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.runs import frozen, verification
+from workflow_scripts.maskdistill.runs.code_digest import rules_digest
+from workflow_scripts.maskdistill.settings.config import merge, read_yaml
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,17 +31,17 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     config = merge(
-        read_yaml(cli.HOME / "config" / "default.yaml"), *map(read_yaml, options.configfile)
+        read_yaml(REPOSITORY / "config" / "default.yaml"), *map(read_yaml, options.configfile)
     )
     config = merge(config, {"datasets": [options.dataset]})
-    run = frozen_run.parse(config, cli.HOME, rules=rules_digest(cli.HOME))
+    run = frozen.parse(config, REPOSITORY, rules=rules_digest(REPOSITORY))
     root = Path("results") / options.dataset
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder; run snakemake first")
     outputs = list(verification.outputs(root))
     if not outputs:
         raise InputError(f"{root}: nothing that the workflow writes is in it; run snakemake first")
-    verdict = verification.verify(outputs, root, run, options.dataset, cli.HOME)
+    verdict = verification.verify(outputs, root, run, options.dataset, REPOSITORY)
     print("\n".join(verification.describe(verdict)))
     return 1 if verdict.differences else 0
 

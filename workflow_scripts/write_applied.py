@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic, images, label_maps, provenance, shards
 from workflow_scripts.maskdistill.exports import coco
 from workflow_scripts.maskdistill.exports.content import Picture, read_pictures, write_label_map
-from workflow_scripts.maskdistill.overlays import write_overlay
+from workflow_scripts.maskdistill.files import atomic, images, label_maps, provenance, shards
+from workflow_scripts.maskdistill.pictures.overlays import write_overlay
 
 
 def main(argv: list[str] | None = None) -> int:

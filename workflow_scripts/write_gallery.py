@@ -6,9 +6,9 @@ Options with a SPLIT are given once for every split; shards of all stages in the
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill.gallery import page
-from workflow_scripts.maskdistill.gallery.inputs import Inputs
-from workflow_scripts.maskdistill.json_files import read_json
+from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.gallery import site
+from workflow_scripts.maskdistill.gallery.stage_files import Inputs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     steps: dict[str, dict[str, list[Path]]] = {}
     for split, name, *paths in arguments.step:
         steps.setdefault(split, {})[name] = [Path(path) for path in paths]
-    page.write(
+    site.write(
         Inputs(
             dataset=arguments.dataset,
             root=arguments.root,

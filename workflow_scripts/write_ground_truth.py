@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import label_maps, shards
+from workflow_scripts.maskdistill.data.ground_truth import GroundTruth, require_labels
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.ground_truth import GroundTruth, require_labels
+from workflow_scripts.maskdistill.files import label_maps, shards
 
 
 def main(argv: list[str] | None = None) -> int:

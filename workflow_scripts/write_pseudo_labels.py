@@ -8,8 +8,9 @@ import itertools
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import coco, datasets, provenance, shards
+from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import coco_json, provenance, shards
 
 MASK_COLUMNS = [
     *("image_id", "mask_id", "height", "width", "rle_counts"),
@@ -56,12 +57,12 @@ def main(argv: list[str] | None = None) -> int:
         if status == shards.OK and class_of[key]
     ]
     order = [number for *_, number in sorted(kept)]
-    coco.write_dataset(
+    coco_json.write_dataset(
         arguments.output,
         listed,
         shards.rows_in_order(table, order),
         class_of,
-        coco.category_names(settings["clustering"]["clusters"], classes),
+        coco_json.category_names(settings["clustering"]["clusters"], classes),
     )
     provenance.write_beside(arguments.output, cli.record(arguments, "pseudo_labels"))
     print(f"{len(listed)} images, {len(order)} masks")

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill import atomic, coco, datasets, provenance, shards
+from workflow_scripts.maskdistill.data import datasets
+from workflow_scripts.maskdistill.files import atomic, coco_json, provenance, shards
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         open(temporary, "w", encoding="ascii") as file,
     ):
         file.write("[")
-        for number, result in enumerate(coco.results(rows)):
+        for number, result in enumerate(coco_json.results(rows)):
             file.write((",\n" if number else "\n") + json.dumps(result))
         file.write("\n]\n")
     # A results list is an array: there is no place in it.

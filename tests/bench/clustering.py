@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from tests.bench import Row, alternating_seconds
-from workflow_scripts.maskdistill import clustering
+from workflow_scripts.maskdistill.discovery import clustering
 
 WIDTH, CLUSTERS = 384, 20
 COUNTS = (10_000, 100_000, 1_000_000)

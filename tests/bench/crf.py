@@ -9,7 +9,8 @@ import scipy.special
 
 from tests.bench import Row, median_seconds
 from tests.rules.conftest import REPOSITORY
-from workflow_scripts.maskdistill import crf, images
+from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.segmentation import crf
 
 SIZE, LABELS = (375, 500), 21
 

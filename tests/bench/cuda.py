@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from tests.bench import Row, median_seconds
 from tests.bench.features import DEFAULTS, DEPTH, HEADS, NAME, SIDES, WIDTHS, list_photographs
 from workflow_scripts import extract_features
-from workflow_scripts.maskdistill import affinity, vit
-from workflow_scripts.maskdistill.device import autocast, begin_copy
+from workflow_scripts.maskdistill.discovery import affinity, vit
+from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab, upsample
 from workflow_scripts.maskdistill.segmentation.hard_pixels import hard_pixel_loss
-from workflow_scripts.maskdistill.vit import Backbone
+from workflow_scripts.maskdistill.torch_tools.device import autocast, begin_copy
 
 BATCH = 32
 PRECISIONS = ("float32", "float16", "bfloat16")

@@ -21,8 +21,8 @@ from torch import Tensor
 from tests.bench import Row, alternating_seconds
 from tests.rules.conftest import REPOSITORY
 from workflow_scripts import extract_features, list_images, make_masks
-from workflow_scripts.maskdistill import onednn
-from workflow_scripts.maskdistill.vit import Backbone
+from workflow_scripts.maskdistill.cpu_kernels import onednn
+from workflow_scripts.maskdistill.discovery.vit import Backbone
 
 NAME = "vit_small_patch16_224"
 SIDES = (640, 864)  # a photograph of about 4 : 3, shorter side 640

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 
 from tests.bench import Row
 from tests.rules.conftest import REPOSITORY
-from workflow_scripts.maskdistill import scenes
+from workflow_scripts.maskdistill.demo import scenes
+from workflow_scripts.maskdistill.files.masks import encode
+from workflow_scripts.maskdistill.files.shards import read_rows, shard_writer
 from workflow_scripts.maskdistill.mask_rcnn import engines
-from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
-from workflow_scripts.maskdistill.masks import encode
+from workflow_scripts.maskdistill.mask_rcnn.options import training_settings
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
-from workflow_scripts.maskdistill.shards import read_rows, shard_writer
 
 COUNTS = (40, 160, 640)
 FLAT = 1.1

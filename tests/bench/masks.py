@@ -7,7 +7,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tests.bench import Row, median_seconds
-from workflow_scripts.maskdistill import affinity, masks
+from workflow_scripts.maskdistill.discovery import affinity
+from workflow_scripts.maskdistill.files import masks
 
 GRID = (40, 54)
 HEADS, WIDTH, TOP_K = 6, 384, 0.4

@@ -11,8 +11,9 @@ from scipy.optimize import linear_sum_assignment
 
 from tests.bench import Row, alternating_seconds, median_seconds
 from workflow_scripts.evaluate_instances import PART
-from workflow_scripts.maskdistill import masks, matching, metrics
-from workflow_scripts.maskdistill.mask_ap import MaskAP
+from workflow_scripts.maskdistill.evaluation import confusion_matrix, matching
+from workflow_scripts.maskdistill.evaluation.mask_ap import MaskAP
+from workflow_scripts.maskdistill.files import masks
 
 SIZE = (375, 500)
 CLASSES = 20
@@ -54,7 +55,7 @@ def rows() -> Iterator[Row]:
 
 def counts(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Pixels by class and cluster, of (prediction, ground truth)."""
-    matrix = metrics.ConfusionMatrix(CLASSES, CLASSES)
+    matrix = confusion_matrix.ConfusionMatrix(CLASSES, CLASSES)
     for prediction, target in pairs:
         matrix.add(prediction, target)
     return matrix.counts
@@ -80,7 +81,7 @@ def matched_in_loops(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarr
             iou[t - 1, p - 1] = common[t, p] / union
     mapping = np.zeros(CLASSES + 1, np.int64)
     for t, p in zip(*linear_sum_assignment(iou, maximize=True), strict=True):
-        mapping[p + 1] = t + 1 if iou[t, p] else metrics.UNMATCHED
+        mapping[p + 1] = t + 1 if iou[t, p] else confusion_matrix.UNMATCHED
     return mapping
 
 

@@ -6,7 +6,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from tests.bench import Row, median_seconds
-from workflow_scripts.maskdistill import confidence, masks
+from workflow_scripts.maskdistill.files import masks
+from workflow_scripts.maskdistill.segmentation import confidence
 
 SIZE = (480, 640)
 CANDIDATES = 40  # an image, most of them below τ

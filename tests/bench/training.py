@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.bench import Row, alternating_seconds
 from workflow_scripts.maskdistill.mask_rcnn.network import build_mask_rcnn
-from workflow_scripts.maskdistill.mask_rcnn.settings import TrainingSettings
+from workflow_scripts.maskdistill.mask_rcnn.options import TrainingSettings
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab, upsample
 from workflow_scripts.maskdistill.segmentation.hard_pixels import hard_pixel_loss
 

@@ -18,19 +18,20 @@ import pytest
 import yaml
 
 from tests.settings_recorder import Log, leaves, recording
-from workflow_scripts.maskdistill import config, crf, shards
-from workflow_scripts.maskdistill.config import (
+from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.files.label_maps import read_png
+from workflow_scripts.maskdistill.mask_rcnn import options as mask_rcnn
+from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.segmentation import crf, linear_probe
+from workflow_scripts.maskdistill.segmentation import learning as segmentation
+from workflow_scripts.maskdistill.settings import config
+from workflow_scripts.maskdistill.settings.config import (
     RULE_SETTINGS,
     curated,
     declared_paths,
     rule_settings,
 )
-from workflow_scripts.maskdistill.label_maps import read_png
-from workflow_scripts.maskdistill.mask_rcnn import settings as mask_rcnn
-from workflow_scripts.maskdistill.segmentation import linear_probe
-from workflow_scripts.maskdistill.segmentation import training as segmentation
 
-REPOSITORY = Path(__file__).parents[2]
 # The program of a rule has the rule's name, but for these.
 PROGRAMS = {
     "dino_seg": "find_baseline_masks",

@@ -12,7 +12,8 @@ import timm
 import torch
 import yaml
 
-REPOSITORY = Path(__file__).parents[2]
+from workflow_scripts.maskdistill.repository import REPOSITORY
+
 BACKBONE = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": 64}
 # As small as every stage allows: what is tested here is the plumbing, not the quality.
 SMALL = {

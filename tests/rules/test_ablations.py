@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from tests.rules.conftest import Workflow, logs
-from workflow_scripts.maskdistill.config import merge
-from workflow_scripts.maskdistill.variants import ITEMS
+from workflow_scripts.maskdistill.paper.variants import ITEMS
+from workflow_scripts.maskdistill.settings.config import merge
 
 pytestmark = [pytest.mark.workflow, pytest.mark.ablations]
 ABLATIONS = {

@@ -12,8 +12,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from tests.rules.conftest import REPOSITORY, Workflow, logs
-from workflow_scripts.maskdistill import label_maps
-from workflow_scripts.maskdistill.config import merge
+from workflow_scripts.maskdistill.files import label_maps
+from workflow_scripts.maskdistill.settings.config import merge
 
 pytestmark = pytest.mark.workflow
 SIZES = {"a.jpg": (50, 71), "deep/b c.png": (130, 40), "deep/side.jpg": (33, 48)}

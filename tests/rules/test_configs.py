@@ -8,8 +8,8 @@ from PIL import Image
 
 from tests.rules.conftest import REPOSITORY, Workflow, copy_repository
 from workflow_scripts import describe_config
-from workflow_scripts.maskdistill import scenes
-from workflow_scripts.maskdistill.config import dataset_config, read_yaml
+from workflow_scripts.maskdistill.demo import scenes
+from workflow_scripts.maskdistill.settings.config import dataset_config, read_yaml
 
 DATASETS = sorted(path.stem for path in (REPOSITORY / "config" / "datasets").glob("*.yaml"))
 

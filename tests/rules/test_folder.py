@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 from tests.rules.conftest import SMALL, Workflow, logs, write_backbone
-from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill.files import shards
 
 pytestmark = pytest.mark.workflow
 

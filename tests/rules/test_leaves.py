@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from tests.rules.conftest import REPOSITORY, Workflow, following
-from workflow_scripts.maskdistill.config import (
+from workflow_scripts.maskdistill.files.json_io import leaves
+from workflow_scripts.maskdistill.settings.config import (
     RULE_SETTINGS,
     curated,
     merge,
@@ -20,7 +21,6 @@ from workflow_scripts.maskdistill.config import (
     report_settings,
     rule_settings,
 )
-from workflow_scripts.maskdistill.json_files import leaves
 
 pytestmark = pytest.mark.workflow
 DEFAULTS = merge(

@@ -18,7 +18,7 @@ from PIL import Image
 from tests import miniatures
 from tests.http_server import Server, serving
 from tests.rules.conftest import REPOSITORY, Workflow, logs
-from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill.files import shards
 
 # Sizes and lengths only; what is not here is as in the recipe.
 OVERLAY = {

@@ -10,8 +10,8 @@ import yaml
 
 from tests.rules.conftest import REPOSITORY, Workflow, copy_repository, following
 from tests.rules.test_leaves import DEFAULTS, reached
-from workflow_scripts.maskdistill.code_digest import import_closure
-from workflow_scripts.maskdistill.config import RULE_SETTINGS, merge
+from workflow_scripts.maskdistill.runs.code_digest import import_closure
+from workflow_scripts.maskdistill.settings.config import RULE_SETTINGS, merge
 
 pytestmark = pytest.mark.workflow
 
@@ -22,6 +22,7 @@ REPORTING = {"evaluate", "evaluate_instances", "summarize", "report"}
 REFINEMENT = {"refine_predictions", "train_segmentation", "predict_segmentation"}
 REFINEMENT |= {"unpack_label_maps"} | REPORTING | PROBE
 SEGMENTATION = REFINEMENT
+SCORES = REPORTING | {"evaluate_linear_probe"}
 USE = {"describe_use"}
 CONFIDENCE = {"filter_candidates"} | SEGMENTATION
 CANDIDATES = {"predict_candidates", "write_results"} | CONFIDENCE
@@ -261,14 +262,14 @@ def edit(checkout: Path, module: str, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("module", "old", "new", "expected"),
     [
-        ("crf.py", "import ", "# A comment.\nimport ", set()),
-        ("affinity.py", '"""Object masks', '"""All object masks', set()),
-        ("affinity.py", "> 0\n", "> 0.0\n", MASKS),
-        ("confidence.py", "ranked[:1]", "ranked[:2]", CONFIDENCE),
-        ("crf.py", "def ", "ANSWER = 42\n\n\ndef ", REFINEMENT),
-        ("clustering.py", "squared / 2", "squared * 0.5", CLUSTERS),
-        ("matching.py", "def ", "ANSWER = 42\n\n\ndef ", REPORTING | {"evaluate_linear_probe"}),
-        ("masks.py", "import ", "import   ", set()),
+        ("segmentation/crf.py", "import ", "# A comment.\nimport ", set()),
+        ("discovery/affinity.py", '"""Object masks', '"""All object masks', set()),
+        ("discovery/affinity.py", "> 0\n", "> 0.0\n", MASKS),
+        ("segmentation/confidence.py", "ranked[:1]", "ranked[:2]", CONFIDENCE),
+        ("segmentation/crf.py", "def ", "ANSWER = 42\n\n\ndef ", REFINEMENT),
+        ("discovery/clustering.py", "squared / 2", "squared * 0.5", CLUSTERS),
+        ("evaluation/matching.py", "def ", "ANSWER = 42\n\n\ndef ", SCORES),
+        ("files/masks.py", "import ", "import   ", set()),
     ],
 )  # fmt: skip
 def test_changed_code(
@@ -282,12 +283,12 @@ def test_changed_code(
 @pytest.mark.parametrize(
     ("module", "programs"),
     [
-        ("vit", {"extract_features", "extract_masks", "embed_masks"}),
-        ("affinity", {"make_masks", "extract_masks"}),
-        ("embedding", {"embed_masks"}),
-        ("clustering", {"cluster_masks", "assign_masks", "draw_contact_sheets"}),
+        ("discovery.vit", {"extract_features", "extract_masks", "embed_masks"}),
+        ("discovery.affinity", {"make_masks", "extract_masks"}),
+        ("discovery.embedding", {"embed_masks"}),
+        ("discovery.clustering", {"cluster_masks", "assign_masks", "draw_contact_sheets"}),
         (
-            "coco",
+            "files.coco_json",
             {
                 "report",
                 "write_pseudo_labels",
@@ -299,16 +300,16 @@ def test_changed_code(
                 "write_gallery",
             },
         ),
-        ("mask_rcnn.training", {"train_mask_rcnn", "predict_candidates"}),
-        ("confidence", {"filter_candidates"}),
-        ("segmentation.training", {"train_segmentation", "train_linear_probe"}),
-        ("crf", {"refine_predictions"}),
-        ("matching", {"evaluate", "evaluate_instances", "report", "write_gallery"}),
-        ("step_colours", {"report", "write_gallery"}),
-        ("step_titles", {"report", "tabulate_ablation", "write_gallery"}),
-        ("report.page", {"report"}),
+        ("mask_rcnn.fitting", {"train_mask_rcnn", "predict_candidates"}),
+        ("segmentation.confidence", {"filter_candidates"}),
+        ("segmentation.learning", {"train_segmentation", "train_linear_probe"}),
+        ("segmentation.crf", {"refine_predictions"}),
+        ("evaluation.matching", {"evaluate", "evaluate_instances", "report", "write_gallery"}),
+        ("pictures.step_colours", {"report", "write_gallery"}),
+        ("evaluation.step_titles", {"report", "tabulate_ablation", "write_gallery"}),
+        ("report.document", {"report"}),
         ("report.times", {"report"}),
-        ("comparison", {"report", "tabulate_ablation"}),
+        ("paper.comparison", {"report", "tabulate_ablation"}),
     ],
 )
 def test_the_programs_that_hold_a_module(module: str, programs: set) -> None:

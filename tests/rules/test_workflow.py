@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from tests.rules.conftest import Workflow
-from workflow_scripts.maskdistill import label_maps, shards
+from workflow_scripts.maskdistill.files import label_maps, shards
 
 pytestmark = pytest.mark.workflow
 RESULTS = "results/demo"

@@ -11,9 +11,8 @@ from PIL import Image
 
 from tests import results_tree
 from workflow_scripts import write_gallery
-from workflow_scripts.maskdistill import masks, provenance, shards
-
-REPOSITORY = Path(__file__).parents[2]
+from workflow_scripts.maskdistill.files import masks, provenance, shards
+from workflow_scripts.maskdistill.repository import REPOSITORY
 
 
 @pytest.fixture(scope="session")

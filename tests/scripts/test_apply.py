@@ -8,13 +8,13 @@ from pycocotools.coco import COCO
 
 from tests.scripts.test_predict_segmentation import ARCHITECTURE
 from workflow_scripts import apply
-from workflow_scripts.maskdistill import label_maps
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import label_maps
+from workflow_scripts.maskdistill.files.masks import encode
 from workflow_scripts.maskdistill.mask_rcnn.engines import Candidate
-from workflow_scripts.maskdistill.masks import encode
-from workflow_scripts.maskdistill.segmentation import prediction
+from workflow_scripts.maskdistill.segmentation import label_map_prediction
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
-from workflow_scripts.maskdistill.training_run import publish
+from workflow_scripts.maskdistill.torch_tools.training_run import publish
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def call(folder, *options):
 
 def test_label_maps_and_overlays_of_single_images(folder, capsys):
     assert call(folder, "--image", str(folder / "a.png"), str(folder / "side.jpg")) == 0
-    predictor = prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
+    predictor = label_map_prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
     expected = predictor.predict_image(np.array(Image.open(folder / "a.png"))).labels()
     np.testing.assert_array_equal(label_maps.read_png(folder / "out/a.png"), expected)
     assert label_maps.read_png(folder / "out/side.png").shape == (61, 20)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 
 from workflow_scripts import assign_masks
-from workflow_scripts.maskdistill import shards
+from workflow_scripts.maskdistill.files import shards
 
 
 def call(tmp_path, vectors, centroids, metric):

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from workflow_scripts import cli, make_masks
-from workflow_scripts.maskdistill.code_digest import code_digest
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.runs.code_digest import code_digest
 
 OPTIONS = ["--settings", json.dumps({"masks": {}}), "--images=a", "--features=b", "--output=c"]
 
@@ -20,7 +20,7 @@ def test_a_program_whose_code_has_changed_since_the_run_was_started_does_nothing
 
 
 def test_the_code_of_the_run_is_accepted():
-    code = code_digest("workflow_scripts.make_masks", cli.HOME)
+    code = code_digest("workflow_scripts.make_masks", cli.REPOSITORY)
     options = parser().parse_args([*OPTIONS, f"--code={code}"])
     assert options.code == code
     assert parser().parse_args(OPTIONS).code == code  # by hand, without a run

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from workflow_scripts import assign_masks, cluster_masks
-from workflow_scripts.maskdistill import shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import shards
 
 CLUSTERING = {
     "clusters": 3,

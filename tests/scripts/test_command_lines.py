@@ -5,13 +5,12 @@ import importlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from workflow_scripts import cli, make_masks
+from workflow_scripts.maskdistill.repository import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 PROGRAMS = sorted(
     path.stem
     for path in (REPOSITORY / "workflow_scripts").glob("*.py")

@@ -5,7 +5,7 @@ import torch
 
 from workflow_scripts import convert_weights
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.resnet import build_resnet
+from workflow_scripts.maskdistill.torch_tools.resnet import build_resnet
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 

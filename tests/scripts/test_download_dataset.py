@@ -6,7 +6,7 @@ import pytest
 from tests import miniatures
 from tests.http_server import serving
 from workflow_scripts import download_dataset
-from workflow_scripts.maskdistill import download
+from workflow_scripts.maskdistill.data import download
 from workflow_scripts.maskdistill.errors import InputError
 
 

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from workflow_scripts import embed_masks
-from workflow_scripts.maskdistill import images, masks, provenance, shards
-from workflow_scripts.maskdistill.vit import Backbone
+from workflow_scripts.maskdistill.discovery.vit import Backbone
+from workflow_scripts.maskdistill.files import images, masks, provenance, shards
 
 SIZES = {5: (24, 32), 3: (40, 30), 9: (24, 32)}
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from workflow_scripts import evaluate
-from workflow_scripts.maskdistill import label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import label_maps, shards
 
 CLASSES = ("cat", "dog", "car")
 IMAGES = 6

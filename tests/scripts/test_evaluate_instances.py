@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from workflow_scripts import evaluate_instances
-from workflow_scripts.maskdistill import masks, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import masks, shards
 
 SETTINGS = {
     "dataset": {

@@ -6,8 +6,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from workflow_scripts import export_dataset, write_applied
-from workflow_scripts.maskdistill import label_maps, masks, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import label_maps, masks, shards
 
 SIZE = (20, 30)
 NAMES = ["bird", "boat"]

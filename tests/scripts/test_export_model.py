@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +12,12 @@ from PIL import Image
 
 from tests.scripts.test_predict_segmentation import ARCHITECTURE
 from workflow_scripts import export_model
-from workflow_scripts.maskdistill.segmentation import prediction
+from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.segmentation import label_map_prediction
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
-from workflow_scripts.maskdistill.training_run import publish
+from workflow_scripts.maskdistill.torch_tools.training_run import publish
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
-REPOSITORY = Path(__file__).parents[2]
 SMALLER = {**ARCHITECTURE, "depth": 10}
 SETTINGS = {
     "curation": {"names": ["bird", "a | b", "cluster_004"], "classes": [1, 2, 1, 3, 0]},
@@ -41,7 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(folder):
-    from workflow_scripts.maskdistill import shards
+    from workflow_scripts.maskdistill.files import shards
 
     rows = [
         {"image_id": n, "file_name": f"{n}.jpg", "height": 8, "width": 9, "shard": 0, "status": s}
@@ -60,7 +59,7 @@ def exported(folder):
 
 @pytest.mark.parametrize("size", [(17, 40), (33, 47), (101, 64), (90, 31)])
 def test_both_files_agree_with_the_trained_model_on_odd_sizes(folder, exported, size):
-    predictor = prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
+    predictor = label_map_prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     expected = predictor.predict_image(image)
     # Runtimes round logits differently, by less than 1e-5: only ties may be decided otherwise.

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from workflow_scripts import extract_features
-from workflow_scripts.maskdistill import images, provenance, shards
+from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.vit import Backbone
+from workflow_scripts.maskdistill.files import images, provenance, shards
 
 SIZES = {5: (24, 32), 3: (40, 30), 9: (24, 32), 1: (100, 50), 8: (24, 32)}
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from workflow_scripts import extract_features, extract_masks, make_masks
-from workflow_scripts.maskdistill import affinity, provenance, shards
-from workflow_scripts.maskdistill.features import feature_rows, load_backbone
-from workflow_scripts.maskdistill.initial_masks import mask_rows
+from workflow_scripts.maskdistill.discovery import affinity
+from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
+from workflow_scripts.maskdistill.discovery.initial_masks import mask_rows
+from workflow_scripts.maskdistill.files import provenance, shards
 
 MASKS = {
     "top_k": 0.4,

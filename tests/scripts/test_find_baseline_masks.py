@@ -5,8 +5,8 @@ import pytest
 
 from tests.scripts.test_make_masks import GRID, PATCH, RESIZED, SIZE, feature_row, rectangle
 from workflow_scripts import find_baseline_masks
-from workflow_scripts.maskdistill import masks, provenance, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import masks, provenance, shards
 
 SETTINGS = {
     "masks": {"center_keys": False},

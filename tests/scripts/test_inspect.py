@@ -11,8 +11,7 @@ from PIL import Image
 from tests import results_tree
 from workflow_scripts import inspect
 from workflow_scripts.maskdistill.errors import InputError
-
-REPOSITORY = Path(__file__).parents[2]
+from workflow_scripts.maskdistill.repository import REPOSITORY
 
 
 @pytest.fixture

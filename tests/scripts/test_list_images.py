@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from workflow_scripts import list_images
-from workflow_scripts.maskdistill import datasets, shards
+from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import shards
 
 LIMITS = {"max_pixels": 5000, "min_side": 4}
 DATASET = {"adapter": "folder", "splits": {"train": "."}}

@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image
 
 from workflow_scripts import make_demo_dataset
-from workflow_scripts.maskdistill import provenance, scenes
+from workflow_scripts.maskdistill.demo import scenes
+from workflow_scripts.maskdistill.files import provenance
 
 
 def test_the_tree_is_marked_as_complete_at_the_end(tmp_path):

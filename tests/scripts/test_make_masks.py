@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from workflow_scripts import make_masks
-from workflow_scripts.maskdistill import affinity, masks, provenance, shards
+from workflow_scripts.maskdistill.discovery import affinity
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import masks, provenance, shards
 
 SETTINGS = {
     "top_k": 0.4,

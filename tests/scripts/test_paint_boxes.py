@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from workflow_scripts import paint_boxes
-from workflow_scripts.maskdistill import label_maps, masks, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import label_maps, masks, shards
 
 SIZE = (40, 60)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from workflow_scripts import paint_masks
-from workflow_scripts.maskdistill import label_maps, masks, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import label_maps, masks, shards
 
 SIZE = (9, 13)
 

@@ -8,10 +8,10 @@ from PIL import Image
 
 from tests.scripts.test_train_mask_rcnn import ENGINES
 from workflow_scripts import predict_candidates
-from workflow_scripts.maskdistill import masks, provenance, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import masks, provenance, shards
 from workflow_scripts.maskdistill.mask_rcnn import engines
-from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
+from workflow_scripts.maskdistill.mask_rcnn.options import training_settings
 
 SIZES = {11: (32, 40), 12: (32, 40), 13: (48, 32), 14: (32, 40), 15: (20, 20)}
 SETTINGS = {"shorter_side": 32, "proposals": 12, "per_image": 3, "score_floor": 0.0}

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from workflow_scripts.maskdistill import label_maps, provenance, shards
-from workflow_scripts.maskdistill.segmentation import prediction
+from workflow_scripts.maskdistill.files import label_maps, provenance, shards
+from workflow_scripts.maskdistill.segmentation import label_map_prediction
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
-from workflow_scripts.maskdistill.training_run import publish
+from workflow_scripts.maskdistill.torch_tools.training_run import publish
 from workflow_scripts.predict_segmentation import main
 
 SIZES = [(40, 56), (48, 48), (40, 56), (33, 47)]
@@ -70,7 +70,7 @@ def test_every_image_that_is_ok_has_a_label_map_of_its_size(folder):
     assert [row["image"]["path"] for row in rows] == [f"in/{n}.png" for n in range(4)]
     found = [label_maps.decode_png(row["image"]["bytes"]) for row in rows]
     assert [labels.shape for labels in found] == SIZES
-    predictor = prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
+    predictor = label_map_prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
     manifest = shards.read_usable(folder / "images.parquet")
     for one in predictor.predict(manifest, folder, batch_size=1, workers=1):
         # Batches of another size may round a logit differently, by less than 1e-5 here.

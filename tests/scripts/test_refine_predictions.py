@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from workflow_scripts.maskdistill import crf, label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.segmentation import prediction
+from workflow_scripts.maskdistill.files import label_maps, shards
+from workflow_scripts.maskdistill.segmentation import crf, label_map_prediction
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
-from workflow_scripts.maskdistill.training_run import publish
+from workflow_scripts.maskdistill.torch_tools.training_run import publish
 from workflow_scripts.refine_predictions import main
 
 SIZES = [(40, 56), (48, 48), (40, 56), (33, 47)]
@@ -66,7 +66,7 @@ def test_label_maps_are_the_crfs_of_the_models_probabilities(folder):
         for image_id, _, labels in label_maps.read_shard(folder / "refined.parquet")
     }
     assert list(found) == [0, 1, 2, 3]
-    predictor = prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
+    predictor = label_map_prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
     manifest = shards.read_usable(folder / "images.parquet")
     settings = crf.read_settings(SETTINGS)
     for one in predictor.predict(manifest, folder, batch_size=1, workers=1):

@@ -4,17 +4,17 @@ import io
 import json
 import re
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from workflow_scripts import evaluate, report, summarize
-from workflow_scripts.maskdistill import label_maps, masks, provenance, shards
-from workflow_scripts.maskdistill.comparison import AP_SETTINGS
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.step_titles import step_title
+from workflow_scripts.maskdistill.evaluation.step_titles import step_title
+from workflow_scripts.maskdistill.files import label_maps, masks, provenance, shards
+from workflow_scripts.maskdistill.paper.comparison import AP_SETTINGS
+from workflow_scripts.maskdistill.repository import REPOSITORY
 
 CLASSES = ("cat", "dog")
 EVIL = "JPEGImages/<script>alert(1)&amp;.jpg"
@@ -115,7 +115,7 @@ def run(tmp_path):
     benchmark = tmp_path / "benchmarks" / "seed-0" / "mask_rcnn" / "model.tsv"
     benchmark.parent.mkdir(parents=True)
     benchmark.write_text("s\th:m:s\tmax_rss\n3725.0\t1:02:05\t812.3\n")
-    papers = Path(__file__).parents[2] / "resources" / "paper_tables.json"
+    papers = REPOSITORY / "resources" / "paper_tables.json"
 
     def call(*, truth, steps=STEPS, changes=(), edit=None):
         common = [f"--root={tmp_path}", "--split=val"]

@@ -4,7 +4,7 @@ import pytest
 from snakemake.logging import logger
 
 from workflow_scripts import stale
-from workflow_scripts.maskdistill.code_digest import code_digest
+from workflow_scripts.maskdistill.runs.code_digest import code_digest
 
 
 def changed(*, before: str, now: str) -> str:
@@ -55,7 +55,7 @@ def test_a_changed_setting_and_what_follows():
 
 
 def test_code_and_images_are_told_apart():
-    digest = code_digest("workflow_scripts.list_images", stale.HOME)
+    digest = code_digest("workflow_scripts.list_images", stale.REPOSITORY)
     code = changed(before="'0123456789abcdef'", now=repr(digest))
     listing = changed(before="'aaaaaaaaaaaaaaaa'", now="'bbbbbbbbbbbbbbbb'")
     text = stale.describe(
@@ -66,7 +66,7 @@ def test_code_and_images_are_told_apart():
 
 
 def test_settings_and_code_at_once():
-    digest = code_digest("workflow_scripts.make_masks", stale.HOME)
+    digest = code_digest("workflow_scripts.make_masks", stale.REPOSITORY)
     both = changed(
         before="""'{"masks": {"top_k": 0.2}}','0123456789abcdef'""",
         now=f"""'{digest}','{{"masks": {{"top_k": 0.3}}}}'""",

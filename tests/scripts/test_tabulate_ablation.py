@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from workflow_scripts import report_ablations, tabulate_ablation
-from workflow_scripts.maskdistill import comparison
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.paper import comparison
+from workflow_scripts.maskdistill.repository import REPOSITORY
 
-PAPER = Path(__file__).parents[2] / "resources" / "paper_tables.json"
+PAPER = REPOSITORY / "resources" / "paper_tables.json"
 SETTINGS = {
     "dataset": {"adapter": "voc"},
     "features": {"backbone": "vit_tiny", "weights": None},

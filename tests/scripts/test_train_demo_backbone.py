@@ -6,7 +6,8 @@ import timm
 from safetensors import safe_open
 
 from workflow_scripts import train_demo_backbone
-from workflow_scripts.maskdistill import pretraining, resnet, weights
+from workflow_scripts.maskdistill.demo import pretraining
+from workflow_scripts.maskdistill.torch_tools import resnet, weights
 
 
 @pytest.mark.parametrize("network", ["transformer", "resnet"])

@@ -7,8 +7,8 @@ import torch
 
 from tests.scripts import test_train_segmentation as segmentation
 from workflow_scripts import train_segmentation
-from workflow_scripts.maskdistill import label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.train_linear_probe import main
 
 DATASET = {

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from workflow_scripts import train_mask_rcnn
-from workflow_scripts.maskdistill import masks
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import masks
 
 SETTINGS = {
     "depth": 18,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from workflow_scripts.maskdistill import label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.train_segmentation import main
 
 SETTINGS = {

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from workflow_scripts import unpack_label_maps
-from workflow_scripts.maskdistill import label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import label_maps, shards
 
 
 def call(tmp_path, *parts):

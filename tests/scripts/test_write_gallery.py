@@ -4,8 +4,8 @@ import pytest
 
 from tests import results_tree
 from workflow_scripts import write_gallery
-from workflow_scripts.maskdistill.atomic import atomic_folder
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files.atomic import atomic_folder
 
 
 def test_without_metrics_there_is_no_ground_truth(results, tmp_path):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workflow_scripts.maskdistill import label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.write_ground_truth import main
 
 DATASET = {"adapter": "voc", "ground_truth": True, "classes": ["cat"], "splits": {"train": "train"}}

@@ -5,8 +5,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from workflow_scripts import write_pseudo_labels
-from workflow_scripts.maskdistill import masks, shards
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import masks, shards
 
 SIZE = (9, 13)
 SETTINGS = {

@@ -12,8 +12,8 @@ import yaml
 from tests.rules.conftest import logs
 from tests.slurm.controller import Controller, missing_programs
 from tests.slurm.test_slurm import checkout, printed, snakemake, wait_for
-from workflow_scripts.maskdistill import provenance
-from workflow_scripts.maskdistill.config import merge, read_yaml
+from workflow_scripts.maskdistill.files import provenance
+from workflow_scripts.maskdistill.settings.config import merge, read_yaml
 
 pytestmark = [
     pytest.mark.timeout(3600),
@@ -126,7 +126,7 @@ def test_a_config_that_is_edited_while_jobs_wait(controller: Controller, folder:
     ("path", "old", "new", "words"),
     [
         (
-            "workflow_scripts/maskdistill/affinity.py",
+            "workflow_scripts/maskdistill/discovery/affinity.py",
             "> 0\n",
             "> 0.0\n",
             "the code of make_masks has changed since this run of the workflow was started",

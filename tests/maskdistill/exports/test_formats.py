@@ -15,13 +15,13 @@ import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
-from tests.maskdistill.test_polygons import fill, iou
-from workflow_scripts.maskdistill import label_maps, masks
-from workflow_scripts.maskdistill.datasets import list_images
+from tests.maskdistill.exports.test_polygons import fill, iou
+from workflow_scripts.maskdistill.data.datasets import list_images
+from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.exports.content import Content, Picture, copy_image, export_names
 from workflow_scripts.maskdistill.exports.formats import FORMATS
 from workflow_scripts.maskdistill.exports.voc import regions
-from workflow_scripts.maskdistill.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.files import label_maps, masks
 
 NAMES = ["bird, small", "<b>cat</b> & \"co\"", "cluster_003"]  # fmt: skip
 SIZES = [(40, 56), (33, 47), (64, 31)]

@@ -1,7 +1,7 @@
 import pytest
 
 from tests import results_tree
-from workflow_scripts.maskdistill.gallery.inputs import Inputs
+from workflow_scripts.maskdistill.gallery.stage_files import Inputs
 
 
 @pytest.fixture

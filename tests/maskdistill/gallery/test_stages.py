@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests import results_tree
-from workflow_scripts.maskdistill import label_maps
-from workflow_scripts.maskdistill.gallery.inputs import records
+from workflow_scripts.maskdistill.files import label_maps
+from workflow_scripts.maskdistill.gallery.stage_files import records
 from workflow_scripts.maskdistill.gallery.stages import Stages, without_ignore
 
 

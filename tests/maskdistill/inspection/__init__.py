@@ -1,10 +1,10 @@
-from workflow_scripts.maskdistill.inspection import files
+from workflow_scripts.maskdistill.inspection import any_file
 
 
 def describe(path, **options):
     """The description of what should be one group of files."""
-    (group,) = files.expand(str(path))
-    return "\n".join(files.describe(group, **options))
+    (group,) = any_file.expand(str(path))
+    return "\n".join(any_file.describe(group, **options))
 
 
 def row_of(text, name):

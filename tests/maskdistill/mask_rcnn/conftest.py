@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from workflow_scripts.maskdistill import masks
+from workflow_scripts.maskdistill.files import masks
 from workflow_scripts.maskdistill.mask_rcnn import engines
 from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime
-from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
+from workflow_scripts.maskdistill.mask_rcnn.options import training_settings
 
 CPU = torch.device("cpu")
 # As small as an engine allows.

@@ -5,11 +5,11 @@ import torch
 from tests.maskdistill.mask_rcnn.conftest import TINY_ENGINES, fit, losses
 from workflow_scripts import convert_weights
 from workflow_scripts.maskdistill.mask_rcnn import network as torchvision_network
-from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
-from workflow_scripts.maskdistill.resnet import build_resnet
-from workflow_scripts.maskdistill.sampling import Sample
-from workflow_scripts.maskdistill.training_run import TrainingRun
-from workflow_scripts.maskdistill.weights import detectron2_names
+from workflow_scripts.maskdistill.mask_rcnn.options import training_settings
+from workflow_scripts.maskdistill.torch_tools.resnet import build_resnet
+from workflow_scripts.maskdistill.torch_tools.sampling import Sample
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun
+from workflow_scripts.maskdistill.torch_tools.weights import detectron2_names
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed (README says how)")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from tests.maskdistill.mask_rcnn.conftest import CPU, fit, losses
-from workflow_scripts.maskdistill import masks
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import masks
 from workflow_scripts.maskdistill.mask_rcnn import engines
-from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings
-from workflow_scripts.maskdistill.precision import PRECISIONS
-from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
+from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings
+from workflow_scripts.maskdistill.torch_tools.precision import PRECISIONS
+from workflow_scripts.maskdistill.torch_tools.training_run import Interrupted, TrainingRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 # What an engine learns the shapes by.

@@ -3,7 +3,7 @@ import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from workflow_scripts.maskdistill.mask_rcnn import network
-from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, training_settings
+from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings, training_settings
 
 SMALL = {"depth": 18, "weights": None, "frozen_stages": 0, "norm": "group"}
 SMALL |= {"proposals": 20, "sampled_proposals": 8, "sampled_anchors": 16, "anchor_sizes": [16, 32]}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from workflow_scripts.maskdistill import masks
+from workflow_scripts.maskdistill.files import masks
 from workflow_scripts.maskdistill.mask_rcnn.pasting import paste
 
 

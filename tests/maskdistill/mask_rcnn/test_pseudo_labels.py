@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from workflow_scripts.maskdistill import masks
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import masks
 from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import PseudoLabels
-from workflow_scripts.maskdistill.sampling import Sample
+from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 
 
 def coco_file(tmp_path, *, annotated=(7, 9)):

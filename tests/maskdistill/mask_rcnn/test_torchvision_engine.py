@@ -3,10 +3,10 @@ import torch
 
 from tests.maskdistill.mask_rcnn.conftest import TINY_ENGINES, fit
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.mask_rcnn import training
+from workflow_scripts.maskdistill.mask_rcnn import fitting
 from workflow_scripts.maskdistill.mask_rcnn.network import build_mask_rcnn
-from workflow_scripts.maskdistill.mask_rcnn.settings import training_settings
-from workflow_scripts.maskdistill.resnet import build_resnet
+from workflow_scripts.maskdistill.mask_rcnn.options import training_settings
+from workflow_scripts.maskdistill.torch_tools.resnet import build_resnet
 
 TINY = TINY_ENGINES["torchvision"]
 
@@ -46,7 +46,7 @@ def test_a_fingerprint_names_weights_by_content(shapes, tmp_path):
         path = tmp_path / name
         path.write_bytes(content)
         settings = training_settings(TINY | {"weights": str(path)})
-        return training.fingerprint(shapes[0], settings=settings, seed=0)
+        return fitting.fingerprint(shapes[0], settings=settings, seed=0)
 
     assert digest("a.pth", b"1") == digest("b.pth", b"1")
     assert digest("a.pth", b"1") != digest("a.pth", b"2")
@@ -56,7 +56,7 @@ def test_the_number_of_processes_is_in_detectron2s_fingerprint_alone(shapes, mon
     def fingerprint(engine, processes):
         monkeypatch.setenv("WORLD_SIZE", str(processes))
         settings = training_settings(TINY | {"engine": engine, "fpn": False, "norm": "batch"})
-        return training.fingerprint(shapes[0], settings=settings, seed=0)
+        return fitting.fingerprint(shapes[0], settings=settings, seed=0)
 
     assert fingerprint("torchvision", 1) == fingerprint("torchvision", 2)
     assert fingerprint("detectron2", 1) != fingerprint("detectron2", 2)
@@ -66,7 +66,7 @@ def test_the_number_of_processes_is_in_detectron2s_fingerprint_alone(shapes, mon
 def test_learning_rate_is_warmed_up_and_lowered_at_the_steps():
     settings = training_settings({"weights": "moco.pth"})
 
-    rates = [training.learning_rate(settings, s) for s in (0, 49, 99, 19_999, 20_000, 22_000)]
+    rates = [fitting.learning_rate(settings, s) for s in (0, 49, 99, 19_999, 20_000, 22_000)]
 
     assert rates == pytest.approx([0.0002, 0.01, 0.02, 0.02, 0.002, 0.0002])
 
@@ -75,7 +75,7 @@ def test_normalisation_is_spared_weight_decay():
     settings = training_settings(TINY | {"optimizer": "sgd", "weight_decay": 0.1})
     network = build_mask_rcnn(settings, 2)
 
-    decayed, spared = training.build_optimizer(network, settings).param_groups
+    decayed, spared = fitting.build_optimizer(network, settings).param_groups
 
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
     norms = [

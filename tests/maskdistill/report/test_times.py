@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.maskdistill import provenance, shards
+from workflow_scripts.maskdistill.files import provenance, shards
 from workflow_scripts.maskdistill.report import times
+from workflow_scripts.maskdistill.repository import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[3]
 WILDCARDS = {
     "{dataset}": "tiny",
     "{split}": "val",

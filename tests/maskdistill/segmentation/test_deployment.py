@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.segmentation import deployment, prediction
+from workflow_scripts.maskdistill.segmentation import deployment, label_map_prediction
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
 
 SIZES = [(40, 56), (33, 47), (18, 91)]
@@ -28,7 +28,7 @@ def picture(size, seed=0):
 
 @pytest.mark.parametrize("size", [*SIZES, (1, 5), (32, 64)])
 def test_it_does_what_the_predictor_does(model, size):
-    predictor = prediction.Predictor(model, 5, torch.device("cpu"), settings={})
+    predictor = label_map_prediction.Predictor(model, 5, torch.device("cpu"), settings={})
     expected = predictor.predict_image(picture(size))
     with torch.inference_mode():
         labels, probability = deployment.Deployed(model)(torch.from_numpy(picture(size))[None])

@@ -11,15 +11,15 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from workflow_scripts.maskdistill import label_maps, shards
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.segmentation import linear_probe, training
+from workflow_scripts.maskdistill.files import label_maps, shards
+from workflow_scripts.maskdistill.segmentation import learning, linear_probe
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
-from workflow_scripts.maskdistill.segmentation.prediction import load_predictor
-from workflow_scripts.maskdistill.training_run import Interrupted, TrainingRun
+from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_predictor
+from workflow_scripts.maskdistill.torch_tools.training_run import Interrupted, TrainingRun
 
 CPU = torch.device("cpu")
-SEGMENTATION = training.Settings(
+SEGMENTATION = learning.Settings(
     depth=10,
     output_stride=8,
     frozen_stages=0,
@@ -38,7 +38,7 @@ COLOURS = np.array([[90, 90, 90], [220, 30, 30], [30, 220, 30]], np.uint8)
 def model_file(tmp_path):
     """An untrained segmentation model of 5 clusters."""
     torch.manual_seed(0)
-    architecture = {k: getattr(SEGMENTATION, k) for k in training.ARCHITECTURE}
+    architecture = {k: getattr(SEGMENTATION, k) for k in learning.ARCHITECTURE}
     model = build_deeplab(5, **architecture)
     model.head[2].weight.data.fill_(100)  # untrained features are tiny
     path = tmp_path / "segmentation.pt"
@@ -124,7 +124,7 @@ def test_the_loss_reaches_that_of_logistic_regression(tmp_path, model_file):
     images = np.stack([np.broadcast_to(COLOURS[n % 3], (32, 32, 3)) for n in range(6)])
     truth = np.array([int(m[0, 0]) for _, _, m in label_maps.read_shard(shard)])
     with torch.inference_mode():
-        logits = model(training.normalize(torch.from_numpy(images)))
+        logits = model(learning.normalize(torch.from_numpy(images)))
     x = features["x"].permute(0, 2, 3, 1).reshape(-1, 16).numpy()
     y = truth.repeat(len(x) // 6)
     ours = F.cross_entropy(logits.permute(0, 2, 3, 1).reshape(-1, 3), torch.from_numpy(y)).item()
@@ -156,7 +156,7 @@ def test_the_paper_s_schedule():
     settings = linear_probe.training_settings(
         linear_probe.Settings(), architecture={"depth": 18}, views=VIEWS, precision="float32"
     )
-    rates = [training.learning_rate(step, 10, settings) for step in (0, 249, 250, 449)]
+    rates = [learning.learning_rate(step, 10, settings) for step in (0, 249, 250, 449)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01])
     assert (settings.epochs, settings.batch_size, settings.weight_decay) == (45, 24, 1e-4)
     assert (settings.optimizer, settings.hardest_fraction) == ("sgd", 1)

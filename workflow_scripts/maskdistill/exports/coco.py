@@ -7,15 +7,17 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from workflow_scripts.maskdistill import coco, datasets, masks, polygons
+from workflow_scripts.maskdistill.data import datasets
+from workflow_scripts.maskdistill.exports import polygons
 from workflow_scripts.maskdistill.exports.content import Content, Picture
+from workflow_scripts.maskdistill.files import coco_json, masks
 
 
 def write(content: Content, folder: Path) -> None:
     """Write predictions.json, pseudo_labels.json and, on request, copies with polygons."""
     predictions = instances(content.pictures(), content.names)
     pseudo_labels = datasets.read_coco(content.pseudo_labels)
-    pseudo_labels["categories"] = coco.categories(content.names)
+    pseudo_labels["categories"] = coco_json.categories(content.names)
     for name, whole in (("predictions", predictions), ("pseudo_labels", pseudo_labels)):
         (folder / f"{name}.json").write_text(json.dumps(whole), encoding="utf-8")
         if content.polygons:
@@ -35,7 +37,7 @@ def instances(pictures: Iterable[Picture], names: Sequence[str]) -> dict:
             {name: getattr(picture, name) for name in ("image_id", "file_name", "height", "width")}
         )
         rows += picture.objects
-    result = coco.dataset(
+    result = coco_json.dataset(
         images,
         rows,
         {(row["image_id"], row["candidate_id"]): row["cluster"] for row in rows},

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from workflow_scripts.maskdistill import label_maps, shards
+from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.progress import progress
 
 

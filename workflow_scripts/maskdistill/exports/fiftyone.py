@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from workflow_scripts.maskdistill import masks
 from workflow_scripts.maskdistill.exports.content import (
     Content,
     Picture,
     copy_image,
     write_label_map,
 )
+from workflow_scripts.maskdistill.files import masks
 
 
 def write(content: Content, folder: Path) -> None:

@@ -11,8 +11,9 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from workflow_scripts.maskdistill import drawing, label_maps, masks
 from workflow_scripts.maskdistill.exports.content import Content, Picture
+from workflow_scripts.maskdistill.files import label_maps, masks
+from workflow_scripts.maskdistill.pictures import drawing
 
 # Bits of a run's length: each run takes the shortest of these that holds it.
 SIZES = (3, 4, 8, 16)

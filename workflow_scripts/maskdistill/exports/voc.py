@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from workflow_scripts.maskdistill import label_maps
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.exports.content import Content, copy_image, write_label_map
+from workflow_scripts.maskdistill.files import label_maps
 
 
 def write(content: Content, folder: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from workflow_scripts.maskdistill import masks, polygons
+from workflow_scripts.maskdistill.exports import polygons
 from workflow_scripts.maskdistill.exports.content import Content, Picture, copy_image
+from workflow_scripts.maskdistill.files import masks
 
 
 def write(content: Content, folder: Path) -> None:

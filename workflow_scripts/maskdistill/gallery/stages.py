@@ -4,14 +4,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from workflow_scripts.maskdistill import drawing, label_maps, masks, metrics
-from workflow_scripts.maskdistill.coco import category_name
-from workflow_scripts.maskdistill.gallery import pictures
-from workflow_scripts.maskdistill.gallery.inputs import Inputs, Record
-from workflow_scripts.maskdistill.ground_truth import GroundTruth
-from workflow_scripts.maskdistill.matching import stored_mapping
-from workflow_scripts.maskdistill.step_colours import StepColours, step_colours
-from workflow_scripts.maskdistill.step_titles import step_title
+from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.evaluation import confusion_matrix
+from workflow_scripts.maskdistill.evaluation.matching import stored_mapping
+from workflow_scripts.maskdistill.evaluation.step_titles import step_title
+from workflow_scripts.maskdistill.files import label_maps, masks
+from workflow_scripts.maskdistill.files.coco_json import category_name
+from workflow_scripts.maskdistill.gallery import thumbnail_pictures
+from workflow_scripts.maskdistill.gallery.stage_files import Inputs, Record
+from workflow_scripts.maskdistill.pictures import drawing
+from workflow_scripts.maskdistill.pictures.step_colours import StepColours, step_colours
 
 MASKS, CANDIDATES, GROUND_TRUTH = "masks", "candidates", "ground_truth"
 TITLES = {MASKS: "Initial masks", CANDIDATES: "Candidates", GROUND_TRUTH: "Ground truth"}
@@ -98,9 +100,11 @@ class Stages:
         for stage, labels in layers.items():
             mapping = self._mappings.get("initial_masks" if stage == MASKS else stage)
             if mapping is not None:
-                counted = metrics.ConfusionMatrix(len(self._truth.class_names), self._clusters)
+                counted = confusion_matrix.ConfusionMatrix(
+                    len(self._truth.class_names), self._clusters
+                )
                 counted.add(labels, layers[GROUND_TRUTH])
-                miou = metrics.scores(counted.counts, mapping).miou
+                miou = confusion_matrix.scores(counted.counts, mapping).miou
                 if np.isfinite(miou):
                     result[stage] = round(miou, 4)
         return result
@@ -116,7 +120,7 @@ class Stages:
         result = []
         for label in range(1, len(step.colours)):
             name = step.classes[label]
-            colour = drawing.css_colour(pictures.visible(step.colours[label]))
+            colour = drawing.css_colour(thumbnail_pictures.visible(step.colours[label]))
             if stage == GROUND_TRUTH:
                 result.append({"id": label, "name": name, "colour": colour})
             else:

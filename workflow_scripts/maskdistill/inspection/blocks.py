@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from workflow_scripts.maskdistill import terminal
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.json_files import leaves
+from workflow_scripts.maskdistill.files.json_io import leaves
+from workflow_scripts.maskdistill.inspection import terminal
 
 CLUSTERS_SHOWN = 24
 

@@ -18,10 +18,10 @@ from detectron2.data import transforms as augmentation
 from detectron2.data.datasets import register_coco_instances
 from torch.utils.data import Dataset
 
-from workflow_scripts.maskdistill import images
+from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.mask_rcnn.options import TrainingSettings
 from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import Example
-from workflow_scripts.maskdistill.mask_rcnn.settings import TrainingSettings
-from workflow_scripts.maskdistill.sampling import Sample
+from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 
 
 @contextlib.contextmanager

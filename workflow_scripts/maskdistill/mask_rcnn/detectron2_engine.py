@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from workflow_scripts.maskdistill import distributed
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime
+from workflow_scripts.maskdistill.mask_rcnn.fitting import fit_network
+from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings, TrainingSettings
 from workflow_scripts.maskdistill.mask_rcnn.predictor import NetworkPredictor, load_network
 from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import PseudoLabels
-from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, TrainingSettings
-from workflow_scripts.maskdistill.mask_rcnn.training import fit_network
+from workflow_scripts.maskdistill.torch_tools import distributed
 
 try:
     from torch.utils.tensorboard import SummaryWriter

@@ -29,15 +29,11 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from workflow_scripts.maskdistill import distributed
-from workflow_scripts.maskdistill.mask_rcnn.network import (
-    ASPECT_RATIOS,
-    C4_STRIDE,
-    NORM_LAYERS,
-)
-from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, TrainingSettings
-from workflow_scripts.maskdistill.resnet import MEAN, STD, build_resnet
-from workflow_scripts.maskdistill.weights import detectron2_names, load_strictly
+from workflow_scripts.maskdistill.mask_rcnn.network import ASPECT_RATIOS, C4_STRIDE, NORM_LAYERS
+from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings, TrainingSettings
+from workflow_scripts.maskdistill.torch_tools import distributed
+from workflow_scripts.maskdistill.torch_tools.resnet import MEAN, STD, build_resnet
+from workflow_scripts.maskdistill.torch_tools.weights import detectron2_names, load_strictly
 
 # Detectron2's names of the losses → those of torchvision, in every engine's history.
 _LOSSES = {

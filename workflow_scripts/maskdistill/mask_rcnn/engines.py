@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, TrainingSettings
-from workflow_scripts.maskdistill.masks import EncodedMask
-from workflow_scripts.maskdistill.weights import read_checkpoint
+from workflow_scripts.maskdistill.files.checkpoints import read_checkpoint
+from workflow_scripts.maskdistill.files.masks import EncodedMask
+from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings, TrainingSettings
 
 # name → module that fulfils `Engine`
 _MODULES = {

@@ -20,9 +20,9 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
-from workflow_scripts.maskdistill import distributed, sampling
-from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, TrainingSettings
-from workflow_scripts.maskdistill.resnet import MEAN, STD, build_resnet, output_channels
+from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings, TrainingSettings
+from workflow_scripts.maskdistill.torch_tools import distributed, sampling
+from workflow_scripts.maskdistill.torch_tools.resnet import MEAN, STD, build_resnet, output_channels
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 # Padded sides are multiples of the coarsest stride that is computed from the image.

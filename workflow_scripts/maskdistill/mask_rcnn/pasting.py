@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from workflow_scripts.maskdistill import masks
+from workflow_scripts.maskdistill.files import masks
 
 
 def paste(

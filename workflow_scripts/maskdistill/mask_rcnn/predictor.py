@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from workflow_scripts.maskdistill import images
-from workflow_scripts.maskdistill.device import autocast
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.files.checkpoints import first_line
 from workflow_scripts.maskdistill.mask_rcnn.engines import Candidate
+from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings, training_settings
 from workflow_scripts.maskdistill.mask_rcnn.pasting import paste
-from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, training_settings
-from workflow_scripts.maskdistill.weights import first_line
+from workflow_scripts.maskdistill.torch_tools.device import autocast
 
 Resize = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from workflow_scripts.maskdistill import images, masks
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.json_files import read_entries
-from workflow_scripts.maskdistill.sampling import Sample
+from workflow_scripts.maskdistill.files import images, masks
+from workflow_scripts.maskdistill.files.json_io import read_entries
+from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 
 # Columns are a quarter of what dictionaries are, and processes that load data share them.
 _IMAGES = pa.schema(

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime
+from workflow_scripts.maskdistill.mask_rcnn.fitting import fit_network
 from workflow_scripts.maskdistill.mask_rcnn.network import build_mask_rcnn
+from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings, TrainingSettings
 from workflow_scripts.maskdistill.mask_rcnn.predictor import NetworkPredictor, load_network
 from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import PseudoLabels
-from workflow_scripts.maskdistill.mask_rcnn.settings import PredictionSettings, TrainingSettings
-from workflow_scripts.maskdistill.mask_rcnn.training import fit_network
 
 
 def fit(

@@ -4,12 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from workflow_scripts.maskdistill import comparison, drawing, label_maps
-from workflow_scripts.maskdistill.matching import stored_mapping
-from workflow_scripts.maskdistill.metrics import UNMATCHED
-from workflow_scripts.maskdistill.report import charts
-from workflow_scripts.maskdistill.report.inputs import Inputs
-from workflow_scripts.maskdistill.step_titles import step_title
+from workflow_scripts.maskdistill.evaluation.confusion_matrix import UNMATCHED
+from workflow_scripts.maskdistill.evaluation.matching import stored_mapping
+from workflow_scripts.maskdistill.evaluation.step_titles import step_title
+from workflow_scripts.maskdistill.files import label_maps
+from workflow_scripts.maskdistill.paper import comparison
+from workflow_scripts.maskdistill.pictures import drawing
+from workflow_scripts.maskdistill.report import curves
+from workflow_scripts.maskdistill.report.sources import Inputs
 
 
 def of_run(inputs: Inputs) -> dict:
@@ -27,7 +29,7 @@ def of_run(inputs: Inputs) -> dict:
             "cell": comparison.step_miou(summary, step, paper, dataset),
             "by_seed": [run["steps"][step]["miou"] for run in inputs.metrics.values()],
             "classes": [None if m == UNMATCHED else names[m] for m in mapping],
-            "heat_map": charts.confusion(first, step, mapping),
+            "heat_map": curves.confusion(first, step, mapping),
         }
     return {
         "steps": list(steps.values()),
@@ -56,7 +58,7 @@ def of_run(inputs: Inputs) -> dict:
             {**step, "title": step_title(name)}
             for name, step in summary.get("instances", {"steps": {}})["steps"].items()
         ],
-        "calibration": charts.calibration(summary),
+        "calibration": curves.calibration(summary),
         "obstacles": comparison.obstacles(inputs.settings, summary),
         "seeds": list(inputs.metrics),
         # After merging, as config/names has it for each seed.

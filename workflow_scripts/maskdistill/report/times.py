@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 
-from workflow_scripts.maskdistill import shards
-from workflow_scripts.maskdistill.datasets import SPLITS
+from workflow_scripts.maskdistill.data.datasets import SPLITS
+from workflow_scripts.maskdistill.files import shards
 
 # Rules that write the same files: the provenance of a file says which of them has made it, and its
 # benchmark is of the same job.

@@ -9,8 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from workflow_scripts.maskdistill import sampling
-from workflow_scripts.maskdistill.resnet import build_resnet, keep_frozen, output_channels
+from workflow_scripts.maskdistill.torch_tools import sampling
+from workflow_scripts.maskdistill.torch_tools.resnet import (
+    build_resnet,
+    keep_frozen,
+    output_channels,
+)
 
 # Settings that a model file must keep for the model to be built again.
 ARCHITECTURE = (

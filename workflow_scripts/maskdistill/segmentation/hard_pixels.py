@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from workflow_scripts.maskdistill import distributed
+from workflow_scripts.maskdistill.torch_tools import distributed
 
 IGNORE_INDEX = -1  # in tensors of labels; in PNG files see `label_maps`
 

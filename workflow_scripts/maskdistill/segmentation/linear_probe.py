@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from workflow_scripts.maskdistill import provenance
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.segmentation import training
+from workflow_scripts.maskdistill.files import provenance
+from workflow_scripts.maskdistill.segmentation import learning
 from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, DeepLab
-from workflow_scripts.maskdistill.segmentation.prediction import load_predictor
+from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_predictor
 
-GROUND_TRUTH = training.LabelSource(
+GROUND_TRUTH = learning.LabelSource(
     section="evaluation.linear_probe",
     classes="classes",
     beyond="name all of them in dataset.classes, or correct the label",
@@ -58,7 +58,7 @@ def read_settings(values: Mapping) -> Settings:
 
 def training_settings(
     settings: Settings, *, architecture: Mapping, views: Mapping, precision: str
-) -> training.Settings:
+) -> learning.Settings:
     """The settings of a training of the linear classifier, whose loss is that of all pixels.
 
     Args:
@@ -68,7 +68,7 @@ def training_settings(
         precision: of the network's products.
     """
     features_of_prediction = {"dropout": 0.0, "precision": precision}
-    return training.Settings(
+    return learning.Settings(
         **{**architecture, **features_of_prediction},
         **views,
         **dataclasses.asdict(settings),
@@ -129,7 +129,7 @@ def train(
     """
     predictor = load_predictor(segmentation_model, torch.device("cpu"), precision=precision)
     architecture = {name: predictor.settings[name] for name in ARCHITECTURE}
-    training.train_model(
+    learning.train_model(
         lambda: with_linear_classifier(predictor.model, classes),
         label_maps,
         root,

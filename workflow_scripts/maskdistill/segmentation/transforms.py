@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from workflow_scripts.maskdistill.resnet import MEAN, STD
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
+from workflow_scripts.maskdistill.torch_tools.resnet import MEAN, STD
 
 _MEAN_COLOR = tuple(round(255 * value) for value in MEAN)
 

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
+from workflow_scripts.maskdistill.files import images
+
+SIZES = {5: (24, 32), 3: (40, 30), 9: (24, 32), 1: (100, 50)}
+
+
+@pytest.fixture
+def rows_of(tmp_path, tiny_backbone, write_image):
+    listed = []
+    for image_id, (height, width) in SIZES.items():
+        write_image(tmp_path / f"{image_id}.png", height, width, seed=image_id)
+        row = {"image_id": image_id, "file_name": f"{image_id}.png"}
+        listed.append(row | {"height": height, "width": width})
+    backbone = load_backbone(tiny_backbone, "cpu")
+
+    def call(**changes):
+        options = {"batch_size": 2, "workers": 2}
+        settings = tiny_backbone | changes
+        rows = feature_rows(backbone, settings, listed, tmp_path, **options)
+        return backbone, {row["image_id"]: row for row in rows}
+
+    return call
+
+
+@pytest.mark.parametrize("image_id", SIZES)
+def test_rows_are_those_of_the_image_alone(rows_of, tmp_path, image_id):
+    backbone, rows = rows_of()
+    assert set(rows) == set(SIZES)
+    image = images.read_image(tmp_path / f"{image_id}.png")
+    image = images.resize(image, images.resized_size(*SIZES[image_id], shorter_side=32))
+    affinity, keys = backbone.last_block_features(backbone.prepare([image]))
+    row = rows[image_id]
+    assert (row["resized_height"], row["resized_width"]) == image.shape[:2]
+    assert row["grid_height"] * row["grid_width"] == keys.shape[1]
+    np.testing.assert_allclose(row["keys"], keys.numpy().ravel(), rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(row["cls_affinity"], affinity.numpy().ravel(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_longer_side_is_bounded(rows_of):
+    _, rows = rows_of(longer_side=48)
+    assert (rows[1]["resized_height"], rows[1]["resized_width"]) == (48, 24)
+
+
+def test_an_unreadable_image_keeps_a_row(rows_of, tmp_path):
+    (tmp_path / "9.png").write_bytes(b"")
+    _, rows = rows_of()
+    assert set(rows) == set(SIZES)
+    assert rows[9] == {"image_id": 9, "status": "empty file (0 bytes)"}
+    assert rows[5]["status"] == "ok"

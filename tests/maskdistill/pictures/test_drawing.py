@@ -1,0 +1,196 @@
+import base64
+import io
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workflow_scripts.maskdistill.pictures import drawing
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_thumbnails_of_image_and_labels_have_one_size():
+    for height, width in [(100, 37), (37, 100), (20, 30), (500, 1)]:
+        image = drawing.thumbnail(noise(height, width), 50)
+        labels = drawing.thumbnail_labels(np.ones((height, width), np.uint16), 50)
+        assert image.shape[:2] == labels.shape
+        assert max(labels.shape) == min(50, max(height, width))
+        assert labels.dtype == np.uint16
+
+
+def test_contours_lie_on_both_sides_of_a_border():
+    labels = np.zeros((5, 6), np.uint8)
+    labels[1:4, 2:5] = 7
+    expected = np.zeros((5, 6), bool)
+    for y, x in np.ndindex(5, 6):
+        around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
+        inside = [labels[p] for p in around if 0 <= p[0] < 5 and 0 <= p[1] < 6]
+        expected[y, x] = any(value != labels[y, x] for value in inside)
+    np.testing.assert_array_equal(drawing.contours(labels), expected)
+
+
+def test_overlay_paints_regions_in_their_colour_and_nothing_else():
+    image = np.full((20, 20, 3), 100, np.uint8)
+    labels = np.zeros((20, 20), np.uint8)
+    labels[5:15, 5:15] = 2
+    colours = np.array([[0, 0, 0], [0, 255, 0], [200, 0, 0]], np.uint8)
+    result = drawing.overlay(image, labels, colours, alpha=0.5)
+    assert result.dtype == np.uint8
+    assert (result[labels == 0] == 100).all()
+    assert result[10, 10].tolist() == [150, 50, 50]
+    assert result[5, 10].min() > 150  # the contour
+    assert (image == 100).all()  # the argument is left alone
+
+
+def test_masked_crop_keeps_the_object_and_fades_the_rest():
+    image = np.full((60, 80, 3), 250, np.uint8)
+    mask = np.zeros((60, 80), bool)
+    mask[20:40, 0:10] = True  # at the image's border, so that the square reaches beyond it
+    crop = drawing.masked_crop(image, mask, 48, margin=0.0)
+    assert crop.shape == (48, 48, 3)
+    assert crop[24, 24].tolist() == [250] * 3
+    assert crop[24, 2].tolist() == [drawing.FADED_TO] * 3  # beyond the image
+    assert abs(int(crop[24, 44, 0]) - (0.18 * 250 + 0.82 * drawing.FADED_TO)) < 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 3)])
+@pytest.mark.parametrize("filled", [True, False])
+def test_masked_crop_takes_any_mask(size, filled):
+    crop = drawing.masked_crop(noise(*size), np.full(size, filled), 32)
+    assert crop.shape == (32, 32, 3)
+
+
+def test_data_uri_is_a_jpeg_of_the_image():
+    image = np.full((30, 40, 3), (10, 120, 230), np.uint8)
+    uri = drawing.data_uri(image)
+    prefix = "data:image/jpeg;base64,"
+    assert uri.startswith(prefix)
+    with Image.open(io.BytesIO(base64.b64decode(uri.removeprefix(prefix)))) as decoded:
+        assert decoded.format == "JPEG"
+        np.testing.assert_allclose(np.asarray(decoded), image, atol=4)
+
+
+def test_css_colour():
+    assert drawing.css_colour(np.array([128, 0, 255], np.uint8)) == "#8000ff"
+
+
+@pytest.mark.parametrize("span", [(0, 1), (0, 23980), (-3, 0.02), (0, 1e-5), (2, 2.5)])
+def test_ticks_are_few_evenly_spaced_and_within_the_span(span):
+    ticks = drawing.nice_ticks(*span)
+    assert 2 <= len(ticks) <= 7
+    assert span[0] - 1e-9 <= ticks[0] <= ticks[-1] <= span[1] + 1e-9
+    gaps = np.diff(ticks)
+    np.testing.assert_allclose(gaps, gaps[0], rtol=1e-6)
+
+
+def test_ticks_of_an_empty_span():
+    assert drawing.nice_ticks(3, 3) == [3]
+
+
+def points(svg, index):
+    line = ElementTree.fromstring(svg).findall("polyline")[index]
+    return np.array([p.split(",") for p in line.get("points").split()], dtype=float)
+
+
+def test_line_chart_scales_its_points_to_the_axes():
+    series = {"loss": drawing.Series([0, 50, 100], [2.0, 1.0, 0.0])}
+    found = points(drawing.line_chart(series, x_label="step", y_label="loss"), 0)
+    np.testing.assert_allclose(np.diff(found[:, 0]), np.diff(found[:, 0])[0])
+    assert found[0, 1] < found[1, 1] < found[2, 1]  # y grows downwards
+
+
+@pytest.mark.parametrize("series", [drawing.Series([5], [0.0]), drawing.Series([1, 2], [-1, -1])])
+def test_line_chart_of_degenerate_series(series):
+    found = points(drawing.line_chart({"loss": series}, x_label="s", y_label="l"), 0)
+    assert np.isfinite(found).all()
+
+
+def test_a_chart_labels_the_values_that_were_tried():
+    tried = [0.02, 0.05, 0.1]
+    series = {"ap": drawing.Series(tried, [1.0, 2.0, 3.0])}
+    chart = drawing.line_chart(series, x_label="k", y_label="AP", x_ticks=tried)
+    labels = {
+        text.text: float(text.get("x"))
+        for text in ElementTree.fromstring(chart).iter("text")
+        if text.get("text-anchor") == "middle" and text.get("class") == "tick"
+    }
+    assert list(labels) == ["0.02", "0.05", "0.1"]
+    np.testing.assert_allclose(list(labels.values()), points(chart, 0)[:, 0], atol=0.11)
+
+
+def test_a_single_point_stands_in_the_middle():
+    def x(values):
+        series = {"ap": drawing.Series(values, [1.0] * len(values))}
+        return points(drawing.line_chart(series, x_label="k", y_label="AP"), 0)[:, 0]
+
+    first, last = x([0, 1])
+    assert x([6])[0] == pytest.approx((first + last) / 2, abs=0.11)
+
+
+def test_whiskers_reach_one_standard_deviation_to_either_side():
+    series = {"ap": drawing.Series([1, 3], [2.0, 4.0], [1.0, 0.0])}
+    chart = drawing.line_chart(series, x_label="k", y_label="AP")
+    line, first, second = (points(chart, i) for i in range(3))
+    assert first[0, 0] == first[1, 0] == line[0, 0]
+    # As far down and up as the line rises from 2 to 3: a unit of the axis.
+    unit = (line[0, 1] - line[1, 1]) / 2
+    np.testing.assert_allclose(first[:, 1] - line[0, 1], [unit, -unit], atol=0.11)
+    assert second[0, 1] == second[1, 1]
+    assert len(ElementTree.fromstring(chart).findall("circle")) == 2
+
+
+def test_stacked_charts_are_one_document():
+    chart = drawing.line_chart({"a<b": drawing.Series([0, 1], [0, 1])}, x_label="x", y_label="y")
+    text = drawing.stacked([("One & two", ["a<b"], chart), ("Three", ["a<b"], chart)])
+    root = ElementTree.fromstring(text.encode())
+    texts = [node.text for node in root.iter() if node.tag.endswith("text")]
+    assert texts.count("a<b") == 2
+    assert "One & two" in texts
+    single = ElementTree.fromstring(drawing.stacked([("", [], chart)]).encode())
+    assert int(root.get("height")) == 2 * int(single.get("height"))
+
+
+def test_every_line_of_a_title_has_its_place():
+    chart = drawing.line_chart({"a": drawing.Series([0, 1], [0, 1])}, x_label="x", y_label="y")
+    root = ElementTree.fromstring(drawing.stacked([("One\ntwo", ["a"], chart)]).encode())
+    titles = {n.text: int(n.get("y")) for n in root.iter() if n.get("class") == "title"}
+    (legend,) = [n for n in root.iter() if n.text == "a"]
+    assert titles["One"] + 14 < titles["two"] < int(legend.get("y")) - 14
+
+
+def test_heat_map_shows_shares_and_escapes_names():
+    svg = drawing.heat_map(np.array([[1.0, 0.001], [0.25, 0.75]]), ["<b>", "cat"], ["x", "y&z"])
+    root = ElementTree.fromstring(svg)
+    cells = [r for r in root.iter("rect") if r.get("class") == "cell"]
+    assert [float(c.get("fill-opacity")) for c in cells] == [1.0, 0.25, 0.75]
+    assert cells[0].find("title").text == "<b> → x: 100.0%"
+    assert {"<b>", "cat", "y&z", "75"} <= {text.text for text in root.iter("text")}
+
+
+def test_a_transparent_layer_shows_regions_and_contours():
+    labels = np.zeros((20, 24), np.uint16)
+    labels[4:16, 4:10] = 2
+    labels[4:16, 10:20] = 700
+    colours = np.zeros((701, 3), np.uint8)
+    colours[2], colours[700] = (200, 0, 0), (0, 0, 0)
+    with Image.open(io.BytesIO(drawing.transparent_png(labels, colours, alpha=0.5))) as image:
+        assert image.mode == "P"
+        pixels = np.asarray(image.convert("RGBA"))
+    np.testing.assert_array_equal(pixels[..., 3] > 0, labels > 0)
+    np.testing.assert_array_equal(pixels[8, 7], (200, 0, 0, 128))
+    np.testing.assert_array_equal(pixels[8, 15], (0, 0, 0, 128))  # black is a colour like others
+    np.testing.assert_array_equal(pixels[4, 6], (238, 178, 178, 255))
+    assert pixels[8, 9, 3] == pixels[8, 10, 3] == 255  # the border between two regions
+
+
+def test_a_transparent_layer_of_many_labels_has_room_in_its_palette():
+    labels = np.arange(1, 401).reshape(20, 20)
+    colours = np.array([[i % 250, 7, 9] for i in range(401)], np.uint8)
+    with Image.open(io.BytesIO(drawing.transparent_png(labels, colours))) as image:
+        pixels = np.asarray(image.convert("RGBA"))
+    np.testing.assert_array_equal(pixels[..., :3], colours[labels])
+    assert (pixels[..., 3] == 153).all()

@@ -1,0 +1,99 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.torch_tools.device import (
+    autocast,
+    begin_copy,
+    choose_device,
+    gradient_scaler,
+)
+from workflow_scripts.maskdistill.torch_tools.precision import PRECISIONS
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A function that says how many GPUs there are."""
+
+    def show(count):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return show
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "message"),
+    [
+        ("gpu", 1, "device gpu: there is no such device; set runtime.device to auto, cpu,"),
+        ("cuda:x", 1, "no such device"),
+        ("", 1, "no such device"),
+        ("cuda", 0, "device cuda: this machine shows no CUDA GPU; use runtime.device: auto"),
+        ("cuda:0", 0, "shows no CUDA GPU"),
+        ("cuda:9", 2, "device cuda:9: this machine shows 2 CUDA GPUs, counted from 0; use runtime"),
+        ("cuda:2", 2, "shows 2 CUDA GPUs"),
+    ],
+)
+def test_devices_that_there_are_not_are_one_line(gpus, name, count, message):
+    gpus(count)
+    with pytest.raises(InputError, match=message) as error:
+        choose_device(name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "device"),
+    [
+        ("auto", 0, "cpu"),
+        ("auto", 1, "cuda"),
+        ("cpu", 1, "cpu"),
+        ("cuda", 1, "cuda"),
+        ("cuda:1", 2, "cuda:1"),
+    ],
+)
+def test_devices_that_there_are(gpus, name, count, device):
+    gpus(count)
+    assert choose_device(name) == torch.device(device)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_products_and_gradients_follow_the_precision(precision):
+    cpu, ones = torch.device("cpu"), torch.ones(2, 2)
+    with autocast(cpu, precision):
+        assert (ones @ ones).dtype is getattr(torch, precision)
+    assert gradient_scaler(cpu, precision).is_enabled() == (precision == "float16")
+
+
+def test_float32_is_never_rounded_to_tf32():
+    backends = torch.backends
+    kinds = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
+    assert {kind.fp32_precision for kind in kinds} == {"ieee"}
+    assert not backends.cuda.matmul.allow_tf32
+    assert not backends.cudnn.allow_tf32
+    with backends.cudnn.flags(enabled=True):
+        pass  # PyTorch would refuse this if the two disagreed
+    assert backends.cudnn.conv.fp32_precision == "ieee"
+
+
+def test_a_copy_is_awaited_on_the_stream_of_its_device(monkeypatch):
+    calls = []
+
+    class Event:
+        def record(self, stream):
+            calls.append(("record", stream))
+
+        def synchronize(self):
+            calls.append("synchronize")
+
+    module = SimpleNamespace(Event=Event, current_stream=lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    tensors = (torch.arange(6.0), torch.arange(4.0).half())
+    wait = begin_copy(tensors)
+    assert calls == [("record", "stream of cpu")]
+    arrays = wait()
+    assert calls[1:] == ["synchronize"]
+    for array, tensor in zip(arrays, tensors, strict=True):
+        assert array.dtype == {torch.float32: "f4", torch.float16: "f2"}[tensor.dtype]
+        assert array.tolist() == tensor.tolist()

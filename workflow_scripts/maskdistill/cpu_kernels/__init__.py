@@ -1,0 +1,1 @@
+"""Faster layers on the CPU by oneDNN, behind one interface."""

@@ -1,0 +1,108 @@
+"""Attention of many tokens on the CPU: products by oneDNN, a head a thread."""
+
+import functools
+import itertools
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+import torch.nn.functional as F
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from workflow_scripts.maskdistill.cpu_kernels import onednn
+
+# With fewer tokens, packing takes longer than the faster products save.
+MANY_TOKENS = 1024
+# Up to so large scores, powers of two stay far from the limits of float32 (2**127, 2**-126), also
+# when those of many tokens are added up.
+SMALL = 100
+# Scores that a thread computes at once; they stay in the processor's caches.
+SCORES = 2**19
+
+
+class PackedAttention(TorchFunctionMode):
+    """In this context `scaled_dot_product_attention` is ours, wherever a model calls it.
+
+    Other devices, precisions, masks and few tokens are left to PyTorch.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """See `TorchFunctionMode`."""
+        kwargs = kwargs or {}
+        if function is F.scaled_dot_product_attention and _is_plain(*args, **kwargs):
+            return attention(*args[:3])
+        return function(*args, **kwargs)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(q · kᵀ / √d) · v.
+
+    Args:
+        query: B x heads x N x d, float32 on the CPU.
+        key: B x heads x M x d.
+        value: B x heads x M x d.
+
+    Returns:
+        B x heads x N x d, contiguous as B x N x heads x d.
+    """
+    images, heads, tokens, size = query.shape
+    result = value.new_empty(images, tokens, heads, value.shape[-1])
+    rows = max(1, SCORES // key.shape[2])
+    # Powers of two take a fifth of the time of those of e.
+    scale = math.log2(math.e) / math.sqrt(size)
+
+    @torch.inference_mode()
+    def compute(place: tuple[int, int]) -> None:
+        queries = query[place] * scale
+        keys, values = onednn.pack(key[place]), onednn.pack(value[place].T)
+        largest = queries.norm(dim=-1).max() * key[place].norm(dim=-1).max()
+        image, head = place
+        for start in range(0, tokens, rows):
+            some = slice(start, start + rows)
+            weights = onednn.product(queries[some], keys)
+            if largest > SMALL:
+                weights -= weights.amax(dim=-1, keepdim=True)
+            weights.exp2_()
+            sums = weights.sum(dim=-1, keepdim=True)
+            torch.div(onednn.product(weights, values), sums, out=result[image, some, head])
+
+    places = itertools.product(range(images), range(heads))
+    list(_threads(torch.get_num_threads()).map(compute, places))
+    return result.transpose(1, 2)
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads whose operations use no further threads.
+
+    Between operations of a loop over so small parts, threads of OpenMP would wait for Python.
+    """
+    return ThreadPoolExecutor(count, "attention", initializer=_use_one_thread)
+
+
+def _use_one_thread() -> None:
+    torch.get_num_threads()  # on its first call, PyTorch sets this thread's number itself
+    threadpool_limits(1, user_api="openmp")
+
+
+def _is_plain(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> bool:
+    return (
+        attn_mask is None
+        and not (dropout_p or is_causal or enable_gqa)
+        and scale is None
+        and query.dim() == 4
+        and key.shape[2] >= MANY_TOKENS
+        and not any(t.requires_grad for t in (query, key, value))
+        and onednn.applies_to(query, key, value)
+    )

@@ -1,0 +1,320 @@
+"""What images a dataset has: adapters for a plain folder, PASCAL VOC and COCO.
+
+An image is named by its POSIX path relative to the dataset's root. Its id is the dataset's own
+where there is one (COCO), else a hash of that path, so that it never changes because another image
+came or went; its shard is another hash of the path, for the same reason.
+"""
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.repository import REPOSITORY
+
+# What may stand in `dataset.splits`: what is learned from, evaluated, and evaluated by AP of masks.
+SPLITS = ("train", "val", "instances")
+
+# How data came here that are watched through a rule's output, and not by a digest of their own.
+WATCHED_ORIGINS = ("generated", "downloaded")
+
+# Folders of PASCAL VOC's label maps; of two of classes, the first one that has a map counts.
+VOC_CLASSES = ("SegmentationClass", "SegmentationClassAug")  # the latter goes with train_aug
+VOC_OBJECTS = "SegmentationObject"
+
+
+class ListedImage(NamedTuple):
+    """One image of a dataset, not opened yet."""
+
+    image_id: int
+    file_name: str  # POSIX, relative to the dataset's root
+
+
+def list_images(dataset: Mapping, root: Path, split: str) -> list[ListedImage]:
+    """All images of a split, ordered by file name.
+
+    Args:
+        dataset: the dataset's description in the config: adapter and, by split, its paths.
+        root: folder that the paths are relative to.
+        split: a key of the dataset's `splits`.
+
+    Raises:
+        InputError: a folder or list is missing, names are listed twice, or nothing is found.
+    """
+    adapter = _ADAPTERS[dataset["adapter"]]
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; set `root` in the dataset's config")
+    listed = sorted(adapter(dataset["splits"][split], root), key=lambda image: image.file_name)
+    if not listed:
+        raise InputError(f"{root}: no images for the split '{split}'")
+    for what, values in (
+        ("file name", [image.file_name for image in listed]),
+        ("image id", [image.image_id for image in listed]),
+    ):
+        if len(set(values)) < len(values):
+            seen: set = set()
+            twice = next(value for value in values if value in seen or seen.add(value))
+            raise InputError(f"{root}: {what} {twice!r} stands twice in the split '{split}'")
+    return listed
+
+
+def described(dataset: Mapping, split: str | None, applied: Mapping[str, str]) -> Mapping:
+    """How the images of a split are found: adapter, splits and root.
+
+    Args:
+        dataset: the dataset's description in the config.
+        split: a key of its `splits`, or one of `applied`.
+        applied: splits of new images → their folders.
+    """
+    if split in applied:
+        return {"adapter": "folder", "splits": {split: "."}, "root": applied[split]}
+    return dataset
+
+
+def shard_of(file_name: str, shards: int) -> int:
+    """The shard of an image, 0..shards - 1, by a stable hash of its relative path."""
+    return _hash(f"shard:{file_name}") % shards
+
+
+def images_of_shard(listed: Iterable[ListedImage], shard: int, shards: int) -> list[ListedImage]:
+    """The images that belong to one shard."""
+    return [image for image in listed if shard_of(image.file_name, shards) == shard]
+
+
+def listing_digest(listed: Iterable[ListedImage], root: Path) -> str:
+    """A digest of names, ids and sizes in bytes: it changes when an image is added or replaced.
+
+    Times do not enter, so that a copy of a dataset is the same dataset.
+    """
+    digest = hashlib.sha256()
+    for image in listed:
+        try:
+            size = os.stat(root / image.file_name).st_size
+        except OSError:
+            size = -1
+        digest.update(f"{image.image_id}\0{image.file_name}\0{size}\n".encode())
+    return digest.hexdigest()
+
+
+def labels_digest(
+    dataset: Mapping, root: Path, split: str, listed: Iterable[ListedImage], *, objects: bool
+) -> str:
+    """A digest of the labels of a split, as `listing_digest`; of COCO's file the whole content.
+
+    Args:
+        dataset: the dataset's description in the config.
+        root: folder that its paths are relative to.
+        split: a key of the dataset's `splits`.
+        listed: its images.
+        objects: whether objects are read, or the map of classes alone.
+    """
+    if dataset["adapter"] == "coco":
+        with open(root / dataset["splits"][split]["annotations"], "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    folders = [*VOC_CLASSES, VOC_OBJECTS] if objects else VOC_CLASSES
+    files = sorted(image.file_name for image in listed)
+    names = (voc_label_map(folder, file_name) for file_name in files for folder in folders)
+    return listing_digest((ListedImage(0, name) for name in names), root)
+
+
+def voc_label_map(folder: str, file_name: str) -> str:
+    """The label map of an image of PASCAL VOC, relative to the dataset's root."""
+    return f"{folder}/{PurePosixPath(file_name).stem}.png"
+
+
+def check_rejected(rows: Collection[Mapping], max_rejected: tuple[float, float], what: str) -> None:
+    """Stop when too many images cannot be read.
+
+    Args:
+        rows: of all manifests of a split, or of one shard, with file_name and status.
+        max_rejected: tolerated share of the images, 0..1, and number that is tolerated whatever
+            the share, for small datasets.
+        what: names the images, for the message.
+
+    Raises:
+        InputError: names the first of them with their reasons.
+    """
+    rejected = [row for row in rows if row["status"] != "ok"]
+    share, count = max_rejected
+    if len(rejected) > max(share * len(rows), count):
+        examples = "; ".join(f"{row['file_name']}: {row['status']}" for row in rejected[:5])
+        raise InputError(
+            f"{what}: {len(rejected)} of {len(rows)} images cannot be used ({examples}; …); "
+            "mend them, or raise images.max_rejected or images.max_rejected_count"
+        )
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def _image_id(file_name: str) -> int:
+    """52 bits: exact in a float64 and in JavaScript."""
+    return _hash(f"image:{file_name}") >> 12
+
+
+def _list_folder(split: str, root: Path) -> Iterable[ListedImage]:
+    """A tree of images, at any depth; `split` is a sub-folder or "." for all of it."""
+    folder = root / split
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; check `splits` in the dataset's config")
+    for directory, files in _walk(folder):
+        for name in files:
+            if not name.startswith(".") and name.lower().endswith(images.SUFFIXES):
+                path = Path(directory, name).relative_to(root).as_posix()
+                if path.encode(errors="replace").decode() != path:
+                    raise InputError(f"{root}: the file name {path!r} is not UTF-8; rename it")
+                yield ListedImage(_image_id(path), path)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Folders and the names of their files, at any depth, less hidden folders.
+
+    Links are followed, but never into a folder that the way leads through already.
+    """
+    above = {str(folder): frozenset([_identity(folder)])}  # of folders still to come
+    for directory, folders, files in os.walk(folder, followlinks=True):
+        path = above.pop(directory)
+        kept = []
+        for name in sorted(name for name in folders if not name.startswith(".")):
+            found = os.path.join(directory, name)
+            if (identity := _identity(found)) not in path:
+                above[found] = path | {identity}
+                kept.append(name)
+        folders[:] = kept
+        yield directory, files
+
+
+def _identity(folder: str | os.PathLike) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
+    """PASCAL VOC; `split` names a list in ImageSets/Segmentation, or a file relative to root."""
+    path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    if not path.is_file():
+        path = root / split
+    if not path.is_file():
+        raise InputError(f"{root}: no list ImageSets/Segmentation/{split}.txt, nor a file {split}")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            name = _voc_name(line.strip())
+            if len(line.split()) > 1 and not (root / name).is_file():
+                # Lists of other tools carry "path/of/image.jpg path/of/label.png", VOC's of one
+                # class "image 1".
+                name = _voc_name(line.split()[0])
+            yield ListedImage(_image_id(name), name)
+
+
+def _voc_name(listed: str) -> str:
+    """The file of an image that stands in a list, with or without its folder and suffix."""
+    name = PurePosixPath(listed).name
+    stem, suffix = os.path.splitext(name)
+    return f"JPEGImages/{stem if suffix.lower() in images.SUFFIXES else name}.jpg"
+
+
+def _list_coco(split: Mapping, root: Path) -> Iterable[ListedImage]:
+    """COCO; `split` has `annotations`, `images` and perhaps `image_list` or `excluded_list`."""
+    entries = coco_images(str(root / split["annotations"]))
+    names = {image_id: PurePosixPath(name).name for image_id, name in entries.items()}
+    excluded = split.get("excluded_list")
+    left_out = set(read_image_list(excluded)) if excluded else set()
+    listed = None
+    if split.get("image_list"):
+        listed = set(read_image_list(split["image_list"]))
+        if absent := listed - set(names.values()) - set(map(str, names)):
+            raise InputError(
+                f"{split['image_list']}: {len(absent)} listed images are not in "
+                f"{split['annotations']}, for instance {min(absent)}"
+            )
+    for image_id, name in entries.items():
+        known_as = {names[image_id], str(image_id)}
+        if (listed is None or known_as & listed) and not known_as & left_out:
+            file_name = (PurePosixPath(split["images"]) / name).as_posix()
+            yield ListedImage(image_id, file_name)
+
+
+def find_image_list(path: str | os.PathLike) -> Path:
+    """A list in the working directory, or else in this repository."""
+    return Path(path) if Path(path).is_file() else REPOSITORY / path
+
+
+def read_image_list(path: str | os.PathLike) -> list[str]:
+    """The ids, or the file names without folders, that a list has one a line.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    try:
+        lines = find_image_list(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such list of images; check `splits` in the dataset's config"
+        ) from None
+    return [PurePosixPath(line.strip()).name for line in lines if line.strip()]
+
+
+@functools.lru_cache(maxsize=4)
+def coco_images(path: str) -> dict[int, str]:
+    """image id → file name of a COCO annotation file.
+
+    Raises:
+        InputError: an id stands twice, or the file is none of COCO's.
+    """
+    names: dict[int, str] = {}
+    for image in read_coco(path)["images"]:
+        if names.setdefault(image["id"], image["file_name"]) != image["file_name"]:
+            raise InputError(f"{path}: the image id {image['id']} stands twice")
+    return names
+
+
+def read_coco(path: str | os.PathLike) -> dict:
+    """Parse a COCO annotation file; every image in it has `file_name` and, as a number, `id`.
+
+    Raises:
+        InputError: missing, not JSON, or without a proper list of images.
+    """
+    content = read_json(path, remedy="check `annotations` in the config of the dataset")
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise InputError(f"{path}: not a COCO annotation file: it has no list `images`")
+    for number, image in enumerate(content["images"]):
+        what = f"{path}: images[{number}]"
+        if not isinstance(image, dict):
+            raise InputError(f"{what} is {image!r}, not an object with `id` and `file_name`")
+        if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+            raise InputError(f"{what} has no `file_name`; name its file, or remove it")
+        image["id"] = coco_id(image, "id", what)
+    return content
+
+
+def coco_id(entry: Mapping, key: str, what: str) -> int:
+    """A number that identifies something in a COCO file, where it may also stand as text.
+
+    Args:
+        entry: of the file.
+        key: of the number.
+        what: names the file and the entry, for the message.
+
+    Raises:
+        InputError: there is none.
+    """
+    value = entry.get(key)
+    try:
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            return int(value)
+    except ValueError:
+        pass
+    raise InputError(f"{what}: `{key}` is {value!r}; it must be a whole number")
+
+
+_ADAPTERS: dict[str, Callable[..., Iterable[ListedImage]]] = {
+    "folder": _list_folder,
+    "voc": _list_voc,
+    "coco": _list_coco,
+}

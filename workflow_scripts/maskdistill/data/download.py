@@ -1,0 +1,259 @@
+"""Downloads that resume, verify and appear whole.
+
+What has arrived waits in a hidden file beside the target, with a note of which version of the file
+it is of, and is continued by the next attempt or the next run.
+"""
+
+import errno
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import filelock
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files.atomic import write_text
+from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.progress import progress_bar
+
+TIMEOUT = 60  # seconds without a byte
+_CHUNK = 1 << 20  # bytes
+_TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+
+
+def download(
+    source: Mapping, target: str | os.PathLike, *, attempts: int = 6, pause: float = 2.0
+) -> str:
+    """Download one file to `target`, unless its content is not what was promised.
+
+    Args:
+        source: `url`, and where known `bytes`, `sha256` and `md5`; digests in hexadecimal, whole
+            or only their beginnings.
+        attempts: before giving up on a connection that fails; progress starts the count anew.
+        pause: seconds before the second attempt, doubled for every further one.
+
+    Returns:
+        The whole SHA-256 of the file, in hexadecimal.
+
+    Raises:
+        InputError: no connection, no such file there, another content than promised, another
+            download of it under way, or a full disk. Nothing appears under `target`; what has
+            arrived is kept to be continued, unless its content is wrong.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        with open(partial, "a+b") as file:
+            _lock(file, target)
+            resumed = file.tell() > 0
+            _receive(source, file, target, attempts, pause)
+            problem = _difference(source, file)
+            if problem and resumed:  # the beginning may be of another version: once more, whole
+                _truncate(file, partial)
+                _receive(source, file, target, attempts, pause)
+                problem = _difference(source, file)
+            if problem:
+                _discard(partial)
+                raise InputError(f"{source['url']}: {problem}; nothing was kept of it")
+            os.fsync(file.fileno())
+            digest = _digest(file, "sha256")
+            os.replace(partial, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"{target}: no space left on the disk; free some and run again, the download "
+                "continues where it was"
+            ) from error
+        raise
+    _version_note(partial).unlink(missing_ok=True)
+    return digest
+
+
+def verify(source: Mapping, path: str | os.PathLike) -> str:
+    """Check a file that is already here against what is promised of it.
+
+    Returns:
+        Its whole SHA-256.
+
+    Raises:
+        InputError: it is another file.
+    """
+    with open(path, "rb") as file:
+        if problem := _difference(source, file):
+            raise InputError(f"{path}: {problem}; remove it, and it is downloaded again")
+        return _digest(file, "sha256")
+
+
+def pinned(source: Mapping, lock_file: str | os.PathLike) -> dict:
+    """`source` with the SHA-256 and size that an earlier download of its URL has recorded.
+
+    Raises:
+        InputError: the lock file is damaged.
+    """
+    recorded = _read_pins(Path(lock_file)).get(source["url"], {})
+    return {**source, **recorded}
+
+
+def pin(
+    source: Mapping, sha256: str, path: str | os.PathLike, lock_file: str | os.PathLike
+) -> None:
+    """Record what the first download of a URL was, for all later ones to be the same.
+
+    Raises:
+        InputError: the lock file is damaged, or cannot be written.
+    """
+    lock_file = Path(lock_file)
+    try:
+        # Several downloads may end at once.
+        with filelock.FileLock(lock_file.with_name(f".{lock_file.name}.lock")):
+            pins = _read_pins(lock_file)
+            pins[source["url"]] = {"bytes": os.path.getsize(path), "sha256": sha256}
+            write_text(lock_file, json.dumps(pins, indent=2, sort_keys=True) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"{lock_file}: cannot record the checksum {sha256} there ({error.strerror})"
+        ) from error
+
+
+def _read_pins(path: Path) -> dict:
+    return read_json(path, remedy="restore it from git") if path.exists() else {}
+
+
+def _receive(source: Mapping, file: BinaryIO, target: Path, attempts: int, pause: float) -> None:
+    """Append to `file` until it is complete."""
+    url = source["url"]
+    failures, most = 0, 0
+    with progress_bar(total=source.get("bytes"), description=target.name, unit="B") as bar:
+        while True:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                if _continue(url, file, Path(file.name), bar):
+                    return
+                reason = "the connection ended early"
+            except urllib.error.HTTPError as error:
+                reason = f"{error.code} {error.reason}"
+                if error.code not in _TRANSIENT:
+                    if before == 0:
+                        _discard(Path(file.name))
+                    raise InputError(
+                        f"{url}: the server answers {reason}; check the address in "
+                        "resources/downloads.yaml, or fetch the file by other means and put it "
+                        f"at {target}"
+                    ) from error
+            except (OSError, http.client.HTTPException) as error:
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                cause = getattr(error, "reason", error)
+                reason = " ".join(str(cause).split()) or type(error).__name__
+            have = file.seek(0, os.SEEK_END)
+            failures = 1 if have > max(before, most) else failures + 1
+            most = max(have, most)
+            if failures >= attempts:
+                raise InputError(
+                    f"{url}: {reason}, {attempts} times; what has arrived is kept, run again to "
+                    f"continue. Without a network, put the file at {target}"
+                )
+            time.sleep(pause * 2 ** (failures - 1))
+
+
+def _continue(url: str, file: BinaryIO, partial: Path, bar) -> bool:
+    """One request for what is missing; whether the file is complete after it."""
+    have = file.seek(0, os.SEEK_END)
+    note = _version_note(partial)
+    version = note.read_text() if note.is_file() else ""
+    if have and not version:  # nothing tells whether the rest would fit to it
+        have = _truncate(file, partial)
+    request = urllib.request.Request(url, headers={"User-Agent": "maskdistill"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", version)
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:
+            if _total(error.headers.get("Content-Range")) == have:
+                return True
+            _truncate(file, partial)
+            return False
+        raise
+    with response:
+        if have and not (
+            response.status == 206
+            and (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
+        ):
+            have = _truncate(file, partial)  # the server sends all of it, or a new version
+        # Only a strong validator may stand in If-Range; a date is one for files that rest.
+        tag = response.headers.get("ETag") or ""
+        note.write_text(
+            tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified") or ""
+        )
+        length = response.headers.get("Content-Length")
+        expected = None if length is None else have + int(length)
+        if expected is not None:
+            bar.total = expected
+        bar.n = have
+        while chunk := response.read(_CHUNK):
+            file.write(chunk)
+            bar.update(len(chunk))
+        file.flush()
+    return expected is None or file.seek(0, os.SEEK_END) >= expected
+
+
+def _total(content_range: str | None) -> int | None:
+    match = re.fullmatch(r"bytes \*/(\d+)", content_range or "")
+    return int(match[1]) if match else None
+
+
+def _difference(source: Mapping, file: BinaryIO) -> str | None:
+    """How the file differs from what is promised; None where it does not."""
+    size = file.seek(0, os.SEEK_END)
+    if source.get("bytes") not in (None, size):
+        return f"{size} bytes instead of {source['bytes']}"
+    for kind, name in (("sha256", "SHA-256"), ("md5", "MD5")):
+        promised = source.get(kind)
+        if promised and not (found := _digest(file, kind)).startswith(promised):
+            return f"wrong checksum: {name} {found} instead of {promised}"
+    return None
+
+
+def _digest(file: BinaryIO, kind: str) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, kind).hexdigest()
+
+
+def _lock(file: BinaryIO, target: Path) -> None:
+    # The file itself is locked, and no lock is left beside the data. That is not for filelock, of
+    # which some versions empty the file that they lock.
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{target}: another process is downloading it") from None
+    # Between opening and locking, another process may have finished: this would be its result.
+    partial = Path(file.name)
+    if not (partial.exists() and os.path.samestat(partial.stat(), os.fstat(file.fileno()))):
+        raise InputError(f"{target}: another process has just downloaded it; run again")
+
+
+def _truncate(file: BinaryIO, partial: Path) -> int:
+    file.truncate(0)
+    _version_note(partial).unlink(missing_ok=True)
+    return 0
+
+
+def _discard(partial: Path) -> None:
+    partial.unlink(missing_ok=True)
+    _version_note(partial).unlink(missing_ok=True)
+
+
+def _version_note(partial: Path) -> Path:
+    return partial.with_suffix(".version")

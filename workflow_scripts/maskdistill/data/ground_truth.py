@@ -1,0 +1,320 @@
+"""Labels of PASCAL VOC and COCO datasets, read by the evaluation and by nothing before it."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from workflow_scripts.maskdistill.data.datasets import (
+    VOC_CLASSES,
+    VOC_OBJECTS,
+    WATCHED_ORIGINS,
+    ListedImage,
+    coco_id,
+    labels_digest,
+    read_coco,
+    voc_label_map,
+)
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import label_maps
+
+# Pixels from the image's corner to any point of a polygon: what is beyond was never drawn.
+_FARTHEST = 1e6
+
+
+class Instance(NamedTuple):
+    """One annotated object."""
+
+    mask: np.ndarray  # H x W bool
+    class_id: int  # 1..K
+    crowd: bool
+
+
+def has_ground_truth(dataset: Mapping) -> bool:
+    """Whether the dataset's description in the config promises labels."""
+    return bool(dataset["ground_truth"])
+
+
+def require_labels(
+    digest: str,
+    dataset: Mapping,
+    root: Path,
+    split: str,
+    images: Iterable[Mapping],
+    *,
+    objects: bool = False,
+) -> None:
+    """Check that the labels of images are those of when the workflow was started.
+
+    Args:
+        digest: of `datasets.labels_digest` at that time, or how the data came here where they are
+            watched in another way; empty for no check.
+        dataset: the dataset's description in the config.
+        root: folder that its paths are relative to.
+        split: a key of the dataset's `splits`.
+        images: rows of the manifest, in any order.
+        objects: whether objects are read, or the map of classes alone.
+
+    Raises:
+        InputError: labels were added, removed or replaced meanwhile.
+    """
+    if digest in ("", *WATCHED_ORIGINS):
+        return
+    listed = (ListedImage(row["image_id"], row["file_name"]) for row in images)
+    if labels_digest(dataset, root, split, listed, objects=objects) != digest:
+        raise InputError(
+            f"{root}: labels of the split '{split}' have changed since this run of the workflow "
+            "was started; start snakemake again"
+        )
+
+
+class GroundTruth:
+    """The labels of one split.
+
+    Args:
+        dataset: the dataset's description in the config.
+        root: folder that its paths are relative to.
+        split: a key of the dataset's `splits`.
+
+    Raises:
+        InputError: no labels where the config promises some, a class that cannot be told from
+            others, or an entry of COCO's file that cannot be; names it.
+    """
+
+    def __init__(self, dataset: Mapping, root: Path, split: str) -> None:
+        self._root = root
+        self._adapter = dataset["adapter"]
+        if not has_ground_truth(dataset):
+            raise InputError(f"{root}: the config says that this dataset has no ground truth")
+        if self._adapter == "voc":
+            self.class_names = tuple(dataset["classes"])
+            self._path = root / VOC_CLASSES[0]
+            if not self._path.is_dir():
+                raise InputError(
+                    f"{self._path}: no such folder; without labels set ground_truth: false"
+                )
+        else:
+            self._path = root / dataset["splits"][split]["annotations"]
+            content = read_coco(self._path)
+            categories = _categories(content, self._path)
+            self.class_names = tuple(categories.values())
+            self._class_ids = {number: i for i, number in enumerate(categories, start=1)}
+            self._sizes = _sizes(content, self._path)
+            self._annotations = _annotations(content, self._path, self._sizes, categories)
+        _check_class_names(self.class_names, self._path)
+
+    def semantic(self, image_id: int, file_name: str) -> np.ndarray:
+        """The label map of one image.
+
+        Of COCO's instances, smaller objects cover larger ones; crowds are ignored.
+
+        Returns:
+            H x W uint8 (uint16 beyond 254 classes): 0 background, 1..K classes, and 255 ignore.
+
+        Raises:
+            InputError: missing or damaged label map.
+        """
+        if self._adapter == "voc":
+            paths = [self._root / voc_label_map(folder, file_name) for folder in VOC_CLASSES]
+            return label_maps.read_png(next(filter(Path.is_file, paths), paths[0]))
+        instances = self.instances(image_id, file_name)
+        labels = np.zeros(
+            self._size(image_id, file_name), dtype=label_maps.dtype(len(self.class_names))
+        )
+        for instance in instances:
+            if instance.crowd:
+                labels[instance.mask] = label_maps.ignore_value(labels)
+        for instance in sorted(instances, key=lambda i: -int(i.mask.sum())):
+            if not instance.crowd:
+                labels[instance.mask] = instance.class_id
+        return labels
+
+    def instances(self, image_id: int, file_name: str) -> list[Instance]:
+        """The annotated objects of one image.
+
+        Raises:
+            InputError: missing or damaged label map.
+        """
+        if self._adapter == "voc":
+            return self._voc_instances(image_id, file_name)
+        size = self._size(image_id, file_name)
+        return [
+            Instance(
+                _annotation_mask(annotation["segmentation"], size),
+                self._class_ids[annotation["category_id"]],
+                bool(annotation.get("iscrowd", 0)),
+            )
+            for annotation in self._annotations.get(image_id, [])
+        ]
+
+    def _size(self, image_id: int, file_name: str) -> tuple[int, int]:
+        if image_id not in self._sizes:
+            raise InputError(
+                f"{self._path}: has no image {image_id} ({file_name}) any more; "
+                "run list_images again"
+            )
+        return self._sizes[image_id]
+
+    def _voc_instances(self, image_id: int, file_name: str) -> list[Instance]:
+        path = self._root / voc_label_map(VOC_OBJECTS, file_name)
+        objects = label_maps.read_png(path)
+        classes = self.semantic(image_id, file_name)
+        if objects.shape != classes.shape:
+            raise InputError(f"{path}: of another size than the image's map of classes")
+        found = []
+        for value in np.unique(objects[(objects > 0) & (objects < label_maps.IGNORE)]):
+            mask = objects == value
+            inside = classes[mask]
+            inside = inside[(inside > 0) & (inside != label_maps.ignore_value(classes))]
+            if not len(inside):
+                raise InputError(
+                    f"{path}: object {value} has no pixel of a class in the map of classes; "
+                    "correct one of the two"
+                )
+            found.append(Instance(mask, int(np.bincount(inside).argmax()), False))
+        return found
+
+
+def _check_class_names(names: Sequence[str], path: Path) -> None:
+    """Names of classes are keys of the metrics, beside `background`."""
+    if not names:
+        raise InputError(f"{path}: no classes; without labels set ground_truth: false")
+    twice = {name for name in names if names.count(name) > 1}
+    for name in sorted(twice | ({"background"} & {*names})):
+        reason = "is the name of what belongs to no class" if name == "background" else "is twice"
+        raise InputError(f"{path}: the class name {name!r} {reason}; rename the class")
+
+
+# What can be done about an annotation that cannot be.
+_REMEDY = "correct or remove it, or set ground_truth: false"
+
+
+def _list_of(content: Mapping, key: str, path: Path) -> Iterator[tuple[str, dict]]:
+    """The entries of a list of a COCO file, each with what it is called in messages."""
+    entries = content.get(key, [])
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: `{key}` is no list; {_REMEDY}")
+    for number, entry in enumerate(entries):
+        what = f"{path}: {key}[{number}]"
+        if not isinstance(entry, dict):
+            raise InputError(f"{what} is {entry!r}, not an object; {_REMEDY}")
+        yield (f"{what} (id {entry['id']!r})" if "id" in entry else what), entry
+
+
+def _categories(content: Mapping, path: Path) -> dict[int, str]:
+    """id → name of the categories of a COCO file, by rising ids."""
+    found: dict[int, str] = {}
+    for what, category in _list_of(content, "categories", path):
+        number = coco_id(category, "id", what)
+        if not isinstance(category.get("name"), str):
+            raise InputError(f"{what}: no `name`; {_REMEDY}")
+        if number in found:
+            raise InputError(f"{what}: the id stands twice; {_REMEDY}")
+        found[number] = category["name"]
+    return dict(sorted(found.items()))
+
+
+def _sizes(content: Mapping, path: Path) -> dict[int, tuple[int, int]]:
+    """id → (height, width) of the images of a COCO file."""
+    found = {}
+    for what, image in _list_of(content, "images", path):
+        for key in ("height", "width"):
+            if not isinstance(image.get(key), int) or image[key] < 1:
+                raise InputError(
+                    f"{what}: `{key}` is {image.get(key)!r}; it must be the image's, in pixels, "
+                    "or set ground_truth: false"
+                )
+        found[image["id"]] = (image["height"], image["width"])
+    return found
+
+
+def _annotations(
+    content: Mapping, path: Path, sizes: Mapping[int, tuple[int, int]], categories: Collection[int]
+) -> dict[int, list[dict]]:
+    """Image id → its annotations, whose entries are what `_annotation_mask` expects.
+
+    Annotations of images that the file does not list are left out.
+    """
+    found: dict[int, list[dict]] = {}
+    for what, annotation in _list_of(content, "annotations", path):
+        image_id = coco_id(annotation, "image_id", what)
+        if image_id not in sizes:
+            continue
+        what = f"{what} of image {image_id}"
+        category = coco_id(annotation, "category_id", what)
+        if category not in categories:
+            raise InputError(f"{what}: there is no category {category}; {_REMEDY}")
+        if problem := _segmentation_problem(annotation.get("segmentation"), sizes[image_id]):
+            raise InputError(f"{what}: {problem}; {_REMEDY}")
+        annotation["category_id"] = category
+        found.setdefault(image_id, []).append(annotation)
+    return found
+
+
+def _segmentation_problem(segmentation: object, size: tuple[int, int]) -> str | None:
+    """Why this is neither polygons nor run lengths of a mask; None where it is."""
+    if isinstance(segmentation, list):
+        if all(map(_is_polygon, segmentation)):
+            return None
+        return "`segmentation` has a polygon that is no list of x, y, x, y, … in pixels"
+    if not isinstance(segmentation, Mapping):
+        return f"`segmentation` is {segmentation!r}; a box alone does not say what is evaluated"
+    if segmentation.get("size") != list(size):
+        return f"`segmentation.size` is {segmentation.get('size')}, the image is {list(size)}"
+    counts = segmentation.get("counts")
+    runs = _run_lengths(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not all(isinstance(n, int) and n >= 0 for n in runs):
+        return "`segmentation.counts` are no run lengths"
+    if sum(runs) != size[0] * size[1]:
+        return f"`segmentation.counts` add up to {sum(runs)}, not to {size[0] * size[1]} pixels"
+    return None
+
+
+def _run_lengths(counts: str) -> list[int] | None:
+    """Run lengths of COCO's compressed text; None where it is none.
+
+    pycocotools does not look: of other texts it reads and writes beyond its memory.
+    """
+    codes = np.frombuffer(counts.encode(errors="replace"), np.uint8).astype(np.int64) - 48
+    # Digits to the base of 32, the lowest first, of which all but a number's last are marked.
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] > 31:
+        return None
+    last = np.flatnonzero(codes < 32)
+    first = np.concatenate([[0], last[:-1] + 1])
+    if (last - first).max() > 6:
+        return None  # beyond 2^31
+    place = np.arange(len(codes)) - np.repeat(first, last - first + 1)
+    numbers = np.add.reduceat((codes & 31) << (5 * place), first)
+    numbers -= np.where(codes[last] & 16, 1 << (5 * (last - first + 1)), 0)
+    # From the fourth on, differences to the number before the last.
+    for begin in (1, 2):
+        numbers[begin::2] = np.cumsum(numbers[begin::2])
+    return numbers.tolist()
+
+
+def _is_polygon(points: object) -> bool:
+    if not isinstance(points, list) or len(points) % 2:
+        return False
+    try:
+        values = np.array(points, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    # pycocotools walks along the border, pixel by pixel.
+    return values.ndim == 1 and bool((np.abs(values) <= _FARTHEST).all())
+
+
+def _annotation_mask(segmentation: list | Mapping, size: tuple[int, int]) -> np.ndarray:
+    """Polygons, uncompressed or compressed run lengths to an H x W bool mask."""
+    if isinstance(segmentation, list):
+        # Points and lines, which pycocotools refuses, enclose nothing.
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if not polygons:
+            return np.zeros(size, dtype=bool)
+        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
+    elif isinstance(segmentation["counts"], list):
+        rle = coco_mask.frPyObjects(segmentation, *size)
+    else:
+        rle = segmentation
+    return coco_mask.decode(rle).astype(bool)

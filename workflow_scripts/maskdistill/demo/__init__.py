@@ -1,0 +1,1 @@
+"""The demo: generated scenes, and networks that are trained on them."""

@@ -1,0 +1,1 @@
+"""From images to clusters of object masks, without training."""

@@ -1,0 +1,81 @@
+"""What the backbone sees of a masked object: the whole image without its background, or a crop."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from workflow_scripts.maskdistill.discovery.vit import (
+    Backbone,
+    Network,
+    build_network,
+    is_vision_transformer,
+)
+from workflow_scripts.maskdistill.files import images, masks
+
+
+def build_embedder(embedding: Mapping, features: Mapping) -> Network:
+    """The network that embeds masked objects: the features' own backbone, unless one is named.
+
+    Args:
+        embedding: settings of this stage; `backbone` may name a transformer or a convolutional
+            network of timm.
+        features: settings of the features.
+
+    Raises:
+        InputError: unknown name, weights that cannot be had or that do not fit.
+    """
+    setting, source = ("features", features)
+    if embedding["backbone"] is not None:
+        setting, source = ("embedding", embedding)
+    name, options = source["backbone"], source["backbone_options"]
+    chosen = {"options": options, "weights": source["weights"], "setting": setting}
+    if source is features or is_vision_transformer(name, options=options, setting=setting):
+        return Backbone(name, **chosen)
+    return Network(build_network(name, **chosen), multiple=1, weights=source["weights"])
+
+
+def masked_image(
+    image: np.ndarray, mask: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image and its mask at the size that the backbone sees.
+
+    The background is removed after normalisation, see `remove_background`.
+
+    Args:
+        image: H x W x 3, uint8.
+        mask: H x W, bool.
+        size: (height, width) to resize both to.
+
+    Returns:
+        uint8 of size x 3, and bool of size.
+    """
+    return images.resize(image, size), masks.resize_mask(mask, size)
+
+
+def crop_size(height: float, width: float, side: int | None) -> tuple[int, int]:
+    """Size in pixels of the crop of a box: a square of this side, or for None the box's own."""
+    if side is not None:
+        return side, side
+    return max(1, round(height)), max(1, round(width))
+
+
+def box_crop(
+    image: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]
+) -> np.ndarray:
+    """The image inside a box, background included.
+
+    Args:
+        image: H x W x 3, uint8.
+        box: XYWH in pixels.
+        size: (height, width) of the result in pixels, see `crop_size`.
+
+    Returns:
+        uint8 of size x 3.
+    """
+    x, y, width, height = box
+    return np.asarray(
+        Image.fromarray(image).resize(
+            size[::-1], Image.Resampling.BICUBIC, box=(x, y, x + width, y + height)
+        )
+    )

@@ -1,0 +1,109 @@
+"""Features of images: queries and keys of the backbone's last attention block.
+
+Images are resized by their shorter side, padded to whole patches and batched by shape. Of the last
+block only the query of [CLS] and the keys of the patches are computed (Eq. 1 and 2).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from workflow_scripts.maskdistill.discovery.vit import Backbone
+from workflow_scripts.maskdistill.files import images, shards
+from workflow_scripts.maskdistill.progress import progress_bar
+from workflow_scripts.maskdistill.streaming import some_ahead, stream_batches
+from workflow_scripts.maskdistill.torch_tools.device import begin_copy, choose_device
+
+Batch = list[tuple[Mapping, np.ndarray | images.ImageRejected]]
+
+
+def load_backbone(settings: Mapping, device: str) -> Backbone:
+    """The network that the settings `features` name, on a device as the command line names it."""
+    return Backbone(
+        settings["backbone"],
+        options=settings["backbone_options"],
+        weights=settings["weights"],
+        precision=settings["precision"],
+    ).to(choose_device(device))
+
+
+def feature_rows(
+    backbone: Backbone,
+    settings: Mapping,
+    listed: Sequence[Mapping],
+    root: Path,
+    *,
+    batch_size: int,
+    workers: int,
+    fetch: bool = True,
+) -> Iterator[dict]:
+    """The rows of the features stage.
+
+    On a card the next batch is under way while the rows of one are used.
+
+    Args:
+        settings: `features`.
+        listed: usable images of a manifest.
+        root: folder that their file names are relative to.
+        batch_size: images of one shape in one pass.
+        workers: threads that decode.
+        fetch: bring affinities and keys to the host; otherwise rows have tensors where they were
+            computed, and no batch is computed ahead.
+    """
+
+    def size(row: Mapping) -> tuple[int, int]:
+        return images.resized_size(
+            row["height"],
+            row["width"],
+            shorter_side=settings["shorter_side"],
+            longer_side=settings["longer_side"],
+        )
+
+    def load(row: Mapping) -> np.ndarray | images.ImageRejected:
+        try:
+            return images.resize(images.read_image(root / row["file_name"]), size(row))
+        except images.ImageRejected as rejection:
+            return rejection
+
+    def launch(batch: Batch) -> tuple[Batch, Callable[[], Iterator[dict]]]:
+        readable = [item for item in batch if isinstance(item[1], np.ndarray)]
+        return batch, _launch(backbone, readable, fetch=fetch) if readable else lambda: iter(())
+
+    batches = stream_batches(listed, load, shape=size, batch_size=batch_size, workers=workers)
+    ahead = int(fetch and backbone.device.type == "cuda")
+    with progress_bar(total=len(listed), description="features", unit="image") as bar:
+        for batch, computed in some_ahead(map(launch, batches), ahead):
+            for row, image in batch:
+                if isinstance(image, images.ImageRejected):
+                    print(f"rejected {row['file_name']}: {image}")
+                    yield {"image_id": row["image_id"], "status": str(image)}
+            yield from computed()
+            bar.update(len(batch))
+
+
+def _launch(
+    backbone: Backbone, batch: Sequence[tuple[Mapping, np.ndarray]], *, fetch: bool
+) -> Callable[[], Iterator[dict]]:
+    """Begin to compute features of images of one shape; what is returned gives the rows."""
+    pixels = backbone.prepare([image for _, image in batch])
+    grid_height, grid_width = (n // backbone.patch_size for n in pixels.shape[2:])
+    affinities, keys = backbone.last_block_features(pixels)
+    # Halves are half as much to copy.
+    features = (affinities, keys.half())
+    collect = begin_copy(features) if fetch else lambda: features
+
+    def rows() -> Iterator[dict]:
+        for (row, image), affinity, key in zip(batch, *collect(), strict=True):
+            yield {
+                "image_id": row["image_id"],
+                "grid_height": grid_height,
+                "grid_width": grid_width,
+                "resized_height": image.shape[0],
+                "resized_width": image.shape[1],
+                "cls_affinity": affinity.ravel(),
+                "keys": key.ravel(),
+                "status": shards.OK,
+            }
+
+    return rows

@@ -1,0 +1,67 @@
+"""Boundary IoU (Cheng et al., 2021) of label maps: how well outlines agree, whatever the size."""
+
+import numpy as np
+from scipy import ndimage
+
+from workflow_scripts.maskdistill.files import label_maps
+
+WIDTH = 0.02  # of the boundary, as a share of the image's diagonal
+_VOID, _OUTSIDE = -2, -3  # neither a class nor `metrics.UNMATCHED`
+
+
+def boundary_width(size: tuple[int, int]) -> int:
+    """Width of the boundary in pixels, for an image of `size` = (height, width)."""
+    return max(1, round(WIDTH * float(np.hypot(*size))))
+
+
+def boundary(labels: np.ndarray, width: int) -> np.ndarray:
+    """Pixels of a region with a pixel outside of their region at most `width` rows and columns off.
+
+    The border of the image is one of every region.
+
+    Args:
+        labels: H x W integers.
+
+    Returns:
+        H x W bool: the pixels that `width` erosions by 3 x 3 pixels take away.
+    """
+    labels = labels.astype(np.int32)
+    window = {"size": 2 * width + 1, "mode": "constant", "cval": _OUTSIDE}
+    return ndimage.maximum_filter(labels, **window) != ndimage.minimum_filter(labels, **window)
+
+
+def boundary_counts(
+    prediction: np.ndarray, target: np.ndarray, mapping: np.ndarray, classes: int
+) -> np.ndarray:
+    """Count the boundary pixels of one image by class.
+
+    Args:
+        prediction: H x W uint8 or uint16, 0..C; ignore is background, as in the confusion matrix.
+        target: H x W uint8 or uint16, 0..K; pixels with ignore do not count.
+        mapping: C + 1 integers, cluster → class or `metrics.UNMATCHED`.
+        classes: K.
+
+    Returns:
+        3 x (K + 1) int64: pixels in the boundaries of both, of the ground truth, and of the
+        prediction. Those of several images may be added up.
+    """
+    width = boundary_width(target.shape)
+    found = mapping[np.where(prediction == label_maps.ignore_value(prediction), 0, prediction)]
+    # What has no ground truth is cut out of both sides: its outline is no one's error.
+    void = target == label_maps.ignore_value(target)
+    truth, found = (np.where(void, _VOID, labels) for labels in (target.astype(np.int64), found))
+    near_truth, near_found = (boundary(labels, width) & (labels >= 0) for labels in (truth, found))
+    both = near_truth & near_found & (truth == found)
+    return np.array(
+        [
+            np.bincount(labels[inside], minlength=classes + 1)
+            for labels, inside in ((truth, both), (truth, near_truth), (found, near_found))
+        ]
+    )
+
+
+def boundary_iou(counts: np.ndarray) -> np.ndarray:
+    """Boundary IoU of every class, K + 1; nan where neither side has the class."""
+    both, truth, found = counts
+    union = truth + found - both
+    return np.divide(both, union, out=np.full(len(both), np.nan), where=union > 0)

@@ -1,0 +1,185 @@
+"""Semantic segmentation metrics from a confusion matrix that grows image by image."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import label_maps
+
+UNMATCHED = -1  # in a mapping: a cluster that stands for no class
+
+
+class ConfusionMatrix:
+    """Pixels counted by ground-truth class and predicted cluster.
+
+    Attributes:
+        counts: int64 array of (K + 1) x (C + 1); rows are ground truth (0 background, 1..K
+            classes), columns are predictions (0 background, 1..C clusters). Matrices of equal
+            shape may be added up, in any order.
+    """
+
+    def __init__(self, classes: int, clusters: int) -> None:
+        """Start at zero, with K classes and C clusters, background not counted."""
+        self.counts = np.zeros((classes + 1, clusters + 1), dtype=np.int64)
+
+    def add(self, prediction: np.ndarray, target: np.ndarray) -> None:
+        """Count the pixels of one image.
+
+        Args:
+            prediction: H x W uint8 or uint16, 0..C. Ignore (255 or 65535) says that the pixel
+                belongs to no cluster, which is background: a prediction cannot take itself out of
+                the count.
+            target: H x W uint8 or uint16, 0..K; pixels with ignore do not count.
+
+        Raises:
+            InputError: the sizes differ, or a label is out of range.
+        """
+        if prediction.shape != target.shape:
+            raise InputError(
+                f"label map of {prediction.shape} px, ground truth of {target.shape} px; "
+                "label maps must have the size of their image"
+            )
+        rows, columns = self.counts.shape
+        truth, truth_ignore = _compact(target, rows)
+        found, found_ignore = _compact(prediction, columns)
+        # All pairs of labels in one pass; no label is looked for by itself.
+        width = found_ignore + 1
+        codes = truth.astype(np.intp) * width + found
+        bins = (truth_ignore + 1) * width
+        table = np.bincount(codes.ravel(), minlength=bins).reshape(-1, width)
+        table[truth_ignore] = 0
+        table[:, 0] += table[:, found_ignore]
+        table[:, found_ignore] = 0
+        for axis, size, what in ((1, rows, "ground truth"), (0, columns, "label map")):
+            if (present := table.any(axis=axis).nonzero()[0]).size and present[-1] >= size:
+                raise InputError(
+                    f"{what} holds label {present[-1]}, but there are only {size - 1} of them; "
+                    "check the class names or clustering.clusters"
+                )
+        table = table[:rows, :columns]
+        self.counts[: table.shape[0], : table.shape[1]] += table
+
+    def __iadd__(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
+        """Add the counts of other images."""
+        if self.counts.shape != other.counts.shape:
+            raise ValueError(f"{self.counts.shape} and {other.counts.shape} do not add up")
+        self.counts += other.counts
+        return self
+
+
+def _compact(labels: np.ndarray, count: int) -> tuple[np.ndarray, int]:
+    """A label map, and the value of ignore in it, which is the largest and at least `count`.
+
+    8-bit maps stay as they are; of 16-bit maps ignore comes down, so that tables stay small.
+    """
+    ignore = label_maps.ignore_value(labels)
+    if labels.dtype == np.uint8:
+        return labels, ignore
+    known = labels != ignore
+    top = max(count, int(labels[known].max(initial=0)) + 1)
+    return np.where(known, labels, top), top
+
+
+def iou_table(counts: np.ndarray) -> np.ndarray:
+    """IoU of every class with every cluster.
+
+    Args:
+        counts: (K + 1) x (C + 1) pixel counts, background included.
+
+    Returns:
+        float64 array of (K + 1) x (C + 1); 0 where both are empty.
+    """
+    union = counts.sum(axis=1, keepdims=True) + counts.sum(axis=0, keepdims=True) - counts
+    return counts / np.maximum(union, 1)
+
+
+def matched_counts(counts: np.ndarray, mapping: np.ndarray) -> np.ndarray:
+    """Add the columns of clusters up to the columns of the classes that they stand for.
+
+    Args:
+        counts: (K + 1) x (C + 1) pixel counts.
+        mapping: C + 1 integers, cluster → class 0..K or `UNMATCHED`.
+
+    Returns:
+        int64 array of (K + 1) x (K + 2); the last column holds what no class claims.
+    """
+    classes = counts.shape[0]
+    result = np.zeros((classes, classes + 1), dtype=np.int64)
+    for cluster, class_id in enumerate(mapping):
+        result[:, classes if class_id == UNMATCHED else class_id] += counts[:, cluster]
+    return result
+
+
+class Agreement(NamedTuple):
+    """How far clusters and classes are one partition of the pixels, without any matching."""
+
+    nmi: float  # mutual information over the mean of both entropies, 0..1
+    ari: float  # pairs of pixels that both keep together or apart, 0 by chance, at most 1
+    purity: float  # share of pixels in the class that most pixels of their cluster have
+
+
+def agreement(counts: np.ndarray) -> Agreement:
+    """Normalised mutual information, adjusted Rand index and purity; background is one of both.
+
+    Args:
+        counts: (K + 1) x (C + 1) pixel counts.
+
+    Returns:
+        nan where nothing was counted.
+    """
+    total = int(counts.sum())
+    if not total:
+        return Agreement(np.nan, np.nan, np.nan)
+    rows, columns = counts.sum(axis=1), counts.sum(axis=0)
+    entropies = _entropy(rows / total), _entropy(columns / total)
+    # Rounding may leave less than nothing.
+    shared = max(0.0, sum(entropies) - _entropy(counts.ravel() / total))
+    nmi = 2 * shared / sum(entropies) if sum(entropies) else 1.0
+    # Squared pixel numbers of a large split leave 64 bits behind: Python's integers do not.
+    together, by_class, by_cluster = (
+        sum(n * (n - 1) // 2 for n in part.ravel().tolist()) for part in (counts, rows, columns)
+    )
+    pairs = total * (total - 1) // 2
+    expected = by_class * by_cluster / pairs if pairs else 0.0
+    largest = (by_class + by_cluster) / 2
+    # Both are one block, or both single pixels: the same partition.
+    ari = (together - expected) / (largest - expected) if largest != expected else 1.0
+    return Agreement(float(nmi), float(ari), float(counts.max(axis=0).sum() / total))
+
+
+def _entropy(shares: np.ndarray) -> float:
+    present = shares[shares > 0]
+    return float(-(present * np.log(present)).sum())
+
+
+class Scores(NamedTuple):
+    """What one confusion matrix and one matching amount to; fractions of 1."""
+
+    iou: np.ndarray  # K + 1, nan where a class is absent from ground truth and prediction
+    miou: float
+    pixel_accuracy: float
+
+
+def scores(counts: np.ndarray, mapping: np.ndarray) -> Scores:
+    """Per-class IoU, their mean, and the share of pixels that are right.
+
+    A class that no cluster stands for has IoU 0 and enters the mean: the method missed it. A class
+    that is in neither the ground truth nor the prediction has no IoU (0 / 0); it is nan and left
+    out of the mean, as there is nothing to find or to confuse it with.
+
+    Args:
+        counts: (K + 1) x (C + 1) pixel counts.
+        mapping: C + 1 integers, cluster → class or `UNMATCHED`.
+    """
+    matched = matched_counts(counts, mapping)
+    square = matched[:, :-1]
+    right = np.diagonal(square)
+    union = matched.sum(axis=1) + square.sum(axis=0) - right
+    iou = np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
+    pixels = matched.sum()
+    return Scores(
+        iou=iou,
+        miou=float(np.nanmean(iou)) if pixels else float("nan"),
+        pixel_accuracy=float(right.sum() / pixels) if pixels else float("nan"),
+    )

@@ -1,0 +1,88 @@
+"""Which class a cluster stands for: the one place where labels meet clusters."""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.evaluation.confusion_matrix import UNMATCHED, iou_table
+
+
+class Matching(NamedTuple):
+    """Clusters and their classes."""
+
+    mapping: np.ndarray  # C + 1 int64: cluster → class 0..K or UNMATCHED; background → background
+    method: Literal["hungarian", "majority", "supervised"]  # the last: labels are classes already
+
+
+def match(counts: np.ndarray) -> Matching:
+    """Match clusters with classes: one to one where that is possible, else by majority.
+
+    Args:
+        counts: (K + 1) x (C + 1) pixel counts of a whole split; rows are ground truth.
+
+    Returns:
+        Hungarian matching for C <= K, majority matching for C > K. Numbers from the two do not
+        compare: majority matching sees more of the labels.
+    """
+    classes, clusters = counts.shape
+    if clusters <= classes:
+        return Matching(hungarian(counts), "hungarian")
+    return Matching(majority(counts), "majority")
+
+
+def hungarian(counts: np.ndarray) -> np.ndarray:
+    """One-to-one matching that maximises the sum of IoU (Section 4.1 of the paper).
+
+    Background belongs to background. A pair without a common pixel is no match: its cluster stays
+    `UNMATCHED`. This changes the IoU of no class in the ground truth, and keeps a class that is
+    not there from being predicted by force.
+
+    Args:
+        counts: (K + 1) x (C + 1) pixel counts.
+
+    Returns:
+        Mapping cluster → class, C + 1 int64.
+    """
+    iou = iou_table(counts)[1:, 1:]
+    mapping = np.full(counts.shape[1], UNMATCHED, dtype=np.int64)
+    mapping[0] = 0
+    for class_id, cluster in zip(*linear_sum_assignment(iou, maximize=True), strict=True):
+        if iou[class_id, cluster] > 0:
+            mapping[cluster + 1] = class_id + 1
+    return mapping
+
+
+def majority(counts: np.ndarray) -> np.ndarray:
+    """Many-to-one matching: each cluster to the class, or background, of most of its pixels.
+
+    Args:
+        counts: (K + 1) x (C + 1) pixel counts.
+
+    Returns:
+        Mapping cluster → class, C + 1 int64; a cluster without pixels is `UNMATCHED`, and of
+        classes that are level the first one wins.
+    """
+    mapping = np.where(counts.sum(axis=0) > 0, counts.argmax(axis=0), UNMATCHED).astype(np.int64)
+    mapping[0] = 0
+    return mapping
+
+
+def stored_mapping(metrics: Mapping, step: str) -> np.ndarray:
+    """The mapping of a step from the content of metrics.json, as `Matching.mapping`.
+
+    Raises:
+        InputError: the metrics lack the step.
+    """
+    if step not in metrics["steps"]:
+        raise InputError(f"the metrics lack the step '{step}'; evaluate again")
+    index = {name: i for i, name in enumerate(metrics["class_names"])}
+    matched = metrics["steps"][step]["matching"]["clusters"]
+    return np.array(
+        [
+            UNMATCHED if (name := matched[str(cluster)]) is None else index[name]
+            for cluster in range(metrics["clusters"] + 1)
+        ]
+    )

@@ -1,0 +1,213 @@
+"""Masks against annotated objects: AP, overlap, coverage and calibration.
+
+Objects and detections are COCO's own entries, dictionaries with `image_id`, `category_id`,
+`segmentation` (RLE), `bbox` (XYWH in pixels) and, of objects, `area` and `iscrowd`, of detections,
+`score`. A detection's category is its cluster, until `as_classes` makes it a class.
+
+Crowds and void are treated as pycocotools treats them: a detection that lies in a crowd counts
+neither way; pixels that belong to no object (VOC's void among them) are background.
+"""
+
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from scipy.stats import spearmanr
+
+from workflow_scripts.maskdistill.data.ground_truth import Instance
+from workflow_scripts.maskdistill.evaluation.confusion_matrix import UNMATCHED
+from workflow_scripts.maskdistill.evaluation.mask_ap import MaskAP
+from workflow_scripts.maskdistill.files import masks
+
+HIT = 0.5  # mask IoU above which an object is found
+
+
+class InstanceMetrics:
+    """The numbers of one step; images come a few at a time, and little of them stays.
+
+    Args:
+        mapping: cluster → class, see `matching.Matching`.
+        classes: K.
+    """
+
+    def __init__(self, mapping: np.ndarray, classes: int) -> None:
+        self._mapping = mapping
+        # The four settings of the paper's Table 3.
+        self._agnostic = {setting: MaskAP(None) for setting in ("multi", "single")}
+        self._aware = {setting: MaskAP(classes) for setting in ("multi", "single")}
+        self._images = self._objects = self._found = 0
+        self._scores, self._overlaps = array("f"), array("d")  # scores as candidates have them
+
+    def add(
+        self, image_ids: Sequence[int], objects: Sequence[Mapping], detections: Sequence[Mapping]
+    ) -> None:
+        """Count some images.
+
+        Args:
+            image_ids: of these images, none of which has come before.
+            objects: theirs.
+            detections: theirs, by cluster.
+        """
+        overlaps = best_overlaps(objects, detections)
+        self._images += len(image_ids)
+        self._objects += len(overlaps.of_objects)
+        self._found += int(np.count_nonzero(overlaps.of_objects > HIT))
+        self._scores.extend(entry["score"] for entry in detections)
+        self._overlaps.extend(overlaps.of_detections)
+        pairs = {
+            "multi": (objects, detections),
+            "single": single_object(objects, detections),
+        }
+        for setting, (present, found) in pairs.items():
+            self._agnostic[setting].add(image_ids, present, found)
+            self._aware[setting].add(image_ids, present, as_classes(found, self._mapping))
+
+    def result(self) -> dict:
+        """AP, coverage, and overlap with the best object.
+
+        Returns:
+            JSON values but for nan; fractions of 1.
+        """
+        overlaps = np.array(self._overlaps)
+        result = {
+            "masks": len(overlaps),
+            "masks_per_image": len(overlaps) / max(self._images, 1),
+            "coverage": self._found / self._objects if self._objects else np.nan,
+            "best_object_iou": {
+                "mean": float(overlaps.mean()) if len(overlaps) else np.nan,
+                "median": float(np.median(overlaps)) if len(overlaps) else np.nan,
+            },
+        }
+        for setting in self._agnostic:
+            result[f"class_agnostic_{setting}"] = self._agnostic[setting].result()._asdict()
+            result[f"class_aware_{setting}"] = self._aware[setting].result()._asdict()
+        return result
+
+    def calibration(self) -> dict:
+        """See `calibration`."""
+        return calibration(np.array(self._scores, dtype=np.float64), np.array(self._overlaps))
+
+
+def objects_of_image(image_id: int, instances: Iterable[Instance]) -> list[dict]:
+    """The annotated objects of one image as COCO annotations, without their `id`."""
+    return [
+        {
+            "image_id": image_id,
+            "category_id": instance.class_id,
+            "iscrowd": int(instance.crowd),
+            **_shape(masks.encode(instance.mask)),
+        }
+        for instance in instances
+    ]
+
+
+def _shape(mask: masks.EncodedMask) -> dict:
+    return {
+        "segmentation": {"size": [mask.height, mask.width], "counts": mask.rle_counts},
+        "bbox": [mask.x, mask.y, mask.box_width, mask.box_height],
+        "area": mask.area,
+    }
+
+
+def as_classes(detections: Iterable[Mapping], mapping: np.ndarray) -> list[dict]:
+    """Give detections the classes that their clusters stand for.
+
+    Args:
+        mapping: C + 1 integers, cluster → class or `UNMATCHED`.
+
+    Returns:
+        Copies with the class as `category_id`; detections of clusters that stand for no class, or
+        for background, claim no object and are left out.
+    """
+    classes = ((entry, int(mapping[entry["category_id"]])) for entry in detections)
+    return [
+        {**entry, "category_id": class_id}
+        for entry, class_id in classes
+        if class_id not in (0, UNMATCHED)
+    ]
+
+
+def single_object(
+    objects: Sequence[Mapping], detections: Sequence[Mapping]
+) -> tuple[list[Mapping], list[Mapping]]:
+    """The single-object setting (Section A.4): one detection and one object an image.
+
+    Of the detections of an image the most confident one stays (of equals, the first), of its
+    objects the one with the largest box IoU with that detection; of equals, and where nothing was
+    detected, the largest. Crowds stay: they are no objects.
+    """
+    by_image = _by_image(detections)
+    best = {image_id: max(found, key=lambda d: d["score"]) for image_id, found in by_image.items()}
+    chosen = [entry for entry in objects if entry["iscrowd"]]
+    for image_id, present in _by_image(o for o in objects if not o["iscrowd"]).items():
+        overlaps = np.zeros(len(present))
+        if image_id in best:
+            boxes = np.array([entry["bbox"] for entry in present], dtype=float)
+            own = np.array([best[image_id]["bbox"]], dtype=float)
+            overlaps = coco_mask.iou(own, boxes, [0] * len(boxes))[0]
+        ranked = zip(overlaps, present, strict=True)
+        chosen.append(max(ranked, key=lambda pair: (pair[0], pair[1]["area"]))[1])
+    return chosen, list(best.values())
+
+
+class Overlaps(NamedTuple):
+    """Mask IoU of detections with the objects of their images, whatever the classes."""
+
+    of_detections: np.ndarray  # with the best object; 0 in an image without any
+    of_objects: np.ndarray  # with the best detection; crowds are left out
+
+
+def best_overlaps(objects: Sequence[Mapping], detections: Sequence[Mapping]) -> Overlaps:
+    """Mask IoU of every detection with its best object, and of every object, in their order."""
+    objects = [entry for entry in objects if not entry["iscrowd"]]
+    result = Overlaps(np.zeros(len(detections)), np.zeros(len(objects)))
+    numbered = _by_image(objects, numbers=True)
+    for image_id, found in _by_image(detections, numbers=True).items():
+        if present := numbered.get(image_id):
+            overlaps = coco_mask.iou(
+                [detections[i]["segmentation"] for i in found],
+                [objects[j]["segmentation"] for j in present],
+                [0] * len(present),
+            )
+            result.of_detections[found] = overlaps.max(axis=1)
+            result.of_objects[present] = overlaps.max(axis=0)
+    return result
+
+
+def _by_image(entries: Iterable[Mapping], *, numbers: bool = False) -> dict[int, list]:
+    groups = defaultdict(list)
+    for number, entry in enumerate(entries):
+        groups[entry["image_id"]].append(number if numbers else entry)
+    return groups
+
+
+def calibration(scores: np.ndarray, overlaps: np.ndarray, *, bins: int = 10) -> dict:
+    """How mask IoU goes with the score: the claim that confidence tracks quality.
+
+    Args:
+        scores: n, 0..1.
+        overlaps: n mask IoU with the best object.
+        bins: number of equal intervals of the score; the last one holds 1.
+
+    Returns:
+        JSON values: `rank_correlation` (Spearman's; nan for fewer than two different values) and
+        `bins`, each with `low`, `high`, `count` and the means `score`, `iou` and `hit_rate`, the
+        share with an IoU above 0.5 (nan in an empty bin).
+    """
+    place = np.minimum((scores * bins).astype(int), bins - 1)
+    rows = []
+    for i in range(bins):
+        inside = place == i
+        count = int(inside.sum())
+        means = [
+            float(values[inside].mean()) if count else np.nan
+            for values in (scores, overlaps, overlaps > HIT)
+        ]
+        row = dict(zip(("score", "iou", "hit_rate"), means, strict=True))
+        rows.append({"low": i / bins, "high": (i + 1) / bins, "count": count, **row})
+    varied = len(np.unique(scores)) > 1 and len(np.unique(overlaps)) > 1
+    correlation = float(spearmanr(scores, overlaps).statistic) if varied else np.nan
+    return {"rank_correlation": correlation, "bins": rows}

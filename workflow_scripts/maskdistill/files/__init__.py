@@ -1,0 +1,1 @@
+"""The files that stages write and read: images, masks, label maps, tables, COCO JSON."""

@@ -1,0 +1,157 @@
+"""Label maps: one class or cluster a pixel, stored as PNG.
+
+8-bit palette images with PASCAL VOC's colours: 0 background, 1..C clusters, 255 ignore. Beyond 254
+clusters 16-bit grayscale, where 65535 is ignore.
+"""
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import shards
+
+IGNORE = 255
+IGNORE_16_BIT = 65535
+
+
+def _voc_palette() -> np.ndarray:
+    """PASCAL VOC's colours: the bits of the label, spread over the high bits of R, G and B."""
+    labels = np.arange(256)
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= (((labels >> (3 * bit + channel)) & 1) << (7 - bit)).astype(
+                np.uint8
+            )
+    return palette
+
+
+PALETTE = _voc_palette()  # uint8, 256 x 3
+
+
+def encode_png(labels: np.ndarray) -> bytes:
+    """Encode a label map.
+
+    Args:
+        labels: H x W, integers; uint8 gives a palette image with VOC's colours, uint16 a 16-bit
+            grayscale one.
+
+    Returns:
+        The bytes of a PNG file.
+
+    Raises:
+        ValueError: any other dtype.
+    """
+    if labels.dtype == np.uint8:
+        image = Image.fromarray(labels)
+        image.putpalette(PALETTE.tobytes())
+    elif labels.dtype == np.uint16:
+        image = Image.fromarray(labels)
+    else:
+        raise ValueError(f"label maps are uint8 or uint16, not {labels.dtype}")
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """Decode a label map to H x W, uint8 or uint16; colours of the palette play no part.
+
+    Raises:
+        ValueError: not a palette or grayscale PNG.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        if image.mode in ("P", "L"):
+            return np.array(image)
+        if image.mode.startswith("I;16"):
+            return np.array(image).astype(np.uint16)
+        raise ValueError(f"a label map is a palette or grayscale image, not {image.mode}")
+
+
+def read_png(path: str | os.PathLike) -> np.ndarray:
+    """Read a label map from a file, as `decode_png`.
+
+    Raises:
+        InputError: missing, damaged or not a label map.
+    """
+    try:
+        with open(path, "rb") as file:
+            return decode_png(file.read())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such label map; check the dataset's paths") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path}: not a label map ({error})") from error
+
+
+def dtype(clusters: int) -> type[np.unsignedinteger]:
+    """The dtype that holds 0..clusters and the value for ignore."""
+    return np.uint8 if clusters < IGNORE else np.uint16
+
+
+def ignore_value(labels: np.ndarray) -> int:
+    """The value that stands for ignore in a label map of this dtype."""
+    return IGNORE if labels.dtype == np.uint8 else IGNORE_16_BIT
+
+
+def paint(
+    size: tuple[int, int], layers: Iterable[tuple[np.ndarray, int]], clusters: int
+) -> np.ndarray:
+    """Paint masks into one label map; later layers cover earlier ones.
+
+    Args:
+        size: (height, width).
+        layers: pairs of an H x W bool mask and its cluster, 1..clusters.
+
+    Returns:
+        H x W, uint8 or uint16; 0 where no mask is.
+    """
+    labels = np.zeros(size, dtype=dtype(clusters))
+    for mask, cluster in layers:
+        labels[mask] = cluster
+    return labels
+
+
+def colours(labels: np.ndarray) -> np.ndarray:
+    """VOC's colours of labels: their shape x 3, uint8.
+
+    Beyond 254 they come round again, without those of background and ignore.
+    """
+    return PALETTE[np.where(labels > 0, (labels - 1) % (IGNORE - 1) + 1, 0)]
+
+
+def legend(names: Sequence[str]) -> str:
+    """The lines of a labelmap.txt of CVAT: name and colour of background and of clusters 1, 2, …
+
+    Beyond 254 clusters label maps have no colours, and the colours here come round again.
+    """
+    lines = ["# label:color_rgb:parts:actions"]
+    for name, colour in zip(
+        ["background", *names], colours(np.arange(len(names) + 1)), strict=True
+    ):
+        lines.append(f"{name}:{','.join(map(str, colour))}::")
+    return "\n".join(lines) + "\n"
+
+
+def row(image_id: int, file_name: str, labels: np.ndarray) -> dict:
+    """The Parquet row of a label map (schemas label_maps and predictions)."""
+    return png_row(image_id, file_name, encode_png(labels))
+
+
+def png_row(image_id: int, file_name: str, png: bytes) -> dict:
+    """As `row`, of a label map that `encode_png` has encoded."""
+    path = os.path.splitext(file_name)[0] + ".png"
+    return {
+        "image_id": image_id,
+        "file_name": file_name,
+        "image": {"bytes": png, "path": path},
+    }
+
+
+def read_shard(path: str | os.PathLike) -> Iterable[tuple[int, str, np.ndarray]]:
+    """Stream (image_id, file_name, label map) from a shard of label maps or predictions."""
+    for entry in shards.read_rows(path):
+        yield entry["image_id"], entry["file_name"], decode_png(entry["image"]["bytes"])

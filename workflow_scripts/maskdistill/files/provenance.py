@@ -1,0 +1,208 @@
+"""What every output says of its own making: settings, code, input files, weights and versions.
+
+The record is a JSON object. Parquet files carry it in their metadata, JSON files under
+`provenance` (COCO's under `info`), HTML pages in a data block, models under `provenance`, and
+folders in their hidden file `.maskdistill`. Formats that have no place for it, such as CSV, have it
+in a file NAME.provenance.json next to them, and so have pseudo-labels, whose content alone decides
+what is learned from them.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import ijson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files.atomic import folder_record, write_text
+
+METADATA_KEY = b"maskdistill"  # of a Parquet file's schema: the record as JSON
+CONTENT_KEY = b"maskdistill_content"  # of a Parquet file: the digest of its rows
+ENDING = ".provenance.json"  # of the file next to one that has no place for a record
+_DIGITS = 16
+_HTML = re.compile(r'<script type="application/json" id="provenance">(.*?)</script>', re.DOTALL)
+
+
+def record(
+    stage: str,
+    settings: Mapping,
+    *,
+    program: str | None = None,
+    code: str | None = None,
+    inputs: Iterable[str | os.PathLike] = (),
+    **extra: object,
+) -> dict:
+    """The record of an output.
+
+    Args:
+        stage: what kind of output it is.
+        settings: the part of the config that the program was given.
+        program: that made it, a module of `workflow_scripts`.
+        code: digest of the program's logic, see `code_digest`.
+        inputs: files that it was made from; they count by content.
+        extra: more that decides or describes the output, for instance the seed.
+
+    Raises:
+        InputError: an input file is missing.
+    """
+    made_by = {"program": program, "code": code} if program else {}
+    return {
+        "stage": stage,
+        "settings": json.loads(json.dumps(settings)),  # a copy, to the last level
+        **made_by,
+        "inputs": {os.fspath(path): content_digest(path) for path in inputs},
+        "versions": versions(),
+        **extra,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes: Python and libraries."""
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in ("torch", "numpy", "pyarrow")
+    }
+
+
+def content_digest(path: str | os.PathLike) -> str:
+    """16 hexadecimal digits of what a file holds.
+
+    For a Parquet file that MaskDistill wrote they are the digest of its rows, which stands in its
+    footer: it does not depend on how the rows were made, and reading it takes no time. For other
+    files they are the first digits of the SHA-256.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    if Path(path).suffix == ".parquet":
+        try:
+            found = (pq.read_metadata(path).metadata or {}).get(CONTENT_KEY)
+        except (pa.ArrowInvalid, OSError):
+            found = None
+        if found is not None:
+            return found.decode()
+    return file_digest(path)[:_DIGITS]
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    try:
+        with open(Path(path), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file; check the path, or run the stage that writes it"
+        ) from None
+
+
+class RowsDigest:
+    """The digest of a Parquet file's rows, for `CONTENT_KEY`; row groups are added one by one."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add the rows of one row group."""
+        for column in batch.columns:
+            self._add(column)
+
+    def _add(self, values: pa.Array) -> None:
+        # Arrow's own buffers hold anything where a value is null.
+        self._digest.update(values.is_valid().to_numpy(zero_copy_only=False).tobytes())
+        values, kind = values.drop_null(), values.type
+        if pa.types.is_struct(kind):
+            for field in kind:
+                self._add(pc.struct_field(values, field.name))
+        elif pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+            self._add(pc.list_value_length(values))
+            self._add(values.flatten())
+        elif pa.types.is_binary(kind) or pa.types.is_string(kind):
+            self._add(pc.binary_length(values))
+            self._digest.update(b"".join(values.cast(pa.binary()).to_pylist()))
+        else:
+            self._digest.update(values.to_numpy(zero_copy_only=False).tobytes())
+
+    def metadata(self) -> dict[bytes, bytes]:
+        """What to add to the file's metadata."""
+        return {CONTENT_KEY: self._digest.hexdigest()[:_DIGITS].encode()}
+
+
+def in_html(page: str, content: Mapping) -> str:
+    """The page with the record in a data block at its end, which nothing in it can end early."""
+    text = json.dumps(content).replace("<", "\\u003c")
+    head, end, tail = page.rpartition("</body>")
+    return f'{head}<script type="application/json" id="provenance">{text}</script>\n{end}{tail}'
+
+
+def write_beside(path: str | os.PathLike, content: Mapping) -> None:
+    """Write the record of a file whose format has no place for it."""
+    write_text(beside(path), json.dumps(content, indent=1) + "\n")
+
+
+def beside(path: str | os.PathLike) -> Path:
+    """The file next to `path` that has its record, where its format has no place for one."""
+    return Path(path).with_name(Path(path).name + ENDING)
+
+
+def read(path: str | os.PathLike) -> dict | None:
+    """The record of a file or folder; None where it has none.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = Path(path)
+    try:
+        if beside(path).is_file():
+            return json.loads(beside(path).read_text(encoding="utf-8"))
+        if path.is_dir():
+            return folder_record(path)
+        return _READERS.get(path.suffix, lambda _: None)(path)
+    except (OSError, ValueError, pa.ArrowException, ijson.JSONError) as error:
+        raise InputError(
+            f"{path}: damaged or missing ({' '.join(str(error).split())}); remove it and run its "
+            "stage again"
+        ) from error
+
+
+def _of_parquet(path: Path) -> dict | None:
+    text = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
+    return None if text is None else json.loads(text)
+
+
+def _of_json(path: Path) -> dict | None:
+    with open(path, "rb") as file:
+        # COCO's are large, and have it at their beginning.
+        prefix = "info.provenance" if file.read(7) == b'{"info"' else "provenance"
+        file.seek(0)
+        return next(ijson.items(file, prefix, use_float=True), None)
+
+
+def _of_html(path: Path) -> dict | None:
+    found = _HTML.search(path.read_text(encoding="utf-8"))
+    return json.loads(found[1]) if found else None
+
+
+def _of_model(path: Path) -> dict | None:
+    from workflow_scripts.maskdistill.files.checkpoints import read_checkpoint
+
+    content = read_checkpoint(path, remedy="remove it and run its training again")
+    return content.get("provenance") if isinstance(content, Mapping) else None
+
+
+_READERS = {
+    ".parquet": _of_parquet,
+    ".json": _of_json,
+    ".html": _of_html,
+    ".pt": _of_model,
+}

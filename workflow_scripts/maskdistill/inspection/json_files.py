@@ -1,0 +1,277 @@
+"""JSON, JSON lines and CSV, described: COCO files, scores, histories, files for other tools."""
+
+import collections
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files.json_io import leaves
+from workflow_scripts.maskdistill.files.provenance import ENDING, read
+from workflow_scripts.maskdistill.inspection import terminal
+from workflow_scripts.maskdistill.inspection.blocks import (
+    Lines,
+    check_end,
+    counts,
+    damaged,
+    distributions,
+    foreign,
+    provenance,
+    read_text,
+    titled,
+    value,
+)
+from workflow_scripts.maskdistill.inspection.parquet_files import PER_CLASS
+
+# Small files that say how something was made, and what they are.
+_MARKERS = {
+    "complete.json": "marker of a generated dataset that is complete",
+    "downloaded.json": "marker of a downloaded dataset that is complete",
+    "fingerprint.json": (
+        "what decides the result of a training: the name of its folder is a digest of this"
+    ),
+}
+_REJECTED = ["file_name", "status"]
+_ABLATION = ["table", "matching", "row", "column", "mean", "sd", "n", "paper", "difference"]
+
+
+def json_file(path: Path) -> Lines:
+    """Any JSON file of this workflow.
+
+    Raises:
+        InputError: damaged, or none of this workflow's.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, "not valid JSON", error) from error
+    return _json(path, content)
+
+
+def _json(path: Path, content: object) -> Lines:
+    if isinstance(content, Mapping):
+        if isinstance(content.get("annotations"), list):
+            return _coco_dataset(path, content)
+        if {"steps", "class_names"} <= content.keys():
+            return _metrics(path, content)
+        if content.get("provenance", {}).get("stage") == "tabulate_ablation":
+            return _ablation(path, content)
+        if {"candidates", "confidence", "predictions", "names"} <= content.keys():
+            pairs = [(k, value(v)) for k, v in leaves(content) if not k.startswith("provenance.")]
+            lines = terminal.facts(pairs, indent=4)
+            return titled(path, "what the use of a run's models needs", ["", *lines])
+        if isinstance(content.get("samples"), list):
+            return titled(path, f"FiftyOne dataset: {len(content['samples']):,} samples")
+        if {"media_type", "info"} <= content.keys():
+            return titled(path, f"FiftyOne dataset {content['name']}: its fields")
+        if {"stage", "settings", "versions"} <= content.keys():
+            name = path.name.removesuffix(ENDING)
+            return titled(path, f"how {name} was made", provenance(content))
+        if path.name in _MARKERS:
+            lines = terminal.facts([(k, value(v)) for k, v in leaves(content)], indent=4)
+            return titled(path, _MARKERS[path.name], ["", *lines])
+    if isinstance(content, list):
+        if _all_have(content, {"image_id", "category_id", "score"}):
+            return _coco_results(path, content)
+        if _all_have(content, {"data", "predictions"}):
+            regions = sum(len(p["result"]) for task in content for p in task["predictions"])
+            title = f"Label Studio: {len(content):,} tasks with {regions:,} predicted regions"
+            return titled(path, title)
+        if content and all(isinstance(entry, str) for entry in content):
+            names = [(str(number), name) for number, name in enumerate(content, start=1)]
+            title = f"names of the classes 1 to {len(content)} of a model"
+            return titled(path, title, ["", *terminal.facts(names, indent=4)])
+    raise foreign(path, "JSON, but nothing that this workflow writes")
+
+
+def _all_have(entries: Sequence[object], keys: set[str]) -> bool:
+    return all(isinstance(entry, Mapping) and keys <= entry.keys() for entry in entries)
+
+
+def _coco_dataset(path: Path, content: Mapping) -> Lines:
+    annotations, listed = content["annotations"], content.get("images", [])
+    names = {c["id"]: c["name"] for c in content.get("categories", [])}
+    yield terminal.plain(path)
+    yield (
+        f"  COCO dataset: {len(listed):,} images, {len(annotations):,} annotations, "
+        f"{len(names)} categories"
+    )
+    yield from provenance(read(path) or {})
+    with_any = {annotation["image_id"] for annotation in annotations}
+    orphans = len(with_any - {image["id"] for image in listed})
+    yield from ["", f"  {len(listed) - len(with_any) + orphans:,} images without annotation"]
+    if orphans:
+        yield f"  CAUTION: annotations of {orphans:,} images that are not listed"
+    yield from _annotations(annotations, names)
+
+
+def _coco_results(path: Path, content: Sequence[Mapping]) -> Lines:
+    pictures = len({entry["image_id"] for entry in content})
+    yield terminal.plain(path)
+    yield f"  COCO results: {len(content):,} scored masks of {pictures:,} images"
+    yield from _annotations(content, {})
+
+
+def _annotations(entries: Sequence[Mapping], names: Mapping[int, str]) -> Lines:
+    columns = {
+        name: np.array([e[name] for e in entries if isinstance(e.get(name), int | float)])
+        for name in ("score", "area")
+    }
+    yield from distributions(columns)
+    sizes = collections.Counter(entry["category_id"] for entry in entries)
+    yield from counts(
+        "category",
+        {f"{i} {names.get(i, '')}".strip(): count for i, count in sizes.items()},
+    )
+
+
+def _metrics(path: Path, content: Mapping) -> Lines:
+    runs = content.get("runs")
+    what = f"mean scores over {runs} runs" if runs else "scores"
+    yield terminal.plain(path)
+    yield f"  {what} of {content['images']:,} images of the split '{content['split']}'"
+    if matched := content.get("matched_on"):
+        images = f"{matched['images']:,} images of the split '{matched['split']}'"
+        yield f"  class-aware ones by the matching on {images}"
+    yield from provenance(content.get("provenance", {}))
+    steps = content["steps"]
+    found = {name: dict(_leaves(step)) for name, step in steps.items()}
+    names = dict.fromkeys(metric for leaves in found.values() for metric in leaves)
+    rows = [[metric, *(_score(found[step].get(metric)) for step in steps)] for metric in names]
+    yield from ["", *terminal.table(["", *steps], rows), "  fractions are in percent"]
+
+
+# Tables of their own, too long to list.
+_LONG = ("per_class", "confusion_matrix", "calibration", "clusters", "classes")
+
+
+def _leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Numbers, moments and words of a step's scores, under dotted names."""
+    for key, found in tree.items():
+        name = f"{prefix}{key}"
+        if key in _LONG:
+            continue
+        if isinstance(found, Mapping) and not {"mean", "sd"} <= found.keys():
+            yield from _leaves(found, f"{name}.")
+        elif isinstance(found, list):
+            if all(isinstance(item, str) for item in found):
+                yield name, ", ".join(found)
+        else:
+            yield name, found
+
+
+def _score(found: object) -> str:
+    """A fraction, or mean and sd of fractions, in percent; other numbers and words as they are."""
+    if isinstance(found, Mapping):
+        number = found["mean"]
+        spread = "" if found["sd"] is None else f" ± {100 * found['sd']:.1f}"
+        return _score(number) + (spread if number is not None and 0 <= number <= 1 else "")
+    if isinstance(found, float) and 0 <= found <= 1:
+        return f"{100 * found:.1f}"
+    return terminal.number(found) if isinstance(found, int | float | None) else str(found)
+
+
+def _ablation(path: Path, content: Mapping) -> Lines:
+    yield terminal.plain(path)
+    yield f"  ablation: {terminal.plain(content['title'])}"
+    yield from provenance(content["provenance"])
+    yield from ["", "  the CSV file beside it has the numbers"]
+
+
+def json_lines(path: Path) -> Lines:
+    """A loss history, or the metadata of a folder for Hugging Face.
+
+    Raises:
+        InputError: damaged, or none of this workflow's.
+    """
+    text = read_text(path)
+    try:
+        rows = [json.loads(line) for line in text.splitlines()]
+        if rows and _all_have(rows, {"file_name", "objects"}):
+            objects = sum(len(row["objects"]["category"]) for row in rows)
+            title = f"Hugging Face image folder: {len(rows):,} images with {objects:,} objects"
+            lines = list(titled(path, title))
+        else:
+            lines = list(_losses(path, _as_columns(rows), len(rows)))
+    except InputError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise damaged(path, "not lines of JSON", error) from error
+    check_end(path, text)
+    return iter(lines)
+
+
+def csv_file(path: Path) -> Lines:
+    """Any CSV file of this workflow.
+
+    Raises:
+        InputError: damaged, or none of this workflow's.
+    """
+    text = read_text(path)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        rows = list(reader)
+        header = list(reader.fieldnames or [])
+    except csv.Error as error:
+        raise damaged(path, "not CSV", error) from error
+    history = {"step", "loss"} <= set(header)
+    if not history and header not in (PER_CLASS, _ABLATION, _REJECTED):
+        raise foreign(path, "CSV, but nothing that this workflow writes")
+    check_end(path, text)
+    if any(None in row or None in row.values() for row in rows):
+        raise damaged(path, "a row has not as many cells as the header")
+    if history:
+        try:
+            return _losses(path, _as_columns(rows), len(rows))
+        except ValueError as error:
+            raise damaged(path, "no numbers in a loss history", error) from error
+    if header == _REJECTED:
+        reasons = counts("status", collections.Counter(row["status"] for row in rows))
+        return titled(path, f"unusable images: {len(rows):,}", list(reasons))
+    title = "scores by class" if header == PER_CLASS else "numbers of an ablation"
+    return titled(path, f"{title}: {len(rows)} rows", _cells(header, rows))
+
+
+def _cells(header: Sequence[str], rows: Sequence[Mapping]) -> list[str]:
+    return ["", *terminal.table(header, [[row[name] for name in header] for row in rows])]
+
+
+def _as_columns(rows: Sequence[Mapping]) -> dict[str, np.ndarray]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        name: np.array([float(row[name]) for row in rows if row.get(name) not in (None, "")])
+        for name in names
+    }
+
+
+def _losses(path: Path, columns: Mapping[str, np.ndarray], count: int) -> Lines:
+    if not {"step", "loss"} <= columns.keys():
+        raise foreign(path, "no loss history, which has `step` and `loss`")
+    yield terminal.plain(path)
+    last = terminal.number(columns["step"][-1])
+    yield f"  loss history of a training: {count:,} rows, to step {last}"
+    rows = []
+    for name, values in columns.items():
+        if name != "step" and values.size:
+            parts = np.array([part.mean() for part in np.array_split(values, min(30, values.size))])
+            course = terminal.course(parts)
+            rows.append([name, values[0], values.min(), values[-1], course])
+    yield from ["", *terminal.table(["", "first", "least", "last", "course"], rows)]
+
+
+def benchmark(path: Path) -> Lines:
+    """Time and memory of a job.
+
+    Raises:
+        InputError: damaged, or none of Snakemake's.
+    """
+    text = read_text(path)
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t"))
+    if not rows or not {"s", "max_rss"} <= rows[0].keys():
+        raise foreign(path, "no benchmark of Snakemake's")
+    check_end(path, text)
+    return titled(path, f"benchmark of a job: {rows[0]['s']} s, {rows[0]['max_rss']} MB")

@@ -1,0 +1,236 @@
+"""Parquet files of every stage, described and checked."""
+
+import collections
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import masks, shards
+from workflow_scripts.maskdistill.inspection import image_files, terminal
+from workflow_scripts.maskdistill.inspection.blocks import (
+    CLUSTERS_SHOWN,
+    Lines,
+    counts,
+    damaged,
+    distributions,
+    provenance,
+)
+from workflow_scripts.maskdistill.progress import progress
+
+STAGES = {
+    "images": "manifest of the images",
+    "features": "keys of the patches, and their affinity to [CLS]",
+    "masks": "object masks from the affinities (Eq. 1 and 2)",
+    "mask_embeddings": "[CLS] of the masked objects",
+    "assignments": "clusters of the masks",
+    "centroids": "centroids of the clusters",
+    "candidates": "scored candidates of Mask R-CNN",
+    "confident": "confident candidates",
+    "label_maps": "label maps",
+    "predictions": "label maps that the segmentation model predicts",
+}
+PER_CLASS = ["step", "matching", "class", "iou", "clusters"]
+IDENTIFIERS = {"image_id", "mask_id", "candidate_id", "shard", "cluster"}
+
+
+def title_of(paths: Sequence[Path]) -> tuple[str, int]:
+    """What shards of one stage are, and their rows; from their ends alone.
+
+    Raises:
+        InputError: damaged, or none of this workflow's.
+    """
+    return _kind(paths[0])[1], sum(map(shards.count_rows, paths))
+
+
+def _kind(path: Path) -> tuple[str, str]:
+    """Stage and title of a Parquet file, by its columns: some stages share a name."""
+    names = shards.column_names(path)
+    if names == PER_CLASS:
+        return "per_class", "scores by class"
+    stage = shards.read_metadata(path)["stage"]
+    for candidate in (stage, *STAGES):
+        if candidate in STAGES and names == shards.schema(candidate).names:
+            return candidate, STAGES[candidate]
+    raise InputError(
+        f"{path}: of the stage '{stage}', but with other columns ({', '.join(names)}); "
+        "it was made by another version of the workflow; remove it and run again"
+    )
+
+
+def shards_of_a_stage(paths: Sequence[Path], sample: int, *, check: bool = False) -> Lines:
+    """What the shards hold, and how they were made.
+
+    Args:
+        sample: number of label maps that are decoded, evenly spread; 0 for all.
+        check: also read every byte and decode every mask and label map.
+
+    Raises:
+        InputError: damaged, or none of this workflow's.
+    """
+    rows = sum(map(shards.count_rows, paths))
+    stage, title = _kind(paths[0])
+    bytes_ = sum(path.stat().st_size for path in paths)
+    where = paths[0] if len(paths) == 1 else paths[0].parent
+    of = f" in {len(paths)} shards" if len(paths) > 1 else ""
+    yield terminal.plain(where)
+    yield f"  {title}: {rows:,} rows{of}, {terminal.size(bytes_)}"
+    if stage == "per_class":
+        table = shards.read_table(paths, PER_CLASS)
+        body = [list(row.values()) for row in table.to_pylist()]
+        yield from ["", *terminal.table(PER_CLASS, body)]
+        return
+    yield from _provenance_of_shards(paths, stage)
+    if stage in ("label_maps", "predictions"):
+        yield from image_files.label_map_shards(paths, rows, 0 if check else sample)
+    else:
+        yield from _columns(paths, stage)
+    if check:
+        yield from _check(paths, stage)
+
+
+def _provenance_of_shards(paths: Sequence[Path], stage: str) -> Lines:
+    """How they were made; all shards of a stage should be made alike."""
+    found: dict[str, list[Path]] = collections.defaultdict(list)
+    for path in paths:
+        if _kind(path)[0] != stage:
+            raise InputError(f"{path}: of another stage than {paths[0]}; give each by itself")
+        # Every shard has input files of its own, and a listing.
+        alike = {
+            key: value
+            for key, value in shards.read_metadata(path).items()
+            if key not in ("inputs", "listing")
+        }
+        found[json.dumps(alike, sort_keys=True)].append(path)
+    yield from provenance(json.loads(next(iter(found))))
+    if len(found) > 1:
+        yield ""
+        yield f"  CAUTION: made in {len(found)} different ways, of which the first is shown:"
+        for group in found.values():
+            yield f"    {len(group)} files, {group[0].name} among them"
+
+
+def _columns(paths: Sequence[Path], stage: str) -> Lines:
+    """Statuses, rows an image, and the distribution of every column of numbers."""
+    names = shards.schema(stage).names
+    if "status" in names:
+        statuses = shards.read_table(paths, ["status"])["status"].to_pylist()
+        yield from counts("status", collections.Counter(map(str, statuses)))
+    if "image_id" in names:
+        yield from _rows_an_image(paths, stage, names)
+    plain = [
+        field.name
+        for field in shards.schema(stage)
+        if (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
+        and field.name not in IDENTIFIERS
+    ]
+    columns = {name: _numbers(shards.read_table(paths, [name])[name]) for name in plain} | _derived(
+        paths, stage
+    )
+    yield from distributions(columns)
+    if "cluster" in names and stage != "centroids":
+        yield from _clusters(shards.read_table(paths, ["cluster"])["cluster"])
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    return column.drop_null().to_numpy()
+
+
+def _derived(paths: Sequence[Path], stage: str) -> dict[str, np.ndarray]:
+    """What can be worked out of a stage's columns and says more than they do."""
+    if stage in ("masks", "candidates", "confident"):
+        table = shards.read_table(paths, ["area", "height", "width"]).drop_null()
+        share = pc.divide(table["area"], pc.multiply(table["height"], table["width"]))
+        return {"area / image": _numbers(share)}
+    if stage == "features":
+        result = collections.defaultdict(list)
+        for path in paths:
+            columns = ["grid_height", "grid_width", "cls_affinity"]
+            # A few rows at a time: keys and affinities are large.
+            for row in shards.read_rows(path, columns, batch_size=16):
+                if row["cls_affinity"] is not None:
+                    patches = row["grid_height"] * row["grid_width"]
+                    affinity = row["cls_affinity"].reshape(-1, patches)
+                    mean = affinity.mean(axis=0)
+                    result["patches"].append(patches)
+                    result["heads"].append(len(affinity))
+                    result["affinity to [CLS], least"].append(mean.min())
+                    result["affinity to [CLS], most"].append(mean.max())
+        return {name: np.array(values) for name, values in result.items()}
+    if stage in ("mask_embeddings", "centroids"):
+        name = "embedding" if stage == "mask_embeddings" else "centroid"
+        column = shards.read_table(paths, [name])[name].combine_chunks()
+        vectors = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+        result = {
+            "dimensions": np.full(len(vectors), column.type.list_size),
+            "norm": np.linalg.norm(vectors, axis=1),
+        }
+        if stage == "centroids" and len(vectors) > 1:
+            unit = vectors / np.maximum(result["norm"][:, None], 1e-12)
+            cosine = unit @ unit.T
+            np.fill_diagonal(cosine, -1)
+            result["cosine to the nearest other"] = cosine.max(axis=1)
+        return result
+    return {}
+
+
+def _rows_an_image(paths: Sequence[Path], stage: str, names: Sequence[str]) -> Lines:
+    """Images, and how many masks or candidates they have; a row without either says so."""
+    columns = ["image_id"] + [n for n in ("candidate_id",) if n in names]
+    table = shards.read_table(paths, columns)
+    total = pc.count_distinct(table["image_id"]).as_py()
+    per_image = ""
+    if stage in ("masks", "mask_embeddings", "assignments", "candidates", "confident"):
+        if "candidate_id" in names:
+            table = table.filter(pc.is_valid(table["candidate_id"]))
+        each = _numbers(pc.value_counts(table["image_id"].combine_chunks()).field("counts"))
+        if each.size:
+            what = "candidates" if "candidate_id" in names else "masks"
+            least, most = each.min() if each.size == total else 0, each.max()
+            per_image = f", with {least} to {most} {what} each, {each.sum() / total:.3g} on average"
+        if each.size < total:
+            per_image += f"; {total - each.size:,} without any"
+    yield from ["", f"  {total:,} images{per_image}"]
+
+
+def _clusters(column: pa.ChunkedArray) -> Lines:
+    sizes = collections.Counter(column.drop_null().to_pylist())
+    if not sizes:
+        return
+    most = max(sizes.values())
+    shown = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:CLUSTERS_SHOWN]
+    rows = [[str(cluster), count, terminal.bar(count / most)] for cluster, count in shown]
+    yield from ["", *terminal.table(["cluster", "rows", ""], rows)]
+    if len(sizes) > len(shown):
+        yield f"  … and {len(sizes) - len(shown)} smaller clusters"
+
+
+def _check(paths: Sequence[Path], stage: str) -> Lines:
+    """Read everything; decode every mask."""
+    decoded = 0
+    for path in progress(paths, description="check", unit="shard"):
+        for row in shards.read_rows(path, batch_size=16):
+            lengths = row.get("rle_counts")
+            if lengths is not None:
+                try:
+                    areas = {
+                        masks.area(lengths, row["height"], row["width"]),
+                        int(masks.decode(lengths, row["height"], row["width"]).sum()),
+                    }
+                except Exception as error:  # pycocotools raises what it likes
+                    what = f"a mask of image {row['image_id']} cannot be decoded"
+                    raise damaged(path, what, error) from error
+                if areas != {row["area"]}:
+                    pixels = " or ".join(map(str, sorted(areas)))
+                    raise damaged(
+                        path,
+                        f"a mask of image {row['image_id']} has {pixels} pixels, but its area is "
+                        f"said to be {row['area']:g}",
+                    )
+                decoded += 1
+    extra = f", {decoded:,} masks decoded" if decoded else ""
+    yield from ["", f"  checked: every row can be read{extra}"]

@@ -1,0 +1,384 @@
+"""The tables and figures of the ablations, each number beside the paper's where it prints one.
+
+A summary is what `summarize` writes for a dataset (mean, sd and n over seeds), here one for every
+variant of the run; see `variants`. Numbers are fractions of 1 unless a table's unit is `count`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from markupsafe import Markup
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.evaluation.step_titles import STEP_TITLES, step_title
+from workflow_scripts.maskdistill.paper import comparison
+from workflow_scripts.maskdistill.paper.comparison import beside
+from workflow_scripts.maskdistill.paper.variants import BASELINES, MAIN
+from workflow_scripts.maskdistill.pictures import drawing, html_pages
+
+TITLES = {
+    "table_1": "Table 1: what each component adds",
+    "table_s1": "Table S1: boxes, masks, segmentation",
+    "table_2": "Table 2: clustering and linear protocol",
+    "table_s2": "Table S2: IoU by class",
+    "table_3": "Table 3: mask AP",
+    "figure_3": "Figure 3: number of clusters",
+    "figure_4": "Figure 4: share of patches that are proposals",
+    "figure_5": "Figure 5: confidence threshold",
+}
+MATCHINGS = {"hungarian": "Hungarian matching", "supervised": "learned from labels"}
+X_LABELS = {"figure_3": "clusters", "figure_4": "top-k", "figure_5": "τ"}
+NAMES = {
+    **STEP_TITLES,
+    "dino": "DINO-seg",
+    "lost": "LOST",
+    "mask_rcnn_masks": "Mask R-CNN, masks",
+    "mask_rcnn_boxes": "Mask R-CNN, boxes",
+    "mask_rcnn_boxes_grabcut": "Mask R-CNN, boxes with GrabCut",
+    "segmentation_without_hard_pixels": "Segmentation without hard-pixel mining",
+}
+# Table → the paper's key, and its rows: key of the paper's number, variant, step. What the
+# segmentation becomes by CRF follows in Table S1.
+_MIOU_TABLES = {
+    "table_1": (
+        "table1_components_voc_val_miou",
+        [
+            ("initial_masks", MAIN, "initial_masks"),
+            ("mask_rcnn", MAIN, "mask_rcnn"),
+            ("segmentation_without_hard_pixels", "all_pixels", "segmentation"),
+            ("segmentation", MAIN, "segmentation"),
+        ],
+    ),
+    "table_s1": (
+        "tableS1_components_voc_val_miou",
+        [
+            ("initial_masks", MAIN, "initial_masks"),
+            ("mask_rcnn_boxes", "boxes", "mask_rcnn_boxes"),
+            ("mask_rcnn_boxes_grabcut", "boxes", "mask_rcnn_boxes_grabcut"),
+            ("mask_rcnn_masks", MAIN, "mask_rcnn"),
+            ("segmentation", MAIN, "segmentation"),
+        ],
+    ),
+}
+_OF_OBJECTS = ("table_3", "figure_3", "figure_4")  # measured against annotated objects
+_AP = {"AP50": "ap50", "AP": "ap", "AP75": "ap75"}
+
+
+def tables(
+    item: str,
+    summaries: Mapping[str, Mapping],
+    sweep: Mapping[float, str],
+    paper: Mapping,
+    dataset: str,
+) -> list[dict]:
+    """The tables of one item; of a figure, each is a chart over the rows' names.
+
+    Args:
+        item: a key of `TITLES`.
+        summaries: variant → summary.
+        sweep: of a figure, value → variant.
+        paper: content of resources/paper_tables.json.
+        dataset: the paper's dataset that this one is likest to, see `comparison.paper_dataset`.
+
+    Returns:
+        `title`, `matching` (None where classes play no part), `unit` ("fraction" or "count"),
+        `evaluated_on`: `split` and number of `images`, `matched_on`: the same of the images that
+        clusters were matched with classes on, if they were, and `rows`: `name` and `cells`,
+        column → see `comparison.beside`. Numbers of Hungarian and of majority matching never share
+        a table.
+
+    Raises:
+        InputError: variants were evaluated on different images.
+    """
+    if item in _MIOU_TABLES:
+        found = _components(item, summaries, paper, dataset)
+    elif item == "table_2":
+        found = _protocols(summaries[MAIN], paper, dataset)
+    elif item == "table_s2":
+        found = _classes(summaries[MAIN], paper)
+    elif item == "table_3":
+        found = _instances(summaries, paper, dataset)
+    else:
+        found = _sweep(item, {value: summaries[name] for value, name in sweep.items()})
+    evaluated_on, matched_on = _images(item, summaries)
+    return [
+        {
+            **table,
+            "evaluated_on": evaluated_on,
+            "matched_on": matched_on if table["matching"] not in (None, "supervised") else None,
+        }
+        for table in found
+    ]
+
+
+def _images(item: str, summaries: Mapping[str, Mapping]) -> tuple[dict, dict]:
+    """Split and number of the images that an item is measured on, and of those for matching."""
+    if item in _OF_OBJECTS:
+        parts = {name: s["instances"] for name, s in summaries.items() if "instances" in s}
+    else:
+        parts = {name: s for name, s in summaries.items() if "steps" in s}
+    found = {}
+    for name, part in parts.items():
+        own = {key: part[key] for key in ("split", "images")}
+        # Label maps are matched on the images that they are scored on.
+        found[name] = own, dict(part.get("matched_on", own))
+    first, *others = found
+    for name in others:
+        if found[name] != found[first]:
+            raise InputError(
+                f"{item}: the variants {first} and {name} were evaluated on different images; "
+                "evaluate both again"
+            )
+    return found[first]
+
+
+def _table(title: str, matching: str | None, rows: Sequence[Mapping], unit: str) -> dict:
+    return {"title": title, "matching": matching, "unit": unit, "rows": list(rows)}
+
+
+def _by_matching(
+    title: str, rows: Sequence[tuple[Sequence[str], Mapping]], unit: str = "fraction"
+) -> Iterator[dict]:
+    """A table for each matching; `rows` are pairs of the matching's methods and the row."""
+    for method in dict.fromkeys(" and ".join(methods) for methods, _ in rows):
+        members = [row for methods, row in rows if " and ".join(methods) == method]
+        yield _table(title, method, members, unit)
+
+
+def _components(item: str, summaries: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]:
+    key, wanted = _MIOU_TABLES[item]
+    published = paper.get(key, {}) if dataset == "voc" else {}
+    rows = []
+    for name, variant, step in wanted:
+        values = summaries[variant]["steps"][step]
+        comparable = values["matching"] == ["hungarian"]
+        cell = beside(values["miou"], published.get(name) if comparable else None)
+        rows.append((values["matching"], {"name": name, "cells": {"mIoU": cell}}))
+    if item == "table_s1":
+        rows += _segmentations(summaries[MAIN], paper, dataset)[1:]
+    return _by_matching("mIoU", rows)
+
+
+def _segmentations(
+    summary: Mapping, paper: Mapping, dataset: str
+) -> list[tuple[Sequence[str], Mapping]]:
+    """Matching and row of the segmentation, then with CRF, then of every CRF round."""
+    return [
+        (
+            values["matching"],
+            {
+                "name": step,
+                "cells": {"mIoU": comparison.step_miou(summary, step, paper, dataset)},
+            },
+        )
+        for step, values in summary["steps"].items()
+        if step.startswith("segmentation")
+    ]
+
+
+def _protocols(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]:
+    yield from _by_matching("Clustering", _segmentations(summary, paper, dataset))
+    rows = [
+        {"name": name, "cells": {"mIoU": cell}}
+        for name, cell in comparison.linear_miou(summary, paper, dataset).items()
+    ]
+    title = f"Linear probe, with labels{_of_training_images(summary)}"
+    yield _table(title, "supervised", rows, "fraction")
+
+
+def _of_training_images(summary: Mapping) -> str:
+    """A mark of a linear probe that is scored on the images whose labels it has learned."""
+    return ", scored on its training images" if summary["split"] == "train" else ""
+
+
+def _classes(summary: Mapping, paper: Mapping) -> Iterator[dict]:
+    for method, columns in comparison.class_tables(summary, paper):
+        members = [name for name in columns if name.startswith(("segmentation", "linear_probe"))]
+        rows = [
+            {"name": class_name, "cells": {name: columns[name][class_name] for name in members}}
+            for class_name in summary["class_names"]
+        ]
+        title = "IoU by class"
+        if method == "supervised":
+            title += _of_training_images(summary)
+        if members:
+            yield _table(title, method, rows, "fraction")
+
+
+def _instances(summaries: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]:
+    steps = {
+        name.removesuffix("_seg"): summaries[name]["instances"]["steps"]["initial_masks"]
+        for name in BASELINES
+    }
+    main = summaries[MAIN]
+    steps |= main["instances"]["steps"]
+    merged = {**main, "instances": {**main["instances"], "steps": steps}}
+    for table in comparison.instance_tables(merged, paper, dataset):
+        rows = [
+            {"name": row["step"], "cells": dict(zip(_AP, row["cells"], strict=True))}
+            for row in table["rows"]
+        ]
+        yield _table(table["title"], table["matching"], rows, "fraction")
+
+
+def _sweep(item: str, by_value: Mapping[float, Mapping]) -> Iterator[dict]:
+    if item == "figure_5":
+        for step in _common(by_value.values(), lambda summary: summary["steps"]):
+            rows = [
+                (s["steps"][step]["matching"], _row(value, {"mIoU": s["steps"][step]["miou"]}))
+                for value, s in by_value.items()
+            ]
+            yield from _by_matching(f"{NAMES[step]}: mIoU", rows)
+        return
+    found = {value: summary["instances"]["steps"] for value, summary in by_value.items()}
+    for step in _common(found.values(), lambda steps: steps):
+        if item == "figure_4":
+            rows = [
+                _row(value, {"proposals": steps[step]["proposals_per_mask"]})
+                for value, steps in found.items()
+                if "proposals_per_mask" in steps[step]
+            ]
+            if rows:
+                yield _table("Patches that vote for a mask", None, rows, "count")
+        # The clusters of initial masks change nothing that ignores classes.
+        if (item, step) != ("figure_3", "initial_masks"):
+            rows = [_row(v, _ap(steps[step]["class_agnostic_multi"])) for v, steps in found.items()]
+            yield _table(f"{NAMES[step]}: class-agnostic mask AP", None, rows, "fraction")
+        rows = [
+            (steps[step]["matching"], _row(value, _ap(steps[step]["class_aware_multi"])))
+            for value, steps in found.items()
+        ]
+        yield from _by_matching(f"{NAMES[step]}: class-aware mask AP", rows)
+
+
+def _common(groups, steps_of) -> list[str]:
+    """Steps that all have, in the order of the first; main may have more than its variants."""
+    groups = [steps_of(group) for group in groups]
+    return [
+        step
+        for step in groups[0]
+        if step in NAMES and "_crf" not in step and all(step in group for group in groups)
+    ]
+
+
+def _row(value: float, numbers: Mapping[str, Mapping]) -> dict:
+    return {
+        "name": f"{value:g}",
+        "cells": {column: beside(ours, None) for column, ours in numbers.items()},
+    }
+
+
+def _ap(values: Mapping) -> dict:
+    return {column: values[key] for column, key in _AP.items()}
+
+
+def csv_rows(tables_: Sequence[Mapping], *, comparable: bool) -> Iterator[dict]:
+    """Tables as rows, one per number, with what it was measured on.
+
+    Args:
+        comparable: whether the experiment is the paper's, see `comparison.obstacles`.
+    """
+    for table in tables_:
+        for row in table["rows"]:
+            for column, cell in row["cells"].items():
+                yield {
+                    "table": table["title"],
+                    "matching": table["matching"] or "",
+                    "split": table["evaluated_on"]["split"],
+                    "images": table["evaluated_on"]["images"],
+                    "matched_on": (table["matched_on"] or {}).get("split", ""),
+                    "row": row["name"],
+                    "column": column,
+                    **cell["ours"],
+                    "paper": cell["paper"],
+                    "difference": cell["difference"],
+                    "comparable": "yes" if comparable else "no",
+                }
+
+
+def split_overclustering(tables_: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
+    """All tables, and those of majority matching apart, if there are others by Hungarian."""
+    majority = [table for table in tables_ if "majority" in (table["matching"] or "")]
+    if not any(table["matching"] == "hungarian" for table in tables_):
+        return list(tables_), []
+    return [table for table in tables_ if table not in majority], majority
+
+
+def figure(item: str, tables_: Sequence[Mapping]) -> str:
+    """The tables of a figure as charts under each other: one SVG file that needs nothing else."""
+    panels = []
+    for table in tables_:
+        scale = 1 if table["unit"] == "count" else 100
+        columns = list(table["rows"][0]["cells"])
+        lines = {}
+        for column in columns:
+            points = [
+                (float(row["name"]), row["cells"][column]["ours"])
+                for row in table["rows"]
+                if row["cells"][column]["ours"]["mean"] is not None
+            ]
+            if points:
+                lines[column] = drawing.Series(
+                    [x for x, _ in points],
+                    [scale * ours["mean"] for _, ours in points],
+                    [scale * (ours["sd"] or 0) for _, ours in points],
+                )
+        if not lines:
+            continue
+        chart = drawing.line_chart(
+            lines,
+            x_label=X_LABELS[item],
+            x_ticks=sorted({x for line in lines.values() for x in line.x}),
+            y_label="patches" if table["unit"] == "count" else "%",
+        )
+        title = title_of(table).replace(" – ", "\n") + f"\n{images_of(table)}"
+        panels.append((title, list(lines), chart))
+    if not panels:
+        raise InputError(f"{item}: nothing to draw; every number is undefined")
+    return drawing.stacked(panels)
+
+
+def title_of(table: Mapping) -> str:
+    """A table's title for people; overclustering is always named."""
+    if "majority" in (table["matching"] or ""):
+        return f"{table['title']} – overclustering, {table['matching']} matching"
+    return table["title"]
+
+
+def images_of(table: Mapping) -> str:
+    """The images that a table is measured on, and those that its clusters were matched on."""
+    evaluated, matched = table["evaluated_on"], table["matched_on"]
+    text = f"{evaluated['images']:,} images of “{evaluated['split']}”"
+    if matched is None:
+        return text
+    if matched == evaluated:
+        return f"{text}, matched on the same"
+    return f"{text}, matched on {matched['images']:,} of “{matched['split']}”"
+
+
+def name_of(name: str) -> str:
+    """The name of a row or a column for people; classes and numbers keep theirs."""
+    if re.search(r"_round_\d+", name):
+        return step_title(name)
+    return NAMES.get(name, name)
+
+
+def render(dataset: str, items: Sequence[Mapping], figures: Mapping[str, str]) -> str:
+    """All items on one HTML page that loads nothing from anywhere.
+
+    Args:
+        items: contents of the items' JSON files.
+        figures: item → SVG.
+    """
+    return html_pages.render(
+        "workflow_scripts/maskdistill/templates/ablations.html.j2",
+        dataset=dataset,
+        items=items,
+        figures={item: Markup(svg) for item, svg in figures.items()},  # written by `figure`
+        obstacles=items[0]["obstacles"],
+        name_of=name_of,
+        x_labels=X_LABELS,
+        matchings=MATCHINGS,
+        title_of=title_of,
+        images_of=images_of,
+    )

@@ -1,0 +1,1 @@
+"""Pictures and charts for people: drawing, colours, fonts, contact sheets, pages."""

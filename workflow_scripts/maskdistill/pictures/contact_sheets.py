@@ -1,0 +1,113 @@
+"""Pictures of clusters for people who name them: typical masks, and those near to others."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from workflow_scripts.maskdistill.files import images, masks, shards
+from workflow_scripts.maskdistill.files.coco_json import category_name
+from workflow_scripts.maskdistill.pictures import drawing, fonts
+
+CROP = 128  # side of a crop, in pixels
+GAP = 4
+COLUMNS = 8
+HEADING = 30  # height of a line of text, in pixels
+
+Key = tuple[int, int]  # image_id, mask_id
+
+
+def typical(keys: Sequence[Key], distances: np.ndarray, count: int) -> list[Key]:
+    """The masks nearest to their centroid, nearest first; of equal ones in the order of keys."""
+    order = sorted(range(len(keys)), key=lambda i: (distances[i], keys[i]))
+    return [keys[i] for i in order[:count]]
+
+
+def crops(
+    wanted: Iterable[Key], manifests: Iterable[Path], mask_shards: Iterable[Path], root: Path
+) -> dict[Key, np.ndarray]:
+    """Cut masked objects out of their images, each of which is read once.
+
+    Args:
+        wanted: masks with status ok.
+        manifests: shards that list their images.
+        mask_shards: shards that hold them.
+        root: folder that file names are relative to.
+
+    Returns:
+        (image_id, mask_id) → CROP x CROP x 3 uint8.
+
+    Raises:
+        InputError: an image can no longer be read.
+    """
+    wanted = set(wanted)
+    ids = {image_id for image_id, _ in wanted}
+    found = defaultdict(dict)
+    for path in mask_shards:
+        for row in shards.read_rows(path):
+            if (row["image_id"], row["mask_id"]) in wanted:
+                found[row["image_id"]][row["mask_id"]] = row
+    result = {}
+    for path in manifests:
+        for listed in shards.read_rows(path):
+            if listed["image_id"] not in ids:
+                continue
+            size = (listed["height"], listed["width"])
+            image = images.read_listed(root / listed["file_name"], size)
+            for mask_id, row in found[listed["image_id"]].items():
+                mask = masks.decode(row["rle_counts"], *size)
+                result[listed["image_id"], mask_id] = drawing.masked_crop(image, mask, CROP)
+    return result
+
+
+def sheet(sections: Mapping[str, Sequence[np.ndarray]], title: str) -> np.ndarray:
+    """One picture of a cluster.
+
+    Args:
+        sections: heading → crops of CROP x CROP x 3 uint8.
+
+    Returns:
+        H x W x 3 uint8, COLUMNS crops wide.
+    """
+    rows = {name: -(-len(found) // COLUMNS) for name, found in sections.items()}
+    width = GAP + COLUMNS * (CROP + GAP)
+    height = HEADING * (1 + len(sections)) + sum(rows.values()) * (CROP + GAP) + GAP
+    picture = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(picture)
+    fonts.write(draw, (GAP, 5), title, "black", 18, room=width - 2 * GAP)
+    top = HEADING
+    for name, found in sections.items():
+        fonts.write(draw, (GAP, top + 8), name, "#5c6670", 14, room=width - 2 * GAP)
+        top += HEADING
+        for number, crop in enumerate(found):
+            row, column = divmod(number, COLUMNS)
+            at = (GAP + column * (CROP + GAP), top + row * (CROP + GAP))
+            picture.paste(Image.fromarray(crop), at)
+        top += rows[name] * (CROP + GAP)
+    return np.asarray(picture)
+
+
+def template(seed: int, digest: str, sizes: Sequence[int]) -> str:
+    """A file of names, ready to edit; without an edit it changes nothing.
+
+    Args:
+        digest: see `shards.assignments_digest`.
+        sizes: masks of cluster 1, 2, …
+    """
+    lines = [
+        "# Look at the contact sheets, name the clusters, and save this as",
+        "# config/names/DATASET.yaml. Clusters of one name are merged; `background` drops one;",
+        "# lines that are left out change nothing.",
+        "seeds:",
+        f"  {seed}:",
+        "    # Which clusters were looked at: when others are found, the run stops and says so.",
+        f'    assignments: "{digest}"',
+        "    clusters:",
+    ]
+    lines += [
+        f"      {cluster}: {category_name(cluster)}  # {size} mask{'' if size == 1 else 's'}"
+        for cluster, size in enumerate(sizes, start=1)
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,28 @@
+"""HTML pages from the templates of this package."""
+
+from collections.abc import Callable, Mapping
+
+import jinja2
+
+from workflow_scripts.maskdistill.repository import REPOSITORY
+
+
+def render(
+    template: str, *, filters: Mapping[str, Callable] | None = None, **values: object
+) -> str:
+    """Fill in a template; what is no markup is escaped.
+
+    Args:
+        template: path of its file in the repository; code that names it so has it in its digest.
+        filters: further filters of the template.
+        values: what the template uses; a missing one is an error.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(REPOSITORY),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters or {}
+    return environment.get_template(template).render(**values)

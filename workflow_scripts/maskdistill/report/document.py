@@ -1,0 +1,99 @@
+"""The report as one HTML page."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.evaluation.step_titles import step_title
+from workflow_scripts.maskdistill.files import provenance, shards
+from workflow_scripts.maskdistill.pictures import html_pages
+from workflow_scripts.maskdistill.report import curves, example_pictures, overview, scores, times
+from workflow_scripts.maskdistill.report.sources import Inputs, cluster_colours, read
+
+REJECTED_SHOWN = 200  # rows of the table of rejected images
+DIFFERENCES_SHOWN = 20  # files that are named where they are not what the config says
+
+
+def render(inputs: Inputs) -> str:
+    """The report as one HTML document that loads nothing from anywhere.
+
+    Without metrics, the sections that need ground truth are left out, and no label is read.
+
+    Raises:
+        InputError: an input is missing, damaged, or does not fit the others.
+    """
+    if inputs.split not in inputs.images:
+        raise InputError(f"split '{inputs.split}': no manifest of it is given; add it to --images")
+    manifest = {split: read(paths) for split, paths in inputs.images.items()}
+    clusters = cluster_colours(inputs)
+    examples = example_pictures.examples(inputs, manifest[inputs.split], clusters)
+    scored = inputs.summary is not None and bool(inputs.metrics)
+    return html_pages.render(
+        "workflow_scripts/maskdistill/templates/report.html.j2",
+        filters={"percent": _percent, "signed": _signed, "duration": _duration, "plain": _plain},
+        dataset=inputs.dataset,
+        split=inputs.split,
+        titles={name: step_title(name) for name in inputs.steps},
+        date=datetime.datetime.now(datetime.UTC),
+        git_revision=inputs.git_revision,
+        verdict=inputs.verdict,
+        differences_shown=DIFFERENCES_SHOWN,
+        versions=provenance.versions(),
+        settings=overview.sections(inputs.settings),
+        sources=overview.sources(inputs),
+        counts=overview.counts(inputs, manifest),
+        usable={
+            split: sum(row["status"] == shards.OK for row in rows)
+            for split, rows in manifest.items()
+        },
+        rejected=[
+            {"split": split, **row}
+            for split, rows in manifest.items()
+            for row in rows
+            if row["status"] != shards.OK
+        ],
+        rejected_shown=REJECTED_SHOWN,
+        timings=times.timings(inputs.benchmarks, inputs.images, inputs.settings["seeds"]),
+        scores=scores.of_run(inputs) if scored else None,
+        legend=example_pictures.legend(inputs, clusters),
+        colours_shown={c for e in examples for p in e["pictures"] for c in p["colours"]},
+        examples=examples,
+        clusters=example_pictures.contact_sheets(inputs, manifest, clusters),
+        losses=[
+            chart
+            for step, path in inputs.histories.items()
+            if (chart := curves.loss(step_title(step), path))
+        ],
+    )
+
+
+def _percent(value: float | Mapping | None) -> str:
+    """A fraction, or mean and sd of fractions, in percent with one decimal."""
+    if isinstance(value, Mapping):
+        spread = "" if value["sd"] is None else f" ± {100 * value['sd']:.1f}"
+        return _percent(value["mean"]) + spread
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _signed(value: float | None) -> str:
+    """A difference of fractions in percentage points."""
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def _plain(value: object) -> str:
+    """A setting as people write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_plain(item) for item in value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,45 @@
+"""What a report is made of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.pictures.step_colours import StepColours, step_colours
+from workflow_scripts.maskdistill.runs.verification import Verdict
+
+ShardsBySplit = Mapping[str, Sequence[Path]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a report is made of; of several seeds, the pictures are those of the first."""
+
+    dataset: str
+    split: str  # shown in the examples, and scored if there is ground truth
+    root: Path
+    settings: Mapping  # the dataset's whole merged config
+    images: ShardsBySplit  # manifests
+    masks: ShardsBySplit
+    assignments: Sequence[Path]
+    steps: Mapping[str, Sequence[Path]]  # step → shards of label maps of `split`
+    candidates: ShardsBySplit = field(default_factory=dict)
+    confident: ShardsBySplit = field(default_factory=dict)
+    metrics: Mapping[str, Mapping] = field(default_factory=dict)  # seed → metrics.json
+    summary: Mapping | None = None  # metrics.json of summarize
+    histories: Mapping[str, Path] = field(default_factory=dict)  # trained step → history.csv
+    benchmarks: Path | None = None
+    paper_tables: Mapping = field(default_factory=dict)
+    git_revision: str = "unknown"
+    verdict: Verdict | None = None  # on the files behind the report; None without a run
+
+
+def cluster_colours(inputs: Inputs) -> dict[str, StepColours]:
+    """Colours of the clusters by step, see `step_colours`; of several seeds, of the first."""
+    first = next(iter(inputs.metrics.values()), None)
+    return step_colours(inputs.steps, len(inputs.settings["curation"]["names"]), first)
+
+
+def read(paths: Sequence[Path], columns: list[str] | None = None) -> list[dict]:
+    """Rows of shards; no shard has none."""
+    return shards.read_table(paths, columns).to_pylist() if paths else []

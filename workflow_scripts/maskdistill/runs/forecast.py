@@ -1,0 +1,216 @@
+"""What a run will need, from the config alone: images, GPU hours, space on the disk."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from workflow_scripts.maskdistill.data import datasets
+from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.settings.config import (
+    evaluated_split,
+    instance_split,
+    is_downloaded,
+)
+from workflow_scripts.maskdistill.settings.downloads import dataset_source
+
+# Assumed, where nothing in the config decides it. Bytes, unless said otherwise.
+ASPECT_RATIO = 4 / 3  # of a photograph
+ROW = 100  # of a table without masks
+RUN_LENGTHS = 400  # one mask, with its box and ids
+LABEL_MAP = 8_000  # a PNG of 500 x 375
+MODEL = 150_000_000  # ResNet-50 with its heads
+CHECKPOINT = 3  # of a training: times the model, with momentum and the one before it
+UNPACKED = 1.05  # times the archive: JPEG does not shrink
+STATED_PATCHES = 2160  # of an image in resources/throughput.json: 640 x 864 in patches of 16
+
+
+class Backbone(NamedTuple):
+    """What of a network decides the size of its features and its time."""
+
+    patch_size: int | None  # None: no transformer
+    width: int
+    heads: int
+
+
+class Networks(NamedTuple):
+    """The networks of the two stages; often the same."""
+
+    features: Backbone
+    embedding: Backbone
+
+
+def count_images(config: Mapping, split: str, catalogue: Mapping) -> int:
+    """The number of images of a split: listed where the data are here, else as published.
+
+    Raises:
+        InputError: the data are not here and cannot be downloaded.
+    """
+    dataset = config["dataset"]
+    if dataset["generate"] is not None:
+        return dataset["generate"][dataset["splits"][split]]
+    root, value = Path(dataset["root"]), dataset["splits"][split]
+    if not is_downloaded(config) or (root / "downloaded.json").is_file():
+        return len(datasets.list_images(dataset, root, split))
+    published = catalogue["datasets"][dataset["download"]]["images"]
+    if isinstance(value, str):
+        return published[value]
+    count = published[value["annotations"]]
+    if value.get("image_list"):
+        count = len(datasets.read_image_list(value["image_list"]))
+    if value.get("excluded_list"):
+        count -= len(datasets.read_image_list(value["excluded_list"]))
+    return count
+
+
+def split_counts(config: Mapping, catalogue: Mapping) -> dict[str, int]:
+    """Images of the splits that the workflow goes through: `train` and what is evaluated."""
+    splits = ["train", evaluated_split(config)]
+    if config["dataset"]["ground_truth"]:
+        splits.append(instance_split(config))
+    return {split: count_images(config, split, catalogue) for split in dict.fromkeys(splits)}
+
+
+def _probed(config: Mapping) -> bool:
+    enabled = config["evaluation"]["linear_probe"]["enabled"]
+    return config["dataset"]["ground_truth"] and enabled
+
+
+def gpu_seconds(
+    config: Mapping,
+    counts: Mapping[str, int],
+    throughput: Mapping,
+    networks: Networks,
+    *,
+    support: bool = False,
+) -> dict[str, float]:
+    """Seconds of one GPU that every rule takes for a dataset, over all its seeds.
+
+    Args:
+        counts: of `split_counts`.
+        throughput: rule → {seconds, per}, see resources/throughput.json.
+        support: whether the dataset only supports another's clustering.
+    """
+    count = counts["train"] if support else sum(counts.values())
+    features, embedding = (_relative_size(config["features"], one) for one in networks)
+    extraction = "extract_features" if config["store_features"] else "extract_masks"
+    amounts = {
+        extraction: count * features,
+        "embed_masks": count * config["masks"]["per_image"] * embedding,
+    }
+    if not support:
+        seeds, rounds = len(config["seeds"]), config["crf"]["rounds"] + 1
+        evaluated = counts[evaluated_split(config)]
+        mask_rcnn, segmentation = config["mask_rcnn"], config["segmentation"]
+        refined = config["crf"]["enabled"] * (evaluated * rounds + _relabelled(config, counts))
+        amounts |= {
+            "train_mask_rcnn": seeds * mask_rcnn["iterations"] * mask_rcnn["batch_size"],
+            "predict_candidates": seeds * count,
+            "train_segmentation": seeds * rounds * segmentation["epochs"] * counts["train"],
+            "predict_segmentation": seeds * rounds * evaluated,
+            "refine_predictions": seeds * refined,
+        }
+        if _probed(config):
+            epochs = config["evaluation"]["linear_probe"]["epochs"]
+            amounts |= {
+                "train_linear_probe": seeds * rounds * epochs * counts["train"],
+                "predict_linear_probe": seeds * rounds * evaluated,
+                "refine_linear_probe": seeds * rounds * evaluated * config["crf"]["enabled"],
+            }
+    return {rule: amount * throughput[rule]["seconds"] for rule, amount in amounts.items()}
+
+
+def _relative_size(features: Mapping, network: Backbone) -> float:
+    """Work of a network on an image, as a multiple of what the throughput is stated for."""
+    if network.patch_size is None:
+        return 1.0
+    return patches(features, network.patch_size) / STATED_PATCHES
+
+
+def _relabelled(config: Mapping, counts: Mapping[str, int]) -> int:
+    """Training images whose refined predictions are made for the next round only."""
+    return config["crf"]["rounds"] * counts["train"] if len(counts) > 1 else 0
+
+
+def disk_bytes(
+    config: Mapping, counts: Mapping[str, int], networks: Networks, *, support: bool = False
+) -> dict[str, float]:
+    """Bytes on the disk that every stage takes for a dataset, over all its seeds, uncompressed.
+
+    Args:
+        counts: of `split_counts`.
+        support: whether the dataset only supports another's clustering.
+    """
+    count = counts["train"] if support else sum(counts.values())
+    seeds = len(config["seeds"])
+    masks = count * config["masks"]["per_image"]
+    tokens = patches(config["features"], networks.features.patch_size)
+    # Keys are float16, affinities float32.
+    features = count * tokens * (2 * networks.features.width + 4 * networks.features.heads)
+    needed = {
+        "images": count * ROW,
+        "features": features if config["store_features"] else 0,
+        "masks": masks * RUN_LENGTHS,
+        "mask_embeddings": masks * 4 * networks.embedding.width,
+    }
+    if support:
+        return needed
+    rounds = config["crf"]["rounds"] + 1
+    evaluated = counts[evaluated_split(config)]
+    passes = 2 if config["crf"]["enabled"] else 1  # predictions, without and with CRF
+    candidates = config["candidates"]["per_image"] * RUN_LENGTHS
+    trainings = seeds * (1 + rounds * (1 + _probed(config)))
+    labelled = counts["train"] + evaluated * (len(counts) > 1)
+    predicted = passes * rounds * evaluated + _relabelled(config, counts)
+    needed |= {
+        "assignments": seeds * masks * ROW,
+        "pseudo_labels.json": seeds * counts["train"] * config["masks"]["per_image"] * RUN_LENGTHS,
+        "candidates (at most)": seeds * count * candidates,
+        "confident (at most)": seeds * labelled * candidates,
+        "candidates.json (at most)": evaluated * candidates,
+        "label maps": seeds * (labelled + evaluated) * LABEL_MAP,
+        "predictions": seeds * predicted * LABEL_MAP,
+        "unpacked label maps": 2 * evaluated * LABEL_MAP,
+        "models": trainings * MODEL,
+        "checkpoints": trainings * CHECKPOINT * MODEL,
+    }
+    if _probed(config):
+        probed = seeds * rounds * passes * evaluated
+        needed["linear probe"] = (counts["train"] + probed) * LABEL_MAP
+    return needed
+
+
+def download_sizes(
+    configs: Sequence[Mapping], catalogue: Mapping
+) -> tuple[dict[str, float], list[str]]:
+    """Bytes of the data and weights that the workflow downloads, and URLs of unknown size.
+
+    Returns:
+        folder → bytes, of a dataset while it is unpacked; and what is not in them.
+    """
+    sizes: dict[str, float] = {}
+    unknown = []
+    for name in sorted({one["dataset"]["download"] for one in configs if is_downloaded(one)}):
+        archives = dataset_source(name, catalogue)["archives"]
+        sizes[f"data/{name}"] = sum(one.get("bytes", 0) for one in archives) * (1 + UNPACKED)
+        unknown += [one["url"] for one in archives if "bytes" not in one]
+    stages = ("features", "embedding", "mask_rcnn", "segmentation")
+    wanted = {one[stage]["weights"] for one in configs for stage in stages}
+    for path in sorted(wanted & set(catalogue["files"])):
+        source = catalogue["files"][path]
+        if size := source.get("bytes") or source.get("expected_bytes"):
+            sizes[path] = size
+        else:
+            unknown.append(source["url"])
+    return sizes, unknown
+
+
+def patches(features: Mapping, patch_size: int) -> int:
+    """Patches of a photograph of 4:3 at the size that the backbone sees."""
+    size = images.resized_size(
+        3000,
+        round(3000 * ASPECT_RATIO),
+        shorter_side=features["shorter_side"],
+        longer_side=features["longer_side"],
+    )
+    return math.prod(side // patch_size for side in images.padded_size(size, patch_size))

@@ -1,0 +1,191 @@
+"""What a run of the workflow goes by: parsed by the main process, written down, read by every job.
+
+Jobs on a cluster parse the workflow anew, perhaps days later. Whatever people edit meanwhile, they
+take configs and digests from the file that the main process has left, and refuse to work with
+rules that are no longer those of the run.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files.atomic import write_text
+from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.settings.config import (
+    check_support,
+    curated,
+    dataset_config,
+    is_downloaded,
+    names_cautions,
+    read_names,
+    validate,
+)
+from workflow_scripts.maskdistill.settings.downloads import dataset_source, read_catalogue
+
+VARIABLE = "MASKDISTILL_RUN"  # of the environment of jobs: path of the file
+_AGAIN = "let the other jobs end or stop them, and start snakemake again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenRun:
+    """What was parsed."""
+
+    rules: str  # digest of the rules, see `code_digest.rules_digest`
+    config: dict  # of the workflow
+    configs: dict[str, dict]  # merged, of every active dataset and of those that support it
+    names: dict[str, dict[int, dict]]  # dataset → seed → what config/names says of its clusters
+    catalogue: dict  # what can be downloaded
+    applied: dict[str, str]  # split of new images, applied/NAME → folder
+    found: dict[str, object] = field(default_factory=dict)  # what planning found on the disk
+
+    def once(self, name: str, find: Callable[[], object]) -> object:
+        """What planning found on the disk under that name; `find` looks, the first time.
+
+        Jobs get what the main process has found, though files may have changed meanwhile.
+
+        Args:
+            name: of what is looked for.
+            find: returns a JSON value.
+        """
+        if name not in self.found:
+            self.found[name] = find()
+        return self.found[name]
+
+
+def parse(config: Mapping, home: Path, *, rules: str) -> FrozenRun:
+    """Read and check all that the config names.
+
+    Files of the working directory go before those of the repository.
+
+    Args:
+        config: of the workflow.
+        home: folder of the repository.
+        rules: digest of its rules.
+
+    Raises:
+        InputError: a file is missing, or a key or value is wrong; names it and the remedy.
+    """
+    schemas = home / "config" / "schemas"
+    validate(config, schemas / "workflow.schema.yaml", source="config")
+    catalogue = read_catalogue(
+        home / "resources" / "downloads.yaml", schemas / "downloads.schema.yaml"
+    )
+    configs = _configs(config, home, catalogue)
+    folders = [Path("config/names"), home / "config" / "names"]
+    names = {
+        name: _names(name, one, folders, schemas / "names.schema.yaml")
+        for name, one in configs.items()
+    }
+    return FrozenRun(
+        rules=rules,
+        config=dict(config),
+        configs=configs,
+        names=names,
+        catalogue=catalogue,
+        applied=_applied(config["apply"]),
+    )
+
+
+def _configs(config: Mapping, home: Path, catalogue: Mapping) -> dict[str, dict]:
+    """The configs of all active datasets and of those that support their clustering."""
+    configs: dict[str, dict] = {}
+    waiting = list(config["datasets"])
+    while waiting:
+        name = waiting.pop(0)
+        if name in configs:
+            continue
+        configs[name] = dataset_config(
+            name,
+            config,
+            [Path("config/datasets"), home / "config" / "datasets"],
+            home / "config" / "schemas" / "dataset.schema.yaml",
+            downloadable=catalogue["files"],
+        )
+        waiting += configs[name]["clustering"]["support"]
+        dataset = configs[name]["dataset"]
+        generated, root = dataset["generate"] is not None, dataset["root"]
+        if generated and root != f"data/{name}":
+            raise InputError(f"{name}: dataset.root of generated scenes must be data/{name}")
+        if is_downloaded(configs[name]):
+            dataset_source(dataset["download"], catalogue)
+        elif not generated and not Path(root).is_dir():
+            raise InputError(
+                f"{name}: there is no folder {root}; set dataset.root in "
+                f"config/datasets/{name}.yaml to where the images lie"
+            )
+    for name in configs:
+        check_support(name, configs)
+    return configs
+
+
+def _names(dataset: str, config: Mapping, folders: list[Path], schema: Path) -> dict[int, dict]:
+    """Names of the clusters of a dataset: seed → what config/names/DATASET.yaml says of it."""
+    path = next(filter(Path.is_file, (folder / f"{dataset}.yaml" for folder in folders)), None)
+    if path is None:
+        return {}
+    found = read_names(path, schema)
+    for values in found.values():
+        try:
+            curated(config, values["clusters"])
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    return found
+
+
+def _applied(folders: str | list[str]) -> dict[str, str]:
+    """Folders of new images as further splits."""
+    found: dict[str, str] = {}
+    for folder in map(Path, [folders] if isinstance(folders, str) else folders):
+        name = re.sub(r"[^\w.-]+", "_", folder.resolve().name) or "root"
+        split = f"applied/{name}"
+        if not folder.is_dir():
+            raise InputError(f"apply: there is no folder {folder}")
+        if split in found:
+            raise InputError(f"apply: {folder} and {found[split]} have the same name; rename one")
+        found[split] = str(folder)
+    return found
+
+
+def cautions(run: FrozenRun) -> list[str]:
+    """What files of names may not mean, a line each."""
+    return [
+        f"config/names/{name}.yaml: {caution}"
+        for name, config in run.configs.items()
+        for caution in names_cautions(config, run.names[name])
+    ]
+
+
+def write(run: FrozenRun, path: str | os.PathLike) -> None:
+    """Write it down for the jobs of the run."""
+    write_text(path, json.dumps(dataclasses.asdict(run)))
+
+
+def read(path: str | os.PathLike | None, *, rules: str | None = None) -> FrozenRun:
+    """What the main process has written down.
+
+    Args:
+        path: of the file; None where the environment does not name it.
+        rules: digest of the rules as this process sees them; None where it needs no rules.
+
+    Raises:
+        InputError: there is no such file, or the rules have changed.
+    """
+    if path is None:
+        raise InputError(
+            f"the environment variable {VARIABLE} is missing: jobs of a run need it from the main "
+            "process of snakemake; have the executor pass the environment on"
+        )
+    content = read_json(path, remedy="start snakemake again, without --no-hooks")
+    if rules not in (None, content["rules"]):
+        raise InputError(f"the rules have changed since this run was started; {_AGAIN}")
+    for by_seed in content["names"].values():
+        for seed in list(by_seed):  # JSON knows only texts as keys
+            named = by_seed.pop(seed)
+            named["clusters"] = {int(k): v for k, v in named["clusters"].items()}
+            by_seed[int(seed)] = named
+    return FrozenRun(**content)

@@ -1,0 +1,260 @@
+"""Whether outputs are what the config says: their records against settings, code and input files.
+
+Snakemake compares what it ran with what it would run. This compares the files themselves with what
+there is now, whoever made or replaced them: a file differs if it was made with other settings, by
+other code, from other input files (weights among them), or from other images or labels.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow_scripts.maskdistill.data import datasets
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import provenance
+from workflow_scripts.maskdistill.paper.variants import has_own, variants
+from workflow_scripts.maskdistill.progress import progress
+from workflow_scripts.maskdistill.runs.code_digest import code_digest
+from workflow_scripts.maskdistill.runs.frozen import FrozenRun
+from workflow_scripts.maskdistill.settings.config import (
+    canonical_json,
+    changed_settings,
+    listing_settings,
+    merge,
+    report_settings,
+    rule_settings,
+    split_shards,
+)
+
+_KINDS = {".parquet", ".json", ".csv", ".html", ".pt", ".svg"}  # of outputs that are files
+_SHOWN = 3  # input files that are named where a file has several others
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found."""
+
+    checked: int  # files and folders
+    differences: dict[str, list[str]]  # path → in what it differs
+    left_over: list[str]  # paths that belong to nothing of the config
+
+
+def outputs(root: Path) -> Iterator[Path]:
+    """The files and folders below `root` that programs of the workflow have written."""
+    for path in sorted(root.iterdir()):
+        if path.name.startswith(".") or path.name.endswith(provenance.ENDING):
+            continue
+        if path.is_dir():
+            if provenance.read(path) is None:
+                yield from outputs(path)
+            else:
+                yield path
+        elif path.suffix in _KINDS:
+            yield path
+
+
+def sources(paths: Iterable[Path], root: Path) -> list[Path]:
+    """These files and all outputs below `root` that they were made from, directly or not."""
+    found: dict[Path, None] = {}
+    waiting = list(paths)
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.exists() and path.is_relative_to(root):
+            found[path] = None
+            record = _read(path)
+            waiting += map(Path, record.get("inputs", ()) if isinstance(record, Mapping) else ())
+    return sorted(found)
+
+
+def verify(paths: Iterable[Path], root: Path, run: FrozenRun, dataset: str, home: Path) -> Verdict:
+    """Compare what outputs say of their making with what there is now.
+
+    Args:
+        paths: files and folders, see `outputs`.
+        root: folder of the dataset's results; input files are found from the working directory.
+        run: what the config says.
+        dataset: name of the dataset.
+        home: folder of the repository.
+    """
+    expectation = _Expectation(run, dataset, home)
+    paths = list(paths)
+    differences, left_over = {}, []
+    for path in progress(paths, description="verify", unit="file", total=len(paths)):
+        where = expectation.place(path.relative_to(root))
+        if where is None:
+            left_over.append(str(path))
+        elif found := list(expectation.differences(path, where)):
+            differences[str(path)] = found
+    return Verdict(len(paths) - len(left_over), differences, left_over)
+
+
+def _read(path: Path) -> dict | str | None:
+    """The record of an output; an error's text where it is damaged."""
+    try:
+        return provenance.read(path)
+    except InputError as error:
+        return str(error)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What the path of an output says."""
+
+    config: Mapping  # of the dataset, as it holds there
+    names: Mapping[int, str]  # of clusters
+    split: str | None
+
+
+class _Expectation:
+    """What the config says of outputs."""
+
+    def __init__(self, run: FrozenRun, dataset: str, home: Path) -> None:
+        self._run = run
+        self._config, self._names = run.configs[dataset], run.names[dataset]
+        self._variants = variants(self._config)
+        ablation_seeds = self._config["evaluation"]["ablations"]["seeds"] or []
+        self._seeds = {*self._config["seeds"], *ablation_seeds}
+        self._digest = functools.cache(provenance.content_digest)
+        self._code = functools.cache(lambda name: code_digest(f"workflow_scripts.{name}", home))
+        self._listing = functools.cache(self._list)
+
+    def place(self, path: Path) -> _Place | None:
+        """What a path relative to the dataset's results stands for; None if for nothing now."""
+        parts = path.parts
+        changes: Mapping = {}
+        own_clusters = False
+        if parts[0] == "ablations" and len(parts) > 2:
+            variant = self._variants.get(parts[1])
+            if variant is None:
+                return None
+            changes, own_clusters = variant.changes, has_own(variant, "clusters")
+        seed = _number("seed", parts, self._config["seeds"][0])
+        if seed not in self._seeds:
+            return None
+        if _number("round", parts, 0) > self._config["crf"]["rounds"]:
+            return None
+        split = next((part for part in parts if part in datasets.SPLITS), None)
+        if "applied" in parts[:-1]:
+            split = "/".join(parts[parts.index("applied") :][:2])
+            if split not in self._run.applied:
+                return None
+        names = {} if own_clusters else self._names.get(seed, {}).get("clusters", {})
+        return _Place(merge(self._config, changes), names, split)
+
+    def differences(self, path: Path, where: _Place) -> Iterator[str]:
+        """In what an output differs from what there is now, for people."""
+        record = _read(path)
+        if isinstance(record, str):
+            yield record
+        elif record is None or "program" not in record:
+            yield "does not say what made it"
+        else:
+            yield from self._of_code(record)
+            yield from self._of_settings(record, where)
+            yield from self._of_inputs(record["inputs"])
+            yield from self._of_data(record, path, where)
+
+    def _of_code(self, record: Mapping) -> Iterator[str]:
+        program = record["program"]
+        try:
+            if record["code"] != self._code(program):
+                yield f"made by other code of {program} than there is now"
+        except FileNotFoundError:
+            yield f"made by {program}, a program that there is no more"
+
+    def _of_settings(self, record: Mapping, where: _Place) -> Iterator[str]:
+        try:
+            now = self._settings(record, where)
+        except KeyError:  # a program of another version
+            return
+        yield from changed_settings(record["settings"], json.loads(canonical_json(now)))
+
+    def _settings(self, record: Mapping, where: _Place) -> dict:
+        """The settings that the program of a record is given now."""
+        program = record["program"]
+        if program == "report":
+            return report_settings(where.config, where.names)
+        if program == "report_ablations":
+            return {}
+        if program == "list_images":
+            described = self._described(where.split)
+            applied = where.split in self._run.applied
+            images = len(self._listing(where.split)) if applied else None
+            return listing_settings(where.config, described, where.split, images)
+        if program == "find_baseline_masks":
+            return rule_settings(record["baseline"], where.config)
+        if record.get("supervised"):
+            return rule_settings("evaluate_linear_probe", where.config, where.names)
+        return rule_settings(program, where.config, where.names)
+
+    def _of_inputs(self, inputs: Mapping[str, str]) -> Iterator[str]:
+        gone = [path for path in inputs if not Path(path).exists()]
+        others = [
+            path
+            for path, digest in inputs.items()
+            if path not in gone and self._digest(path) != digest
+        ]
+        for what, paths in (("another {} than there is now", others), ("{}, which is gone", gone)):
+            if paths:
+                more = len(paths) - _SHOWN
+                shown = ", ".join(paths[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+                yield "made from " + what.format(shown)
+
+    def _of_data(self, record: Mapping, path: Path, where: _Place) -> Iterator[str]:
+        """Images and labels against the digests of when the output was made."""
+        split = record.get("split", where.split)
+        described = self._described(split)
+        root = Path(described["root"])
+        try:
+            if "listing" in record:
+                shards = record["settings"]["shards"]
+                own = datasets.images_of_shard(self._listing(split), int(path.stem), shards)
+                if datasets.listing_digest(own, root) != record["listing"]:
+                    yield f"images in {root} were added, removed or replaced since it was made"
+            if record.get("labels", "") not in ("", *datasets.WATCHED_ORIGINS):
+                images = self._listing(split)
+                if record["program"] == "write_ground_truth":
+                    count = split_shards(self._config, split)
+                    images = datasets.images_of_shard(images, int(path.stem), count)
+                objects = record["program"] == "evaluate_instances"
+                found = datasets.labels_digest(described, root, split, images, objects=objects)
+                if found != record["labels"]:
+                    yield f"labels in {root} were added, removed or replaced since it was made"
+        except InputError as error:
+            yield f"what it was made from cannot be read: {error}"
+
+    def _described(self, split: str | None) -> Mapping:
+        return datasets.described(self._config["dataset"], split, self._run.applied)
+
+    def _list(self, split: str) -> list[datasets.ListedImage]:
+        described = self._described(split)
+        return datasets.list_images(described, Path(described["root"]), split)
+
+
+def _number(name: str, parts: Iterable[str], default: int) -> int:
+    """The number in a part NAME-NUMBER of a path."""
+    found = (re.fullmatch(rf"{name}-(\d+)", part) for part in parts)
+    return next((int(match[1]) for match in found if match), default)
+
+
+def describe(verdict: Verdict) -> list[str]:
+    """The verdict for people, a line each."""
+    lines = [f"{path}: {'; '.join(found)}" for path, found in verdict.differences.items()]
+    same = verdict.checked - len(verdict.differences)
+    lines.append(
+        f"{same} of {verdict.checked} files and folders are what config, code and input files say"
+    )
+    if verdict.left_over:
+        lines.append(
+            f"{len(verdict.left_over)} are of seeds, rounds or variants that the config does not "
+            f"have now, for instance {verdict.left_over[0]}"
+        )
+    if verdict.differences:
+        lines.append(
+            f"{len(verdict.differences)} differ: remove them and run snakemake again, or restore "
+            "what they were made from"
+        )
+    return lines

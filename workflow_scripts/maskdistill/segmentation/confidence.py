@@ -1,0 +1,35 @@
+"""From scored candidates to one label map an image."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from workflow_scripts.maskdistill.files import label_maps, masks
+
+
+def confident(candidates: Sequence[Mapping], threshold: float) -> list[Mapping]:
+    """The candidates of one image with score > τ, the most confident first.
+
+    An image where none is that confident keeps its most confident one; of equal scores the
+    lower candidate_id comes first.
+    """
+    found = [row for row in candidates if row["candidate_id"] is not None]
+    ranked = sorted(found, key=lambda row: (-row["score"], row["candidate_id"]))
+    return [row for row in ranked if row["score"] > threshold] or ranked[:1]
+
+
+def paint(ranked: Sequence[Mapping], size: tuple[int, int], clusters: int) -> np.ndarray:
+    """One label map from candidates; where they overlap, the more confident one wins.
+
+    Args:
+        ranked: of `confident`.
+        size: (height, width) of the image.
+
+    Returns:
+        H x W label map, 0 where no candidate is.
+    """
+    layers = (
+        (masks.decode(row["rle_counts"], row["height"], row["width"]), row["cluster"])
+        for row in reversed(ranked)
+    )
+    return label_maps.paint(size, layers, clusters)

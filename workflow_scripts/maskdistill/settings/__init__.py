@@ -1,0 +1,1 @@
+"""Settings of every stage: defaults, merging, names of clusters, downloads."""

@@ -1,0 +1,1 @@
+"""What both trained models share: weights, ResNets, devices, processes, checkpoints."""

@@ -1,0 +1,94 @@
+"""ResNet trunks for Mask R-CNN and DeepLab: initial weights, frozen stages, dilation."""
+
+import os
+from collections.abc import Callable
+
+import torchvision
+from torch import nn
+from torchvision.models.resnet import BasicBlock
+
+from workflow_scripts.maskdistill.torch_tools.weights import load_strictly, read_state_dict
+
+DEPTHS = (10, 18, 50)
+# ImageNet's statistics, RGB in 0..1: what the input is normalised by.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+# Parameters of published checkpoints that the trunk does without: classifier, MoCo's projector.
+_HEADS = ("fc.", "head.", "projector.", "predictor.")
+
+
+def build_resnet(
+    depth: int,
+    *,
+    weights: str | os.PathLike | None = None,
+    frozen_stages: int = 0,
+    output_stride: int = 32,
+    norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
+) -> torchvision.models.ResNet:
+    """A torchvision ResNet without its classifier (`fc` is the identity).
+
+    Args:
+        depth: 10 (one block a stage), 18 or 50.
+        weights: checkpoint with torchvision's or MoCo's (v1, v2, v3) names; None draws them.
+        frozen_stages: 0 trains all; 1 freezes the stem; 2 the stem and layer1; and so on.
+            Frozen batch normalisation stays in evaluation mode, see `keep_frozen`.
+        output_stride: 32, or 16 or 8 with dilation in the last one or two stages (DeepLab).
+            The blocks of ResNet-10 and 18 are not dilated by torchvision; their strides are removed
+            instead.
+        norm_layer: called with the number of channels.
+
+    Raises:
+        InputError: the checkpoint does not fit.
+        ValueError: unknown depth or output stride.
+    """
+    if depth not in DEPTHS:
+        raise ValueError(f"ResNet-{depth}: choose one of {DEPTHS}")
+    dilate = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}
+    if output_stride not in dilate:
+        raise ValueError(f"output stride {output_stride}: choose one of {sorted(dilate)}")
+    if depth < 50:
+        blocks = [depth // 8] * 4
+        model = torchvision.models.ResNet(BasicBlock, blocks, norm_layer=norm_layer)
+        for stage, dilated in zip((2, 3, 4), dilate[output_stride], strict=True):
+            if dilated:
+                _remove_stride(getattr(model, f"layer{stage}"))
+    else:
+        model = torchvision.models.resnet50(
+            weights=None,
+            norm_layer=norm_layer,
+            replace_stride_with_dilation=list(dilate[output_stride]),
+        )
+    model.fc = nn.Identity()
+    if weights is not None:
+        load_strictly(model, read_state_dict(weights), source=weights, ignore=_HEADS)
+    for stage in _stages(model)[:frozen_stages]:
+        stage.requires_grad_(False)
+    return model
+
+
+def output_channels(stage: nn.Sequential) -> int:
+    """Channels that come out of a stage of a ResNet."""
+    convolutions = [module for module in stage[-1].modules() if isinstance(module, nn.Conv2d)]
+    return convolutions[-1].out_channels
+
+
+def keep_frozen(model: nn.Module) -> None:
+    """Put batch normalisation whose parameters are frozen back into evaluation mode.
+
+    Call after `model.train()`.
+    """
+    for module in model.modules():
+        normalises = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
+        if normalises and not module.weight.requires_grad:
+            module.eval()
+
+
+def _stages(model: torchvision.models.ResNet) -> list[nn.Module]:
+    stem = nn.ModuleList([model.conv1, model.bn1])
+    return [stem, model.layer1, model.layer2, model.layer3, model.layer4]
+
+
+def _remove_stride(stage: nn.Sequential) -> None:
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            module.stride = (1, 1)

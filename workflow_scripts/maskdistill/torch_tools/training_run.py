@@ -1,0 +1,246 @@
+"""One long training that survives being killed: lock, checkpoints, loss history.
+
+A run lives in a directory of its own, named by a fingerprint of its settings and inputs, that is
+no output of the workflow: Snakemake deletes outputs and logs of a job that it starts again.
+"""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import filelock
+import torch
+from torch import nn
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import provenance
+from workflow_scripts.maskdistill.files.atomic import atomic_path, full_disk_named
+from workflow_scripts.maskdistill.files.checkpoints import read_checkpoint
+from workflow_scripts.maskdistill.torch_tools import distributed
+
+# What of a training has a state.
+Part = nn.Module | torch.optim.Optimizer | torch.amp.GradScaler
+# Seconds that a training waits for an earlier one at the same run to save its state and end: after
+# kill -9 of a job its data workers live on for a while, and hold its lock.
+LOCK_TIMEOUT = 120.0
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop (SIGTERM) and has saved its state; the exit code is 143."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+class TrainingRun:
+    """Checkpoints, loss history and end of one training; made by `training_run`.
+
+    Of several processes under torchrun, the first one reads and writes, and tells the others.
+    """
+
+    def __init__(self, directory: Path, section: str, *, writes: bool = True) -> None:
+        self.directory = directory
+        self.section = section
+        self.writes = writes
+        self._checkpoint = directory / "last.pt"
+        self._history_file = directory / "history.jsonl"
+        self._stop = threading.Event()
+        self.history: list[dict] = []
+
+    def resume(self, parts: Mapping[str, Part]) -> int:
+        """Put the parts of a training back to the last checkpoint.
+
+        Args:
+            parts: network, optimiser and gradient scaler, by the names that `end_step` saves.
+
+        Returns:
+            The number of optimiser steps done, 0 at the beginning.
+        """
+        state = self.load()
+        if state is None:
+            return 0
+        for name, part in parts.items():
+            if state[name]:  # a scaler's is empty where the run began without float16
+                part.load_state_dict(state[name])
+        return state["step"]
+
+    def end_step(
+        self,
+        parts: Mapping[str, Part],
+        *,
+        step: int,
+        last: int,
+        checkpoint_every: int,
+        device: torch.device,
+    ) -> None:
+        """Save when it is time to, and leave when asked to; every process calls it at every step.
+
+        Args:
+            parts: as of `resume`.
+            step: number of optimiser steps done.
+            last: their number in the end, when there is a checkpoint too.
+            checkpoint_every: steps between two checkpoints.
+            device: of this process.
+
+        Raises:
+            InputError: weights or batch statistics are not finite; the last checkpoint is kept.
+            Interrupted: SIGTERM arrived at some process before the last step; the state is saved.
+        """
+        stop = distributed.any_process(self.stop_requested, device)
+        if stop or step % checkpoint_every == 0 or step == last:
+            self._check_finite(parts, step)
+            self.save({"step": step} | {name: part.state_dict() for name, part in parts.items()})
+        if stop and step < last:
+            # None leaves before the first has saved: torchrun would kill the others.
+            distributed.any_process(True, device)
+            raise Interrupted
+
+    def _check_finite(self, parts: Mapping[str, Part], step: int) -> None:
+        """A checkpoint with NaN in it would replace the last good one and never recover."""
+        networks = [part for part in parts.values() if isinstance(part, nn.Module)]
+        values = (value for network in networks for value in network.state_dict().values())
+        if not all(value.isfinite().all() for value in values):
+            raise InputError(f"weights are no longer finite at step {step}; {self._remedy()}")
+
+    def _remedy(self) -> str:
+        return (
+            f"lower the learning rate ({self.section}.learning_rate) and run again "
+            f"(the last good checkpoint is kept in {self.directory})"
+        )
+
+    def load(self) -> dict | None:
+        """The last checkpoint (tensors on the CPU), or None at the beginning, in every process.
+
+        The history is cut back to the checkpoint's step.
+
+        Raises:
+            InputError: the checkpoint is damaged.
+        """
+        return distributed.from_first(self._read() if self.writes else None)
+
+    def _read(self) -> dict | None:
+        if not self._checkpoint.exists():
+            self._history_file.unlink(missing_ok=True)
+            return None
+        state = read_checkpoint(self._checkpoint, remedy="remove it, and the training starts anew")
+        if self._history_file.exists():
+            lines = self._history_file.read_text().splitlines()
+            rows = [json.loads(line) for line in lines if line.endswith("}")]
+            self.history = [row for row in rows if row["step"] <= state["step"]]
+        with atomic_path(self._history_file) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        return state
+
+    def save(self, state: Mapping) -> None:
+        """Replace the checkpoint by `state`, a dict of tensors and plain values.
+
+        It must hold "step", the number of optimiser steps done.
+        """
+        assert "step" in state
+        if not self.writes:
+            return
+        _save(state, self._checkpoint)
+
+    def record(self, *, step: int, loss: float, **values: float) -> None:
+        """Add a row to the loss history.
+
+        Raises:
+            InputError: the loss is not finite, or the disk is full; the last checkpoint is kept.
+        """
+        if not math.isfinite(loss):
+            raise InputError(f"the loss is {loss} at step {step}; {self._remedy()}")
+        if not self.writes:
+            return
+        row = {"step": step, "loss": loss, **values}
+        self.history.append(row)
+        with full_disk_named(self._history_file), open(self._history_file, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def request_stop(self, *_: object) -> None:
+        """Ask the training loop to save and end at its next step (a signal handler)."""
+        self._stop.set()
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether SIGTERM has arrived: save, then raise `Interrupted`."""
+        return self._stop.is_set()
+
+    def write_history(self, path: str | os.PathLike, record: Mapping) -> None:
+        """Publish the loss history as CSV (step, loss, …), and the record of its making."""
+        if not self.writes:
+            return
+        columns = list(dict.fromkeys(name for row in self.history for name in row))
+        with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns or ["step", "loss"])
+            writer.writeheader()
+            writer.writerows(self.history)
+        provenance.write_beside(path, record)
+
+
+@contextlib.contextmanager
+def training_run(
+    root: str | os.PathLike,
+    fingerprint: Mapping,
+    *,
+    section: str,
+    lock_timeout: float = LOCK_TIMEOUT,
+) -> Iterator[TrainingRun]:
+    """Open the run that belongs to `fingerprint` under `root`, alone but for torchrun's others.
+
+    SIGTERM (scancel, preemption, the end of the time limit) sets `stop_requested` meanwhile.
+
+    Args:
+        root: directory of all runs of this training; other fingerprints are other directories.
+        fingerprint: JSON values that decide the result: settings, digests of inputs, seed.
+        section: of the config that has the schedule, for messages.
+        lock_timeout: seconds to wait for another process at this very run to end.
+
+    Raises:
+        InputError: another process is at this very run, and stays.
+    """
+    text = json.dumps(fingerprint, sort_keys=True)
+    directory = Path(root) / hashlib.sha256(text.encode()).hexdigest()[:16]
+    directory.mkdir(parents=True, exist_ok=True)
+    run = TrainingRun(directory, section, writes=distributed.rank() == 0)
+    lock = filelock.FileLock(directory / "lock")
+    if run.writes:
+        try:
+            lock.acquire(timeout=lock_timeout)
+        except filelock.Timeout:
+            raise InputError(
+                f"{directory}: another process is training here; wait for it or end it"
+            ) from None
+        (directory / "fingerprint.json").write_text(text + "\n")
+    previous = signal.signal(signal.SIGTERM, run.request_stop)
+    try:
+        yield run
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        lock.release()
+
+
+def publish(state: Mapping, path: str | os.PathLike) -> None:
+    """Write a model file (a dict of tensors and plain values), whole or not at all.
+
+    Under torchrun only the first process writes.
+    """
+    if distributed.rank():
+        return
+    _save(state, path)
+
+
+def _save(state: Mapping, path: str | os.PathLike) -> None:
+    # By way of memory: torch tells of a full disk in terms of its own, and writes the name of the
+    # file into it.
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
