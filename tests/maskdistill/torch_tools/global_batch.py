@@ -1,8 +1,8 @@
 """What a process computes of its part of a batch, saved to be compared with the whole batch's.
 
-python -m tests.maskdistill.torch_tools.global_batch FOLDER, under torchrun or alone; written are the files
-RANK.pt with a dict of tensors for each case. All is computed in float64, so that no rounding comes
-near a threshold: two results agree to many digits, or are different.
+python -m tests.maskdistill.torch_tools.global_batch FOLDER, under torchrun or alone, writes the
+files RANK.pt with a dict of tensors for each case. All is computed in float64, so that no rounding
+comes near a threshold: two results agree to many digits, or are different.
 """
 
 import sys
