@@ -8,12 +8,15 @@ import functools
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.discovery import affinity
 from workflow_scripts.maskdistill.discovery.initial_masks import write_masks
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the masks of one shard; exit code 0."""
     arguments = cli.features_parser("make_masks", __doc__).parse_args(argv)
-    find = functools.partial(affinity.object_masks, **arguments.settings["masks"])
+    find = functools.partial(
+        affinity.object_masks, settings=MaskSettings.read(arguments.settings["masks"])
+    )
     record = cli.record(arguments, "masks")
     write_masks(arguments.images, arguments.features, arguments.output, find, record)
     return 0

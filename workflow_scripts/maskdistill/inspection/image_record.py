@@ -13,6 +13,7 @@ from workflow_scripts.maskdistill.evaluation.step_titles import of_round
 from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.settings.layers import known_datasets, layers, merge
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 LINEAR_PROBE = "linear_probe"  # its steps' names begin so; their labels are classes
 APPLIED = "applied"  # folder of the splits of new images
@@ -241,7 +242,7 @@ def _searches(
     """Proposals and voters of every mask, which the masks' rows only count."""
     if not settings:
         return []
-    found = affinity.object_masks(keys, heads, grid, **settings)
+    found = affinity.object_masks(keys, heads, grid, MaskSettings.read(settings))
     keys = keys.astype(np.float32)
     if settings["center_keys"]:
         keys -= keys.mean(axis=0)
