@@ -14,6 +14,7 @@ from tests import results_tree
 from workflow_scripts.maskdistill.files import provenance, shards
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a module, and those of the finished workflow, go to the same pytest-xdist worker.
 

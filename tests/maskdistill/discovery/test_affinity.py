@@ -325,7 +325,7 @@ def test_masks_of_arrays_do_without_torch():
     """make_masks starts in a fraction of the time that importing torch takes."""
     code = (
         "import sys, numpy as np; from workflow_scripts import make_masks; "
-        "from workflow_scripts.maskdistill import affinity; "
+        "from workflow_scripts.maskdistill.discovery import affinity; "
         "affinity.object_masks(np.ones((6, 4)), np.ones((1, 6)), (2, 3), top_k=0.5); "
         "assert 'torch' not in sys.modules"
     )

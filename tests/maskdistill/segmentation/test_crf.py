@@ -145,7 +145,7 @@ def test_errors_of_a_worker_arrive():
 def test_workers_end_when_their_parent_is_killed():
     script = (
         "import multiprocessing, sys\n"
-        "from workflow_scripts.maskdistill import crf\n"
+        "from workflow_scripts.maskdistill.segmentation import crf\n"
         "with crf.start_workers(3, crf.Settings()):\n"
         "    print(*(p.pid for p in multiprocessing.active_children()), flush=True)\n"
         "    sys.stdin.read()\n"

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 TWO_PROCESSES = """
 import json, sys
 import torch
-from workflow_scripts.maskdistill import distributed
+from workflow_scripts.maskdistill.torch_tools import distributed
 
 cpu = torch.device("cpu")
 with distributed.process_group(cpu) as device:
@@ -91,7 +91,7 @@ def test_two_processes_agree(tmp_path):
 RESUMED = """
 import sys
 import torch
-from workflow_scripts.maskdistill import distributed, training_run
+from workflow_scripts.maskdistill.torch_tools import distributed, training_run
 
 with (
     distributed.process_group(torch.device("cpu")),
