@@ -329,7 +329,7 @@ LINEAR_PROBE = """
 import sys
 from pathlib import Path
 import torch
-from workflow_scripts.maskdistill.segmentation import linear_probe, training
+from workflow_scripts.maskdistill.segmentation import learning, linear_probe
 
 def main(arguments):
     folder, segmentation, batch_size, learning_rate = arguments
@@ -340,7 +340,7 @@ def main(arguments):
         classes=2,
         segmentation_model=folder / "segmentation.pt",
         views={
-            name: getattr(training.read_settings(eval(segmentation)), name)
+            name: getattr(learning.read_settings(eval(segmentation)), name)
             for name in linear_probe.VIEWS
         },
         precision="float32",
