@@ -1,6 +1,6 @@
 # The paper's tables and figures: `snakemake ablations`, or one of them, `snakemake table_1`. What
 # they vary lies in results/DATASET/ablations/VARIANT; everything else is the run's own.
-from workflow_scripts.maskdistill.settings.config import merge
+from workflow_scripts.maskdistill.settings.layers import merge
 from workflow_scripts.maskdistill.paper.variants import BASELINES, MAIN, has_own, variants
 
 VARIANTS = {name: variants(settings) for name, settings in CONFIGS.items()}

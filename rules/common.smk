@@ -16,14 +16,16 @@ sys.path.insert(0, str(HOME))
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.runs import frozen
 from workflow_scripts.maskdistill.runs.code_digest import code_digest, rules_digest
+from workflow_scripts.maskdistill.settings.changes import canonical_json
 from workflow_scripts.maskdistill.settings.config import (
-    canonical_json,
-    evaluated_split,
-    instance_split,
-    is_downloaded,
     listing_settings,
     report_settings,
     rule_settings,
+)
+from workflow_scripts.maskdistill.settings.splits import (
+    evaluated_split,
+    instance_split,
+    is_downloaded,
     split_shards,
 )
 from workflow_scripts.maskdistill.errors import InputError

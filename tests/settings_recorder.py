@@ -1,27 +1,29 @@
 """Settings that note which of their values a program looks at, declared or not."""
 
 import contextlib
-import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from unittest import mock
 
+from pydantic import BaseModel
+
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.files import provenance
 from workflow_scripts.maskdistill.mask_rcnn import fitting as mask_rcnn_training
-from workflow_scripts.maskdistill.mask_rcnn import options as mask_rcnn
+from workflow_scripts.maskdistill.settings.section import Section, checked
 
 # Whatever these functions look at does not count as read: they check values, or copy them into
-# provenance, fingerprints and model files. `__post_init__` of typed settings is one of them, too.
+# provenance, fingerprints and model files.
 _COPYING = {
     function.__code__
     for function in (
-        dataclasses.asdict,
+        BaseModel.__init__,
+        Section.plain,
+        checked,
         json.JSONEncoder.encode,
         json.JSONEncoder.iterencode,
         provenance.record,
-        mask_rcnn._check,
         mask_rcnn_training.fingerprint,
     )
 }
@@ -30,7 +32,7 @@ _COPYING = {
 def _is_copying() -> bool:
     frame = sys._getframe(2)
     while frame is not None:
-        if frame.f_code in _COPYING or frame.f_code.co_name == "__post_init__":
+        if frame.f_code in _COPYING:
             return True
         frame = frame.f_back
     return False

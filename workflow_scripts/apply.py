@@ -22,10 +22,11 @@ from workflow_scripts.maskdistill.files import atomic, coco_json, images, label_
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.mask_rcnn import engines
 from workflow_scripts.maskdistill.mask_rcnn.candidates import rows_of_image
-from workflow_scripts.maskdistill.mask_rcnn.options import prediction_settings
 from workflow_scripts.maskdistill.pictures.overlays import write_overlay
 from workflow_scripts.maskdistill.segmentation import confidence, crf, label_map_prediction
-from workflow_scripts.maskdistill.settings.config import check_moved
+from workflow_scripts.maskdistill.settings.checks import check_moved
+from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
+from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 _LEVELS = 2  # from round-R/segmentation to the folder of the seed
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     detector = None
     if arguments.mask_rcnn:
-        settings = prediction_settings(use["candidates"])
+        settings = CandidateSettings.read(use["candidates"])
         threshold = arguments.threshold
         if threshold is None:
             threshold = use["confidence"]["threshold"]
@@ -151,8 +152,7 @@ def _labels(predictor: label_map_prediction.Predictor, image: np.ndarray, settin
     found = predictor.predict_image(image)
     if settings is None:
         return found.labels()
-    chosen = {key: value for key, value in settings.items() if key not in ("enabled", "rounds")}
-    return crf.refined_labels(found.probabilities(), image, crf.read_settings(chosen))
+    return crf.refined_labels(found.probabilities(), image, CRFSettings.read(settings))
 
 
 if __name__ == "__main__":

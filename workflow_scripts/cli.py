@@ -13,6 +13,7 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import provenance
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs.code_digest import code_digest
+from workflow_scripts.maskdistill.settings.sections.runtime import RuntimeSettings
 
 
 class Parser(argparse.ArgumentParser):
@@ -145,14 +146,19 @@ def add_labels(arguments: argparse.ArgumentParser) -> None:
 
 def add_runtime(arguments: argparse.ArgumentParser, *, batch_size: bool = True) -> None:
     """Add `--device`, `--workers` and `--batch-size`, none of which changes a result."""
+    defaults = RuntimeSettings()
     arguments.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA where there is any"
+        "--device",
+        default=defaults.device,
+        help="cpu, cuda, cuda:N, or auto: CUDA where there is any",
     )
     arguments.add_argument(
         "--workers", type=int, default=1, help="processes or threads that decode images"
     )
     if batch_size:
-        arguments.add_argument("--batch-size", type=int, default=8, help="images in one pass")
+        arguments.add_argument(
+            "--batch-size", type=int, default=defaults.batch_size, help="images in one pass"
+        )
 
 
 def images_parser(program: str, description: str | None) -> Parser:

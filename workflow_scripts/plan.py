@@ -18,8 +18,8 @@ from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.inspection import terminal
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs import forecast
-from workflow_scripts.maskdistill.settings.config import dataset_config, merge, read_yaml
 from workflow_scripts.maskdistill.settings.downloads import read_catalogue
+from workflow_scripts.maskdistill.settings.layers import dataset_config, merge, read_yaml
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,10 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.configfile:
         config = merge(config, read_yaml(arguments.configfile))
     throughput = read_json(arguments.throughput, remedy="check --throughput")
-    catalogue = read_catalogue(
-        REPOSITORY / "resources" / "downloads.yaml",
-        REPOSITORY / "config/schemas/downloads.schema.yaml",
-    )
+    catalogue = read_catalogue(REPOSITORY / "resources" / "downloads.yaml")
     print("\n".join(lines(arguments, config, catalogue, throughput)))
     return 0
 
@@ -53,8 +50,7 @@ def lines(arguments, config: dict, catalogue: dict, throughput: dict) -> list[st
 
     def read(name: str) -> dict:
         folders = [Path("config/datasets"), REPOSITORY / "config" / "datasets"]
-        schema = REPOSITORY / "config" / "schemas" / "dataset.schema.yaml"
-        return dataset_config(name, config, folders, schema, downloadable=catalogue["files"])
+        return dataset_config(name, config, folders, downloadable=catalogue["files"])
 
     own = read(arguments.dataset)
     configs = {arguments.dataset: own} | {name: read(name) for name in own["clustering"]["support"]}

@@ -7,7 +7,7 @@ from workflow_scripts import cli
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.mask_rcnn.candidates import candidate_rows
 from workflow_scripts.maskdistill.mask_rcnn.engines import load_predictor
-from workflow_scripts.maskdistill.mask_rcnn.options import prediction_settings
+from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the rule predict_candidates."""
     arguments = cli.prediction_parser("predict_candidates", __doc__).parse_args(argv)
 
-    settings = prediction_settings(arguments.settings["candidates"])
+    settings = CandidateSettings.read(arguments.settings["candidates"])
     predictor = load_predictor(
         arguments.model, settings=settings, device=choose_device(arguments.device)
     )

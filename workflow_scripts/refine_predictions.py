@@ -6,13 +6,14 @@ The model runs again: its probabilities would take too much room on disk.
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.segmentation import crf, label_map_prediction
+from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`."""
     options = cli.prediction_parser("refine_predictions", __doc__).parse_args(argv)
-    settings = crf.read_settings(options.settings["crf"])
+    settings = CRFSettings.read_part(options.settings["crf"])
     with crf.start_workers(options.workers, settings) as workers:
         predictor = label_map_prediction.load_predictor(
             options.model,

@@ -23,7 +23,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs.code_digest import code_digest
-from workflow_scripts.maskdistill.settings.config import changed_settings
+from workflow_scripts.maskdistill.settings.changes import changed_settings
 
 LABELS = "labels were added, removed or replaced"
 # What else is a parameter of a rule: a digest or a part of the command line.

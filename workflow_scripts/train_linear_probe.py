@@ -9,6 +9,7 @@ from pathlib import Path
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.segmentation import linear_probe
+from workflow_scripts.maskdistill.settings.sections.evaluation import LinearProbeSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         options.root,
         classes=len(truth.class_names),
         segmentation_model=options.segmentation_model,
-        settings=linear_probe.read_settings(settings["evaluation"]["linear_probe"]),
+        settings=LinearProbeSettings.read_part(settings["evaluation"]["linear_probe"]),
         views={name: settings["segmentation"][name] for name in linear_probe.VIEWS},
         precision=settings["predictions"]["precision"],
         seed=options.seed,

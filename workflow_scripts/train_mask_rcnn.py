@@ -9,7 +9,8 @@ from pathlib import Path
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn import engines
-from workflow_scripts.maskdistill.mask_rcnn.options import training_settings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
+from workflow_scripts.maskdistill.settings.sections.runtime import RuntimeSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
@@ -26,14 +27,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--history", type=Path, required=True, help="CSV of losses to write")
     parser.add_argument("--seed", type=int, required=True, help="of order, augmentation, weights")
     parser.add_argument(
-        "--checkpoint-every", type=int, default=200, help="steps between two checkpoints"
+        "--checkpoint-every",
+        type=int,
+        default=RuntimeSettings().checkpoint_every,
+        help="steps between two checkpoints",
     )
     cli.add_runtime(parser, batch_size=False)
     arguments = parser.parse_args(argv)
     if arguments.checkpoint_every < 1:
         raise InputError(f"--checkpoint-every: {arguments.checkpoint_every} is less than 1 step")
 
-    settings = training_settings(arguments.settings["mask_rcnn"])
+    settings = MaskRCNNSettings.read(arguments.settings["mask_rcnn"])
     engines.engine(settings.engine).fit(
         arguments.pseudo_labels,
         arguments.root,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.segmentation import learning
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     cli.add_runtime(arguments, batch_size=False)
     options = arguments.parse_args(argv)
-    settings = learning.read_settings(options.settings["segmentation"])
+    settings = SegmentationSettings.read(options.settings["segmentation"])
     learning.train(
         options.label_maps,
         options.root,

@@ -12,7 +12,7 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs import frozen, verification
 from workflow_scripts.maskdistill.runs.code_digest import rules_digest
-from workflow_scripts.maskdistill.settings.config import merge, read_yaml
+from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from tests.bench import Row, median_seconds
 from tests.rules.conftest import REPOSITORY
 from workflow_scripts.maskdistill.files import images
 from workflow_scripts.maskdistill.segmentation import crf
+from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 
 SIZE, LABELS = (375, 500), 21
 
@@ -22,7 +23,7 @@ def rows() -> Iterator[Row]:
     image = np.array(images.resize(photograph, SIZE))
     logits = generator.normal(size=(LABELS, 15, 20)).repeat(25, 1).repeat(25, 2)
     probabilities = scipy.special.softmax(3 * logits, axis=0).astype(np.float32)
-    settings = crf.Settings()
+    settings = CRFSettings()
     alone = median_seconds(lambda: crf.refined_labels(probabilities, image, settings), repeats=3)
     yield Row(what=f"CRF, {SIZE[0]} x {SIZE[1]}, {LABELS} labels", value=alone, unit="s/image")
     cores = os.cpu_count()

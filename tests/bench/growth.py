@@ -1,6 +1,5 @@
 """Peak memory of the stages as the number of images grows, and bytes on disk an image."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -21,8 +20,8 @@ from workflow_scripts.maskdistill.demo import scenes
 from workflow_scripts.maskdistill.files.masks import encode
 from workflow_scripts.maskdistill.files.shards import read_rows, shard_writer
 from workflow_scripts.maskdistill.mask_rcnn import engines
-from workflow_scripts.maskdistill.mask_rcnn.options import training_settings
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 
 COUNTS = (40, 160, 640)
 FLAT = 1.1
@@ -112,12 +111,12 @@ def _write_inputs(folder: Path, count: int) -> None:
     save_file(backbone.state_dict(), folder / "backbone.safetensors")
     deeplab = build_deeplab(CLUSTERS, **SEGMENTATION)
     _save(folder / "segmentation.pt", deeplab, settings=SEGMENTATION)
-    chosen = training_settings(MASK_RCNN)
+    chosen = MaskRCNNSettings.read(MASK_RCNN)
     detector = engines.engine(chosen.engine).build_mask_rcnn(chosen, CLUSTERS)
     _save(
         folder / "mask_rcnn.pt",
         detector,
-        settings=dataclasses.asdict(chosen),
+        settings=dict(chosen),
         engine=chosen.engine,
     )
 

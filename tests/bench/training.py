@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from tests.bench import Row, alternating_seconds
 from workflow_scripts.maskdistill.mask_rcnn.network import build_mask_rcnn
-from workflow_scripts.maskdistill.mask_rcnn.options import TrainingSettings
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab, upsample
 from workflow_scripts.maskdistill.segmentation.hard_pixels import hard_pixel_loss
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 
 CLUSTERS = 20
 SIDE, LONGER = 240, 320  # of Mask R-CNN's image
@@ -64,7 +64,7 @@ def deeplab() -> Row:
 
 def mask_rcnn_fpn() -> Row:
     """One image of half the paper's side."""
-    settings = TrainingSettings(fpn=True, frozen_stages=0, norm="batch", train_sides=(SIDE,))
+    settings = MaskRCNNSettings(fpn=True, frozen_stages=0, norm="batch", train_sides=(SIDE,))
     plain = torchvision.models.detection.maskrcnn_resnet50_fpn(
         weights=None,
         weights_backbone=None,
@@ -89,7 +89,7 @@ def mask_rcnn_fpn() -> Row:
 
 def mask_rcnn_c4() -> Row:
     """The paper's, which torchvision has not; fewer regions than configured, to be done sooner."""
-    settings = TrainingSettings(frozen_stages=0, norm="batch", sampled_proposals=64)
+    settings = MaskRCNNSettings(frozen_stages=0, norm="batch", sampled_proposals=64)
     ours = build_mask_rcnn(settings, CLUSTERS)
     plain = copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
     image, target = _example()

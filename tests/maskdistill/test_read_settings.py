@@ -6,10 +6,10 @@ under several.
 """
 
 import concurrent.futures
-import dataclasses
 import importlib
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from unittest import mock
 
@@ -20,17 +20,21 @@ import yaml
 from tests.settings_recorder import Log, leaves, recording
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.files.label_maps import read_png
-from workflow_scripts.maskdistill.mask_rcnn import options as mask_rcnn
 from workflow_scripts.maskdistill.repository import REPOSITORY
-from workflow_scripts.maskdistill.segmentation import crf, linear_probe
-from workflow_scripts.maskdistill.segmentation import learning as segmentation
-from workflow_scripts.maskdistill.settings import config
+from workflow_scripts.maskdistill.segmentation import linear_probe
+from workflow_scripts.maskdistill.settings import layers
+from workflow_scripts.maskdistill.settings.cluster_names import curated
 from workflow_scripts.maskdistill.settings.config import (
     RULE_SETTINGS,
-    curated,
     declared_paths,
     rule_settings,
 )
+from workflow_scripts.maskdistill.settings.section import Section
+from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
+from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
+from workflow_scripts.maskdistill.settings.sections.evaluation import LinearProbeSettings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 
 # The program of a rule has the rule's name, but for these.
 PROGRAMS = {
@@ -40,26 +44,21 @@ PROGRAMS = {
 }
 
 
-def fields(kind: type, section: str, names: tuple[str, ...] = ()) -> dict[str, str]:
-    """Field of typed settings → the setting that it holds."""
-    names = names or tuple(field.name for field in dataclasses.fields(kind))
-    return {name: f"{section}.{name}" for name in names}
+def fields(kind: type[Section], names: Iterable[str] = ()) -> dict[str, str]:
+    """Field of a section of the settings → the setting that it holds."""
+    return {name: f"{kind.section}.{name}" for name in names or kind.model_fields}
 
 
 # Rule → its typed settings and where their fields come from. What a model file tells has no entry.
 TYPED = {
-    "train_mask_rcnn": {
-        mask_rcnn.TrainingSettings: fields(mask_rcnn.TrainingSettings, "mask_rcnn")
-    },
-    "predict_candidates": {
-        mask_rcnn.PredictionSettings: fields(mask_rcnn.PredictionSettings, "candidates")
-    },
-    "train_segmentation": {segmentation.Settings: fields(segmentation.Settings, "segmentation")},
-    "refine_predictions": {crf.Settings: fields(crf.Settings, "crf")},
+    "train_mask_rcnn": {MaskRCNNSettings: fields(MaskRCNNSettings)},
+    "predict_candidates": {CandidateSettings: fields(CandidateSettings)},
+    "train_segmentation": {SegmentationSettings: fields(SegmentationSettings)},
+    "refine_predictions": {CRFSettings: fields(CRFSettings)},
     "train_linear_probe": {
-        segmentation.Settings: {
-            **fields(linear_probe.Settings, "evaluation.linear_probe"),
-            **fields(segmentation.Settings, "segmentation", linear_probe.VIEWS),
+        SegmentationSettings: {
+            **fields(LinearProbeSettings),
+            **fields(SegmentationSettings, linear_probe.VIEWS),
             "precision": "predictions.precision",
         }
     },
@@ -145,10 +144,9 @@ def run_all(run: Programs, folder: Path) -> None:
     """The workflow, from the images to the exports."""
     whole = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())
     whole["overrides"] = DEMO
-    schema = REPOSITORY / "config" / "schemas" / "dataset.schema.yaml"
-    demo = config.dataset_config("demo", whole, [REPOSITORY / "config" / "datasets"], schema)
-    other = config.merge(demo, OTHER)
-    coco = config.merge(demo, {"dataset": COCO})
+    demo = layers.dataset_config("demo", whole, [REPOSITORY / "config" / "datasets"])
+    other = layers.merge(demo, OTHER)
+    coco = layers.merge(demo, {"dataset": COCO})
 
     root = folder / "demo"
     at_root = ("--root", root)
@@ -173,7 +171,7 @@ def run_all(run: Programs, folder: Path) -> None:
     for baseline in ("dino_seg", "lost"):
         options = ("--baseline", baseline)
         run(baseline, demo, *options, **found, output=folder / baseline)
-    own = config.merge(demo, {"embedding": OTHER["embedding"]})
+    own = layers.merge(demo, {"embedding": OTHER["embedding"]})
     found = {"images": train / "images", "masks": train / "masks"}
     run("embed_masks", own, *at_root, *compute, **found, output=folder / "crops")
 

@@ -28,7 +28,7 @@ import psutil
 import torch
 
 from tests.rules.conftest import SMALL, Workflow, logs, write_backbone
-from workflow_scripts.maskdistill.settings.config import merge
+from workflow_scripts.maskdistill.settings.layers import merge
 
 ACTIONS = ("kill", "terminate", "kill Snakemake")
 # Kills of one stage: the slow ones at the beginning would take them all.

@@ -12,7 +12,7 @@ import yaml
 
 from tests.rules.conftest import Workflow, logs
 from workflow_scripts.maskdistill.paper.variants import ITEMS
-from workflow_scripts.maskdistill.settings.config import merge
+from workflow_scripts.maskdistill.settings.layers import merge
 
 pytestmark = [pytest.mark.workflow, pytest.mark.ablations]
 ABLATIONS = {

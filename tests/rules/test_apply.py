@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 
 from tests.rules.conftest import REPOSITORY, Workflow, logs
 from workflow_scripts.maskdistill.files import label_maps
-from workflow_scripts.maskdistill.settings.config import merge
+from workflow_scripts.maskdistill.settings.layers import merge
 
 pytestmark = pytest.mark.workflow
 SIZES = {"a.jpg": (50, 71), "deep/b c.png": (130, 40), "deep/side.jpg": (33, 48)}

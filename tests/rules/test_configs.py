@@ -1,4 +1,4 @@
-"""Every shipped config parses and plans; the documentation names every key."""
+"""Every shipped config parses and plans."""
 
 import json
 import shutil
@@ -7,9 +7,8 @@ import pytest
 from PIL import Image
 
 from tests.rules.conftest import REPOSITORY, Workflow, copy_repository
-from workflow_scripts import describe_config
 from workflow_scripts.maskdistill.demo import scenes
-from workflow_scripts.maskdistill.settings.config import dataset_config, read_yaml
+from workflow_scripts.maskdistill.settings.layers import dataset_config, read_yaml
 
 DATASETS = sorted(path.stem for path in (REPOSITORY / "config" / "datasets").glob("*.yaml"))
 
@@ -19,7 +18,6 @@ def shipped(name: str) -> dict:
         name,
         read_yaml(REPOSITORY / "config" / "default.yaml"),
         [REPOSITORY / "config" / "datasets"],
-        REPOSITORY / "config" / "schemas" / "dataset.schema.yaml",
         downloadable=read_yaml(REPOSITORY / "resources" / "downloads.yaml")["files"],
     )
 
@@ -56,11 +54,6 @@ def test_dry_run_of_a_shipped_config(tmp_path, name):
 def test_the_demo_names_the_generators_classes():
     dataset = read_yaml(REPOSITORY / "config" / "datasets" / "demo.yaml")["dataset"]
     assert tuple(dataset["classes"]) == scenes.CLASS_NAMES
-
-
-def test_the_table_of_keys_is_up_to_date():
-    text = (REPOSITORY / "config" / "README.md").read_text()
-    assert describe_config.table() in text
 
 
 def test_a_checkout_whose_path_has_a_space(tmp_path):

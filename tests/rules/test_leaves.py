@@ -13,14 +13,13 @@ import pytest
 
 from tests.rules.conftest import REPOSITORY, Workflow, following
 from workflow_scripts.maskdistill.files.json_io import leaves
+from workflow_scripts.maskdistill.settings.cluster_names import curated
 from workflow_scripts.maskdistill.settings.config import (
     RULE_SETTINGS,
-    curated,
-    merge,
-    read_yaml,
     report_settings,
     rule_settings,
 )
+from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
 
 pytestmark = pytest.mark.workflow
 DEFAULTS = merge(

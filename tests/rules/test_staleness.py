@@ -11,7 +11,8 @@ import yaml
 from tests.rules.conftest import REPOSITORY, Workflow, copy_repository, following
 from tests.rules.test_leaves import DEFAULTS, reached
 from workflow_scripts.maskdistill.runs.code_digest import import_closure
-from workflow_scripts.maskdistill.settings.config import RULE_SETTINGS, merge
+from workflow_scripts.maskdistill.settings.config import RULE_SETTINGS
+from workflow_scripts.maskdistill.settings.layers import merge
 
 pytestmark = pytest.mark.workflow
 

@@ -10,7 +10,7 @@ import yaml
 from tests.rules.conftest import Workflow
 from workflow_scripts import make_masks, verify
 from workflow_scripts.maskdistill.files import provenance
-from workflow_scripts.maskdistill.settings.config import merge
+from workflow_scripts.maskdistill.settings.layers import merge
 
 pytestmark = pytest.mark.workflow
 MASKS = "results/demo/train/masks/0001.parquet"

@@ -9,8 +9,7 @@ from workflow_scripts import draw_contact_sheets
 from workflow_scripts.maskdistill.files import cluster_files, masks, shards
 from workflow_scripts.maskdistill.files.atomic import FOLDER_MARK
 from workflow_scripts.maskdistill.pictures import contact_sheets
-from workflow_scripts.maskdistill.repository import REPOSITORY
-from workflow_scripts.maskdistill.settings import config
+from workflow_scripts.maskdistill.settings.cluster_names import read_names
 
 # In the plane: three points around (0, 0), of which the last lies towards (4, 0), and two there.
 POINTS = {(0, 0): (0, 0), (1, 0): (0.5, 0), (2, 0): (1.8, 0), (0, 1): (4, 0), (2, 1): (4.5, 1)}
@@ -76,8 +75,7 @@ def test_nearest_masks_stand_above_borderline_ones(folder):
 
 
 def test_the_template_is_a_file_of_names(folder):
-    schema = REPOSITORY / "config" / "schemas"
-    names = config.read_names(folder / "out/names.yaml", schema / "names.schema.yaml")
+    names = read_names(folder / "out/names.yaml")
     assert names == {
         3: {
             "assignments": cluster_files.assignments_digest(folder / "assignments"),

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import numpy as np
@@ -11,7 +10,7 @@ from workflow_scripts import predict_candidates
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import masks, provenance, shards
 from workflow_scripts.maskdistill.mask_rcnn import engines
-from workflow_scripts.maskdistill.mask_rcnn.options import training_settings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 
 SIZES = {11: (32, 40), 12: (32, 40), 13: (48, 32), 14: (32, 40), 15: (20, 20)}
 SETTINGS = {"shorter_side": 32, "proposals": 12, "per_image": 3, "score_floor": 0.0}
@@ -39,7 +38,7 @@ def folder(tmp_path, request):
         )
     shards.write_table(tmp_path / "images.parquet", "images", rows, {})
     torch.manual_seed(0)
-    settings = training_settings(
+    settings = MaskRCNNSettings.read(
         {
             "engine": request.param,
             "depth": 18,
@@ -53,7 +52,7 @@ def folder(tmp_path, request):
     network = engines.engine(settings.engine).build_mask_rcnn(settings, 2)
     model = {
         "engine": settings.engine,
-        "settings": dataclasses.asdict(settings),
+        "settings": dict(settings),
         "clusters": 2,
         "state_dict": network.state_dict(),
     }

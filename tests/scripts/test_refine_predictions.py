@@ -9,6 +9,7 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.segmentation import crf, label_map_prediction
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
+from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.torch_tools.training_run import publish
 from workflow_scripts.refine_predictions import main
 
@@ -68,7 +69,7 @@ def test_label_maps_are_the_crfs_of_the_models_probabilities(folder):
     assert list(found) == [0, 1, 2, 3]
     predictor = label_map_prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
     manifest = shards.read_usable(folder / "images.parquet")
-    settings = crf.read_settings(SETTINGS)
+    settings = CRFSettings.read(SETTINGS)
     for one in predictor.predict(manifest, folder, batch_size=1, workers=1):
         expected = crf.refined_labels(one.probabilities(), one.image, settings)
         np.testing.assert_array_equal(found[one.row["image_id"]], expected)

@@ -14,7 +14,7 @@ from tests.rules.conftest import logs
 from tests.slurm.controller import Controller, missing_programs
 from tests.slurm.test_slurm import checkout, printed, snakemake, wait_for
 from workflow_scripts.maskdistill.files import provenance
-from workflow_scripts.maskdistill.settings.config import merge, read_yaml
+from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
 
 pytestmark = [
     pytest.mark.timeout(3600),

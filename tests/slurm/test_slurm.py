@@ -28,7 +28,7 @@ from tests.rules.conftest import (
     write_backbone,
 )
 from tests.slurm.controller import Controller, missing_programs
-from workflow_scripts.maskdistill.settings.config import merge, read_yaml
+from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
 
 pytestmark = [
     pytest.mark.timeout(3600),  # two runs, on a machine that may do other things

@@ -11,7 +11,7 @@ from PIL import Image
 from workflow_scripts.maskdistill.files import masks
 from workflow_scripts.maskdistill.mask_rcnn import engines
 from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime
-from workflow_scripts.maskdistill.mask_rcnn.options import training_settings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 
 CPU = torch.device("cpu")
 # As small as an engine allows.
@@ -107,7 +107,7 @@ def fit(name, shapes, folder, *, workers=0, checkpoint_every=100, **settings):
     engines.engine(name).fit(
         path,
         root,
-        settings=training_settings(TINY_ENGINES[name] | settings),
+        settings=MaskRCNNSettings.read(TINY_ENGINES[name] | settings),
         seed=5,
         work_dir=folder / "runs",
         model=folder / "model.pt",

@@ -5,7 +5,7 @@ import torch
 from tests.maskdistill.mask_rcnn.conftest import TINY_ENGINES, fit, losses
 from workflow_scripts import convert_weights
 from workflow_scripts.maskdistill.mask_rcnn import network as torchvision_network
-from workflow_scripts.maskdistill.mask_rcnn.options import training_settings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.torch_tools.resnet import build_resnet
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun
@@ -52,9 +52,9 @@ def registered_names():
 def test_both_engines_have_the_same_features(tmp_path, depth, norm):
     write_moco(tmp_path / "moco.pth", depth)
     values = {"depth": depth, "norm": norm, "weights": str(tmp_path / "moco.pth")}
-    ours = torchvision_network.build_mask_rcnn(training_settings(values), 3).eval()
+    ours = torchvision_network.build_mask_rcnn(MaskRCNNSettings.read(values), 3).eval()
     theirs = detectron2_network.build_mask_rcnn(
-        training_settings(values | {"engine": "detectron2"}), 3
+        MaskRCNNSettings.read(values | {"engine": "detectron2"}), 3
     ).eval()
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (3, 96, 64), dtype=torch.uint8, generator=generator)
@@ -75,7 +75,7 @@ def test_both_engines_have_the_same_features(tmp_path, depth, norm):
 
 def test_r50_c4_is_that_of_mocos_recipe():
     settings = {"engine": "detectron2", "weights": None, "frozen_stages": 0}
-    model = detectron2_network.build_mask_rcnn(training_settings(settings), 20)
+    model = detectron2_network.build_mask_rcnn(MaskRCNNSettings.read(settings), 20)
 
     names = model.state_dict().keys()
     assert sum(name.startswith("roi_heads.res5.norm.") for name in names) == 5
@@ -93,7 +93,7 @@ def test_detectron2_itself_loads_converted_weights(tmp_path):
     start = write_moco(tmp_path / "moco.pth", 10)
     options = ["--depth", "10", "--names", "detectron2", "--weights", tmp_path / "moco.pth"]
     convert_weights.main([*map(str, options), "--output", str(tmp_path / "converted.pth")])
-    model = detectron2_network.build_mask_rcnn(training_settings(TINY), 2)
+    model = detectron2_network.build_mask_rcnn(MaskRCNNSettings.read(TINY), 2)
 
     DetectionCheckpointer(model).load(str(tmp_path / "converted.pth"))
 
@@ -178,7 +178,7 @@ def test_losses_and_statistics_go_to_tensorboard(uninterrupted):
 
 def test_examples_are_bitmaps_resized_and_mirrored_with_their_image(shapes):
     path, root = shapes
-    settings = training_settings(TINY | {"train_sides": [48, 96]})
+    settings = MaskRCNNSettings.read(TINY | {"train_sides": [48, 96]})
     with detectron2_data.registered(path, root) as name:
         examples = detectron2_data.RegisteredDataset(name, settings, seed=0)
         drawn = [examples[Sample(step, 0, 1)] for step in range(12)]

@@ -13,7 +13,7 @@ from tests.maskdistill.mask_rcnn.conftest import CPU, fit, losses
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import masks
 from workflow_scripts.maskdistill.mask_rcnn import engines
-from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings
+from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
 from workflow_scripts.maskdistill.torch_tools.precision import PRECISIONS
 from workflow_scripts.maskdistill.torch_tools.training_run import Interrupted, TrainingRun
 
@@ -81,7 +81,7 @@ def test_other_files_are_refused(tmp_path, content, message):
         torch.save(content, path)
 
     with pytest.raises(InputError, match=message):
-        engines.load_predictor(path, settings=PredictionSettings(), device=CPU)
+        engines.load_predictor(path, settings=CandidateSettings(), device=CPU)
 
 
 def assert_same_weights(a, b):
@@ -144,7 +144,7 @@ def test_half_precision_trains_and_predicts_on_the_cpu_too(
     image = np.asarray(Image.open(shapes[1] / "1.png"))
     found = {}
     for name in ("float32", precision):
-        settings = PredictionSettings(
+        settings = CandidateSettings(
             shorter_side=48, proposals=20, per_image=4, score_floor=0.0, precision=name
         )
         predictor = engines.load_predictor(folder / "model.pt", settings=settings, device=CPU)
@@ -219,7 +219,7 @@ def test_the_loss_falls_and_objects_are_found(engine, shapes, tmp_path):
     (side,) = schedule["train_sides"]
     predictor = engines.load_predictor(
         tmp_path / "model.pt",
-        settings=PredictionSettings(shorter_side=side, proposals=20, per_image=3),
+        settings=CandidateSettings(shorter_side=side, proposals=20, per_image=3),
         device=CPU,
     )
     path, root = shapes
@@ -244,7 +244,7 @@ def test_the_loss_falls_and_objects_are_found(engine, shapes, tmp_path):
 def test_candidates_are_in_pixels_of_the_image_whatever_the_predicted_size(shapes, uninterrupted):
     _, folder = uninterrupted
     image = np.asarray(Image.open(shapes[1] / "1.png"))
-    settings = PredictionSettings(shorter_side=96, proposals=20, per_image=4, score_floor=0.0)
+    settings = CandidateSettings(shorter_side=96, proposals=20, per_image=4, score_floor=0.0)
     predictor = engines.load_predictor(folder / "model.pt", settings=settings, device=CPU)
 
     found, again = predictor.predict([image, image])

@@ -3,7 +3,8 @@ import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from workflow_scripts.maskdistill.mask_rcnn import network
-from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings, training_settings
+from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 
 SMALL = {"depth": 18, "weights": None, "frozen_stages": 0, "norm": "group"}
 SMALL |= {"proposals": 20, "sampled_proposals": 8, "sampled_anchors": 16, "anchor_sizes": [16, 32]}
@@ -13,7 +14,7 @@ PYRAMID = {"fpn": True, "fpn_channels": 32, "anchor_sizes": [8, 16, 32, 48, 64]}
 def build(prediction=None, clusters=3, **settings):
     torch.manual_seed(0)
     return network.build_mask_rcnn(
-        training_settings(SMALL | settings), clusters, prediction=prediction
+        MaskRCNNSettings.read(SMALL | settings), clusters, prediction=prediction
     )
 
 
@@ -66,7 +67,7 @@ def test_every_trained_parameter_gets_a_gradient(options):
 
 @pytest.mark.parametrize("options", [{"roi_size": 4}, PYRAMID], ids=["c4", "fpn"])
 def test_detections_do_not_depend_on_the_batch(options):
-    prediction = PredictionSettings(proposals=15, per_image=5, score_floor=0.0)
+    prediction = CandidateSettings(proposals=15, per_image=5, score_floor=0.0)
     model = build(prediction, **options).eval()
 
     with torch.inference_mode():

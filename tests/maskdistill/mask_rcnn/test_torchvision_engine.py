@@ -5,7 +5,7 @@ from tests.maskdistill.mask_rcnn.conftest import TINY_ENGINES, fit
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn import fitting
 from workflow_scripts.maskdistill.mask_rcnn.network import build_mask_rcnn
-from workflow_scripts.maskdistill.mask_rcnn.options import training_settings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.torch_tools.resnet import build_resnet
 
 TINY = TINY_ENGINES["torchvision"]
@@ -45,7 +45,7 @@ def test_a_fingerprint_names_weights_by_content(shapes, tmp_path):
     def digest(name, content):
         path = tmp_path / name
         path.write_bytes(content)
-        settings = training_settings(TINY | {"weights": str(path)})
+        settings = MaskRCNNSettings.read(TINY | {"weights": str(path)})
         return fitting.fingerprint(shapes[0], settings=settings, seed=0)
 
     assert digest("a.pth", b"1") == digest("b.pth", b"1")
@@ -55,7 +55,7 @@ def test_a_fingerprint_names_weights_by_content(shapes, tmp_path):
 def test_the_number_of_processes_is_in_detectron2s_fingerprint_alone(shapes, monkeypatch):
     def fingerprint(engine, processes):
         monkeypatch.setenv("WORLD_SIZE", str(processes))
-        settings = training_settings(TINY | {"engine": engine, "fpn": False, "norm": "batch"})
+        settings = MaskRCNNSettings.read(TINY | {"engine": engine, "fpn": False, "norm": "batch"})
         return fitting.fingerprint(shapes[0], settings=settings, seed=0)
 
     assert fingerprint("torchvision", 1) == fingerprint("torchvision", 2)
@@ -64,7 +64,7 @@ def test_the_number_of_processes_is_in_detectron2s_fingerprint_alone(shapes, mon
 
 
 def test_learning_rate_is_warmed_up_and_lowered_at_the_steps():
-    settings = training_settings({"weights": "moco.pth"})
+    settings = MaskRCNNSettings.read({"weights": "moco.pth"})
 
     rates = [fitting.learning_rate(settings, s) for s in (0, 49, 99, 19_999, 20_000, 22_000)]
 
@@ -72,7 +72,7 @@ def test_learning_rate_is_warmed_up_and_lowered_at_the_steps():
 
 
 def test_normalisation_is_spared_weight_decay():
-    settings = training_settings(TINY | {"optimizer": "sgd", "weight_decay": 0.1})
+    settings = MaskRCNNSettings.read(TINY | {"optimizer": "sgd", "weight_decay": 0.1})
     network = build_mask_rcnn(settings, 2)
 
     decayed, spared = fitting.build_optimizer(network, settings).param_groups

@@ -5,7 +5,8 @@ import yaml
 
 from workflow_scripts.maskdistill.paper import comparison
 from workflow_scripts.maskdistill.repository import REPOSITORY
-from workflow_scripts.maskdistill.settings.config import dataset_config, rule_settings
+from workflow_scripts.maskdistill.settings.config import rule_settings
+from workflow_scripts.maskdistill.settings.layers import dataset_config
 
 PAPER = json.loads((REPOSITORY / "resources" / "paper_tables.json").read_text(encoding="utf-8"))
 VOC_CLASSES = PAPER["tableS2_voc_val_iou"]["classes"]
@@ -190,7 +191,6 @@ def test_the_recipe_is_the_papers_experiment(name, expected):
         name,
         yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text()),
         [REPOSITORY / "config" / "datasets"],
-        REPOSITORY / "config" / "schemas" / "dataset.schema.yaml",
         downloadable=catalogue["files"],
     )
     found = comparison.obstacles(settings, with_rounds(settings["crf"]["rounds"]))

@@ -5,7 +5,7 @@ import pytest
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs import frozen
-from workflow_scripts.maskdistill.settings.config import merge, read_yaml
+from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
 
 DEFAULT = read_yaml(REPOSITORY / "config" / "default.yaml")
 

@@ -6,6 +6,7 @@ import pytest
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.segmentation import crf
+from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 
 
 def mean_field(probabilities, image, settings):
@@ -61,7 +62,7 @@ def noisy_square(seed=0, size=24, noise=0.35):
 def test_single_wrong_pixels_go_and_the_edge_of_the_image_stays():
     truth, image, probabilities = noisy_square()
     assert (probabilities.argmax(0) == truth).mean() < 0.75
-    labels = crf.refined_labels(probabilities, image, crf.Settings())
+    labels = crf.refined_labels(probabilities, image, CRFSettings())
     assert labels.dtype == np.uint16
     np.testing.assert_array_equal(labels, truth)
 
@@ -70,7 +71,7 @@ def test_it_is_mean_field_inference_as_published():
     rng = np.random.default_rng(1)
     image = rng.integers(0, 40, (12, 14, 3), dtype=np.uint8)
     probabilities = rng.dirichlet(np.ones(3), (12, 14)).transpose(2, 0, 1).astype(np.float32)
-    settings = crf.Settings(bilateral_sigma_rgb=30.0, bilateral_sigma_xy=20.0, iterations=3)
+    settings = CRFSettings(bilateral_sigma_rgb=30.0, bilateral_sigma_xy=20.0, iterations=3)
     found = crf.refine(probabilities, image, settings)
     expected = mean_field(probabilities, image, settings)
     # pydensecrf filters on a lattice, which blurs a little more than the kernel itself.
@@ -80,7 +81,7 @@ def test_it_is_mean_field_inference_as_published():
 
 def test_probabilities_remain_probabilities():
     _, image, probabilities = noisy_square()
-    refined = crf.refine(probabilities, image, crf.Settings())
+    refined = crf.refine(probabilities, image, CRFSettings())
     assert refined.shape == probabilities.shape
     assert refined.dtype == np.float32
     np.testing.assert_allclose(refined.sum(0), 1, atol=1e-4)
@@ -88,31 +89,31 @@ def test_probabilities_remain_probabilities():
 
 def test_without_weights_nothing_changes():
     _, image, probabilities = noisy_square()
-    settings = crf.Settings(gaussian_weight=0, bilateral_weight=0)
+    settings = CRFSettings(gaussian_weight=0, bilateral_weight=0)
     np.testing.assert_allclose(crf.refine(probabilities, image, settings), probabilities, atol=1e-4)
 
 
 def test_certain_probabilities_and_arrays_of_any_layout_are_accepted():
     truth, image, probabilities = noisy_square(size=20)
     certain = np.stack([truth == 0, truth == 1]).astype(np.float32)
-    found = crf.refined_labels(certain, image, crf.Settings())
+    found = crf.refined_labels(certain, image, CRFSettings())
     np.testing.assert_array_equal(found, truth)
-    plain = crf.refine(probabilities, image, crf.Settings())
-    other = crf.refine(np.asfortranarray(probabilities), np.asfortranarray(image), crf.Settings())
+    plain = crf.refine(probabilities, image, CRFSettings())
+    other = crf.refine(np.asfortranarray(probabilities), np.asfortranarray(image), CRFSettings())
     np.testing.assert_array_equal(plain, other)
 
 
 def test_height_and_width_are_not_confused():
     truth, image, probabilities = noisy_square()
     wide = np.s_[:16]
-    labels = crf.refined_labels(probabilities[:, wide], image[wide], crf.Settings())
+    labels = crf.refined_labels(probabilities[:, wide], image[wide], CRFSettings())
     np.testing.assert_array_equal(labels, truth[wide])
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_workers_give_what_one_call_gives_in_order(count):
     scenes = {number: noisy_square(number, noise=0.45) for number in range(7)}
-    settings = crf.Settings(iterations=2)
+    settings = CRFSettings(iterations=2)
     with crf.start_workers(count, settings) as workers:
         found = list(workers.refine((number, p, image) for number, (_, image, p) in scenes.items()))
     assert [number for number, _ in found] == list(scenes)
@@ -131,14 +132,14 @@ def test_few_images_are_asked_for_ahead():
             asked += 1
             yield number, probabilities, image
 
-    with crf.start_workers(2, crf.Settings(iterations=1)) as workers:
+    with crf.start_workers(2, CRFSettings(iterations=1)) as workers:
         for number, _ in workers.refine(items()):
             assert asked <= number + 3
 
 
 def test_errors_of_a_worker_arrive():
     _, image, probabilities = noisy_square()
-    with crf.start_workers(1, crf.Settings()) as workers, pytest.raises(ValueError, match="fit"):
+    with crf.start_workers(1, CRFSettings()) as workers, pytest.raises(ValueError, match="fit"):
         list(workers.refine([(1, probabilities[:, :10], image)]))
 
 
@@ -146,7 +147,8 @@ def test_workers_end_when_their_parent_is_killed():
     script = (
         "import multiprocessing, sys\n"
         "from workflow_scripts.maskdistill.segmentation import crf\n"
-        "with crf.start_workers(3, crf.Settings()):\n"
+        "from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings\n"
+        "with crf.start_workers(3, CRFSettings()):\n"
         "    print(*(p.pid for p in multiprocessing.active_children()), flush=True)\n"
         "    sys.stdin.read()\n"
     )
@@ -166,11 +168,11 @@ def test_workers_end_when_their_parent_is_killed():
 )
 def test_bad_settings_are_named(values, message):
     with pytest.raises(InputError, match=message):
-        crf.read_settings(values)
+        CRFSettings.read(values)
 
 
 def test_the_defaults_are_the_papers():
-    settings = crf.read_settings({})
+    settings = CRFSettings.read({})
     assert (settings.iterations, settings.gaussian_weight, settings.gaussian_sigma) == (10, 3, 1)
     assert settings.bilateral_weight == 4
     assert (settings.bilateral_sigma_xy, settings.bilateral_sigma_rgb) == (67, 3)
@@ -182,8 +184,8 @@ def test_labels_that_are_nowhere_cost_nothing_and_change_little():
     absent = rng.uniform(0, 0.002, (40, *image.shape[:2])).astype(np.float32)
     many = np.concatenate([probabilities, absent])
     many /= many.sum(0)
-    full = crf.refine(many, image, crf.Settings())
-    pruned = crf.refine(many, image, crf.Settings(min_probability=0.01))
+    full = crf.refine(many, image, CRFSettings())
+    pruned = crf.refine(many, image, CRFSettings(min_probability=0.01))
     assert not pruned[2:].any()
     np.testing.assert_array_equal(pruned.argmax(0), full.argmax(0))
     np.testing.assert_allclose(pruned[:2], full[:2], atol=0.02)
@@ -193,5 +195,5 @@ def test_the_most_probable_label_always_stays():
     probabilities = np.full((60, 8, 8), 1 / 61, np.float32)
     probabilities[7] = 2 / 61
     image = np.zeros((8, 8, 3), np.uint8)
-    labels = crf.refined_labels(probabilities, image, crf.Settings(min_probability=0.5))
+    labels = crf.refined_labels(probabilities, image, CRFSettings(min_probability=0.5))
     assert (labels == 7).all()

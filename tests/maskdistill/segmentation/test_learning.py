@@ -19,6 +19,7 @@ from workflow_scripts.maskdistill.segmentation import learning
 from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, build_deeplab
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
 from workflow_scripts.maskdistill.segmentation.transforms import normalize
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.sampling import BatchPlan, Sample
 from workflow_scripts.maskdistill.torch_tools.training_run import Interrupted, TrainingRun
 
@@ -60,7 +61,7 @@ def train(shard: Path, output: Path, work_dir: Path | None = None, workers: int 
         [shard],
         shard.parent,
         clusters=2,
-        settings=learning.read_settings(TINY | changes),
+        settings=SegmentationSettings.read(TINY | changes),
         seed=3,
         work_dir=work_dir or output / "work",
         model_path=output / "model.pt",
@@ -84,7 +85,7 @@ def assert_same_weights(first: dict, second: dict) -> None:
 
 
 def read_dataset(shard: Path, **changes) -> learning.LabelledImages:
-    settings = learning.read_settings(TINY | changes)
+    settings = SegmentationSettings.read(TINY | changes)
     return learning.LabelledImages(
         [shard], shard.parent, clusters=2, settings=settings, seed=0, workers=2
     )
@@ -111,7 +112,7 @@ def test_every_step_is_that_of_sgd_by_hand_in_float64(tmp_path):
     assert found["clusters"] == 2
     assert found["settings"]["weight_decay"] == weight_decay
 
-    settings = learning.read_settings(TINY | changes)
+    settings = SegmentationSettings.read(TINY | changes)
     data = learning.LabelledImages([shard], tmp_path, clusters=2, settings=settings, seed=3)
     torch.manual_seed(3)
     model = build_deeplab(2, **{name: getattr(settings, name) for name in ARCHITECTURE})
@@ -173,7 +174,7 @@ def test_a_training_learns_what_can_be_learnt_by_heart(tmp_path):
 
 
 def test_the_paper_divides_the_learning_rate_by_10_after_40_epochs():
-    settings = learning.Settings(weights="moco.pth")
+    settings = SegmentationSettings(weights="moco.pth")
     rates = [learning.learning_rate(step, 100, settings) for step in (0, 3999, 4000, 4499)]
     assert rates == pytest.approx([0.002, 0.002, 0.0002, 0.0002])
 
@@ -379,7 +380,7 @@ def test_16_bit_label_maps_have_their_own_value_for_ignore(tmp_path):
     shards.write_table(shard, "label_maps", [label_maps.row(1, "a.png", labels)], {})
     options = {"crop_size": 40, "scale": [1, 1], "rotation": 0, "flip": False}
     data = learning.LabelledImages(
-        [shard], tmp_path, clusters=300, settings=learning.read_settings(TINY | options), seed=0
+        [shard], tmp_path, clusters=300, settings=SegmentationSettings.read(TINY | options), seed=0
     )
     expected = labels.astype(int)
     expected[expected == 65535] = IGNORE_INDEX
@@ -388,7 +389,7 @@ def test_16_bit_label_maps_have_their_own_value_for_ignore(tmp_path):
 
 def test_a_label_beyond_the_clusters_is_an_error(tmp_path):
     shard = write_images(tmp_path, count=2)
-    settings = learning.read_settings(TINY)
+    settings = SegmentationSettings.read(TINY)
     with pytest.raises(InputError, match=r"1\.png: label 2, but there are 1 clusters"):
         learning.LabelledImages([shard], tmp_path, clusters=1, settings=settings, seed=0)
 
@@ -412,9 +413,9 @@ def test_an_image_of_another_size_than_its_label_map_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epoch": 3}, "segmentation.epoch: no such setting"),
-        ({"frozen_stages": 1}, "segmentation.frozen_stages would freeze random values"),
-        ({"precision": "tf32"}, "segmentation.precision: 'tf32' is not one of float32, bfloat16"),
+        ({"epoch": 3}, "unknown key 'segmentation.epoch', did you mean 'epochs'"),
+        ({"frozen_stages": 1}, "segmentation.frozen_stages: would freeze random values"),
+        ({"precision": "tf32"}, "segmentation.precision: 'tf32' should be 'float32', 'bfloat16'"),
         (TINY | {"hardest_fraction": 0}, "segmentation.hardest_fraction"),
         (TINY | {"scale": [2.0, 0.5]}, "segmentation.scale"),
         (TINY | {"batch_size": 0}, "segmentation.batch_size"),
@@ -423,7 +424,7 @@ def test_an_image_of_another_size_than_its_label_map_is_an_error(tmp_path):
 )
 def test_bad_settings_are_named(values, message):
     with pytest.raises(InputError, match=message):
-        learning.read_settings(values)
+        SegmentationSettings.read(values)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -450,7 +451,7 @@ def test_another_precision_is_another_training(tmp_path):
 
 
 def test_the_defaults_are_the_papers():
-    settings = learning.read_settings({})
+    settings = SegmentationSettings.read({})
     assert (settings.depth, settings.output_stride, settings.frozen_stages) == (50, 8, 0)
     assert (settings.epochs, settings.batch_size, settings.learning_rate) == (45, 16, 0.002)
     assert (settings.learning_rate_milestones, settings.learning_rate_decay) == ((40,), 0.1)

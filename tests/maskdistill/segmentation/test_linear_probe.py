@@ -1,6 +1,5 @@
 """The linear probe on features whose classes are known."""
 
-import dataclasses
 import json
 from contextlib import nullcontext
 
@@ -16,10 +15,12 @@ from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.segmentation import learning, linear_probe
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
 from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_predictor
+from workflow_scripts.maskdistill.settings.sections.evaluation import LinearProbeSettings
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.training_run import Interrupted, TrainingRun
 
 CPU = torch.device("cpu")
-SEGMENTATION = learning.Settings(
+SEGMENTATION = SegmentationSettings(
     depth=10,
     output_stride=8,
     frozen_stages=0,
@@ -43,7 +44,7 @@ def model_file(tmp_path):
     model.head[2].weight.data.fill_(100)  # untrained features are tiny
     path = tmp_path / "segmentation.pt"
     state = {"state_dict": model.state_dict(), "clusters": 5}
-    torch.save(state | {"settings": dataclasses.asdict(SEGMENTATION)}, path)
+    torch.save(state | {"settings": SEGMENTATION.plain()}, path)
     return path
 
 
@@ -70,7 +71,7 @@ def train(shard, model_file, output="out", *, precision="float32", **changes):
         root,
         classes=2,
         segmentation_model=model_file,
-        settings=linear_probe.read_settings(settings),
+        settings=LinearProbeSettings.read(settings),
         views=VIEWS,
         precision=precision,
         seed=1,
@@ -154,7 +155,7 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path, model_file, monk
 
 def test_the_paper_s_schedule():
     settings = linear_probe.training_settings(
-        linear_probe.Settings(), architecture={"depth": 18}, views=VIEWS, precision="float32"
+        LinearProbeSettings(), architecture={"depth": 18}, views=VIEWS, precision="float32"
     )
     rates = [learning.learning_rate(step, 10, settings) for step in (0, 249, 250, 449)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01])
@@ -168,14 +169,16 @@ def test_the_fingerprint_holds_what_decides_the_result_and_nothing_else(tmp_path
     (path,) = (tmp_path / "out" / "work").glob("*/fingerprint.json")
     found = json.loads(path.read_text())
     assert set(found) == {"stage", "settings", "model", "label_maps", "clusters", "seed"}
-    schedule = {field.name for field in dataclasses.fields(linear_probe.Settings)}
+    schedule = LinearProbeSettings.model_fields.keys() - {"enabled"}
     assert set(found["settings"]) == schedule | {*VIEWS, "precision"}
     assert found["settings"]["precision"] == "bfloat16"
 
 
 def test_unknown_settings_and_missing_files_are_errors(tmp_path, model_file):
-    with pytest.raises(InputError, match=r"evaluation\.linear_probe\.epoch: no such setting"):
-        linear_probe.read_settings({"epoch": 3})
+    with pytest.raises(
+        InputError, match=r"'evaluation\.linear_probe\.epoch', did you mean 'epochs'"
+    ):
+        LinearProbeSettings.read({"epoch": 3})
     with pytest.raises(InputError, match=r"none\.pt: no such file"):
         train(write_images(tmp_path), tmp_path / "none.pt")
 

@@ -1,10 +1,7 @@
 import pytest
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.repository import REPOSITORY
-from workflow_scripts.maskdistill.settings import cluster_names, config
-
-SCHEMA = REPOSITORY / "config" / "schemas" / "names.schema.yaml"
+from workflow_scripts.maskdistill.settings import cluster_names
 
 
 def test_without_names_every_cluster_is_a_class():
@@ -47,7 +44,7 @@ seeds:
 
 def test_a_file_of_names(tmp_path):
     (tmp_path / "a.yaml").write_text(GOOD, encoding="utf-8")
-    assert config.read_names(tmp_path / "a.yaml", SCHEMA) == {
+    assert cluster_names.read_names(tmp_path / "a.yaml") == {
         0: {"assignments": "0123456789abcdef", "clusters": {1: "bird", 4: "Vogel, groß"}},
         3: {"assignments": None, "clusters": {}},
     }
@@ -59,16 +56,16 @@ def test_a_file_of_names(tmp_path):
         ("seeds:", "seed:", "unknown key 'seed', did you mean 'seeds'"),
         ("    clusters: {}", "    cluster: {}", "unknown key 'seeds.3.cluster'"),
         ("  3:", "  three:", "three"),
-        ("bird", "7", "not of type 'string'"),
+        ("bird", "7", "clusters.1: 7 should be a valid string"),
         ("bird", "'a:b'", "does not match"),
-        ("{1:", "{0:", "does not match"),
+        ("{1:", "{0:", "0 should be greater than"),
         ("0123456789abcdef", "012", "does not match"),
     ],
 )
 def test_a_mistake_in_it_is_one_clear_line(tmp_path, old, new, message):
     (tmp_path / "a.yaml").write_text(GOOD.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(InputError, match=message) as error:
-        config.read_names(tmp_path / "a.yaml", SCHEMA)
+        cluster_names.read_names(tmp_path / "a.yaml")
     assert "a.yaml" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -76,11 +73,11 @@ def test_a_mistake_in_it_is_one_clear_line(tmp_path, old, new, message):
 def test_names_that_are_not_used_and_seeds_that_are_merged_differently():
     settings = {"seeds": [0, 1], "clustering": {"clusters": 4}}
     named = {"assignments": None, "clusters": {1: "bird", 2: "bird"}}
-    assert config.names_cautions(settings, {}) == []
-    assert config.names_cautions(settings, {0: named, 1: named}) == []
+    assert cluster_names.names_cautions(settings, {}) == []
+    assert cluster_names.names_cautions(settings, {0: named, 1: named}) == []
     only_words = {"assignments": None, "clusters": {1: "bird"}}
-    assert config.names_cautions(settings, {0: only_words}) == []
-    (caution,) = config.names_cautions(settings, {0: named, 1: named, 7: named})
+    assert cluster_names.names_cautions(settings, {0: only_words}) == []
+    (caution,) = cluster_names.names_cautions(settings, {0: named, 1: named, 7: named})
     assert "clusters of seed 7 are not used: `seeds` of the dataset has only 0, 1" in caution
-    (caution,) = config.names_cautions(settings, {0: named})
+    (caution,) = cluster_names.names_cautions(settings, {0: named})
     assert "(3 in seed 0, 4 in seed 1)" in caution

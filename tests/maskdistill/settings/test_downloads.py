@@ -5,12 +5,10 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.settings import downloads
 
-SCHEMA = REPOSITORY / "config" / "schemas" / "downloads.schema.yaml"
-
 
 @pytest.fixture(scope="module")
 def shipped():
-    return downloads.read_catalogue(REPOSITORY / "resources" / "downloads.yaml", SCHEMA)
+    return downloads.read_catalogue(REPOSITORY / "resources" / "downloads.yaml")
 
 
 def test_the_shipped_catalogue(shipped):
@@ -39,4 +37,4 @@ def test_a_typo_is_named(shipped, tmp_path):
     changed = {**shipped, "files": {"data/a": {"url": "https://a", "sha265": "0" * 64}}}
     (tmp_path / "downloads.yaml").write_text(yaml.safe_dump(changed))
     with pytest.raises(InputError, match=r"unknown key .*sha265', did you mean 'sha256'"):
-        downloads.read_catalogue(tmp_path / "downloads.yaml", SCHEMA)
+        downloads.read_catalogue(tmp_path / "downloads.yaml")

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from workflow_scripts.maskdistill.mask_rcnn.network import ImageSampler, build_mask_rcnn
-from workflow_scripts.maskdistill.mask_rcnn.options import training_settings
 from workflow_scripts.maskdistill.segmentation.deeplab import ImageDropout
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX, hard_pixel_loss
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.sampling import seed_step
 
@@ -109,7 +109,7 @@ def batch_norm(sizes):
 def gradients_of_mask_rcnn(objects, **settings):
     """Losses and gradients of one step, on images of different sizes."""
     torch.manual_seed(0)
-    network = build_mask_rcnn(training_settings(MASK_RCNN | settings), 2)
+    network = build_mask_rcnn(MaskRCNNSettings.read(MASK_RCNN | settings), 2)
     sizes = [(40, 64), (48, 40), (64, 48), (40, 40)]
     images, targets = [], []
     for number, (size, count) in enumerate(zip(sizes, objects, strict=True)):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import images
 from workflow_scripts.maskdistill.files.json_io import read_json
-from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.repository import find_file
 
 # What may stand in `dataset.splits`: what is learned from, evaluated, and evaluated by AP of masks.
 SPLITS = ("train", "val", "instances")
@@ -240,11 +240,6 @@ def _list_coco(split: Mapping, root: Path) -> Iterable[ListedImage]:
             yield ListedImage(image_id, file_name)
 
 
-def find_image_list(path: str | os.PathLike) -> Path:
-    """A list in the working directory, or else in this repository."""
-    return Path(path) if Path(path).is_file() else REPOSITORY / path
-
-
 def read_image_list(path: str | os.PathLike) -> list[str]:
     """The ids, or the file names without folders, that a list has one a line.
 
@@ -252,7 +247,7 @@ def read_image_list(path: str | os.PathLike) -> list[str]:
         InputError: there is no such file.
     """
     try:
-        lines = find_image_list(path).read_text(encoding="utf-8").splitlines()
+        lines = find_file(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such list of images; check `splits` in the dataset's config"

@@ -12,7 +12,7 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation.step_titles import of_round
 from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.files.json_io import read_json
-from workflow_scripts.maskdistill.settings.config import known_datasets, layers, merge
+from workflow_scripts.maskdistill.settings.layers import known_datasets, layers, merge
 
 LINEAR_PROBE = "linear_probe"  # its steps' names begin so; their labels are classes
 APPLIED = "applied"  # folder of the splits of new images

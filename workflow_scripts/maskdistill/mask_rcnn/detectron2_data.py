@@ -19,8 +19,8 @@ from detectron2.data.datasets import register_coco_instances
 from torch.utils.data import Dataset
 
 from workflow_scripts.maskdistill.files import images
-from workflow_scripts.maskdistill.mask_rcnn.options import TrainingSettings
 from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import Example
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 
 
@@ -50,7 +50,7 @@ class RegisteredDataset(Dataset):
         seed: with the place in the plan, decides side and mirroring.
     """
 
-    def __init__(self, name: str, settings: TrainingSettings, *, seed: int) -> None:
+    def __init__(self, name: str, settings: MaskRCNNSettings, *, seed: int) -> None:
         self._records = DatasetFromList(get_detection_dataset_dicts(name), copy=False)
         self._seed = seed
         chosen = [

@@ -9,9 +9,10 @@ import torch
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime
 from workflow_scripts.maskdistill.mask_rcnn.fitting import fit_network
-from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings, TrainingSettings
 from workflow_scripts.maskdistill.mask_rcnn.predictor import NetworkPredictor, load_network
 from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import PseudoLabels
+from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 
 try:
@@ -37,7 +38,7 @@ def fit(
     pseudo_labels: Path,
     root: Path,
     *,
-    settings: TrainingSettings,
+    settings: MaskRCNNSettings,
     seed: int,
     work_dir: Path,
     model: Path,
@@ -84,7 +85,7 @@ def fit(
 
 
 def predictor(
-    model: Mapping, *, settings: PredictionSettings, device: torch.device
+    model: Mapping, *, settings: CandidateSettings, device: torch.device
 ) -> NetworkPredictor:
     """Make a predictor of a model file's content; see `engines.Engine.predictor`."""
     return load_network(build_mask_rcnn, model, settings=settings, device=device, resize=resize)

@@ -30,7 +30,8 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from workflow_scripts.maskdistill.mask_rcnn.network import ASPECT_RATIOS, C4_STRIDE, NORM_LAYERS
-from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings, TrainingSettings
+from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.resnet import MEAN, STD, build_resnet
 from workflow_scripts.maskdistill.torch_tools.weights import detectron2_names, load_strictly
@@ -73,10 +74,10 @@ class Detectron2MaskRCNN(GeneralizedRCNN):
 
 
 def build_mask_rcnn(
-    settings: TrainingSettings,
+    settings: MaskRCNNSettings,
     clusters: int,
     *,
-    prediction: PredictionSettings | None = None,
+    prediction: CandidateSettings | None = None,
     initial_weights: bool = True,
 ) -> Detectron2MaskRCNN:
     """Build the network; see `network.build_mask_rcnn`. Its parameters have Detectron2's names.
@@ -84,7 +85,7 @@ def build_mask_rcnn(
     Raises:
         InputError: the initial weights do not fit.
     """
-    prediction = prediction or PredictionSettings()
+    prediction = prediction or CandidateSettings()
     trunk = _build_trunk(settings)
     if initial_weights:
         resnet = build_resnet(
@@ -145,7 +146,7 @@ def build_mask_rcnn(
     )
 
 
-def _build_trunk(settings: TrainingSettings) -> ResNet:
+def _build_trunk(settings: MaskRCNNSettings) -> ResNet:
     """The whole ResNet, of which the model's backbone and heads share the stages."""
     norm = _norm(settings)
     stages, channels = [], 64
@@ -170,7 +171,7 @@ def _build_trunk(settings: TrainingSettings) -> ResNet:
     )
 
 
-def _norm(settings: TrainingSettings) -> str:
+def _norm(settings: MaskRCNNSettings) -> str:
     """Detectron2's name of the normalisation."""
     # `distributed.parallel` replaces BN where there are several processes.
     return {"batch": "BN", "frozen": "FrozenBN", "group": "GN"}[settings.norm]

@@ -16,7 +16,9 @@ import torch
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.checkpoints import read_checkpoint
 from workflow_scripts.maskdistill.files.masks import EncodedMask
-from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings, TrainingSettings
+from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
+from workflow_scripts.maskdistill.settings.sections.runtime import RuntimeSettings
 
 # name → module that fulfils `Engine`
 _MODULES = {
@@ -43,7 +45,7 @@ class Runtime:
 
     device: torch.device
     workers: int = 0  # processes that decode images
-    checkpoint_every: int = 200  # steps, as runtime.checkpoint_every
+    checkpoint_every: int = RuntimeSettings().checkpoint_every  # steps
 
 
 class Predictor(Protocol):
@@ -66,7 +68,7 @@ class Engine(Protocol):
         pseudo_labels: Path,
         root: Path,
         *,
-        settings: TrainingSettings,
+        settings: MaskRCNNSettings,
         seed: int,
         work_dir: Path,
         model: Path,
@@ -92,7 +94,7 @@ class Engine(Protocol):
         ...
 
     def predictor(
-        self, model: Mapping, *, settings: PredictionSettings, device: torch.device
+        self, model: Mapping, *, settings: CandidateSettings, device: torch.device
     ) -> Predictor:
         """Make a predictor of the content of a model file that `fit` wrote.
 
@@ -116,7 +118,7 @@ def engine(name: str) -> Engine:
 
 
 def load_predictor(
-    path: str | os.PathLike, *, settings: PredictionSettings, device: torch.device
+    path: str | os.PathLike, *, settings: CandidateSettings, device: torch.device
 ) -> Predictor:
     """Load a model file on `device`, with the engine that trained it.
 

@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 from workflow_scripts.maskdistill.files.provenance import file_digest
 from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime
 from workflow_scripts.maskdistill.mask_rcnn.network import NORM_LAYERS
-from workflow_scripts.maskdistill.mask_rcnn.options import TrainingSettings
 from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import Example
 from workflow_scripts.maskdistill.progress import progress_bar
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.torch_tools import distributed, training_run
 from workflow_scripts.maskdistill.torch_tools.device import autocast, gradient_scaler
 from workflow_scripts.maskdistill.torch_tools.resnet import keep_frozen
@@ -28,7 +28,7 @@ Observer = Callable[[Path, int, Mapping[str, float]], None]
 def fit_network(
     network: nn.Module,
     examples: Dataset,
-    settings: TrainingSettings,
+    settings: MaskRCNNSettings,
     *,
     clusters: int,
     pseudo_labels: Path,
@@ -61,7 +61,7 @@ def fit_network(
         training_run.publish(
             {
                 "engine": settings.engine,
-                "settings": dataclasses.asdict(settings),
+                "settings": dict(settings),
                 "clusters": clusters,
                 "seed": seed,
                 "provenance": {**record, **distributed.provenance(device)},
@@ -72,12 +72,12 @@ def fit_network(
         run.write_history(history, record)
 
 
-def fingerprint(pseudo_labels: Path, *, settings: TrainingSettings, seed: int) -> dict:
+def fingerprint(pseudo_labels: Path, *, settings: MaskRCNNSettings, seed: int) -> dict:
     """What decides the result of a training; files count by content, not by name.
 
     The number of processes does so for the engine Detectron2 only, see `detectron2_network`.
     """
-    values = dataclasses.asdict(settings)
+    values = dict(settings)
     if settings.weights is not None:
         values["weights"] = file_digest(settings.weights)
     found = {"settings": values, "seed": seed, "pseudo_labels": file_digest(pseudo_labels)}
@@ -86,7 +86,7 @@ def fingerprint(pseudo_labels: Path, *, settings: TrainingSettings, seed: int) -
     return found
 
 
-def learning_rate(settings: TrainingSettings, step: int) -> float:
+def learning_rate(settings: MaskRCNNSettings, step: int) -> float:
     """Rate of the step with that number (from 0): linear warm-up, then a fall at each milestone."""
     rate = settings.learning_rate * settings.learning_rate_decay ** bisect.bisect_right(
         settings.learning_rate_steps, step
@@ -97,7 +97,7 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
 def train(
     network: nn.Module,
     examples: Dataset,
-    settings: TrainingSettings,
+    settings: MaskRCNNSettings,
     *,
     seed: int,
     run: TrainingRun,
@@ -171,7 +171,7 @@ def train(
             )
 
 
-def build_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+def build_optimizer(network: nn.Module, settings: MaskRCNNSettings) -> torch.optim.Optimizer:
     """SGD or AdamW over what is not frozen; normalisation is spared weight decay."""
     norms = (nn.modules.batchnorm._BatchNorm, NORM_LAYERS["frozen"], nn.GroupNorm)
     decayed, spared = [], []

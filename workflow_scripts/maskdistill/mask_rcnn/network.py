@@ -20,7 +20,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
-from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings, TrainingSettings
+from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.torch_tools import distributed, sampling
 from workflow_scripts.maskdistill.torch_tools.resnet import MEAN, STD, build_resnet, output_channels
 
@@ -368,10 +369,10 @@ class _Parts(NamedTuple):
 
 
 def build_mask_rcnn(
-    settings: TrainingSettings,
+    settings: MaskRCNNSettings,
     clusters: int,
     *,
-    prediction: PredictionSettings | None = None,
+    prediction: CandidateSettings | None = None,
     initial_weights: bool = True,
 ) -> MaskRCNN:
     """Build the network for classes 1..`clusters` and background 0.
@@ -383,7 +384,7 @@ def build_mask_rcnn(
     Raises:
         InputError: the initial weights do not fit.
     """
-    prediction = prediction or PredictionSettings()
+    prediction = prediction or CandidateSettings()
     resnet = build_resnet(
         settings.depth,
         weights=settings.weights if initial_weights else None,
@@ -438,7 +439,7 @@ NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def _c4(settings: TrainingSettings, resnet: nn.Module, classes: int) -> _Parts:
+def _c4(settings: MaskRCNNSettings, resnet: nn.Module, classes: int) -> _Parts:
     channels = output_channels(resnet.layer4)
     return _Parts(
         backbone=C4Backbone(resnet),
@@ -456,7 +457,7 @@ def _c4(settings: TrainingSettings, resnet: nn.Module, classes: int) -> _Parts:
     )
 
 
-def _fpn(settings: TrainingSettings, resnet: nn.Module, classes: int) -> _Parts:
+def _fpn(settings: MaskRCNNSettings, resnet: nn.Module, classes: int) -> _Parts:
     width = settings.fpn_channels
     stages = ("layer1", "layer2", "layer3", "layer4")
     channels = [output_channels(getattr(resnet, stage)) for stage in stages]

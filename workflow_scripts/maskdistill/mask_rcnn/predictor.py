@@ -10,8 +10,9 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import images
 from workflow_scripts.maskdistill.files.checkpoints import first_line
 from workflow_scripts.maskdistill.mask_rcnn.engines import Candidate
-from workflow_scripts.maskdistill.mask_rcnn.options import PredictionSettings, training_settings
 from workflow_scripts.maskdistill.mask_rcnn.pasting import paste
+from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.torch_tools.device import autocast
 
 Resize = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
@@ -27,7 +28,7 @@ class NetworkPredictor:
     """
 
     def __init__(
-        self, network: nn.Module, settings: PredictionSettings, resize: Resize = images.resize
+        self, network: nn.Module, settings: CandidateSettings, resize: Resize = images.resize
     ) -> None:
         self.network, self.settings, self.resize = network, settings, resize
 
@@ -56,7 +57,7 @@ def load_network(
     build: Callable[..., nn.Module],
     model: Mapping,
     *,
-    settings: PredictionSettings,
+    settings: CandidateSettings,
     device: torch.device,
     resize: Resize = images.resize,
 ) -> NetworkPredictor:
@@ -70,7 +71,7 @@ def load_network(
     """
     try:
         network = build(
-            training_settings(model["settings"]),
+            MaskRCNNSettings.read(model["settings"]),
             model["clusters"],
             prediction=settings,
             initial_weights=False,

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.files import images
-from workflow_scripts.maskdistill.settings.config import (
+from workflow_scripts.maskdistill.settings.downloads import dataset_source
+from workflow_scripts.maskdistill.settings.splits import (
     evaluated_split,
     instance_split,
     is_downloaded,
 )
-from workflow_scripts.maskdistill.settings.downloads import dataset_source
 
 # Assumed, where nothing in the config decides it. Bytes, unless said otherwise.
 ASPECT_RATIO = 4 / 3  # of a photograph

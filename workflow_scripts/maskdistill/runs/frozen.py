@@ -16,16 +16,13 @@ from pathlib import Path
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.atomic import write_text
 from workflow_scripts.maskdistill.files.json_io import read_json
-from workflow_scripts.maskdistill.settings.config import (
-    check_support,
-    curated,
-    dataset_config,
-    is_downloaded,
-    names_cautions,
-    read_names,
-    validate,
-)
+from workflow_scripts.maskdistill.settings.checks import validate
+from workflow_scripts.maskdistill.settings.cluster_names import curated, names_cautions, read_names
+from workflow_scripts.maskdistill.settings.config import check_support
 from workflow_scripts.maskdistill.settings.downloads import dataset_source, read_catalogue
+from workflow_scripts.maskdistill.settings.layers import dataset_config
+from workflow_scripts.maskdistill.settings.splits import is_downloaded
+from workflow_scripts.maskdistill.settings.whole_config import WorkflowConfig
 
 VARIABLE = "MASKDISTILL_RUN"  # of the environment of jobs: path of the file
 _AGAIN = "let the other jobs end or stop them, and start snakemake again"
@@ -70,17 +67,11 @@ def parse(config: Mapping, home: Path, *, rules: str) -> FrozenRun:
     Raises:
         InputError: a file is missing, or a key or value is wrong; names it and the remedy.
     """
-    schemas = home / "config" / "schemas"
-    validate(config, schemas / "workflow.schema.yaml", source="config")
-    catalogue = read_catalogue(
-        home / "resources" / "downloads.yaml", schemas / "downloads.schema.yaml"
-    )
+    validate(WorkflowConfig, config, source="config")
+    catalogue = read_catalogue(home / "resources" / "downloads.yaml")
     configs = _configs(config, home, catalogue)
     folders = [Path("config/names"), home / "config" / "names"]
-    names = {
-        name: _names(name, one, folders, schemas / "names.schema.yaml")
-        for name, one in configs.items()
-    }
+    names = {name: _names(name, one, folders) for name, one in configs.items()}
     return FrozenRun(
         rules=rules,
         config=dict(config),
@@ -103,7 +94,6 @@ def _configs(config: Mapping, home: Path, catalogue: Mapping) -> dict[str, dict]
             name,
             config,
             [Path("config/datasets"), home / "config" / "datasets"],
-            home / "config" / "schemas" / "dataset.schema.yaml",
             downloadable=catalogue["files"],
         )
         waiting += configs[name]["clustering"]["support"]
@@ -123,12 +113,12 @@ def _configs(config: Mapping, home: Path, catalogue: Mapping) -> dict[str, dict]
     return configs
 
 
-def _names(dataset: str, config: Mapping, folders: list[Path], schema: Path) -> dict[int, dict]:
+def _names(dataset: str, config: Mapping, folders: list[Path]) -> dict[int, dict]:
     """Names of the clusters of a dataset: seed → what config/names/DATASET.yaml says of it."""
     path = next(filter(Path.is_file, (folder / f"{dataset}.yaml" for folder in folders)), None)
     if path is None:
         return {}
-    found = read_names(path, schema)
+    found = read_names(path)
     for values in found.values():
         try:
             curated(config, values["clusters"])

@@ -19,15 +19,14 @@ from workflow_scripts.maskdistill.paper.variants import has_own, variants
 from workflow_scripts.maskdistill.progress import progress
 from workflow_scripts.maskdistill.runs.code_digest import code_digest
 from workflow_scripts.maskdistill.runs.frozen import FrozenRun
+from workflow_scripts.maskdistill.settings.changes import canonical_json, changed_settings
 from workflow_scripts.maskdistill.settings.config import (
-    canonical_json,
-    changed_settings,
     listing_settings,
-    merge,
     report_settings,
     rule_settings,
-    split_shards,
 )
+from workflow_scripts.maskdistill.settings.layers import merge
+from workflow_scripts.maskdistill.settings.splits import split_shards
 
 _KINDS = {".parquet", ".json", ".csv", ".html", ".pt", ".svg"}  # of outputs that are files
 _SHOWN = 3  # input files that are named where a file has several others

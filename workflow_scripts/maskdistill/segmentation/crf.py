@@ -2,59 +2,23 @@
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import functools
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pydensecrf.densecrf
 
-from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.streaming import map_ahead
 
 # Probabilities below count as this, so that their logarithm stays finite.
 _FLOOR = 1e-5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The defaults are the paper's (Section 4.1)."""
-
-    iterations: int = 10  # of mean-field inference
-    gaussian_weight: float = 3.0  # neighbours share a label …
-    gaussian_sigma: float = 1.0  # pixels
-    bilateral_weight: float = 4.0  # … and so do near pixels of like colour
-    bilateral_sigma_xy: float = 67.0  # pixels
-    bilateral_sigma_rgb: float = 3.0  # of 255
-    min_probability: float = 0.0  # labels that stay below it everywhere in an image take no part
-
-    def __post_init__(self) -> None:
-        for name in ("gaussian_sigma", "bilateral_sigma_xy", "bilateral_sigma_rgb"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"crf.{name}: must be above 0")
-        for name in ("iterations", "gaussian_weight", "bilateral_weight"):
-            if getattr(self, name) < 0:
-                raise InputError(f"crf.{name}: must not be negative")
-        if not 0 <= self.min_probability < 1:
-            raise InputError("crf.min_probability: must be at least 0 and below 1")
-
-
-def read_settings(values: Mapping) -> Settings:
-    """Read the config's `crf`.
-
-    Raises:
-        InputError: an unknown key or a value out of range.
-    """
-    if unknown := sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)}):
-        raise InputError(f"crf.{unknown[0]}: no such setting; see config/README.md")
-    return Settings(**values)
-
-
-def refine(probabilities: np.ndarray, image: np.ndarray, settings: Settings) -> np.ndarray:
+def refine(probabilities: np.ndarray, image: np.ndarray, settings: CRFSettings) -> np.ndarray:
     """Mean-field inference in the CRF of one image.
 
     Args:
@@ -92,7 +56,9 @@ def refine(probabilities: np.ndarray, image: np.ndarray, settings: Settings) -> 
     return refined
 
 
-def refined_labels(probabilities: np.ndarray, image: np.ndarray, settings: Settings) -> np.ndarray:
+def refined_labels(
+    probabilities: np.ndarray, image: np.ndarray, settings: CRFSettings
+) -> np.ndarray:
     """The most probable class of every pixel after `refine`: H x W, uint16."""
     return refine(probabilities, image, settings).argmax(axis=0).astype(np.uint16)
 
@@ -100,7 +66,9 @@ def refined_labels(probabilities: np.ndarray, image: np.ndarray, settings: Setti
 class Workers:
     """Processes that refine images while the model predicts the next; made by `start_workers`."""
 
-    def __init__(self, pool: concurrent.futures.Executor, count: int, settings: Settings) -> None:
+    def __init__(
+        self, pool: concurrent.futures.Executor, count: int, settings: CRFSettings
+    ) -> None:
         self._pool, self._count, self._settings = pool, count, settings
 
     def refine(
@@ -116,14 +84,14 @@ class Workers:
 
 
 def _refined_item(
-    settings: Settings, item: tuple[int, np.ndarray, np.ndarray]
+    settings: CRFSettings, item: tuple[int, np.ndarray, np.ndarray]
 ) -> tuple[int, np.ndarray]:
     image_id, probabilities, image = item
     return image_id, refined_labels(probabilities, image, settings)
 
 
 @contextlib.contextmanager
-def start_workers(count: int, settings: Settings) -> Iterator[Workers]:
+def start_workers(count: int, settings: CRFSettings) -> Iterator[Workers]:
     """Start `count` processes: pydensecrf holds Python's global lock while it computes.
 
     Enter this before a model is loaded: the processes are forked, and are best copies of a program

@@ -1,11 +1,9 @@
 """Training of DeepLab-v3 on label maps, resumable at any step."""
 
 import concurrent.futures
-import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,70 +25,11 @@ from workflow_scripts.maskdistill.segmentation.deeplab import (
 )
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX, hard_pixel_loss
 from workflow_scripts.maskdistill.segmentation.transforms import draw_view, normalize, warp
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.device import autocast, gradient_scaler
-from workflow_scripts.maskdistill.torch_tools.precision import check_precision
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample, seed_step, training_batches
 from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun, publish, training_run
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Architecture, schedule and augmentation; the defaults are those of config/default.yaml."""
-
-    depth: int = 50  # of the ResNet: 10, 18 or 50
-    output_stride: int = 8  # 8 or 16
-    weights: str | None = None  # initial weights of the ResNet; None draws them
-    frozen_stages: int = 0  # 0: none, 1: the stem, 2: the stem and the first stage, …
-    atrous_rates: Sequence[int] = (12, 24, 36)
-    head_width: int = 256
-    dropout: float = 0.5  # in the head, as torchvision has it
-
-    epochs: int = 45
-    batch_size: int = 16  # images of one step over all processes
-    optimizer: str = "sgd"  # or adamw
-    learning_rate: float = 0.002
-    learning_rate_milestones: Sequence[int] = (40,)  # epochs after which it is multiplied
-    learning_rate_decay: float = 0.1
-    momentum: float = 0.9  # under adamw the decay of its first moment
-    weight_decay: float = 0.0001
-    hardest_fraction: float = 0.2  # of the pixels in the loss; 1 switches the mining off
-
-    crop_size: int = 512  # pixels
-    scale: Sequence[float] = (0.5, 2.0)
-    rotation: float = 10.0  # degrees, either way
-    flip: bool = True
-
-    precision: str = "float32"  # of the network's products, on every device
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "crop_size", "head_width", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"segmentation.{name}: must be above 0")
-        check_precision(self.precision, "segmentation.precision")
-        if self.optimizer not in ("sgd", "adamw"):
-            raise InputError(f"segmentation.optimizer: {self.optimizer!r} is not sgd or adamw")
-        if not 0 < self.hardest_fraction <= 1:
-            raise InputError("segmentation.hardest_fraction: must be above 0 and at most 1")
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise InputError("segmentation.scale: must be two numbers, 0 < smallest <= largest")
-
-
-def read_settings(values: Mapping) -> Settings:
-    """Read the config's `segmentation`.
-
-    Raises:
-        InputError: an unknown key, a value out of range, or a contradiction.
-    """
-    if unknown := sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)}):
-        raise InputError(f"segmentation.{unknown[0]}: no such setting; see config/README.md")
-    settings = Settings(**values)
-    if settings.weights is None and settings.frozen_stages:
-        raise InputError(
-            "segmentation.frozen_stages would freeze random values without "
-            "segmentation.weights; name a weights file, or set frozen_stages: 0"
-        )
-    return settings
 
 
 class LabelSource(NamedTuple):
@@ -133,7 +72,7 @@ class LabelledImages(torch.utils.data.Dataset):
         root: str | os.PathLike,
         *,
         clusters: int,
-        settings: Settings,
+        settings: SegmentationSettings,
         seed: int,
         source: LabelSource = PSEUDO_LABELS,
         workers: int = 1,
@@ -175,7 +114,7 @@ class LabelledImages(torch.utils.data.Dataset):
             classes.shape,
             sample.generator(self._seed),
             crop_size=settings.crop_size,
-            scale=tuple(settings.scale),
+            scale=settings.scale,
             rotation=settings.rotation,
             flip=settings.flip,
         )
@@ -196,7 +135,7 @@ def _classes(png: bytes, name: str) -> np.ndarray:
     return classes
 
 
-def learning_rate(step: int, steps_per_epoch: int, settings: Settings) -> float:
+def learning_rate(step: int, steps_per_epoch: int, settings: SegmentationSettings) -> float:
     """The learning rate of a step, counted from 0."""
     passed = sum(step >= epoch * steps_per_epoch for epoch in settings.learning_rate_milestones)
     return settings.learning_rate * settings.learning_rate_decay**passed
@@ -207,7 +146,7 @@ def train(
     root: str | os.PathLike,
     *,
     clusters: int,
-    settings: Settings,
+    settings: SegmentationSettings,
     seed: int,
     work_dir: str | os.PathLike,
     model_path: str | os.PathLike,
@@ -239,7 +178,7 @@ def train(
     """
     fingerprint = {
         "stage": "train_segmentation",
-        "settings": dataclasses.asdict(settings) | {"weights": None},
+        "settings": settings.plain() | {"weights": None},
         "weights": settings.weights and provenance.file_digest(settings.weights),
     }
     architecture = {name: getattr(settings, name) for name in ARCHITECTURE}
@@ -267,7 +206,7 @@ def train_model(
     root: str | os.PathLike,
     *,
     clusters: int,
-    settings: Settings,
+    settings: SegmentationSettings,
     seed: int,
     source: LabelSource,
     fingerprint: Mapping,
@@ -313,7 +252,7 @@ def train_model(
         publish(
             {
                 "state_dict": state,
-                "settings": dataclasses.asdict(settings),
+                "settings": settings.plain(),
                 "clusters": clusters,
                 "provenance": {**record, **distributed.provenance(device)},
             },
@@ -321,7 +260,7 @@ def train_model(
         )
 
 
-def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, settings: SegmentationSettings) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.optimizer == "sgd":
@@ -333,7 +272,7 @@ class _Trainer:
     """A model with its optimiser, on this process's device."""
 
     def __init__(
-        self, model: nn.Module, settings: Settings, seed: int, device: torch.device
+        self, model: nn.Module, settings: SegmentationSettings, seed: int, device: torch.device
     ) -> None:
         self.settings, self.seed, self.device = settings, seed, device
         self.model = model.to(device, memory_format=torch.channels_last)

@@ -4,19 +4,18 @@ The features are those that DeepLab's own classifier reads, the output of its he
 convolution. This is evaluation: it tells what the features know, and nothing learns from it.
 """
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import provenance
 from workflow_scripts.maskdistill.segmentation import learning
 from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, DeepLab
 from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_predictor
+from workflow_scripts.maskdistill.settings.sections.evaluation import LinearProbeSettings
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 
 GROUND_TRUTH = learning.LabelSource(
     section="evaluation.linear_probe",
@@ -30,35 +29,9 @@ GROUND_TRUTH = learning.LabelSource(
 VIEWS = ("crop_size", "scale", "rotation", "flip")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Schedule of the linear classifier; the defaults are those of config/default.yaml."""
-
-    epochs: int = 45
-    batch_size: int = 24  # images of one step over all processes
-    learning_rate: float = 0.1
-    learning_rate_milestones: Sequence[int] = (25,)  # epochs after which it is multiplied
-    learning_rate_decay: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 0.0001
-
-
-def read_settings(values: Mapping) -> Settings:
-    """Read the config's `evaluation.linear_probe`, without `enabled`.
-
-    Raises:
-        InputError: an unknown key.
-    """
-    if unknown := sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)}):
-        raise InputError(
-            f"evaluation.linear_probe.{unknown[0]}: no such setting; see config/README.md"
-        )
-    return Settings(**values)
-
-
 def training_settings(
-    settings: Settings, *, architecture: Mapping, views: Mapping, precision: str
-) -> learning.Settings:
+    settings: LinearProbeSettings, *, architecture: Mapping, views: Mapping, precision: str
+) -> SegmentationSettings:
     """The settings of a training of the linear classifier, whose loss is that of all pixels.
 
     Args:
@@ -67,14 +40,15 @@ def training_settings(
         views: values of `VIEWS`.
         precision: of the network's products.
     """
-    features_of_prediction = {"dropout": 0.0, "precision": precision}
-    return learning.Settings(
-        **{**architecture, **features_of_prediction},
-        **views,
-        **dataclasses.asdict(settings),
-        optimizer="sgd",
-        hardest_fraction=1.0,
+    features_of_prediction = {"dropout": 0.0, "precision": precision, "weights": None}
+    return SegmentationSettings.read_part(
+        {**architecture, **features_of_prediction, **views, **_schedule(settings)}
+        | {"optimizer": "sgd", "hardest_fraction": 1.0}
     )
+
+
+def _schedule(settings: LinearProbeSettings) -> dict:
+    return {name: value for name, value in settings.plain().items() if name != "enabled"}
 
 
 def with_linear_classifier(model: DeepLab, classes: int) -> DeepLab:
@@ -103,7 +77,7 @@ def train(
     *,
     classes: int,
     segmentation_model: str | os.PathLike,
-    settings: Settings,
+    settings: LinearProbeSettings,
     views: Mapping,
     precision: str,
     seed: int,
@@ -141,7 +115,7 @@ def train(
         source=GROUND_TRUTH,
         fingerprint={
             "stage": "train_linear_probe",
-            "settings": {**dataclasses.asdict(settings), **views, "precision": precision},
+            "settings": {**_schedule(settings), **views, "precision": precision},
             "model": provenance.file_digest(segmentation_model),
         },
         work_dir=work_dir,

@@ -1,6 +1,6 @@
 """Names that people give to clusters; clusters of one name are one pseudo-class.
 
-A file of names looks like this, and is checked against config/schemas/names.schema.yaml:
+A file of names looks like this:
 
     seeds:
       0:                              # k-means numbers its clusters anew with every seed
@@ -13,12 +13,37 @@ A file of names looks like this, and is checked against config/schemas/names.sch
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.coco_json import category_name
+from workflow_scripts.maskdistill.settings.checks import validate
+from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
+from workflow_scripts.maskdistill.settings.section import Section, matching
 
 BACKGROUND = "background"
+_Name = matching(
+    r"[^:\x00-\x1f#]{1,80}",
+    "A name has 1 to 80 characters without a colon, which separates the columns of lists of "
+    "colours, and without #.",
+)
+_Digest = matching("[0-9a-f]{16}", "The digest that the template has.")
+
+
+class SeedNames(Section):
+    """Names of the clusters of one seed."""
+
+    assignments: _Digest = None  # which clusters were looked at; with others, the run stops
+    clusters: dict[Annotated[int, Field(ge=1, strict=False)], _Name]
+
+
+class NamesFile(Section):
+    """A file of names, config/names/DATASET.yaml."""
+
+    seeds: dict[Annotated[int, Field(ge=0, strict=False)], SeedNames]
 
 
 class Curation(NamedTuple):
@@ -50,3 +75,72 @@ def curate(names: Mapping[int, str], clusters: int) -> Curation:
     if len(numbers) == 1:
         raise InputError("all clusters are background; name at least one")
     return Curation(classes, list(numbers)[1:])
+
+
+def read_names(path: Path) -> dict[int, dict]:
+    """Read a file of names.
+
+    Returns:
+        seed → {"assignments": digest or None, "clusters": cluster → name}.
+
+    Raises:
+        InputError: not such a file.
+    """
+    content = validate(NamesFile, read_yaml(path), source=str(path))
+    return {
+        seed: {"assignments": names.assignments, "clusters": names.clusters}
+        for seed, names in content.seeds.items()
+    }
+
+
+def curated(config: Mapping, names: Mapping[int, str]) -> dict:
+    """A dataset's config as the stages after the clustering see it.
+
+    `clustering.clusters` is the number of pseudo-classes there, and `curation` says what they are
+    made of: `classes` (of cluster 1, 2, …; null where nothing is merged or dropped) and `names`.
+
+    Args:
+        names: cluster → name, see `curate`.
+
+    Raises:
+        InputError: names of clusters that do not exist.
+    """
+    clusters = config["clustering"]["clusters"]
+    classes, found = curate(names, clusters)
+    return merge(
+        config,
+        {
+            "clustering": {"clusters": len(found)},
+            "curation": {
+                "classes": None if len(found) == clusters else classes,
+                "names": found,
+            },
+        },
+    )
+
+
+def names_cautions(config: Mapping, names: Mapping[int, Mapping]) -> list[str]:
+    """What is probably a mistake in a file of names, one line each.
+
+    Args:
+        config: of the dataset.
+        names: of `read_names`.
+    """
+    seeds = config["seeds"]
+    cautions = [
+        f"names of clusters of seed {seed} are not used: `seeds` of the dataset has only "
+        f"{', '.join(map(str, seeds))}; correct the number in the file, or add the seed"
+        for seed in names
+        if seed not in seeds
+    ]
+    classes = {
+        seed: curated(config, names.get(seed, {}).get("clusters", {}))["clustering"]["clusters"]
+        for seed in seeds
+    }
+    if len(set(classes.values())) > 1:
+        found = ", ".join(f"{count} in seed {seed}" for seed, count in classes.items())
+        cautions.append(
+            f"seeds have different numbers of classes after merging ({found}), and their mean "
+            "scores mix them; name the clusters of every seed, or set `seeds` to one of them"
+        )
+    return cautions

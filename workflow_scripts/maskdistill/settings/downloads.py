@@ -4,17 +4,57 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.settings.config import read_yaml, validate
+from workflow_scripts.maskdistill.settings.checks import validate
+from workflow_scripts.maskdistill.settings.layers import read_yaml
+from workflow_scripts.maskdistill.settings.section import Count, Section, listed, matching
 
 
-def read_catalogue(path: Path, schema: Path) -> dict:
+class _Download(Section):
+    """A file on the web. Checksums are hexadecimal; their beginning is enough."""
+
+    url: matching("https?://.*", "An address begins with http:// or https://.")
+    bytes: Count = None
+    sha256: matching("[0-9a-f]{8,64}", "8 to 64 hexadecimal digits.") = None
+    md5: matching("[0-9a-f]{8,32}", "8 to 32 hexadecimal digits.") = None
+
+
+class SingleFile(_Download):
+    """A file that is used as it is."""
+
+    expected_bytes: Count = None  # for plans, where no size is published; never checked
+
+
+class Archive(_Download):
+    """An archive that belongs to a dataset."""
+
+    strip: str = None  # folder of the archive whose content is unpacked
+    keep: listed(str) = None  # files and folders below `strip` that are unpacked; None for all
+    into: str = None  # folder of the dataset to unpack into; None for its root
+
+
+class DownloadedDataset(Section):
+    """A dataset, which is unpacked into data/NAME."""
+
+    archives: listed(Archive, least=1)
+    augment: str = None  # folder of SBD in the dataset that augments VOC's training set
+    images: dict[str, Count]  # number of images of a split or, with COCO, of an annotation file
+
+
+class Catalogue(Section):
+    """What can be downloaded: single files by path, and datasets by name."""
+
+    files: dict[str, SingleFile]
+    datasets: dict[str, DownloadedDataset]
+
+
+def read_catalogue(path: Path) -> dict:
     """The files and datasets that can be downloaded, by path and by name.
 
     Raises:
-        InputError: missing, or not as the schema says; names the key.
+        InputError: missing, or not a `Catalogue`; names the key.
     """
     content = read_yaml(path)
-    validate(content, schema, source=str(path))
+    validate(Catalogue, content, source=str(path))
     return content
 
 

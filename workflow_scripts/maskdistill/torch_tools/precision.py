@@ -1,11 +1,14 @@
 """The precisions that a setting may ask for."""
 
+from typing import get_args
+
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.settings.section import Precision
 
 # In PyTorch's own names. float32 is the only one that every machine computes well in, and the
 # default: the same config then gives the same result on a CPU and on a GPU, up to the order of
 # floating-point sums. Half precision has to be asked for by name.
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = get_args(Precision)
 
 
 def check_precision(value: object, setting: str) -> None:

@@ -1,0 +1,74 @@
+"""Checks of the config: keys and values, renamed keys, and the files that it names."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.repository import find_file
+from workflow_scripts.maskdistill.settings.section import Section, checked
+
+_Kind = TypeVar("_Kind", bound=Section)
+
+# Keys that have another name now: old → new.
+MOVED = {
+    "mask_rcnn.test_side": "candidates.shorter_side",
+    "mask_rcnn.test_proposals": "candidates.proposals",
+    "mask_rcnn.candidates_per_image": "candidates.per_image",
+    "mask_rcnn.score_floor": "candidates.score_floor",
+    "mask_rcnn.nms_threshold": "candidates.nms_threshold",
+    "mask_rcnn.mixed_precision": "mask_rcnn.precision",
+}
+
+
+def validate(kind: type[_Kind], config: Mapping, *, source: str) -> _Kind:
+    """A config as one of the classes of sections, checked.
+
+    Args:
+        kind: what the config is, for instance a `DatasetConfig`.
+        source: where it came from, for messages.
+
+    Raises:
+        InputError: one line that names the key, and the nearest valid one where it is unknown.
+    """
+    check_moved(config, source=source)
+    return checked(lambda: kind.model_validate(config), config, source=source)
+
+
+def check_moved(config: Mapping, *, source: str) -> None:
+    """Check that a config has no key that is named differently now.
+
+    Args:
+        config: of a dataset, or parts of it.
+        source: where it came from, for messages.
+
+    Raises:
+        InputError: names the old key and the new one.
+    """
+    for old, new in MOVED.items():
+        section, key = old.split(".")
+        if isinstance(config.get(section), Mapping) and key in config[section]:
+            raise InputError(f"{source}: {old} is now {new}; write it there (config/README.md)")
+
+
+def check_files(config: Mapping, source: Path, downloadable: Collection[str]) -> None:
+    """Check that there are the files that the config of a dataset names.
+
+    Args:
+        source: file of the dataset, for messages.
+        downloadable: files that may be missing, because the workflow downloads them.
+
+    Raises:
+        InputError: names the key and the file.
+    """
+    dataset = config["dataset"]
+    for split, value in dataset["splits"].items() if dataset["adapter"] == "coco" else ():
+        for key in ("image_list", "excluded_list"):
+            if value.get(key) and not find_file(value[key]).is_file():
+                raise InputError(
+                    f"{source}: dataset.splits.{split}.{key}: there is no file {value[key]}"
+                )
+    for stage in ("features", "embedding", "mask_rcnn", "segmentation"):
+        weights = config[stage]["weights"]
+        if weights is not None and weights not in downloadable and not Path(weights).is_file():
+            raise InputError(f"{source}: {stage}.weights: there is no file {weights}")

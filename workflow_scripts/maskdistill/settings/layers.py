@@ -1,0 +1,102 @@
+"""Reading files of the config, and laying them over each other."""
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.settings.checks import check_files, validate
+from workflow_scripts.maskdistill.settings.section import nearest
+from workflow_scripts.maskdistill.settings.whole_config import DatasetConfig
+
+
+def read_yaml(path: Path) -> dict:
+    """Parse one YAML file to a mapping.
+
+    Raises:
+        InputError: missing, or no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such config file") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected keys and values")
+    return content
+
+
+def merge(base: Mapping, *overrides: Mapping) -> dict:
+    """Lay mappings over each other, key by key; lists and values are replaced whole."""
+    result = copy.deepcopy(dict(base))
+    for override in overrides:
+        for key, value in override.items():
+            if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+                result[key] = merge(result[key], value)
+            else:
+                result[key] = copy.deepcopy(value)
+    return result
+
+
+def dataset_config(
+    name: str,
+    config: Mapping,
+    folders: Sequence[Path],
+    *,
+    downloadable: Collection[str] = (),
+) -> dict:
+    """The whole config of one dataset: defaults, then its own file, then the overrides.
+
+    A file with `extends: OTHER` goes over that other dataset's.
+
+    Args:
+        name: of the dataset; its file is `name`.yaml.
+        config: the workflow's config.
+        folders: where the files of datasets are; earlier folders come first.
+        downloadable: files that may be missing, because the workflow downloads them.
+
+    Raises:
+        InputError: an unknown dataset or key, or an unsuitable value; names it and the remedy.
+    """
+    known = known_datasets(folders)
+    if name not in known:
+        raise InputError(
+            f"unknown dataset {name!r}{nearest(name, sorted(known))}; known are "
+            f"{', '.join(sorted(known))}; describe your own in {folders[0] / name}.yaml"
+        )
+    merged = merge(config["defaults"], *layers(known[name], known), config["overrides"])
+    validate(DatasetConfig, merged, source=str(known[name]))
+    check_files(merged, known[name], downloadable)
+    return merged
+
+
+def known_datasets(folders: Sequence[Path]) -> dict[str, Path]:
+    """Name → file of all datasets; earlier folders come first."""
+    return {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
+
+
+def layers(path: Path, known: Mapping[str, Path]) -> list[dict]:
+    """The file of a dataset, and before it those of the datasets that it extends.
+
+    Args:
+        known: of `known_datasets`.
+
+    Raises:
+        InputError: it extends an unknown dataset, or itself.
+    """
+    found: list[dict] = []
+    seen = []
+    while path not in seen:
+        seen.append(path)
+        own = read_yaml(path)
+        base = own.pop("extends", None)
+        found.insert(0, own)
+        if base is None:
+            return found
+        if base not in known:
+            raise InputError(f"{path}: extends: unknown dataset {base!r}{nearest(base, known)}")
+        path = known[base]
+    raise InputError(f"{path}: extends itself, by way of {', '.join(p.stem for p in seen)}")

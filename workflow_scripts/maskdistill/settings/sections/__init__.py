@@ -1,0 +1,1 @@
+"""The settings of each section of the config: one module per section, named as the section."""

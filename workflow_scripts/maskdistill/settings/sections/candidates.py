@@ -1,0 +1,32 @@
+"""The section `candidates`: what a trained Mask R-CNN predicts."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from workflow_scripts.maskdistill.settings.section import Count, Precision, Section, Share
+
+
+class CandidateSettings(Section):
+    """What a trained Mask R-CNN predicts."""
+
+    section: ClassVar[str] = "candidates"
+
+    shorter_side: Count = Field(
+        800,
+        description="Shorter side in pixels that images are resized to for Mask R-CNN's "
+        "prediction.",
+    )
+    longer_side: Count = Field(1333, description="Bound on their longer side in pixels.")
+    proposals: Count = Field(1000, description="Proposals of the RPN kept per image in prediction.")
+    per_image: Count = Field(100, description="The most candidates per image.")
+    score_floor: Share = Field(0.05, description="Candidates with a lower score are dropped.")
+    nms_threshold: Share = Field(
+        0.5,
+        description="Box IoU above which the weaker of two candidates of one cluster is dropped.",
+    )
+    precision: Precision = Field(
+        "float32",
+        description="Precision of Mask R-CNN's products in prediction, on every device; see "
+        "`mask_rcnn.precision`.",
+    )

@@ -1,0 +1,41 @@
+"""The section `clustering`: k-means on the embeddings."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from workflow_scripts.maskdistill.settings.section import (
+    UNIQUE,
+    Count,
+    FileName,
+    Section,
+    listed,
+)
+
+
+class ClusteringSettings(Section):
+    """k-means on the embeddings."""
+
+    section: ClassVar[str] = "clustering"
+
+    clusters: Count = Field(
+        20, description="Number of clusters C; more than there are classes overclusters."
+    )
+    metric: Literal["cosine", "euclidean"] = Field("cosine", description="cosine or euclidean.")
+    standardize: bool = Field(
+        False,
+        description="Divide every dimension by its standard deviation over all points, before "
+        "anything else.",
+    )
+    iterations: Count = Field(100, description="The most k-means steps per run.")
+    redo: Count = Field(
+        5,
+        description="Runs from different starts on at most 256 points per cluster; the best is "
+        "kept and goes on with all points.",
+    )
+    max_points: Count = Field(
+        1_000_000, description="The most embeddings used; of more, a sample is taken."
+    )
+    support: Annotated[listed(FileName), *UNIQUE] = Field(
+        (), description="Further datasets whose training masks help to place the centroids."
+    )

@@ -1,0 +1,19 @@
+"""The section `confidence`: which candidates become labels."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from workflow_scripts.maskdistill.settings.section import Section, Share
+
+
+class ConfidenceSettings(Section):
+    """Which candidates become labels."""
+
+    section: ClassVar[str] = "confidence"
+
+    threshold: Share = Field(
+        0.9,
+        description="Candidates with a higher score are kept (τ); an image without any keeps its "
+        "best one.",
+    )

@@ -1,0 +1,38 @@
+"""The section `crf`: refinement of predictions by a fully connected CRF."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from workflow_scripts.maskdistill.settings.section import (
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    Section,
+)
+
+
+class CRFSettings(Section):
+    """Refinement of predictions by a fully connected CRF."""
+
+    section: ClassVar[str] = "crf"
+
+    enabled: bool = Field(True, description="Refine predictions by a fully connected CRF.")
+    rounds: Natural = Field(
+        0,
+        description="Times the model is trained again on its refined predictions of the training "
+        "images; 1 for the paper's numbers with CRF.",
+    )
+    iterations: Count = Field(10, description="Steps of mean-field inference.")
+    gaussian_weight: NotNegative = Field(3, description="Weight of the smoothness kernel.")
+    gaussian_sigma: Positive = Field(1, description="Its width in pixels.")
+    bilateral_weight: NotNegative = Field(4, description="Weight of the appearance kernel.")
+    bilateral_sigma_xy: Positive = Field(67, description="Its width in pixels.")
+    bilateral_sigma_rgb: Positive = Field(3, description="Its width in grey levels of 255.")
+    min_probability: Annotated[NotNegative, Field(lt=1)] = Field(
+        0,
+        description="Labels whose probability stays below this everywhere in an image take no "
+        "part there; many clusters become affordable, at a small difference from the full model. "
+        "0 keeps all.",
+    )

@@ -1,0 +1,87 @@
+"""The section `evaluation`: the linear probe and the ablations."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from workflow_scripts.maskdistill.settings.section import (
+    UNIQUE,
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    Section,
+    Share,
+    listed,
+)
+
+
+class LinearProbeSettings(Section):
+    """A linear classifier that learns with labels on frozen features."""
+
+    section: ClassVar[str] = "evaluation.linear_probe"
+
+    enabled: bool = Field(
+        False,
+        description="Train a linear classifier with the labels of `train` on the frozen features "
+        "of the segmentation.",
+    )
+    epochs: Count = Field(45, description="Passes over the training images.")
+    batch_size: Count = Field(24, description="Images of one step over all processes.")
+    learning_rate: Positive = Field(0.1, description="Learning rate at the beginning.")
+    learning_rate_milestones: listed(Natural) = Field(
+        (25,), description="Epochs after which the learning rate falls."
+    )
+    learning_rate_decay: Share = Field(0.1, description="Factor at each of them.")
+    momentum: Share = Field(0.9, description="Momentum of SGD.")
+    weight_decay: NotNegative = Field(0.0001, description="L2 penalty.")
+
+
+class AblationSettings(Section):
+    """What `snakemake ablations` varies, one thing at a time."""
+
+    section: ClassVar[str] = "evaluation.ablations"
+
+    seeds: Annotated[listed(Natural, least=1), *UNIQUE] | None = Field(
+        None,
+        description="Seeds of all ablations, also of the rows that show the run itself; null "
+        "takes `seeds`.",
+    )
+    top_k: Annotated[listed(Share, least=1), *UNIQUE] = Field(
+        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), description="Values of masks.top_k (Figure 4)."
+    )
+    clusters: Annotated[listed(Count, least=1), *UNIQUE] = Field(
+        (10, 20, 40, 80),
+        description="Values of clustering.clusters (Figure 3); with more than there are classes, "
+        "matching is by majority.",
+    )
+    threshold: Annotated[listed(Share, least=1), *UNIQUE] = Field(
+        (0.5, 0.6, 0.7, 0.8, 0.9, 0.95), description="Values of confidence.threshold (Figure 5)."
+    )
+    train_mask_rcnn: bool = Field(
+        False,
+        description="Train Mask R-CNN for every top_k and every number of clusters; false scores "
+        "their initial masks alone.",
+    )
+    train_segmentation: bool = Field(
+        False,
+        description="Train DeepLab-v3 for every threshold; false scores the label maps of the "
+        "confident candidates alone.",
+    )
+    dino_seg_mass: Share = Field(
+        0.75, description="DINO-seg: share of the attention of [CLS] that a mask keeps."
+    )
+    lost_patches: Count = Field(
+        400,
+        description="LOST: number of patches with the fewest similar patches, among which the "
+        "seed is expanded.",
+    )
+
+
+class EvaluationSettings(Section):
+    """The linear probe and the ablations."""
+
+    section: ClassVar[str] = "evaluation"
+
+    linear_probe: LinearProbeSettings = LinearProbeSettings()
+    ablations: AblationSettings = AblationSettings()

@@ -1,0 +1,30 @@
+"""The section `exports`: what `snakemake exports` writes for other tools."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from workflow_scripts.maskdistill.settings.section import UNIQUE, NotNegative, Section, listed
+
+Format = Literal["coco", "voc", "fiftyone", "label_studio", "huggingface", "yolo"]
+
+
+class ExportSettings(Section):
+    """What `snakemake exports` writes for other tools."""
+
+    section: ClassVar[str] = "exports"
+
+    formats: Annotated[listed(Format), *UNIQUE] = Field(
+        Format.__args__, description="What `snakemake exports` writes in addition to the model."
+    )
+    polygons: bool = Field(False, description="Whether COCO's files have copies with polygons.")
+    polygon_tolerance: NotNegative = Field(
+        1.0,
+        description="The most, in pixels, that a polygon's border is moved to save points; 0 is "
+        "exact.",
+    )
+    weights_licence: str | None = Field(
+        None,
+        description="Licence of the trained weights, for the model card; that of the initial "
+        "weights binds.",
+    )

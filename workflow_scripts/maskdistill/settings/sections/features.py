@@ -1,0 +1,38 @@
+"""The section `features`: the vision transformer that finds the objects."""
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from workflow_scripts.maskdistill.settings.section import Count, Precision, Section
+
+
+class FeatureSettings(Section):
+    """The vision transformer that finds the objects."""
+
+    section: ClassVar[str] = "features"
+
+    backbone: str = Field(
+        "vit_small_patch16_224.dino",
+        description="timm's name of a vision transformer with a class token.",
+    )
+    backbone_options: dict[str, Any] = Field(
+        {}, description="Further arguments of timm.create_model."
+    )
+    weights: str | None = Field(
+        None,
+        description="Local checkpoint (.pth, .pt, .safetensors); null takes timm's own from its "
+        "hub.",
+    )
+    shorter_side: Count = Field(
+        640, description="Shorter side in pixels that images are resized to."
+    )
+    longer_side: Count | None = Field(
+        2560, description="Bound on the longer side in pixels (panoramas); null for none."
+    )
+    precision: Precision = Field(
+        "float32",
+        description="Precision of the backbone's matrix products. Half precision is faster on "
+        "GPUs; float16 changes fewer patches of a mask than bfloat16 (with the demo's weights "
+        "0.05 % of them on photographs, instead of 1 %).",
+    )

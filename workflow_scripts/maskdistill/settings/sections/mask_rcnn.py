@@ -1,0 +1,97 @@
+"""The section `mask_rcnn`: training of Mask R-CNN on the pseudo-labels."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from workflow_scripts.maskdistill.settings.section import (
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    Precision,
+    Section,
+    Share,
+    contradiction,
+    listed,
+)
+
+_FPN_LEVELS = 5
+
+
+class MaskRCNNSettings(Section):
+    """Architecture and training schedule of Mask R-CNN."""
+
+    section: ClassVar[str] = "mask_rcnn"
+
+    engine: Literal["torchvision", "detectron2"] = Field(
+        "torchvision", description="torchvision, or detectron2 (C4 with MoCo's detection recipe)."
+    )
+    depth: Literal[10, 18, 50] = Field(50, description="Depth of the ResNet: 10, 18 or 50.")
+    fpn: bool = Field(False, description="Feature pyramid instead of C4.")
+    fpn_channels: Count = Field(256, description="Channels of the pyramid.")
+    roi_size: Count = Field(
+        14, description="C4: cells along a side of a pooled region before the last stage."
+    )
+    norm: Literal["batch", "frozen", "group"] = Field(
+        "batch", description="Normalisation: batch, frozen (as in the weights) or group."
+    )
+    weights: str | None = Field(
+        None, description="Initial weights of the ResNet; null draws them at random."
+    )
+    frozen_stages: Natural = Field(
+        0, description="0 none, 1 the stem, 2 the stem and the first stage, …"
+    )
+    anchor_sizes: listed(Count, least=1) = Field(
+        (32, 64, 128, 256, 512), description="Sides of the anchors in pixels of the resized image."
+    )
+    iterations: Count = Field(24_000, description="Training steps.")
+    batch_size: Count = Field(16, description="Images of one step over all processes.")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw.")
+    learning_rate: Positive = Field(0.02, description="Learning rate after the warm-up.")
+    momentum: Share = Field(0.9, description="Momentum of SGD; of AdamW its first decay rate.")
+    weight_decay: NotNegative = Field(0.0001, description="L2 penalty.")
+    learning_rate_steps: listed(Natural) = Field(
+        (20_000, 22_000), description="Steps at which the learning rate falls."
+    )
+    learning_rate_decay: Share = Field(0.1, description="Factor at each of them.")
+    warmup_iterations: Natural = Field(100, description="Steps of linear warm-up.")
+    gradient_clip: Positive | None = Field(
+        None, description="Largest norm of the gradient; null for none."
+    )
+    precision: Precision = Field(
+        "float32",
+        description="Precision of the network's products in training, on every device. float32 is "
+        "the only one that every machine is fast in, so that by default the same config gives the "
+        "same result everywhere, up to the order of floating-point sums; half precision is faster "
+        "on GPUs and has to be asked for.",
+    )
+    train_sides: listed(Count, least=1) = Field(
+        tuple(range(480, 801, 32)),
+        description="Shorter side in pixels in training: one of these, drawn per image.",
+    )
+    longer_side: Count = Field(1333, description="Bound on the longer side in pixels in training.")
+    flip: bool = Field(True, description="Mirror half of the training images.")
+    proposals: Count = Field(2000, description="Proposals kept per image while the RPN trains.")
+    sampled_anchors: Count = Field(256, description="Anchors per image in the RPN's loss.")
+    sampled_proposals: Count = Field(512, description="Proposals per image in the heads' losses.")
+
+    def _check_contradictions(self) -> None:
+        if self.weights is None and (self.frozen_stages or self.norm == "frozen"):
+            raise contradiction(
+                "",
+                "frozen_stages and norm: frozen would freeze random values without "
+                "mask_rcnn.weights; name a weights file, or set frozen_stages: 0 and norm: batch "
+                "or group",
+            )
+        if self.fpn and self.engine == "detectron2":
+            raise contradiction(
+                "fpn",
+                "the engine detectron2 has C4 only; set fpn: false, or engine: torchvision",
+            )
+        if self.fpn and len(self.anchor_sizes) != _FPN_LEVELS:
+            raise contradiction(
+                "anchor_sizes",
+                "the FPN has five levels and needs one size for each, not "
+                f"{len(self.anchor_sizes)}",
+            )

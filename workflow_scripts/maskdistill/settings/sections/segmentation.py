@@ -1,0 +1,77 @@
+"""The section `segmentation`: training of DeepLab-v3 on the label maps."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from workflow_scripts.maskdistill.settings.section import (
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    Precision,
+    Section,
+    Share,
+    contradiction,
+    listed,
+)
+
+
+class SegmentationSettings(Section):
+    """Architecture, training schedule and augmentation of DeepLab-v3."""
+
+    section: ClassVar[str] = "segmentation"
+
+    depth: Literal[10, 18, 50] = Field(50, description="Depth of the ResNet: 10, 18 or 50.")
+    output_stride: Literal[8, 16] = Field(8, description="8 or 16.")
+    weights: str | None = Field(
+        None, description="Initial weights of the ResNet; null draws them at random."
+    )
+    frozen_stages: Natural = Field(
+        0, description="0 none, 1 the stem, 2 the stem and the first stage, …"
+    )
+    atrous_rates: listed(Count, least=1) = Field(
+        (12, 24, 36), description="Rates of the pyramid of dilated convolutions."
+    )
+    head_width: Count = Field(256, description="Channels of the head.")
+    dropout: Share = Field(
+        0.5, description="Share of the head's channels that are left out in training."
+    )
+    epochs: Count = Field(45, description="Passes over the training images.")
+    batch_size: Count = Field(16, description="Images of one step over all processes.")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw.")
+    learning_rate: Positive = Field(0.002, description="Learning rate at the beginning.")
+    learning_rate_milestones: listed(Natural) = Field(
+        (40,), description="Epochs after which the learning rate falls."
+    )
+    learning_rate_decay: Share = Field(0.1, description="Factor at each of them.")
+    momentum: Share = Field(0.9, description="Momentum of SGD; of AdamW its first decay rate.")
+    weight_decay: NotNegative = Field(0.0001, description="L2 penalty.")
+    hardest_fraction: Annotated[Positive, Field(le=1)] = Field(
+        0.2,
+        description="Share of the pixels, the hardest ones, that the loss is taken over; 1 takes "
+        "all.",
+    )
+    crop_size: Count = Field(512, description="Side of a training crop in pixels.")
+    scale: listed(Positive, least=2, most=2) = Field(
+        (0.5, 2.0), description="Smallest and largest random scale."
+    )
+    rotation: Annotated[NotNegative, Field(le=180)] = Field(
+        10, description="Largest random rotation in degrees, either way."
+    )
+    flip: bool = Field(True, description="Mirror half of the images.")
+    precision: Precision = Field(
+        "float32",
+        description="Precision of the network's products in training, on every device; see "
+        "`mask_rcnn.precision`.",
+    )
+
+    def _check_contradictions(self) -> None:
+        if self.scale[0] > self.scale[1]:
+            raise contradiction("scale", "must be two numbers, 0 < smallest <= largest")
+        if self.weights is None and self.frozen_stages:
+            raise contradiction(
+                "frozen_stages",
+                "would freeze random values without segmentation.weights; name a weights file, "
+                "or set frozen_stages: 0",
+            )

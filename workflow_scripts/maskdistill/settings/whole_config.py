@@ -1,0 +1,87 @@
+"""The whole config: of one dataset, and of the workflow."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from workflow_scripts.maskdistill.settings.section import (
+    UNIQUE,
+    FileName,
+    Natural,
+    Section,
+    listed,
+)
+from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
+from workflow_scripts.maskdistill.settings.sections.clustering import ClusteringSettings
+from workflow_scripts.maskdistill.settings.sections.confidence import ConfidenceSettings
+from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
+from workflow_scripts.maskdistill.settings.sections.dataset import DatasetSettings
+from workflow_scripts.maskdistill.settings.sections.embedding import EmbeddingSettings
+from workflow_scripts.maskdistill.settings.sections.evaluation import EvaluationSettings
+from workflow_scripts.maskdistill.settings.sections.exports import ExportSettings
+from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
+from workflow_scripts.maskdistill.settings.sections.images import ImageSettings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
+from workflow_scripts.maskdistill.settings.sections.predictions import PredictionSettings
+from workflow_scripts.maskdistill.settings.sections.report import ReportSettings
+from workflow_scripts.maskdistill.settings.sections.runtime import RuntimeSettings
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
+from workflow_scripts.maskdistill.settings.sections.shards import Shards
+
+
+class DatasetConfig(Section):
+    """The config of one dataset."""
+
+    dataset: DatasetSettings
+    shards: Shards = Field(
+        16,
+        description="Number of shards of every stage; fixed, because the shard of an image is a "
+        "hash of its name modulo this number. Or a number for each split; a split that is left "
+        "out has that of `train`.",
+    )
+    seeds: Annotated[listed(Natural, least=1), *UNIQUE] = Field(
+        (0,), description="Seeds of clustering and training; metrics are averaged over them."
+    )
+    store_features: bool = Field(
+        True,
+        description="Whether features, by far the largest files, are kept. Without them, masks "
+        "are made from the images in one job, and other settings of masks need the backbone "
+        "again; baselines and sweeps of top-k (`evaluation.ablations`) store them all the same.",
+    )
+    images: ImageSettings = ImageSettings()
+    features: FeatureSettings = FeatureSettings()
+    masks: MaskSettings = MaskSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    clustering: ClusteringSettings = ClusteringSettings()
+    mask_rcnn: MaskRCNNSettings = MaskRCNNSettings()
+    candidates: CandidateSettings = CandidateSettings()
+    confidence: ConfidenceSettings = ConfidenceSettings()
+    segmentation: SegmentationSettings = SegmentationSettings()
+    predictions: PredictionSettings = PredictionSettings()
+    crf: CRFSettings = CRFSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    exports: ExportSettings = ExportSettings()
+    report: ReportSettings = ReportSettings()
+
+
+class WorkflowConfig(Section):
+    """The config of the workflow: config/default.yaml with whatever is laid over it."""
+
+    datasets: Annotated[listed(FileName, least=1), *UNIQUE] = Field(
+        ("demo",),
+        description="Names of the datasets to run; each has a file config/datasets/NAME.yaml.",
+    )
+    apply: str | Annotated[listed(str), *UNIQUE] = Field(
+        (),
+        description="Folders of new images that `snakemake apply` runs the trained models on; the "
+        "last part of a path names its results.",
+    )
+    overrides: dict[str, Any] = Field(
+        {},
+        description="Keys of a dataset's config, laid over every dataset last, for quick trials; "
+        "see config/README.md.",
+    )
+    runtime: RuntimeSettings = RuntimeSettings()
+    # Checked together with the config of each dataset, which goes over it.
+    defaults: dict[str, Any] = Field({}, description="Settings of every dataset.")
