@@ -12,9 +12,10 @@ help:  ## Show what can be made
 
 setup: $(VENV)/complete  ## Set up .venv with pinned versions
 
-$(VENV)/complete: envs/requirements-cpu.lock
+$(VENV)/complete: envs/requirements-cpu.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r $<
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: setup  ## Run the whole workflow on generated scenes (CPU, a few minutes)

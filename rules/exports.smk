@@ -1,5 +1,7 @@
 # The result for other tools: datasets in their formats, and the model for use without this workflow.
 
+from workflow_scripts.maskdistill.settings.export_formats import EXPORT_FORMATS
+
 
 def export_shards(wildcards, stage):
     """Shards of the evaluated split that an export is made of."""
@@ -49,7 +51,7 @@ rule export_dataset:
     benchmark:
         "benchmarks/{dataset}/exports/{format}.tsv"
     wildcard_constraints:
-        format="coco|voc|fiftyone|label_studio|huggingface|yolo",
+        format="|".join(EXPORT_FORMATS),
     conda:
         "../envs/maskdistill.yaml"
     threads: 1
@@ -61,7 +63,8 @@ rule export_dataset:
         code=code_of("export_dataset"),
         labels=lambda wildcards: (
             labels_of(evaluated_split)(wildcards)
-            if wildcards.format == "fiftyone" and has_ground_truth(wildcards.dataset)
+            if EXPORT_FORMATS[wildcards.format].ground_truth
+            and has_ground_truth(wildcards.dataset)
             else ""
         ),
         options=export_options,

@@ -14,6 +14,7 @@ from tests import results_tree
 from workflow_scripts.maskdistill.files import provenance, shards
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a module, and those of the finished workflow, go to the same pytest-xdist worker.
 
@@ -22,7 +23,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "finished" if "finished" in item.fixturenames else item.module.__name__
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: ("finished" not in item.fixturenames, "rules" not in item.nodeid))
+    items.sort(
+        key=lambda item: ("finished" not in item.fixturenames, item.path.parent.name != "rules")
+    )
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from workflow_scripts import evaluate, filter_candidates, make_masks, paint_masks
-from workflow_scripts.maskdistill.files import label_maps, masks, provenance, shards
+from workflow_scripts.maskdistill.files import cluster_files, label_maps, masks, provenance, shards
 from workflow_scripts.maskdistill.gallery.stage_files import Inputs
 
 CLASSES = ["cat", "dog"]
@@ -101,7 +101,7 @@ def _write_shard(folder: Path, split: str, shard: int, names: list[str], first_i
     )
     made = list(shards.read_rows(masks_))
     assignments = seed / split / "assignments" / name
-    shards.write_assignments(
+    cluster_files.write_assignments(
         assignments,
         [(row["image_id"], row["mask_id"]) for row in made],
         np.array([_cluster(row["image_id"]) for row in made]),

@@ -37,4 +37,4 @@ def test_rows_of_programs(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(cuda, "BATCH", 2)
     device = torch.device("cpu")
     assert cuda.program(tmp_path, weights, device, images=2).ratio > 0
-    assert cuda.deeplab(device, images=2, side=65).ratio > 0
+    assert cuda.deeplab(device, images=2, side=33, depth=10).ratio > 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.discovery import clustering
-from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.files import cluster_files
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,12 +16,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     settings = arguments.settings["clustering"]
-    keys, vectors, centroids = shards.read_with_centroids(
+    keys, vectors, centroids = cluster_files.read_with_centroids(
         [arguments.embeddings], arguments.centroids, standardize=settings["standardize"]
     )
     clusters, distances = clustering.assign(vectors, centroids, metric=settings["metric"])
     metadata = cli.record(arguments, "assignments")
-    shards.write_assignments(arguments.output, keys, clusters, distances, metadata)
+    cluster_files.write_assignments(arguments.output, keys, clusters, distances, metadata)
     return 0
 
 

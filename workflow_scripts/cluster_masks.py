@@ -7,7 +7,7 @@ import numpy as np
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.discovery import clustering
-from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.files import cluster_files, shards
 
 ROWS_PER_GROUP = 16_384  # of assignments, which are small and which others read as a whole
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
     paths = [*arguments.embeddings, *arguments.support]
     count = sum(map(shards.count_rows, paths))
-    points = shards.read_vectors(
+    points = cluster_files.read_vectors(
         paths, clustering.sample(count, settings["max_points"], arguments.seed)
     )
     scale = np.ones(1, np.float32)
@@ -65,12 +65,12 @@ def main(argv: list[str] | None = None) -> int:
         arguments.assignments, "assignments", metadata, rows_per_group=ROWS_PER_GROUP
     ) as writer:
         for path in arguments.embeddings:
-            keys, vectors = shards.read_embeddings([path])
+            keys, vectors = cluster_files.read_embeddings([path])
             clusters, distances = clustering.assign(
                 vectors / scale, centroids, metric=settings["metric"]
             )
             sizes += np.bincount(clusters, minlength=len(centroids) + 1)[1:]
-            for row in shards.assignment_rows(keys, clusters, distances):
+            for row in cluster_files.assignment_rows(keys, clusters, distances):
                 writer.write(row)
     print(f"{sizes.sum()} masks in {len(centroids)} clusters of {sizes.min()} to {sizes.max()}")
     shards.write_table(

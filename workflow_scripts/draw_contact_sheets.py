@@ -9,7 +9,7 @@ from PIL import Image
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.discovery import clustering
-from workflow_scripts.maskdistill.files import atomic, shards
+from workflow_scripts.maskdistill.files import atomic, cluster_files
 from workflow_scripts.maskdistill.pictures import contact_sheets
 
 
@@ -29,12 +29,12 @@ def main(argv: list[str] | None = None) -> int:
     count = settings["report"]["crops"]
 
     metric = settings["clustering"]["metric"]
-    keys, vectors, centroids = shards.read_with_centroids(
+    keys, vectors, centroids = cluster_files.read_with_centroids(
         arguments.embeddings,
         arguments.centroids,
         standardize=settings["clustering"]["standardize"],
     )
-    cluster_of = shards.read_classes(arguments.assignments, None)
+    cluster_of = cluster_files.read_classes(arguments.assignments, None)
     _, distances = clustering.assign(vectors, centroids, metric=metric)
     margins = None
     if len(centroids) > 1:
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"Cluster {cluster}: {sizes[cluster - 1]} masks",
             )
             Image.fromarray(picture).save(folder / f"cluster_{cluster:03d}.png")
-        digest = shards.assignments_digest(arguments.assignments)
+        digest = cluster_files.assignments_digest(arguments.assignments)
         text = contact_sheets.template(arguments.seed, digest, sizes)
         (folder / "names.yaml").write_text(text, encoding="utf-8")
     return 0

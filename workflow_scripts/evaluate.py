@@ -18,7 +18,7 @@ from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth, require_labels
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation import boundaries, confusion_matrix, matching
-from workflow_scripts.maskdistill.files import label_maps, provenance, shards
+from workflow_scripts.maskdistill.files import label_maps, provenance, schemas, shards
 from workflow_scripts.maskdistill.files.atomic import atomic_path, write_text
 from workflow_scripts.maskdistill.progress import progress
 from workflow_scripts.maskdistill.streaming import map_ahead
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     rows = list(per_class_rows(steps))
     with atomic_path(options.per_class_csv) as path, open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, shards.schema("per_class").names)
+        writer = csv.DictWriter(file, schemas.schema("per_class").names)
         writer.writeheader()
         writer.writerows(rows)
     provenance.write_beside(options.per_class_csv, record)
@@ -220,7 +220,7 @@ def metrics_of_step(
 
 
 def per_class_rows(steps: dict) -> Iterable[dict]:
-    """The rows of the per-class tables; see `shards.schema`."""
+    """The rows of the per-class tables; see `schemas.schema`."""
     for step, values in steps.items():
         for class_name, entry in values["per_class"].items():
             clusters = " ".join(map(str, entry["clusters"]))

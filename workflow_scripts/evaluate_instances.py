@@ -20,7 +20,7 @@ from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth, require_labels
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation import matching, object_scores
-from workflow_scripts.maskdistill.files import coco_json, shards
+from workflow_scripts.maskdistill.files import cluster_files, coco_json, shards
 from workflow_scripts.maskdistill.files.atomic import write_text
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.progress import progress, progress_bar
@@ -156,11 +156,11 @@ def masks_by_image(
     dropped are left out, as in the label maps.
 
     Args:
-        classes: pseudo-class of cluster 1, 2, …, see `shards.read_classes`.
+        classes: pseudo-class of cluster 1, 2, …, see `cluster_files.read_classes`.
     """
     class_of = {}
     for path in assignments:
-        class_of |= shards.read_classes(path, classes)
+        class_of |= cluster_files.read_classes(path, classes)
     for image_id, rows in _grouped(masks):
         kept = (
             {

@@ -9,14 +9,15 @@ from workflow_scripts.maskdistill.data.ground_truth import (
     require_labels,
 )
 from workflow_scripts.maskdistill.exports.content import Content, read_pictures
-from workflow_scripts.maskdistill.exports.formats import FORMATS
+from workflow_scripts.maskdistill.exports.formats import WRITERS
 from workflow_scripts.maskdistill.files import atomic, shards
+from workflow_scripts.maskdistill.settings.export_formats import EXPORT_FORMATS
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the folder of one format; exit code 0."""
     parser = cli.Parser("export_dataset", __doc__)
-    parser.add_argument("--format", choices=FORMATS, required=True, help="of the tool")
+    parser.add_argument("--format", choices=EXPORT_FORMATS, required=True, help="format to write")
     cli.add_root(parser)
     parser.add_argument("--dataset", required=True, help="the dataset's name")
     parser.add_argument("--split", required=True, help="split that the shards are of")
@@ -26,41 +27,39 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--pseudo-labels", required=True, help="of the training images, COCO file")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     cli.add_labels(parser)
-    arguments = parser.parse_args(argv)
-    settings = arguments.settings
+    options = parser.parse_args(argv)
+    settings = options.settings
 
     truth = None
-    if arguments.format == "fiftyone" and has_ground_truth(settings["dataset"]):
-        manifest = shards.read_table(arguments.images, ["image_id", "file_name"]).to_pylist()
-        require_labels(
-            arguments.labels, settings["dataset"], arguments.root, arguments.split, manifest
-        )
-        truth = GroundTruth(settings["dataset"], arguments.root, arguments.split)
+    if EXPORT_FORMATS[options.format].ground_truth and has_ground_truth(settings["dataset"]):
+        manifest = shards.read_table(options.images, ["image_id", "file_name"]).to_pylist()
+        require_labels(options.labels, settings["dataset"], options.root, options.split, manifest)
+        truth = GroundTruth(settings["dataset"], options.root, options.split)
     content = Content(
-        dataset=arguments.dataset,
-        root=arguments.root,
-        split=arguments.split,
+        dataset=options.dataset,
+        root=options.root,
+        split=options.split,
         names=settings["curation"]["names"],
         truth_names=truth.class_names if truth else None,
         pictures=lambda: read_pictures(
-            arguments.images,
-            arguments.confident,
-            arguments.predictions,
+            options.images,
+            options.confident,
+            options.predictions,
             truth.semantic if truth else None,
         ),
-        pseudo_labels=arguments.pseudo_labels,
+        pseudo_labels=options.pseudo_labels,
         polygons=settings["exports"]["polygons"],
         polygon_tolerance=settings["exports"]["polygon_tolerance"],
     )
     record = cli.record(
-        arguments,
+        options,
         "exports",
-        format=arguments.format,
-        split=arguments.split,
-        labels=arguments.labels,
+        format=options.format,
+        split=options.split,
+        labels=options.labels,
     )
-    with atomic.atomic_folder(arguments.output, record) as folder:
-        FORMATS[arguments.format](content, folder)
+    with atomic.atomic_folder(options.output, record) as folder:
+        WRITERS[options.format](content, folder)
     return 0
 
 

@@ -7,7 +7,7 @@ that were dropped are not painted.
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill.files import label_maps, masks, shards
+from workflow_scripts.maskdistill.files import cluster_files, label_maps, masks, shards
 
 MASK_COLUMNS = ["image_id", "mask_id", "height", "width", "rle_counts", "status"]
 
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     images = shards.read_usable(arguments.images)
     by_image = shards.group_by_image(arguments.masks, MASK_COLUMNS)
     shards.assert_same_images((row["image_id"] for row in images), by_image, str(arguments.masks))
-    class_of = shards.read_classes(arguments.assignments, classes, by_image)
+    class_of = cluster_files.read_classes(arguments.assignments, classes, by_image)
     metadata = cli.record(arguments, "label_maps")
     with shards.shard_writer(arguments.output, "label_maps", metadata) as writer:
         for row in images:

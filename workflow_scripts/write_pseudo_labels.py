@@ -10,7 +10,7 @@ from pathlib import Path
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import coco_json, provenance, shards
+from workflow_scripts.maskdistill.files import cluster_files, coco_json, provenance, shards
 
 MASK_COLUMNS = [
     *("image_id", "mask_id", "height", "width", "rle_counts"),
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = arguments.settings
 
     expected = arguments.expected_assignments
-    if expected and (found := shards.assignments_digest(arguments.assignments)) != expected:
+    if expected and (found := cluster_files.assignments_digest(arguments.assignments)) != expected:
         raise InputError(
             f"{arguments.assignments}: other clusters ({found}) than those that were named "
             f"({expected}); look at the new ones with `snakemake "
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     place = {row["image_id"]: number for number, row in enumerate(listed)}
     classes = settings["curation"]["classes"]
-    class_of = shards.read_classes(arguments.assignments, classes)
+    class_of = cluster_files.read_classes(arguments.assignments, classes)
     # Compact columns; they become rows a few at a time, when they are written.
     table = shards.read_table(arguments.masks, MASK_COLUMNS).combine_chunks()
     keys = list(zip(table["image_id"].to_pylist(), table["mask_id"].to_pylist(), strict=True))

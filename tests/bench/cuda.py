@@ -178,9 +178,9 @@ def program(folder: Path, weights: Path, device: torch.device, images: int = 256
     )
 
 
-def deeplab(device: torch.device, images: int, side: int) -> Row:
+def deeplab(device: torch.device, images: int, side: int, depth: int = 50) -> Row:
     """A step in channels-last order and bfloat16, as train_segmentation does it if asked to."""
-    settings = {"depth": 50, "output_stride": 8, "atrous_rates": (12, 24, 36)}
+    settings = {"depth": depth, "output_stride": 8, "atrous_rates": (12, 24, 36)}
     settings |= {"head_width": 256, "dropout": 0.5, "frozen_stages": 0}
     batch = torch.randn(images, 3, side, side, device=device)
     labels = torch.randint(0, 21, (images, side, side), device=device)

@@ -12,6 +12,7 @@ import timm
 import torch
 import yaml
 
+from tests.rules import planning
 from workflow_scripts.maskdistill.repository import REPOSITORY
 
 BACKBONE = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": 64}
@@ -104,13 +105,20 @@ class Workflow:
         done = self.snakemake("--unlock")
         assert done.returncode == 0, done.stdout
 
+    def plan(self, *arguments: str, **options) -> str:
+        """What a dry run of Snakemake prints."""
+        command = self.command(*arguments, "--dry-run", "--quiet", "host", **options)
+        printed = self.directory / "plan.txt"
+        status = planning.run(command[3:], printed)
+        assert status == 0, printed.read_text()
+        return printed.read_text()
+
     def stale(self, *arguments: str, **options) -> dict[str, int]:
         """The jobs that Snakemake would run: rule → number."""
-        done = self.snakemake(*arguments, "--dry-run", "--quiet", "host", **options)
-        assert done.returncode == 0, done.stdout
-        if "Nothing to be done" in done.stdout:
+        text = self.plan(*arguments, **options)
+        if "Nothing to be done" in text:
             return {}
-        table = done.stdout.split("Job stats:")[1].split("\n\n")[0]
+        table = text.split("Job stats:")[1].split("\n\n")[0]
         found = dict(re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE))
         return {rule: int(n) for rule, n in found.items() if rule not in ("total", "all", "job")}
 

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from tests.rules.conftest import Workflow
-from workflow_scripts.maskdistill.files import label_maps, shards
+from workflow_scripts.maskdistill.files import label_maps, schemas, shards
 
 pytestmark = pytest.mark.workflow
 RESULTS = "results/demo"
@@ -49,7 +49,7 @@ def test_shards_have_the_columns_of_the_contract(finished: Workflow, folder, sta
     paths = sorted((finished.directory / RESULTS / folder).glob("*.parquet"))
     count = finished.overrides["shards"]["val" if "val" in folder.split("/") else "train"]
     assert [path.name for path in paths] == [f"{shard:04d}.parquet" for shard in range(count)]
-    expected = shards.schema(stage, embedding_size=48)
+    expected = schemas.schema(stage, embedding_size=48)
     for path in paths:
         table = shards.read_table([path])
         assert table.schema.remove_metadata().equals(expected)

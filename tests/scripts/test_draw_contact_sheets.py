@@ -6,7 +6,7 @@ import yaml
 from PIL import Image
 
 from workflow_scripts import draw_contact_sheets
-from workflow_scripts.maskdistill.files import masks, shards
+from workflow_scripts.maskdistill.files import cluster_files, masks, shards
 from workflow_scripts.maskdistill.files.atomic import FOLDER_MARK
 from workflow_scripts.maskdistill.pictures import contact_sheets
 from workflow_scripts.maskdistill.settings.cluster_names import read_names
@@ -32,7 +32,7 @@ def folder(tmp_path, write_manifest):
     ]
     shards.write_table(tmp_path / "embeddings", "mask_embeddings", vectors, {}, embedding_size=2)
     distances = [0.0] * len(CLUSTERS)
-    shards.write_assignments(
+    cluster_files.write_assignments(
         tmp_path / "assignments", list(CLUSTERS), list(CLUSTERS.values()), distances, {}
     )
     centroids = [
@@ -78,7 +78,7 @@ def test_the_template_is_a_file_of_names(folder):
     names = read_names(folder / "out/names.yaml")
     assert names == {
         3: {
-            "assignments": shards.assignments_digest(folder / "assignments"),
+            "assignments": cluster_files.assignments_digest(folder / "assignments"),
             "clusters": {1: "cluster_001", 2: "cluster_002"},
         }
     }

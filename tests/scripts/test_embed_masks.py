@@ -7,7 +7,7 @@ from PIL import Image
 
 from workflow_scripts import embed_masks
 from workflow_scripts.maskdistill.discovery.vit import Backbone
-from workflow_scripts.maskdistill.files import images, masks, provenance, shards
+from workflow_scripts.maskdistill.files import cluster_files, images, masks, provenance, shards
 
 SIZES = {5: (24, 32), 3: (40, 30), 9: (24, 32)}
 
@@ -43,7 +43,7 @@ def call(tmp_path, tiny_backbone, write_image, write_manifest):
         options += [f"--images={manifest}", f"--masks={tmp_path / 'masks.parquet'}"]
         options += ["--device=cpu", f"--batch-size={batch_size}", f"--output={tmp_path / 'out'}"]
         assert embed_masks.main(options) == 0
-        keys, vectors = shards.read_embeddings([tmp_path / "out"])
+        keys, vectors = cluster_files.read_embeddings([tmp_path / "out"])
         return dict(zip(keys, vectors, strict=True))
 
     return run

@@ -70,7 +70,7 @@ def export(folder, name, ground_truth=True, **options):
     return folder / "out" / name
 
 
-@pytest.mark.parametrize("name", export_dataset.FORMATS)
+@pytest.mark.parametrize("name", export_dataset.WRITERS)
 def test_every_format_is_written_from_shards(folder, name):
     out = export(folder, name)
     assert list(out.iterdir())

@@ -5,7 +5,7 @@ import pytest
 
 from workflow_scripts import paint_masks
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import label_maps, masks, shards
+from workflow_scripts.maskdistill.files import cluster_files, label_maps, masks, shards
 
 SIZE = (9, 13)
 
@@ -34,7 +34,7 @@ def call(tmp_path, write_manifest):
         entries[9] = ("bad.jpg", None, None, "empty file")
         manifest = write_manifest(tmp_path / "images", entries)
         write_masks(tmp_path / "masks", found)
-        shards.write_assignments(
+        cluster_files.write_assignments(
             tmp_path / "clusters",
             list(clusters_of),
             list(clusters_of.values()),

@@ -6,7 +6,7 @@ from pycocotools.coco import COCO
 
 from workflow_scripts import write_pseudo_labels
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import masks, shards
+from workflow_scripts.maskdistill.files import cluster_files, masks, shards
 
 SIZE = (9, 13)
 SETTINGS = {
@@ -35,7 +35,7 @@ def call(tmp_path, write_manifest):
     shards.write_table(tmp_path / "masks-0", "masks", [rows[0], rows[1], rows[3]], {})
     shards.write_table(tmp_path / "masks-1", "masks", [rows[2]], {})
     clusters = {(5, 0): 4, (5, 1): 1, (2, 0): 2}
-    shards.write_assignments(
+    cluster_files.write_assignments(
         tmp_path / "clusters", list(clusters), list(clusters.values()), [0.0] * 3, {}
     )
 
@@ -106,7 +106,7 @@ def test_merged_clusters_are_one_category_and_dropped_ones_none(call, tmp_path):
 
 
 def test_clusters_that_nobody_looked_at_are_an_error(call, tmp_path):
-    digest = shards.assignments_digest(tmp_path / "clusters")
+    digest = cluster_files.assignments_digest(tmp_path / "clusters")
     call(more=[f"--expected-assignments={digest}"])
     (tmp_path / "a.json").unlink()
     with pytest.raises(InputError, match="other clusters"):

@@ -1,10 +1,11 @@
-"""What people edit while jobs wait in a queue of SLURM reaches none of them."""
+"""What people edit while jobs wait, in SLURM's queue or here, reaches none of them."""
 
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
@@ -25,7 +26,32 @@ pytestmark = [
     ),
 ]
 SHARDS = 2
+HERE = ["--profile", "profiles/local", "--cores", "1", "--resources", "gpu=2"]
+SLURM = ["--profile", "slurm", "--jobs", "1"]
 MASKS = [f"results/small/train/masks/{shard:04d}.parquet" for shard in range(SHARDS)]
+
+
+class Edit(NamedTuple):
+    """What is replaced in a file, and what a job then says."""
+
+    path: str
+    old: str
+    new: str
+    words: str
+
+
+LIBRARY = Edit(
+    "workflow_scripts/maskdistill/discovery/affinity.py",
+    "> 0\n",
+    "> 0.0\n",
+    "the code of make_masks has changed since this run of the workflow was started",
+)
+RULES = Edit(
+    "rules/masks.smk",
+    "--images {input.images}",
+    "--images  {input.images}",
+    "the rules have changed since this run was started",
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +84,12 @@ def run(
     controller: Controller,
     folder: Path,
     *options: str,
+    profile: list[str] = HERE,
     edit: Callable[[], None] | None = None,
     targets: list[str] = MASKS,
 ) -> int:
-    """Make the masks; with `edit`, one after the other, and it is called after the first."""
-    arguments = ["--profile", "slurm", *options, *targets]
-    if edit is not None:
-        arguments += ["--jobs", "1"]
+    """Make the masks; `edit` is called when the first of them is there."""
+    arguments = [*profile, *options, *targets]
     with snakemake(folder, *arguments, target=None, **controller.environment) as process:
         if edit is not None:
             wait_for(lambda: made(folder) or process.poll() is not None)
@@ -103,8 +128,11 @@ def verify(folder: Path) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_config_that_is_edited_while_jobs_wait(controller: Controller, folder: Path) -> None:
-    done = run(controller, folder, edit=lambda: set_top_k(folder, 0.2))
+@pytest.mark.parametrize("profile", [SLURM, HERE], ids=["slurm", "local"])
+def test_a_config_that_is_edited_while_jobs_wait(
+    controller: Controller, folder: Path, profile: list[str]
+) -> None:
+    done = run(controller, folder, profile=profile, edit=lambda: set_top_k(folder, 0.2))
     assert done == 0, printed(folder) + logs(folder) + controller.logs()
     # What was computed, what it says of itself, and what Snakemake has recorded are one.
     assert top_k(folder) == [0.1] * SHARDS
@@ -123,31 +151,21 @@ def test_a_config_that_is_edited_while_jobs_wait(controller: Controller, folder:
 
 
 @pytest.mark.parametrize(
-    ("path", "old", "new", "words"),
-    [
-        (
-            "workflow_scripts/maskdistill/discovery/affinity.py",
-            "> 0\n",
-            "> 0.0\n",
-            "the code of make_masks has changed since this run of the workflow was started",
-        ),
-        (
-            "rules/masks.smk",
-            "--images {input.images}",
-            "--images  {input.images}",
-            "the rules have changed since this run was started",
-        ),
-    ],
+    ("profile", "edited"),
+    [(SLURM, LIBRARY), (SLURM, RULES), (HERE, LIBRARY)],
+    ids=["library-slurm", "rules-slurm", "library-local"],
 )
 def test_code_that_is_edited_while_jobs_wait(
-    controller: Controller, folder: Path, path: str, old: str, new: str, words: str
+    controller: Controller, folder: Path, profile: list[str], edited: Edit
 ) -> None:
+    path, old, new, words = edited
     text = (folder / path).read_text()
     assert old in text
     done = run(
         controller,
         folder,
         "--retries=0",
+        profile=profile,
         edit=lambda: (folder / path).write_text(text.replace(old, new)),
     )
     assert done != 0

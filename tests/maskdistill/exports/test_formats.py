@@ -19,7 +19,7 @@ from tests.maskdistill.exports.test_polygons import fill, iou
 from workflow_scripts.maskdistill.data.datasets import list_images
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.exports.content import Content, Picture, copy_image, export_names
-from workflow_scripts.maskdistill.exports.formats import FORMATS
+from workflow_scripts.maskdistill.exports.formats import WRITERS
 from workflow_scripts.maskdistill.exports.voc import regions
 from workflow_scripts.maskdistill.files import label_maps, masks
 
@@ -97,7 +97,7 @@ def export(content, tmp_path):
     def write(name, **changes):
         folder = tmp_path / name
         folder.mkdir()
-        FORMATS[name](Content(**{**vars(content), **changes}), folder)
+        WRITERS[name](Content(**{**vars(content), **changes}), folder)
         return folder
 
     return write

@@ -4,7 +4,7 @@ import pytest
 
 from tests import results_tree
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import provenance, shards
+from workflow_scripts.maskdistill.files import cluster_files, provenance
 from workflow_scripts.maskdistill.gallery.stage_files import (
     Assignments,
     check_shards,
@@ -54,7 +54,9 @@ def test_label_maps_of_other_images(inputs):
 def test_assignments(tmp_path):
     keys, clusters, distances = [(7, 0), (5, 1), (5, 0)], [1, 2, 3], [0.5, 0.25, 0.75]
     path = tmp_path / "a.parquet"
-    shards.write_assignments(path, keys, clusters, distances, provenance.record("assignments", {}))
+    cluster_files.write_assignments(
+        path, keys, clusters, distances, provenance.record("assignments", {})
+    )
     plain = Assignments([path], None)
     assert plain.of(5, 1) == {"cluster": 2, "distance": 0.25}
     assert plain.of(7, 0) == {"cluster": 1, "distance": 0.5}

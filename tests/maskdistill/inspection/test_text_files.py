@@ -6,7 +6,7 @@ from tests.maskdistill.inspection import describe, row_of
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps
 from workflow_scripts.maskdistill.gallery.site import PAGE_FILES
-from workflow_scripts.maskdistill.pictures import contact_sheets, drawing
+from workflow_scripts.maskdistill.pictures import charts, contact_sheets
 from workflow_scripts.maskdistill.repository import REPOSITORY
 
 TEMPLATES = (REPOSITORY / PAGE_FILES[0]).parent
@@ -60,8 +60,8 @@ def test_names_and_colours_of_labels(tmp_path):
 
 
 def test_figures(tmp_path):
-    chart = drawing.line_chart({"a": drawing.Series([1, 2], [3, 4])}, x_label="x", y_label="y")
-    (tmp_path / "figure_3.svg").write_text(drawing.stacked([("AP of masks", ["a"], chart)]))
+    chart = charts.line_chart({"a": charts.Series([1, 2], [3, 4])}, x_label="x", y_label="y")
+    (tmp_path / "figure_3.svg").write_text(charts.stacked([("AP of masks", ["a"], chart)]))
     assert "figure: AP of masks" in describe(tmp_path / "figure_3.svg")
 
 

@@ -16,6 +16,7 @@ from workflow_scripts import train_mask_rcnn, train_segmentation
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps, masks, shards
 from workflow_scripts.maskdistill.segmentation import learning
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.sampling import BatchPlan
 
@@ -24,7 +25,7 @@ CPU = torch.device("cpu")
 TWO_PROCESSES = """
 import json, sys
 import torch
-from workflow_scripts.maskdistill import distributed
+from workflow_scripts.maskdistill.torch_tools import distributed
 
 cpu = torch.device("cpu")
 with distributed.process_group(cpu) as device:
@@ -91,7 +92,7 @@ def test_two_processes_agree(tmp_path):
 RESUMED = """
 import sys
 import torch
-from workflow_scripts.maskdistill import distributed, training_run
+from workflow_scripts.maskdistill.torch_tools import distributed, training_run
 
 with (
     distributed.process_group(torch.device("cpu")),
@@ -329,7 +330,9 @@ LINEAR_PROBE = """
 import sys
 from pathlib import Path
 import torch
-from workflow_scripts.maskdistill.segmentation import linear_probe, training
+from workflow_scripts.maskdistill.segmentation import linear_probe
+from workflow_scripts.maskdistill.settings.sections.evaluation import LinearProbeSettings
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 
 def main(arguments):
     folder, segmentation, batch_size, learning_rate = arguments
@@ -340,12 +343,12 @@ def main(arguments):
         classes=2,
         segmentation_model=folder / "segmentation.pt",
         views={
-            name: getattr(training.read_settings(eval(segmentation)), name)
+            name: getattr(SegmentationSettings.read_part(eval(segmentation)), name)
             for name in linear_probe.VIEWS
         },
         precision="float32",
         record={},
-        settings=linear_probe.Settings(
+        settings=LinearProbeSettings(
             epochs=3, batch_size=int(batch_size), learning_rate=float(learning_rate)
         ),
         seed=0,
@@ -407,7 +410,7 @@ def test_processes_do_not_change_deeplab_nor_its_linear_probe(tmp_path):
 
 def labelled_pixels(folder, settings):
     """Labelled pixels of every place in the plan of a training."""
-    settings = learning.read_settings(settings)
+    settings = SegmentationSettings.read_part(settings)
     data = learning.LabelledImages(
         [folder / "label_maps.parquet"], folder, clusters=2, settings=settings, seed=0
     )

@@ -1,4 +1,4 @@
-"""The formats by name; each is a module with a function `write`."""
+"""The function that writes each format: `write` of the module that has the format's name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +13,7 @@ from workflow_scripts.maskdistill.exports import (
 )
 from workflow_scripts.maskdistill.exports.content import Content
 
-FORMATS: dict[str, Callable[[Content, Path], None]] = {
-    "coco": coco.write,
-    "voc": voc.write,
-    "fiftyone": fiftyone.write,
-    "label_studio": label_studio.write,
-    "huggingface": huggingface.write,
-    "yolo": yolo.write,
+WRITERS: dict[str, Callable[[Content, Path], None]] = {
+    module.__name__.rpartition(".")[2]: module.write
+    for module in (coco, fiftyone, huggingface, label_studio, voc, yolo)
 }

@@ -1,111 +1,19 @@
-"""Parquet shards: the schema of every stage, atomic writing, streaming reads."""
+"""Parquet shards: atomic writing and streaming reads."""
 
 import contextlib
-import functools
-import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.atomic import atomic_path
 from workflow_scripts.maskdistill.files.provenance import METADATA_KEY, RowsDigest
+from workflow_scripts.maskdistill.files.schemas import schema
 
 OK = "ok"
-
-_BOX = [(name, pa.float32()) for name in ("x", "y", "box_width", "box_height", "area")]
-_CANDIDATES = [
-    ("image_id", pa.int64()),
-    ("candidate_id", pa.int64()),
-    ("cluster", pa.int32()),
-    ("score", pa.float32()),
-    *_BOX,
-    ("rle_counts", pa.binary()),
-    ("height", pa.int32()),
-    ("width", pa.int32()),
-]
-_LABEL_MAPS = [
-    ("image_id", pa.int64()),
-    ("file_name", pa.string()),
-    ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-]
-
-
-@functools.cache
-def schema(stage: str, embedding_size: int | None = None) -> pa.Schema:
-    """The columns of one stage's shards.
-
-    Args:
-        stage: images, features, masks, mask_embeddings, assignments, centroids, candidates,
-            confident, label_maps or predictions.
-        embedding_size: length of the vectors of mask_embeddings and centroids.
-    """
-    columns = {
-        "images": [
-            ("image_id", pa.int64()),
-            ("file_name", pa.string()),
-            ("height", pa.int32()),
-            ("width", pa.int32()),
-            ("shard", pa.int32()),
-            ("status", pa.string()),
-        ],
-        "features": [
-            ("image_id", pa.int64()),
-            ("grid_height", pa.int32()),
-            ("grid_width", pa.int32()),
-            ("resized_height", pa.int32()),
-            ("resized_width", pa.int32()),
-            # heads x N. In float16 two nearly equal patches could swap as the source.
-            ("cls_affinity", pa.list_(pa.float32())),
-            ("keys", pa.list_(pa.float16())),  # N x (heads x head size)
-            ("status", pa.string()),
-        ],
-        "masks": [
-            ("image_id", pa.int64()),
-            ("mask_id", pa.int64()),  # 0, 1, … within the image
-            ("height", pa.int32()),
-            ("width", pa.int32()),
-            ("rle_counts", pa.binary()),
-            *_BOX,
-            ("source_row", pa.int32()),
-            ("source_col", pa.int32()),
-            ("proposals", pa.int32()),
-            ("status", pa.string()),
-        ],
-        "mask_embeddings": [
-            ("image_id", pa.int64()),
-            ("mask_id", pa.int64()),
-            ("embedding", pa.list_(pa.float32(), embedding_size or 1)),
-        ],
-        "assignments": [
-            ("image_id", pa.int64()),
-            ("mask_id", pa.int64()),
-            ("cluster", pa.int32()),
-            ("distance", pa.float32()),
-        ],
-        "centroids": [
-            ("cluster", pa.int32()),
-            ("size", pa.int64()),
-            ("centroid", pa.list_(pa.float32(), embedding_size or 1)),
-        ],
-        "per_class": [
-            ("step", pa.string()),
-            ("matching", pa.string()),  # hungarian, majority (overclustering), or supervised
-            ("class", pa.string()),
-            ("iou", pa.float64()),  # 0..1; null where the class is nowhere
-            ("clusters", pa.string()),  # separated by spaces
-        ],
-        "candidates": _CANDIDATES,
-        "confident": _CANDIDATES,
-        "label_maps": _LABEL_MAPS,
-        "predictions": _LABEL_MAPS,
-    }
-    return pa.schema(columns[stage])
 
 
 class ShardWriter:
@@ -143,7 +51,7 @@ class ShardWriter:
             self._rows.clear()
 
     def close(self) -> None:
-        """Write what is left, and name the digest of all rows in the footer."""
+        """Write the remaining rows, and the digest of all rows into the footer."""
         self.flush()
         self._parquet.add_key_value_metadata(self._digest.metadata())
 
@@ -165,7 +73,8 @@ def shard_writer(
     """
     text = json.dumps(metadata, sort_keys=True)
     columns = schema(stage, embedding_size).with_metadata({METADATA_KEY: text})
-    # Of vectors and PNGs, dictionaries and extremes cost three quarters of the time for nothing.
+    # Dictionaries and statistics of vectors and PNGs would be useless and take three quarters of
+    # the time.
     flat = [field.name for field in columns if not pa.types.is_nested(field.type)]
     options = {
         "compression": "zstd",
@@ -202,26 +111,26 @@ def read_metadata(path: str | os.PathLike) -> dict:
     Raises:
         InputError: the file is damaged, or was not written by MaskDistill.
     """
-    with _damage_named(path):
+    with _report_damage(path):
         metadata = pq.read_schema(path).metadata or {}
         if METADATA_KEY not in metadata:
             raise InputError(f"{path}: a foreign file: Parquet, but not one of MaskDistill's")
         return json.loads(metadata[METADATA_KEY])
 
 
-def column_names(path: str | os.PathLike) -> list[str]:
+def read_schema(path: str | os.PathLike) -> pa.Schema:
     """The columns of one shard.
 
     Raises:
         InputError: the file is damaged.
     """
-    with _damage_named(path):
-        return pq.read_schema(path).names
+    with _report_damage(path):
+        return pq.read_schema(path)
 
 
 def _open(path: str | os.PathLike) -> pq.ParquetFile:
-    # Without checksums, what was changed within an uncompressed page would be read as it is.
-    # Buffered beforehand, the whole shard would be in memory.
+    # Only checksums reveal changes within an uncompressed page. `pre_buffer` would read the whole
+    # shard into memory.
     return pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
 
 
@@ -229,7 +138,7 @@ def read_table(paths: Iterable[str | os.PathLike], columns: list[str] | None = N
     """All rows of one or several shards of a stage, in the order of `paths`."""
     tables = []
     for path in paths:
-        with _damage_named(path):
+        with _report_damage(path):
             tables.append(_open(path).read(columns=columns))
     return pa.concat_tables(tables)
 
@@ -244,8 +153,18 @@ def rows_in_order(
 
 def count_rows(path: str | os.PathLike) -> int:
     """The number of rows of one shard."""
-    with _damage_named(path):
+    with _report_damage(path):
         return pq.read_metadata(path).num_rows
+
+
+def read_batches(
+    path: str | os.PathLike, columns: list[str] | None = None, *, batch_size: int = 65536
+) -> Iterator[pa.RecordBatch]:
+    """Stream the rows of one shard, `batch_size` at a time."""
+    with _report_damage(path):
+        yield from _open(path).iter_batches(
+            batch_size=batch_size, columns=columns, use_threads=False
+        )
 
 
 def read_rows(
@@ -255,14 +174,14 @@ def read_rows(
 
     Vectors (keys, embeddings, …) come as NumPy arrays.
     """
-    with _damage_named(path):
-        batches = _open(path).iter_batches(
-            batch_size=batch_size, columns=columns, use_threads=False
-        )
-        for batch in batches:
-            values = [_values(column) for column in batch.columns]
-            for row in zip(*values, strict=True):
-                yield dict(zip(batch.schema.names, row, strict=True))
+    for batch in read_batches(path, columns, batch_size=batch_size):
+        yield from _rows(batch)
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[dict]:
+    values = [_values(column) for column in batch.columns]
+    for row in zip(*values, strict=True):
+        yield dict(zip(batch.schema.names, row, strict=True))
 
 
 def read_usable(manifest: str | os.PathLike) -> list[dict]:
@@ -283,16 +202,11 @@ def rows_of_image(path: str | os.PathLike, image_id: int) -> list[dict]:
 
     Only what belongs to the image is decoded, however large the shard is.
     """
-    with _damage_named(path):
+    with _report_damage(path):
         table = pq.read_table(
             path, filters=[("image_id", "=", image_id)], page_checksum_verification=True
         )
-    rows = []
-    for batch in table.to_batches():
-        values = [_values(column) for column in batch.columns]
-        for row in zip(*values, strict=True):
-            rows.append(dict(zip(batch.schema.names, row, strict=True)))
-    return rows
+    return [row for batch in table.to_batches() for row in _rows(batch)]
 
 
 def group_by_image(path: str | os.PathLike, columns: list[str] | None = None) -> dict[int, list]:
@@ -303,118 +217,8 @@ def group_by_image(path: str | os.PathLike, columns: list[str] | None = None) ->
     return groups
 
 
-def read_embeddings(
-    paths: Iterable[str | os.PathLike],
-) -> tuple[list[tuple[int, int]], np.ndarray]:
-    """Mask embeddings of one or several shards.
-
-    Returns:
-        (image_id, mask_id) of each, and the vectors as n x d float32.
-    """
-    table = read_table(paths)
-    keys = list(zip(table["image_id"].to_pylist(), table["mask_id"].to_pylist(), strict=True))
-    column = table["embedding"].combine_chunks()
-    return keys, column.flatten().to_numpy().reshape(len(keys), column.type.list_size)
-
-
-def read_vectors(
-    paths: Sequence[str | os.PathLike], chosen: np.ndarray | None = None
-) -> np.ndarray:
-    """Vectors of mask embeddings; beside them no more than one shard is held in memory.
-
-    Args:
-        paths: shards, as if one stood below the other.
-        chosen: rows of them, rising; None for all.
-
-    Returns:
-        n x d float32.
-    """
-    counts = [count_rows(path) for path in paths]
-    if chosen is None:
-        chosen = np.arange(sum(counts))
-    with _damage_named(paths[0]):
-        width = pq.read_schema(paths[0]).field("embedding").type.list_size
-    vectors = np.empty((len(chosen), width), np.float32)
-    first = 0
-    for path, count in zip(paths, counts, strict=True):
-        begin, end = np.searchsorted(chosen, [first, first + count])
-        if begin < end:
-            vectors[begin:end] = read_embeddings([path])[1][chosen[begin:end] - first]
-        first += count
-    return vectors
-
-
-def write_assignments(
-    path: str | os.PathLike,
-    keys: Iterable[tuple[int, int]],
-    clusters: np.ndarray,
-    distances: np.ndarray,
-    metadata: Mapping,
-) -> None:
-    """Write the clusters (1..C) and distances of the masks with these (image_id, mask_id)."""
-    write_table(path, "assignments", assignment_rows(keys, clusters, distances), metadata)
-
-
-def assignment_rows(
-    keys: Iterable[tuple[int, int]], clusters: np.ndarray, distances: np.ndarray
-) -> Iterator[dict]:
-    """Rows of `assignments` of the masks with these (image_id, mask_id)."""
-    for (image_id, mask_id), cluster, distance in zip(keys, clusters, distances, strict=True):
-        yield {"image_id": image_id, "mask_id": mask_id, "cluster": cluster, "distance": distance}
-
-
-def read_classes(
-    path: str | os.PathLike,
-    classes: Sequence[int] | None,
-    image_ids: Collection[int] | None = None,
-) -> dict[tuple[int, int], int]:
-    """(image_id, mask_id) → pseudo-class of assigned masks; 0 stands for background.
-
-    Args:
-        classes: of cluster 1, 2, …; None where every cluster is a class of its own.
-        image_ids: images whose masks are wanted; None for all.
-    """
-    wanted = None if image_ids is None else pa.array(list(image_ids), pa.int64())
-    found = {}
-    with _damage_named(path):
-        for batch in _open(path).iter_batches(columns=["image_id", "mask_id", "cluster"]):
-            if wanted is not None:
-                batch = batch.filter(pc.is_in(batch["image_id"], value_set=wanted))
-            for image_id, mask_id, cluster in zip(*map(pa.Array.to_pylist, batch), strict=True):
-                found[image_id, mask_id] = cluster if classes is None else classes[cluster - 1]
-    return found
-
-
-def assignments_digest(path: str | os.PathLike) -> str:
-    """16 hexadecimal digits that change whenever any mask changes its cluster."""
-    rows = sorted(
-        (row["image_id"], row["mask_id"], row["cluster"])
-        for row in read_rows(path, ["image_id", "mask_id", "cluster"])
-    )
-    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
-
-
-def read_with_centroids(
-    embeddings: Iterable[str | os.PathLike], centroids: str | os.PathLike, *, standardize: bool
-) -> tuple[list[tuple[int, int]], np.ndarray, np.ndarray]:
-    """Mask embeddings and the centroids of the clusters, as distances between them are measured.
-
-    Args:
-        standardize: divide the embeddings by the standard deviation that the clustering, which did
-            the same, has left with the centroids.
-
-    Returns:
-        (image_id, mask_id) of each, the vectors as n x d float32, and the centroids as C x d.
-    """
-    keys, vectors = read_embeddings(embeddings)
-    if standardize:
-        deviation = read_metadata(centroids)["standard_deviation"]
-        vectors = vectors / np.array(deviation, dtype=np.float32)
-    return keys, vectors, np.stack([row["centroid"] for row in read_rows(centroids)])
-
-
 def assert_same_images(expected: Iterable[int], found: Iterable[int], what: str) -> None:
-    """Merges lose no image: both sides hold the same image ids.
+    """Check that two files hold the same image ids, so that no image is lost.
 
     Raises:
         InputError: with a few of the ids that differ.
@@ -428,22 +232,20 @@ def assert_same_images(expected: Iterable[int], found: Iterable[int], what: str)
         )
 
 
-# What reading a damaged file raises, by the place of the damage.
+# What reading a damaged file raises depends on the place of the damage.
 _DAMAGE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, json.JSONDecodeError)
 
 
 @contextlib.contextmanager
-def _damage_named(path: str | os.PathLike) -> Iterator[None]:
+def _report_damage(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError(_missing(path)) from None
+        raise InputError(
+            f"{path}: no such file; check the path, or run the stage that writes it"
+        ) from None
     except (*_DAMAGE, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path}: damaged, or not a Parquet file ({reason}); remove it and run its stage again"
         ) from error
-
-
-def _missing(path: str | os.PathLike) -> str:
-    return f"{path}: no such file; check the path, or run the stage that writes it"

@@ -2,7 +2,7 @@
 
 import collections
 import glob
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from workflow_scripts.maskdistill.errors import InputError
@@ -138,6 +138,36 @@ def _lines(paths: Sequence[Path], sample: int, check: bool) -> Lines:
     if suffix in READERS:
         return READERS[suffix](paths[0])
     raise foreign(paths[0], f"nothing of this workflow ends in {suffix!r}")
+
+
+def describe_paths(
+    paths: Iterable[str], *, sample: int = SAMPLE, check: bool = False
+) -> Iterator[tuple[list[str], list[str]]]:
+    """Describe everything that the paths stand for, block by block.
+
+    Args:
+        sample: see `describe`.
+        check: see `describe`.
+
+    Yields:
+        The lines of one group of files, or of the overview of a folder with many stages; and what
+        is damaged or foreign.
+    """
+    for path in paths:
+        try:
+            groups = expand(path)
+        except InputError as error:
+            yield [], [str(error)]
+            continue
+        if len(groups) > 2 and len({group[0].parent for group in groups}) > 1:
+            lines, faults = overview(groups)
+            yield [*lines, "", "  Name one of these paths for what it holds."], faults
+            continue
+        for group in groups:
+            try:
+                yield describe(group, sample=sample, check=check), []
+            except InputError as error:
+                yield [], [str(error)]
 
 
 def overview(paths: Iterable[Sequence[Path]]) -> tuple[list[str], list[str]]:

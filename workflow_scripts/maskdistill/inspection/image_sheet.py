@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation.step_titles import step_title
-from workflow_scripts.maskdistill.files import images, label_maps, masks
+from workflow_scripts.maskdistill.files import images, label_maps, masks, shards
+from workflow_scripts.maskdistill.files.atomic import atomic_path
+from workflow_scripts.maskdistill.inspection import image_record, terminal
 from workflow_scripts.maskdistill.inspection.image_record import LINEAR_PROBE, ImageRecord
 from workflow_scripts.maskdistill.pictures import drawing, fonts
 from workflow_scripts.maskdistill.pictures.step_colours import StepColours, step_colours
@@ -37,6 +41,64 @@ class Panel(NamedTuple):
 
 
 INITIAL, CANDIDATES, TRUTH = "initial_masks", "mask_rcnn", "ground_truth"
+
+
+def write(
+    path: Path,
+    wanted: str,
+    output: Path | None,
+    root: Path | None,
+    seed: str | None,
+    configs: Sequence[Path],
+) -> Path:
+    """Write everything that is known of one image as one PNG.
+
+    Args:
+        path: the dataset's folder of results, or anything in it.
+        wanted: id or file name of the image.
+        output: file to write; None writes IMAGE_ID.png into the working directory.
+        root: folder of the dataset's images; None reads it from the dataset's config.
+        seed: seed whose results are shown; None takes the first.
+        configs: folders of datasets' configs.
+
+    Returns:
+        The file written.
+
+    Raises:
+        InputError: the image is unknown, was rejected, or has changed; or a file is damaged.
+    """
+    tree = image_record.results_tree(path)
+    split, row = image_record.find_image(tree, wanted, path)
+    if row["status"] != shards.OK:
+        raise InputError(
+            f"{row['file_name']}: left out of all stages, so there is nothing to draw: "
+            f"{row['status']}"
+        )
+    root = root or image_record.dataset_root(tree, split, configs)
+    image = images.read_listed(root / row["file_name"], (row["height"], row["width"]))
+    record = image_record.collect(tree, split, row, root, seed)
+    output = output or Path(f"{row['image_id']}.png")
+    with atomic_path(output) as temporary:
+        Image.fromarray(draw(record, image, _facts(record))).save(temporary, format="PNG")
+    return output
+
+
+def _facts(record: ImageRecord) -> list[str]:
+    """The lines at the head of a sheet."""
+    row = record.image
+    lines = [
+        terminal.plain(row["file_name"]),
+        f"id {row['image_id']}, split {record.split}, shard {row['shard']:04d}, "
+        f"{row['height']} x {row['width']} px",
+    ]
+    if record.features is not None and record.features["status"] != shards.OK:
+        lines.append(f"features: {terminal.plain(record.features['status'])}")
+    lines += [
+        f"mask {mask['mask_id']}: {terminal.plain(mask['status'])}"
+        for mask in record.masks
+        if mask["status"] != shards.OK
+    ]
+    return lines
 
 
 def draw(record: ImageRecord, image: np.ndarray, facts: Sequence[str]) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.json_io import leaves
 from workflow_scripts.maskdistill.files.provenance import ENDING, read
+from workflow_scripts.maskdistill.files.schemas import STAGES
 from workflow_scripts.maskdistill.inspection import terminal
 from workflow_scripts.maskdistill.inspection.blocks import (
     Lines,
@@ -25,7 +26,6 @@ from workflow_scripts.maskdistill.inspection.blocks import (
     titled,
     value,
 )
-from workflow_scripts.maskdistill.inspection.parquet_files import PER_CLASS
 
 # Small files that say how something was made, and what they are.
 _MARKERS = {
@@ -35,6 +35,7 @@ _MARKERS = {
         "what decides the result of a training: the name of its folder is a digest of this"
     ),
 }
+_PER_CLASS = list(STAGES["per_class"].columns)
 _REJECTED = ["file_name", "status"]
 _ABLATION = ["table", "matching", "row", "column", "mean", "sd", "n", "paper", "difference"]
 
@@ -219,7 +220,7 @@ def csv_file(path: Path) -> Lines:
     except csv.Error as error:
         raise damaged(path, "not CSV", error) from error
     history = {"step", "loss"} <= set(header)
-    if not history and header not in (PER_CLASS, _ABLATION, _REJECTED):
+    if not history and header not in (_PER_CLASS, _ABLATION, _REJECTED):
         raise foreign(path, "CSV, but nothing that this workflow writes")
     check_end(path, text)
     if any(None in row or None in row.values() for row in rows):
@@ -232,7 +233,7 @@ def csv_file(path: Path) -> Lines:
     if header == _REJECTED:
         reasons = counts("status", collections.Counter(row["status"] for row in rows))
         return titled(path, f"unusable images: {len(rows):,}", list(reasons))
-    title = "scores by class" if header == PER_CLASS else "numbers of an ablation"
+    title = "scores by class" if header == _PER_CLASS else "numbers of an ablation"
     return titled(path, f"{title}: {len(rows)} rows", _cells(header, rows))
 
 

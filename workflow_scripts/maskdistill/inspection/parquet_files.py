@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import masks, shards
+from workflow_scripts.maskdistill.files import masks, schemas, shards
 from workflow_scripts.maskdistill.inspection import image_files, terminal
 from workflow_scripts.maskdistill.inspection.blocks import (
     CLUSTERS_SHOWN,
@@ -22,19 +22,6 @@ from workflow_scripts.maskdistill.inspection.blocks import (
 )
 from workflow_scripts.maskdistill.progress import progress
 
-STAGES = {
-    "images": "manifest of the images",
-    "features": "keys of the patches, and their affinity to [CLS]",
-    "masks": "object masks from the affinities (Eq. 1 and 2)",
-    "mask_embeddings": "[CLS] of the masked objects",
-    "assignments": "clusters of the masks",
-    "centroids": "centroids of the clusters",
-    "candidates": "scored candidates of Mask R-CNN",
-    "confident": "confident candidates",
-    "label_maps": "label maps",
-    "predictions": "label maps that the segmentation model predicts",
-}
-PER_CLASS = ["step", "matching", "class", "iou", "clusters"]
 IDENTIFIERS = {"image_id", "mask_id", "candidate_id", "shard", "cluster"}
 
 
@@ -49,13 +36,11 @@ def title_of(paths: Sequence[Path]) -> tuple[str, int]:
 
 def _kind(path: Path) -> tuple[str, str]:
     """Stage and title of a Parquet file, by its columns: some stages share a name."""
-    names = shards.column_names(path)
-    if names == PER_CLASS:
-        return "per_class", "scores by class"
+    names = shards.read_schema(path).names
     stage = shards.read_metadata(path)["stage"]
-    for candidate in (stage, *STAGES):
-        if candidate in STAGES and names == shards.schema(candidate).names:
-            return candidate, STAGES[candidate]
+    for candidate in (stage, *schemas.STAGES):
+        if candidate in schemas.STAGES and names == list(schemas.STAGES[candidate].columns):
+            return candidate, schemas.STAGES[candidate].title
     raise InputError(
         f"{path}: of the stage '{stage}', but with other columns ({', '.join(names)}); "
         "it was made by another version of the workflow; remove it and run again"
@@ -80,9 +65,9 @@ def shards_of_a_stage(paths: Sequence[Path], sample: int, *, check: bool = False
     yield terminal.plain(where)
     yield f"  {title}: {rows:,} rows{of}, {terminal.size(bytes_)}"
     if stage == "per_class":
-        table = shards.read_table(paths, PER_CLASS)
+        table = shards.read_table(paths)
         body = [list(row.values()) for row in table.to_pylist()]
-        yield from ["", *terminal.table(PER_CLASS, body)]
+        yield from ["", *terminal.table(table.column_names, body)]
         return
     yield from _provenance_of_shards(paths, stage)
     if stage in ("label_maps", "predictions"):
@@ -116,7 +101,7 @@ def _provenance_of_shards(paths: Sequence[Path], stage: str) -> Lines:
 
 def _columns(paths: Sequence[Path], stage: str) -> Lines:
     """Statuses, rows an image, and the distribution of every column of numbers."""
-    names = shards.schema(stage).names
+    names = schemas.schema(stage).names
     if "status" in names:
         statuses = shards.read_table(paths, ["status"])["status"].to_pylist()
         yield from counts("status", collections.Counter(map(str, statuses)))
@@ -124,7 +109,7 @@ def _columns(paths: Sequence[Path], stage: str) -> Lines:
         yield from _rows_an_image(paths, stage, names)
     plain = [
         field.name
-        for field in shards.schema(stage)
+        for field in schemas.schema(stage)
         if (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
         and field.name not in IDENTIFIERS
     ]

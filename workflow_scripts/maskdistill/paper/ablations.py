@@ -14,7 +14,7 @@ from workflow_scripts.maskdistill.evaluation.step_titles import STEP_TITLES, ste
 from workflow_scripts.maskdistill.paper import comparison
 from workflow_scripts.maskdistill.paper.comparison import beside
 from workflow_scripts.maskdistill.paper.variants import BASELINES, MAIN
-from workflow_scripts.maskdistill.pictures import drawing, html_pages
+from workflow_scripts.maskdistill.pictures import charts, html_pages
 
 TITLES = {
     "table_1": "Table 1: what each component adds",
@@ -318,14 +318,14 @@ def figure(item: str, tables_: Sequence[Mapping]) -> str:
                 if row["cells"][column]["ours"]["mean"] is not None
             ]
             if points:
-                lines[column] = drawing.Series(
+                lines[column] = charts.Series(
                     [x for x, _ in points],
                     [scale * ours["mean"] for _, ours in points],
                     [scale * (ours["sd"] or 0) for _, ours in points],
                 )
         if not lines:
             continue
-        chart = drawing.line_chart(
+        chart = charts.line_chart(
             lines,
             x_label=X_LABELS[item],
             x_ticks=sorted({x for line in lines.values() for x in line.x}),
@@ -335,7 +335,7 @@ def figure(item: str, tables_: Sequence[Mapping]) -> str:
         panels.append((title, list(lines), chart))
     if not panels:
         raise InputError(f"{item}: nothing to draw; every number is undefined")
-    return drawing.stacked(panels)
+    return charts.stacked(panels)
 
 
 def title_of(table: Mapping) -> str:

@@ -93,7 +93,7 @@ def template(seed: int, digest: str, sizes: Sequence[int]) -> str:
     """A file of names, ready to edit; without an edit it changes nothing.
 
     Args:
-        digest: see `shards.assignments_digest`.
+        digest: see `cluster_files.assignments_digest`.
         sizes: masks of cluster 1, 2, …
     """
     lines = [

@@ -8,7 +8,7 @@ import numpy as np
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation.confusion_matrix import matched_counts
-from workflow_scripts.maskdistill.pictures import drawing
+from workflow_scripts.maskdistill.pictures import charts
 
 CHART_POINTS = 300  # points of a loss curve
 
@@ -28,8 +28,8 @@ def calibration(summary: Mapping) -> dict | None:
     }
     return {
         "names": list(series),
-        "svg": drawing.line_chart(
-            {name: drawing.Series(x, y) for name, y in series.items()},
+        "svg": charts.line_chart(
+            {name: charts.Series(x, y) for name, y in series.items()},
             x_label="score of the candidate, mean of ten intervals",
             y_label="mean",
         ),
@@ -47,7 +47,7 @@ def confusion(metrics: Mapping, step: str, mapping: np.ndarray) -> str:
     if not matched[:, -1].any():
         matched, columns = matched[:, :-1], names
     shares = matched / np.maximum(matched.sum(axis=1, keepdims=True), 1)
-    return drawing.heat_map(shares, names, columns)
+    return charts.heat_map(shares, names, columns)
 
 
 def loss(name: str, path: Path) -> dict | None:
@@ -69,11 +69,11 @@ def loss(name: str, path: Path) -> dict | None:
         if known:
             points = np.array(known)
             parts = np.array_split(points, min(CHART_POINTS, len(points)))
-            series[column] = drawing.Series(*np.array([p.mean(axis=0) for p in parts]).T.tolist())
+            series[column] = charts.Series(*np.array([p.mean(axis=0) for p in parts]).T.tolist())
     return {
         "title": name,
         "names": list(series),
-        "svg": drawing.line_chart(series, x_label="step", y_label="loss"),
+        "svg": charts.line_chart(series, x_label="step", y_label="loss"),
         "steps": int(float(rows[-1]["step"])),
         "first": series["loss"].y[0],
         "last": series["loss"].y[-1],

@@ -1,0 +1,120 @@
+"""The columns of every stage's Parquet files, and what the files of a stage are."""
+
+import functools
+from typing import NamedTuple
+
+import pyarrow as pa
+
+VECTOR = "vector"  # of float32, as long as the features of the backbone
+
+
+class Stage(NamedTuple):
+    """One kind of Parquet file."""
+
+    title: str
+    columns: dict[str, pa.DataType | str]
+
+
+_BOX = dict.fromkeys(("x", "y", "box_width", "box_height", "area"), pa.float32())
+_CANDIDATES = {
+    "image_id": pa.int64(),
+    "candidate_id": pa.int64(),
+    "cluster": pa.int32(),
+    "score": pa.float32(),
+    **_BOX,
+    "rle_counts": pa.binary(),
+    "height": pa.int32(),
+    "width": pa.int32(),
+}
+_LABEL_MAPS = {
+    "image_id": pa.int64(),
+    "file_name": pa.string(),
+    "image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+}
+
+STAGES = {
+    "images": Stage(
+        "manifest of the images",
+        {
+            "image_id": pa.int64(),
+            "file_name": pa.string(),
+            "height": pa.int32(),
+            "width": pa.int32(),
+            "shard": pa.int32(),
+            "status": pa.string(),
+        },
+    ),
+    "features": Stage(
+        "keys of the patches, and their affinity to [CLS]",
+        {
+            "image_id": pa.int64(),
+            "grid_height": pa.int32(),
+            "grid_width": pa.int32(),
+            "resized_height": pa.int32(),
+            "resized_width": pa.int32(),
+            # heads x N. In float16 two nearly equal patches could swap as the source.
+            "cls_affinity": pa.list_(pa.float32()),
+            "keys": pa.list_(pa.float16()),  # N x (heads x head size)
+            "status": pa.string(),
+        },
+    ),
+    "masks": Stage(
+        "object masks from the affinities (Eq. 1 and 2)",
+        {
+            "image_id": pa.int64(),
+            "mask_id": pa.int64(),  # 0, 1, … within the image
+            "height": pa.int32(),
+            "width": pa.int32(),
+            "rle_counts": pa.binary(),
+            **_BOX,
+            "source_row": pa.int32(),
+            "source_col": pa.int32(),
+            "proposals": pa.int32(),
+            "status": pa.string(),
+        },
+    ),
+    "mask_embeddings": Stage(
+        "[CLS] of the masked objects",
+        {"image_id": pa.int64(), "mask_id": pa.int64(), "embedding": VECTOR},
+    ),
+    "assignments": Stage(
+        "clusters of the masks",
+        {
+            "image_id": pa.int64(),
+            "mask_id": pa.int64(),
+            "cluster": pa.int32(),
+            "distance": pa.float32(),
+        },
+    ),
+    "centroids": Stage(
+        "centroids of the clusters",
+        {"cluster": pa.int32(), "size": pa.int64(), "centroid": VECTOR},
+    ),
+    "candidates": Stage("scored candidates of Mask R-CNN", _CANDIDATES),
+    "confident": Stage("confident candidates", _CANDIDATES),
+    "label_maps": Stage("label maps", _LABEL_MAPS),
+    "predictions": Stage("label maps that the segmentation model predicts", _LABEL_MAPS),
+    "per_class": Stage(
+        "scores by class",
+        {
+            "step": pa.string(),
+            "matching": pa.string(),  # hungarian, majority (overclustering), or supervised
+            "class": pa.string(),
+            "iou": pa.float64(),  # 0..1; null for a class without any pixel
+            "clusters": pa.string(),  # separated by spaces
+        },
+    ),
+}
+
+
+@functools.cache
+def schema(stage: str, embedding_size: int | None = None) -> pa.Schema:
+    """The columns of one stage's shards.
+
+    Args:
+        stage: a key of `STAGES`.
+        embedding_size: length of the vectors of mask_embeddings and centroids.
+    """
+    vector = pa.list_(pa.float32(), embedding_size or 1)
+    columns = STAGES[stage].columns
+    return pa.schema([(name, vector if kind == VECTOR else kind) for name, kind in columns.items()])
