@@ -12,10 +12,10 @@ from workflow_scripts.maskdistill.discovery.initial_masks import write_masks
 
 def main(argv: list[str] | None = None) -> int:
     """Write the masks of one shard; exit code 0."""
-    arguments = cli.features_parser("make_masks", __doc__).parse_args(argv)
-    find = functools.partial(affinity.object_masks, **arguments.settings["masks"])
-    record = cli.record(arguments, "masks")
-    write_masks(arguments.images, arguments.features, arguments.output, find, record)
+    options = cli.features_parser("make_masks", __doc__).parse_args(argv)
+    find = functools.partial(affinity.object_masks, **options.settings["masks"])
+    record = cli.record(options, "masks")
+    write_masks(options.images, options.features, options.output, find, record)
     return 0
 
 
