@@ -47,16 +47,16 @@ class Parser(argparse.ArgumentParser):
             "one now, nothing is done",
         )
 
-    def add_input(self, option: str, *, words: int = 0, **arguments: object) -> None:
+    def add_input(self, option: str, *, words: int = 0, **keywords: object) -> None:
         """Add an option for input files.
 
         Args:
             words: number of its values that are no files, before those that are.
-            arguments: of `add_argument`.
+            keywords: of `add_argument`.
         """
         if not words:
-            arguments.setdefault("type", Path)
-        self._inputs.append((self.add_argument(option, **arguments).dest, words))
+            keywords.setdefault("type", Path)
+        self._inputs.append((self.add_argument(option, **keywords).dest, words))
 
     def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
         """Parse; the result has `program`, `inputs` (files, as they were given) and `code` too.
@@ -115,16 +115,16 @@ def record(
     )
 
 
-def add_root(arguments: argparse.ArgumentParser) -> None:
+def add_root(parser: argparse.ArgumentParser) -> None:
     """Add `--root`."""
-    arguments.add_argument(
+    parser.add_argument(
         "--root", type=Path, required=True, help="folder that file names are relative to"
     )
 
 
-def add_tolerance(arguments: argparse.ArgumentParser) -> None:
+def add_tolerance(parser: argparse.ArgumentParser) -> None:
     """Add `--max-rejected`, which changes no result, only whether there is one."""
-    arguments.add_argument(
+    parser.add_argument(
         "--max-rejected",
         type=float,
         nargs=2,
@@ -134,9 +134,9 @@ def add_tolerance(arguments: argparse.ArgumentParser) -> None:
     )
 
 
-def add_labels(arguments: argparse.ArgumentParser) -> None:
+def add_labels(parser: argparse.ArgumentParser) -> None:
     """Add `--labels`, for `ground_truth.require_labels`."""
-    arguments.add_argument(
+    parser.add_argument(
         "--labels",
         default="",
         help="digest of the split's labels when the workflow was started: if it is another one "
@@ -144,52 +144,52 @@ def add_labels(arguments: argparse.ArgumentParser) -> None:
     )
 
 
-def add_runtime(arguments: argparse.ArgumentParser, *, batch_size: bool = True) -> None:
+def add_runtime(parser: argparse.ArgumentParser, *, batch_size: bool = True) -> None:
     """Add `--device`, `--workers` and `--batch-size`, none of which changes a result."""
     defaults = RuntimeSettings()
-    arguments.add_argument(
+    parser.add_argument(
         "--device",
         default=defaults.device,
         help="cpu, cuda, cuda:N, or auto: CUDA where there is any",
     )
-    arguments.add_argument(
+    parser.add_argument(
         "--workers", type=int, default=1, help="processes or threads that decode images"
     )
     if batch_size:
-        arguments.add_argument(
+        parser.add_argument(
             "--batch-size", type=int, default=defaults.batch_size, help="images in one pass"
         )
 
 
 def images_parser(program: str, description: str | None) -> Parser:
     """The command line of programs that make one Parquet file from a shard of images."""
-    result = Parser(program, description)
-    result.add_input("--images", required=True, help="the shard's manifest")
-    add_root(result)
-    result.add_argument("--output", type=Path, required=True, help="Parquet file to write")
-    add_runtime(result)
-    return result
+    parser = Parser(program, description)
+    parser.add_input("--images", required=True, help="the shard's manifest")
+    add_root(parser)
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    add_runtime(parser)
+    return parser
 
 
 def prediction_parser(program: str, description: str | None) -> Parser:
     """The command line of programs that apply a trained model to a shard of images."""
-    result = images_parser(program, description)
-    result.add_input("--model", required=True, help="trained model")
-    return result
+    parser = images_parser(program, description)
+    parser.add_input("--model", required=True, help="trained model")
+    return parser
 
 
 def features_parser(program: str, description: str | None) -> Parser:
     """The command line of programs that find masks in the features of a shard of images."""
-    result = Parser(program, description)
-    result.add_input("--images", required=True, help="the shard's manifest")
-    result.add_input("--features", required=True, help="the shard's features")
-    result.add_argument("--output", type=Path, required=True, help="Parquet file to write")
-    return result
+    parser = Parser(program, description)
+    parser.add_input("--images", required=True, help="the shard's manifest")
+    parser.add_input("--features", required=True, help="the shard's features")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    return parser
 
 
-def add_checksums(arguments: argparse.ArgumentParser) -> None:
+def add_checksums(parser: argparse.ArgumentParser) -> None:
     """Add `--checksums`."""
-    arguments.add_argument(
+    parser.add_argument(
         "--checksums",
         type=Path,
         required=True,

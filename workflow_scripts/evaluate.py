@@ -29,13 +29,13 @@ AHEAD = 32  # images that are read before their turn
 
 def main(argv: list[str] | None = None) -> int:
     """Run the rule; see the module."""
-    arguments = cli.Parser("evaluate", __doc__)
-    cli.add_root(arguments)
-    arguments.add_argument("--split", required=True, help="split whose labels are read")
-    cli.add_labels(arguments)
-    arguments.add_input("--images", nargs="+", required=True, help="manifest shards of the split")
-    cli.add_tolerance(arguments)
-    arguments.add_input(
+    parser = cli.Parser("evaluate", __doc__)
+    cli.add_root(parser)
+    parser.add_argument("--split", required=True, help="split whose labels are read")
+    cli.add_labels(parser)
+    parser.add_input("--images", nargs="+", required=True, help="manifest shards of the split")
+    cli.add_tolerance(parser)
+    parser.add_input(
         "--step",
         words=1,
         action="append",
@@ -44,20 +44,20 @@ def main(argv: list[str] | None = None) -> int:
         metavar=("NAME", "SHARD"),
         help="a step's name and its shards of label maps; repeat for every step, in their order",
     )
-    arguments.add_argument(
+    parser.add_argument(
         "--supervised",
         action="store_true",
         help="label maps hold the classes themselves (linear probe): nothing is matched",
     )
-    arguments.add_argument("--workers", type=int, default=1, help="threads that decode and count")
-    arguments.add_argument("--output", type=Path, required=True, help="metrics, JSON")
-    arguments.add_argument(
+    parser.add_argument("--workers", type=int, default=1, help="threads that decode and count")
+    parser.add_argument("--output", type=Path, required=True, help="metrics, JSON")
+    parser.add_argument(
         "--per-class-csv", type=Path, required=True, help="table of all classes to write"
     )
-    arguments.add_argument(
+    parser.add_argument(
         "--per-class-parquet", type=Path, required=True, help="the same table as Parquet"
     )
-    options = arguments.parse_args(argv)
+    options = parser.parse_args(argv)
     settings = options.settings
 
     truth = GroundTruth(settings["dataset"], options.root, options.split)

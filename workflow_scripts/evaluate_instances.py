@@ -31,21 +31,19 @@ PART = 16  # images that are matched at once
 
 def main(argv: list[str] | None = None) -> int:
     """Run the rule; see the module."""
-    arguments = cli.Parser("evaluate_instances", __doc__)
-    cli.add_root(arguments)
-    arguments.add_argument("--split", required=True, help="split whose labels are read")
-    cli.add_labels(arguments)
-    arguments.add_input("--images", nargs="+", required=True, help="manifest shards of the split")
-    cli.add_tolerance(arguments)
-    arguments.add_input("--masks", nargs="+", required=True, help="initial masks")
-    arguments.add_input("--assignments", nargs="+", required=True, help="clusters of these masks")
-    arguments.add_input(
-        "--candidates", nargs="*", default=[], help="candidates of Mask R-CNN, if any"
-    )
-    arguments.add_input("--metrics", required=True, help="output of evaluate, for its matching")
-    arguments.add_argument("--workers", type=int, default=1, help="threads that decode labels")
-    arguments.add_argument("--output", type=Path, required=True, help="instance metrics, JSON")
-    options = arguments.parse_args(argv)
+    parser = cli.Parser("evaluate_instances", __doc__)
+    cli.add_root(parser)
+    parser.add_argument("--split", required=True, help="split whose labels are read")
+    cli.add_labels(parser)
+    parser.add_input("--images", nargs="+", required=True, help="manifest shards of the split")
+    cli.add_tolerance(parser)
+    parser.add_input("--masks", nargs="+", required=True, help="initial masks")
+    parser.add_input("--assignments", nargs="+", required=True, help="clusters of these masks")
+    parser.add_input("--candidates", nargs="*", default=[], help="candidates of Mask R-CNN, if any")
+    parser.add_input("--metrics", required=True, help="output of evaluate, for its matching")
+    parser.add_argument("--workers", type=int, default=1, help="threads that decode labels")
+    parser.add_argument("--output", type=Path, required=True, help="instance metrics, JSON")
+    options = parser.parse_args(argv)
     settings = options.settings
 
     truth = GroundTruth(settings["dataset"], options.root, options.split)

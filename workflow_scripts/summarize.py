@@ -22,14 +22,14 @@ METRICS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run the rule; see the module."""
-    arguments = cli.Parser("summarize", __doc__)
-    arguments.add_input("--metrics", nargs="+", required=True, help="metrics.json of every seed")
-    arguments.add_input("--instances", nargs="*", default=[], help="instances.json of every seed")
-    arguments.add_input(
+    parser = cli.Parser("summarize", __doc__)
+    parser.add_input("--metrics", nargs="+", required=True, help="metrics.json of every seed")
+    parser.add_input("--instances", nargs="*", default=[], help="instances.json of every seed")
+    parser.add_input(
         "--linear-probes", nargs="*", default=[], help="linear_probe.json of every seed"
     )
-    arguments.add_argument("--output", type=Path, required=True, help="the summary, JSON")
-    options = arguments.parse_args(argv)
+    parser.add_argument("--output", type=Path, required=True, help="the summary, JSON")
+    options = parser.parse_args(argv)
 
     runs = read_all(options.metrics)
     summary = summarize(runs)

@@ -24,14 +24,14 @@ COLUMNS += ["mean", "sd", "n", "paper", "difference", "comparable"]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the rule; see the module."""
-    arguments = cli.Parser("tabulate_ablation", __doc__)
-    arguments.add_argument(
+    parser = cli.Parser("tabulate_ablation", __doc__)
+    parser.add_argument(
         "--item", choices=list(ablations.TITLES), required=True, help="table or figure to write"
     )
-    _add(arguments, "--metrics", "VARIANT", "metrics.json of every seed")
-    _add(arguments, "--instances", "VARIANT", "instances.json of every seed")
-    _add(arguments, "--linear-probes", "VARIANT", "linear_probe.json of every seed")
-    arguments.add_argument(
+    _add(parser, "--metrics", "VARIANT", "metrics.json of every seed")
+    _add(parser, "--instances", "VARIANT", "instances.json of every seed")
+    _add(parser, "--linear-probes", "VARIANT", "linear_probe.json of every seed")
+    parser.add_argument(
         "--sweep",
         action="append",
         nargs=2,
@@ -39,19 +39,19 @@ def main(argv: list[str] | None = None) -> int:
         metavar=("VALUE", "VARIANT"),
         help="of a figure: a value and its variant; repeat in rising order",
     )
-    arguments.add_argument(
+    parser.add_argument(
         "--seeds", type=int, nargs="+", required=True, help="seeds of the files, in their order"
     )
-    arguments.add_argument("--paper-tables", type=Path, help=comparison.PAPER_TABLES)
-    arguments.add_argument("--json", type=Path, required=True, help="tables to write, JSON")
-    arguments.add_argument("--csv", type=Path, required=True, help="the same as CSV")
-    arguments.add_argument(
+    parser.add_argument("--paper-tables", type=Path, help=comparison.PAPER_TABLES)
+    parser.add_argument("--json", type=Path, required=True, help="tables to write, JSON")
+    parser.add_argument("--csv", type=Path, required=True, help="the same as CSV")
+    parser.add_argument(
         "--overclustering-csv",
         type=Path,
         help="CSV for numbers of majority matching, which do not compare with Hungarian ones",
     )
-    arguments.add_argument("--svg", type=Path, help="of a figure: the charts, SVG")
-    options = arguments.parse_args(argv)
+    parser.add_argument("--svg", type=Path, help="of a figure: the charts, SVG")
+    options = parser.parse_args(argv)
     if bool(options.svg) != bool(options.sweep):
         raise InputError("--svg and --sweep go together; give both for a figure, else neither")
 
@@ -96,8 +96,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _add(arguments: cli.Parser, option: str, name: str, what: str) -> None:
-    arguments.add_input(
+def _add(parser: cli.Parser, option: str, name: str, what: str) -> None:
+    parser.add_input(
         option, words=1, action="append", nargs="+", default=[], metavar=(name, "FILE"), help=what
     )
 
