@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill.torch_tools.resnet import DEPTHS, build_resnet
+from workflow_scripts.maskdistill.torch_tools.resnet import BLOCKS, build_resnet
 from workflow_scripts.maskdistill.torch_tools.training_run import publish
 from workflow_scripts.maskdistill.torch_tools.weights import detectron2_names
 
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint to read")
-    parser.add_argument("--depth", type=int, choices=DEPTHS, default=50, help="of the ResNet")
+    parser.add_argument("--depth", type=int, choices=BLOCKS, default=50, help="of the ResNet")
     parser.add_argument(
         "--names", choices=("torchvision", "detectron2"), required=True, help="names to write"
     )

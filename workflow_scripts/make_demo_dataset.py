@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill.demo import scenes
+from workflow_scripts.maskdistill.demo import scenes, things
 from workflow_scripts.maskdistill.files import atomic
 
 
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     with atomic.full_disk_named(options.output.parent):
         scenes.write_voc_tree(options.output.parent, **settings)
     record = cli.record(options, "scenes")
-    description = {**settings, "classes": scenes.CLASS_NAMES, "provenance": record}
+    description = {**settings, "classes": things.CLASS_NAMES, "provenance": record}
     atomic.write_text(options.output, json.dumps(description, indent=2) + "\n")
     return 0
 

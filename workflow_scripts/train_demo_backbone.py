@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.demo import pretraining
+from workflow_scripts.maskdistill.demo.clips import draw_clips
 from workflow_scripts.maskdistill.files.atomic import atomic_path
 
 NETWORKS = {
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     recipe, pretrain = NETWORKS[options.network]
     changed = {name: getattr(options, name) for name in ("clips", "steps")}
     recipe = recipe._replace(**{k: v for k, v in changed.items() if v is not None})
-    clips = pretraining.draw_clips(
+    clips = draw_clips(
         recipe.clips,
         seed=recipe.seed,
         workers=options.threads,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.rules.conftest import REPOSITORY, Workflow, copy_repository
-from workflow_scripts.maskdistill.demo import scenes
+from workflow_scripts.maskdistill.demo import things
 from workflow_scripts.maskdistill.settings.layers import dataset_config, read_yaml
 
 DATASETS = sorted(path.stem for path in (REPOSITORY / "config" / "datasets").glob("*.yaml"))
@@ -53,7 +53,7 @@ def test_dry_run_of_a_shipped_config(tmp_path, name):
 
 def test_the_demo_names_the_generators_classes():
     dataset = read_yaml(REPOSITORY / "config" / "datasets" / "demo.yaml")["dataset"]
-    assert tuple(dataset["classes"]) == scenes.CLASS_NAMES
+    assert tuple(dataset["classes"]) == things.CLASS_NAMES
 
 
 def test_a_checkout_whose_path_has_a_space(tmp_path):

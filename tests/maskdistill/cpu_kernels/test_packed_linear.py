@@ -5,7 +5,6 @@ import timm
 import torch
 from torch import nn
 
-from workflow_scripts.maskdistill.cpu_kernels import onednn
 from workflow_scripts.maskdistill.cpu_kernels.packed_linear import PackedLinear, pack_linear_layers
 
 
@@ -70,15 +69,3 @@ def test_a_gated_mlp_computes_the_same():
     mlp = timm.layers.GluMlp(16, 32, act_layer=nn.GELU).eval().requires_grad_(False)
     inputs = torch.randn(2, 5, 16)
     torch.testing.assert_close(packed(mlp)(inputs), mlp(inputs), rtol=1e-4, atol=1e-5)
-
-
-def test_a_pytorch_without_the_operators_keeps_its_layers(model, monkeypatch):
-    def missing(*arguments):
-        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
-
-    monkeypatch.setattr(onednn, "pack", missing)
-    onednn.is_available.cache_clear()
-    try:
-        assert set(layers(packed(model))) == {nn.Linear}
-    finally:
-        onednn.is_available.cache_clear()

@@ -4,7 +4,7 @@ from PIL import Image
 
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
-from workflow_scripts.maskdistill.demo import scenes
+from workflow_scripts.maskdistill.demo import scenes, things
 from workflow_scripts.maskdistill.files import images, label_maps
 
 
@@ -41,7 +41,7 @@ def test_labels(drawn):
             assert len(np.unique(scene.classes[scene.instances == number])) == 1
         counts.append(len(numbers))
         assert 0.03 < (scene.classes > 0).mean() < 0.6
-    assert classes == set(range(1, len(scenes.CLASS_NAMES) + 1))
+    assert classes == set(range(1, len(things.CLASS_NAMES) + 1))
     assert set(counts) == {1, 2, 3}
 
 
@@ -111,7 +111,7 @@ def test_the_tree_is_read_as_pascal_voc(tmp_path):
         "adapter": "voc",
         "splits": {"train": "train", "val": "val"},
         "ground_truth": True,
-        "classes": list(scenes.CLASS_NAMES),
+        "classes": list(things.CLASS_NAMES),
     }
     assert len(datasets.list_images(dataset, tmp_path, "train")) == 3
     listed = datasets.list_images(dataset, tmp_path, "val")

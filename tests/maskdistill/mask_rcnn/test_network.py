@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from workflow_scripts.maskdistill.mask_rcnn import network
 from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
@@ -86,68 +85,3 @@ def test_detections_do_not_depend_on_the_batch(options):
         assert (a["boxes"].amax(0) <= torch.tensor([width, height] * 2)).all()
         torch.testing.assert_close(a["boxes"], b["boxes"], atol=1e-3, rtol=1e-4)
         torch.testing.assert_close(a["masks"], b["masks"], atol=1e-4, rtol=1e-4)
-
-
-def test_sampled_boxes_are_as_many_as_torchvisions():
-    generator = torch.Generator().manual_seed(0)
-    ours, theirs = network.ImageSampler(16, 0.25), BalancedPositiveNegativeSampler(16, 0.25)
-    for positive, negative in [(50, 90), (2, 90), (50, 5), (0, 40), (3, 0), (0, 0)]:
-        counts = torch.tensor([positive, negative, 30])
-        matched = torch.tensor([2, 0, -1]).repeat_interleave(counts)
-        matched = matched[torch.randperm(len(matched), generator=generator)]
-        found, expected = (sampler([matched]) for sampler in (ours, theirs))
-        for label, (a,), (b,) in zip((2, 0), found, expected, strict=True):
-            assert a.sum() == b.sum()
-            assert (matched[a.bool()] == label).all()
-
-
-def test_every_box_is_as_likely_to_be_sampled():
-    torch.manual_seed(0)
-    matched = torch.tensor([1, 0]).repeat(20)
-    drawn = [network.ImageSampler(10, 0.5)([matched]) for _ in range(1000)]
-    for index, label in ((0, 1), (1, 0)):
-        counts = sum(masks[index][0].int() for masks in drawn)[matched == label]
-        # 5 of 20 each time; six standard deviations of a count.
-        assert (counts - 250).abs().max() < 6 * (1000 * 0.25 * 0.75) ** 0.5
-
-
-def test_mask_targets_are_what_lies_within_the_box():
-    mask = torch.zeros(1, 20, 30, dtype=torch.uint8)
-    mask[:, 4:12, 10:18] = 1
-
-    boxes = torch.tensor([[10.0, 4.0, 18.0, 12.0], [10.0, 4.0, 26.0, 12.0], [2.0, 8.0, 18.0, 16.0]])
-    whole, left, corner = network._crop_masks(mask.repeat(3, 1, 1), boxes, 8)
-
-    assert whole.all()
-    assert left[:, :4].all()
-    assert not left[:, 4:].any()
-    assert corner[:4, 4:].all()
-    assert corner.sum() == 16
-
-
-def test_mask_loss_looks_at_the_true_class_only():
-    logits = torch.zeros(1, 3, 2, 2)
-    logits[:, 1] = 30.0
-    logits[:, 2] = -30.0
-    targets = torch.ones(1, 2, 2)
-
-    assert network._mask_loss(logits, targets, torch.tensor([1])) < 1e-6
-    assert network._mask_loss(logits, targets, torch.tensor([2])) == pytest.approx(30.0)
-    assert network._mask_loss(logits[:0], targets[:0], torch.tensor([], dtype=torch.int64)) == 0
-
-
-def test_pyramid_pooling_is_right_whatever_the_padding():
-    pool = network.PyramidPool(2, 224)
-    features = {
-        str(level): torch.arange(64 >> level).expand(1, 1, 64 >> level, -1).float()
-        for level in range(4)
-    }
-
-    # 132 px are padded to 256 here: stride 4 on the first level, but 132 / 64 is nearer to 2.
-    small, large = pool(
-        features, [torch.tensor([[16.0, 16.0, 32.0, 32.0], [0.0, 0.0, 128.0, 128.0]])], [(132, 256)]
-    )
-
-    # A region's middle in pixels, over the stride of its level: 4 for a small one, 8 for 128 px.
-    assert small.mean() == pytest.approx(24 / 4, abs=0.1)
-    assert large.mean() == pytest.approx(64 / 8, abs=0.1)

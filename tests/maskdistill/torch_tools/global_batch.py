@@ -10,7 +10,8 @@ import sys
 import torch
 from torch import nn
 
-from workflow_scripts.maskdistill.mask_rcnn.network import ImageSampler, build_mask_rcnn
+from workflow_scripts.maskdistill.mask_rcnn.network import build_mask_rcnn
+from workflow_scripts.maskdistill.mask_rcnn.proposals import ImageSampler
 from workflow_scripts.maskdistill.segmentation.deeplab import ImageDropout
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX, hard_pixel_loss
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings

@@ -15,7 +15,7 @@ from tests.maskdistill.torch_tools import global_batch
 from workflow_scripts import train_mask_rcnn, train_segmentation
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps, masks, shards
-from workflow_scripts.maskdistill.segmentation import learning
+from workflow_scripts.maskdistill.segmentation.labelled_images import LabelledImages
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.sampling import BatchPlan
@@ -411,7 +411,7 @@ def test_processes_do_not_change_deeplab_nor_its_linear_probe(tmp_path):
 def labelled_pixels(folder, settings):
     """Labelled pixels of every place in the plan of a training."""
     settings = SegmentationSettings.read_part(settings)
-    data = learning.LabelledImages(
+    data = LabelledImages(
         [folder / "label_maps.parquet"], folder, clusters=2, settings=settings, seed=0
     )
     steps = BatchPlan(len(data), settings.batch_size, seed=0, start=0, stop=6)

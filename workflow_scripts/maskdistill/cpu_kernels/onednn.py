@@ -1,8 +1,8 @@
 """Matrix products by oneDNN, with the right factor packed beforehand.
 
-PyTorch multiplies float32 matrices by MKL, which leaves the wider vectors of AMD's processors idle:
-there oneDNN takes less than half the time. The operators are not part of PyTorch's interface; where
-it comes without them, or computes otherwise, `is_available` says so.
+PyTorch multiplies float32 matrices by MKL, which does not use the wider vectors of AMD's
+processors: there oneDNN takes less than half the time. The operators are not part of PyTorch's
+public interface; `is_available` is false for a PyTorch that lacks them or computes something else.
 """
 
 import functools
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @functools.cache
 def is_available() -> bool:
-    """Whether this PyTorch can pack, and multiply right."""
+    """Whether this PyTorch has the operators, with correct results."""
     generator = torch.Generator().manual_seed(0)
     inputs, weight = (torch.randn(5, 16, generator=generator) for _ in range(2))
     try:
@@ -38,7 +38,7 @@ def pack(weight: Tensor) -> Tensor:
 def product(
     inputs: Tensor, packed: Tensor, bias: Tensor | None = None, *, gelu: bool = False
 ) -> Tensor:
-    """inputs · weightᵀ + bias, and the exact GELU of it, computed in passing.
+    """inputs · weightᵀ + bias, followed by the exact GELU if asked for.
 
     Args:
         inputs: … x m, float32.

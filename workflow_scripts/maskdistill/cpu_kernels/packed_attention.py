@@ -1,29 +1,30 @@
-"""Attention of many tokens on the CPU: products by oneDNN, a head a thread."""
+"""Attention of many tokens on the CPU: products by oneDNN, one head per thread."""
 
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from workflow_scripts.maskdistill.cpu_kernels import onednn
 
 # With fewer tokens, packing takes longer than the faster products save.
 MANY_TOKENS = 1024
-# Up to so large scores, powers of two stay far from the limits of float32 (2**127, 2**-126), also
-# when those of many tokens are added up.
+# Scores up to this one need no shift: powers of two, and their sums over many tokens, stay far from
+# the limits of float32 (2**127, 2**-126).
 SMALL = 100
 # Scores that a thread computes at once; they stay in the processor's caches.
 SCORES = 2**19
 
 
 class PackedAttention(TorchFunctionMode):
-    """In this context `scaled_dot_product_attention` is ours, wherever a model calls it.
+    """In this context `scaled_dot_product_attention` is `attention` of this module.
 
     Other devices, precisions, masks and few tokens are left to PyTorch.
     """
@@ -34,6 +35,18 @@ class PackedAttention(TorchFunctionMode):
         if function is F.scaled_dot_product_attention and _is_plain(*args, **kwargs):
             return attention(*args[:3])
         return function(*args, **kwargs)
+
+
+def pack_attention(model: nn.Module) -> None:
+    """Let the attention modules of a timm model compute within `PackedAttention`."""
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.forward = functools.partial(_within_packed_attention, module.forward)
+
+
+def _within_packed_attention(forward: Callable[..., Tensor], *args, **kwargs) -> Tensor:
+    with PackedAttention():
+        return forward(*args, **kwargs)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -50,7 +63,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     images, heads, tokens, size = query.shape
     result = value.new_empty(images, tokens, heads, value.shape[-1])
     rows = max(1, SCORES // key.shape[2])
-    # Powers of two take a fifth of the time of those of e.
+    # Powers of two take a fifth of the time of powers of e.
     scale = math.log2(math.e) / math.sqrt(size)
 
     @torch.inference_mode()
@@ -77,7 +90,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def _threads(count: int) -> ThreadPoolExecutor:
     """Threads whose operations use no further threads.
 
-    Between operations of a loop over so small parts, threads of OpenMP would wait for Python.
+    OpenMP's threads would mostly wait for Python between operations that are this small.
     """
     return ThreadPoolExecutor(count, "attention", initializer=_use_one_thread)
 

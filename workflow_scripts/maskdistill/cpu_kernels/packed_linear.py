@@ -23,7 +23,7 @@ class PackedLinear(nn.Linear):
         self._packed: Tensor | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The layer's output; in other precisions and on other devices as PyTorch computes it."""
+        """The layer's output; in other precisions and on other devices by PyTorch."""
         if not onednn.applies_to(inputs, self.weight):
             outputs = F.linear(inputs, self.weight, self.bias)
             return F.gelu(outputs) if self._gelu else outputs
@@ -37,12 +37,10 @@ def pack_linear_layers(model: nn.Module) -> None:
 
     In an MLP of timm the exact GELU becomes part of its first layer.
     """
-    if not onednn.is_available():
-        return
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                # In other MLPs, gated ones say, the activation sees more than that product.
+                # In other MLPs (gated ones) the input of the activation is more than that product.
                 gelu = type(module) is Mlp and name == "fc1" and _is_exact_gelu(module.act)
                 setattr(module, name, PackedLinear(child, gelu=gelu))
                 if gelu:

@@ -8,15 +8,12 @@ distribution, so neither the objects nor their classes can be found by colour.
 
 Three products are offered:
 
-* :func:`scene` -- one labelled scene, a pure function of ``(seed, split, index)``;
-* :func:`clip` -- frames of a resting camera before which things move, the unlabelled material of
-  self-supervised pretraining (:mod:`workflow_scripts.maskdistill.demo.pretraining`);
-* :func:`write_voc_tree` -- a directory in the layout of PASCAL VOC.
+* `scene` -- one labelled scene, a pure function of `(seed, split, index)`;
+* `clip` -- frames of a resting camera before which things move, the unlabelled material of
+  self-supervised pretraining (`demo.pretraining`);
+* `write_voc_tree` -- a directory in the layout of PASCAL VOC.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,29 +21,19 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from workflow_scripts.maskdistill.demo.things import (
+    SUPERSAMPLING,
+    Pose,
+    Thing,
+    draw_colour,
+    draw_pose,
+    draw_thing,
+    paint_thing,
+)
 from workflow_scripts.maskdistill.files import label_maps
 
-#: Names of the object classes; the class of ``CLASS_NAMES[i]`` has the label ``i + 1`` in a map.
-CLASS_NAMES: tuple[str, ...] = (
-    "striped_disc",
-    "chequered_square",
-    "dotted_triangle",
-    "spoked_star",
-    "ringed_hexagon",
-    "hatched_cross",
-)
-
-#: Splits of a generated data set; the position of a name enters the random seed of its scenes.
+# Splits of a generated data set; the position of a name enters the random seed of its scenes.
 SPLITS: tuple[str, ...] = ("train", "val")
-
-#: Factor by which things and strokes are drawn larger before they are averaged down.
-SUPERSAMPLING = 2
-
-#: Least difference in luminance (0 to 255) between the two colours of a thing.
-LEAST_CONTRAST = 70.0
-
-#: Weights of red, green and blue in luminance (ITU-R BT.601).
-LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 @dataclass(frozen=True)
@@ -54,11 +41,11 @@ class Scene:
     """A drawn scene with its ground truth.
 
     Attributes:
-        image: ``uint8`` array of shape ``(height, width, 3)``, RGB.
-        instances: ``uint8`` array of shape ``(height, width)``; 0 is background, ``n`` the n-th
+        image: `uint8` array of shape `(height, width, 3)`, RGB.
+        instances: `uint8` array of shape `(height, width)`; 0 is background, `n` the n-th
             thing.
-        classes: ``uint8`` array of shape ``(height, width)``; 0 is background, ``c`` the class
-            ``CLASS_NAMES[c - 1]``.
+        classes: `uint8` array of shape `(height, width)`; 0 is background, `c` the class
+            `CLASS_NAMES[c - 1]`.
     """
 
     image: np.ndarray
@@ -66,145 +53,11 @@ class Scene:
     classes: np.ndarray
 
 
-@dataclass(frozen=True)
-class Thing:
-    """What stays the same about an individual wherever it is seen.
-
-    Attributes:
-        kind: Position of its class in :data:`CLASS_NAMES`.
-        colours: ``float64`` array of shape ``(2, 3)``, the two colours of its pattern in RGB from 0
-            to 255.
-    """
-
-    kind: int
-    colours: np.ndarray
-
-
-@dataclass(frozen=True)
-class Pose:
-    """How a thing is seen in one frame.
-
-    Attributes:
-        centre: Position ``(x, y)`` of its centre in pixels.
-        radius: Half its extent in pixels.
-        to_local: ``float64`` array of shape ``(2, 2)``, the turn, stretch and shear that take an
-            offset from the centre (in units of ``radius``) to the thing's own coordinates.
-        wobble: Amplitude (relative), frequency (lobes a turn) and phase (radians) of the wave on
-            its outline.
-        phase: Shift of its pattern, in periods from 0 to 1.
-    """
-
-    centre: tuple[float, float]
-    radius: float
-    to_local: np.ndarray
-    wobble: tuple[float, int, float]
-    phase: float
-
-
-def _polygon(u: np.ndarray, v: np.ndarray, sides: int) -> np.ndarray:
-    """Distance from the centre in units of a regular polygon's inner radius: ``(h, w)`` floats."""
-    angles = 2 * np.pi * np.arange(sides) / sides
-    return np.max([np.cos(a) * u + np.sin(a) * v for a in angles], axis=0)
-
-
-def _disc(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.hypot(u, v) < 0.97
-
-
-def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(u), np.abs(v)) < 0.85
-
-
-def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return _polygon(u, v, 3) < 0.62
-
-
-def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    lobes, inner, outer = 5, 0.52, 1.15
-    # 0 in the middle of a valley and 1 at a tip, linear in the angle between them.
-    tip = np.abs((np.arctan2(v, u) * lobes / (2 * np.pi)) % 1.0 - 0.5) * 2
-    return np.hypot(u, v) < inner + (outer - inner) * tip
-
-
-def _hexagon(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return _polygon(u, v, 6) < 0.9
-
-
-def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    across, along = np.minimum(np.abs(u), np.abs(v)), np.maximum(np.abs(u), np.abs(v))
-    return (across < 0.42) & (along < 1.0)
-
-
-def _stripes(u: np.ndarray, v: np.ndarray, phase: float) -> np.ndarray:
-    return (u / 0.5 + phase) % 1.0 < 0.5
-
-
-def _chequers(u: np.ndarray, v: np.ndarray, phase: float) -> np.ndarray:
-    return ((u / 0.7 + phase) % 1.0 < 0.5) ^ ((v / 0.7 + phase) % 1.0 < 0.5)
-
-
-def _dots(u: np.ndarray, v: np.ndarray, phase: float) -> np.ndarray:
-    return np.hypot((u / 0.38 + phase) % 1.0 - 0.5, (v / 0.38 + phase) % 1.0 - 0.5) < 0.32
-
-
-def _spokes(u: np.ndarray, v: np.ndarray, phase: float) -> np.ndarray:
-    return (np.arctan2(v, u) * 10 / (2 * np.pi) + phase) % 1.0 < 0.5
-
-
-def _rings(u: np.ndarray, v: np.ndarray, phase: float) -> np.ndarray:
-    return (_polygon(u, v, 6) / 0.42 + phase) % 1.0 < 0.5
-
-
-def _hatching(u: np.ndarray, v: np.ndarray, phase: float) -> np.ndarray:
-    return (((u + v) / 0.46 + phase) % 1.0 < 0.3) | (((u - v) / 0.46 + phase) % 1.0 < 0.3)
-
-
-Outline = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Pattern = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
-
-#: Outline and pattern of each class, in the order of :data:`CLASS_NAMES`. Both are functions of a
-#: thing's own coordinates, in which it is about 2 across; an outline is true inside the thing, a
-#: pattern true where the first of its two colours shows.
-FORMS: tuple[tuple[Outline, Pattern], ...] = (
-    (_disc, _stripes),
-    (_square, _chequers),
-    (_triangle, _dots),
-    (_star, _spokes),
-    (_hexagon, _rings),
-    (_cross, _hatching),
-)
-
-
-def _colour(rng: np.random.Generator) -> np.ndarray:
-    """One colour of the world, RGB from 0 to 255: ``float64`` of shape ``(3,)``."""
-    return rng.uniform(25.0, 230.0, size=3)
-
-
-def _thing(rng: np.random.Generator) -> Thing:
-    """Draw an individual: its class and two colours that can be told apart."""
-    first = _colour(rng)
-    second = _colour(rng)
-    while abs((first - second) @ LUMINANCE) < LEAST_CONTRAST:
-        second = _colour(rng)
-    return Thing(kind=int(rng.integers(len(FORMS))), colours=np.stack([first, second]))
-
-
-def _pose(rng: np.random.Generator, centre: tuple[float, float], radius: float) -> Pose:
-    """Draw how a thing is seen from a given place: turn, mild deformation and pattern shift."""
-    angle = rng.uniform(0.0, 2 * np.pi)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    stretch = np.exp(rng.uniform(-0.12, 0.12))
-    shear = rng.uniform(-0.12, 0.12)
-    deform = np.array([[stretch, shear], [0.0, 1.0 / stretch]])
-    wobble = (rng.uniform(0.0, 0.05), int(rng.integers(2, 5)), rng.uniform(0.0, 2 * np.pi))
-    return Pose(centre, radius, deform @ turn, wobble, rng.uniform())
-
-
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Draw a cluttered background: soft fields of colour at three scales under loose strokes.
 
     Returns:
-        ``uint8`` array of shape ``(height, width, 3)``, RGB, at the supersampled size it is asked
+        `uint8` array of shape `(height, width, 3)`, RGB, at the supersampled size it is asked
         for.
     """
     canvas = np.zeros((height, width, 3), dtype=np.float32)
@@ -219,7 +72,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     pen = ImageDraw.Draw(picture)
     for _ in range(int(rng.integers(35, 70))):
         x, y = rng.uniform(0, width), rng.uniform(0, height)
-        ink = tuple(int(c) for c in _colour(rng))
+        ink = tuple(int(c) for c in draw_colour(rng))
         length, angle = rng.uniform(6, 34), rng.uniform(0, np.pi)
         dx, dy = length * np.cos(angle), length * np.sin(angle)
         shape = rng.integers(4)
@@ -236,38 +89,6 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
             start = np.degrees(angle)
             pen.arc(bow, start, start + 150, fill=ink, width=int(rng.integers(2, 5)))
     return np.array(picture)
-
-
-def _draw_thing(canvas: np.ndarray, owner: np.ndarray, number: int, thing: Thing, pose: Pose):
-    """Paint a thing over the canvas, in place, and enter its number in the map of owners.
-
-    Args:
-        canvas: ``uint8`` array of shape ``(height, width, 3)`` at the supersampled size.
-        owner: ``uint8`` array of shape ``(height, width)`` of thing numbers, same size.
-        number: The thing's number in the scene, from 1.
-        thing: The individual to paint.
-        pose: Where and how it is seen, in pixels of the finished (not supersampled) image.
-    """
-    height, width = owner.shape
-    x, y = (SUPERSAMPLING * c for c in pose.centre)
-    radius = SUPERSAMPLING * pose.radius
-    reach = 1.5 * radius
-    left, right = max(int(x - reach), 0), min(int(x + reach) + 1, width)
-    top, bottom = max(int(y - reach), 0), min(int(y + reach) + 1, height)
-    if left >= right or top >= bottom:
-        return
-    dx = ((np.arange(left, right) + 0.5 - x) / radius)[None, :].astype(np.float32)
-    dy = ((np.arange(top, bottom) + 0.5 - y) / radius)[:, None].astype(np.float32)
-    m = pose.to_local.astype(np.float32)
-    u, v = m[0, 0] * dx + m[0, 1] * dy, m[1, 0] * dx + m[1, 1] * dy
-
-    outline, pattern = FORMS[thing.kind]
-    amplitude, lobes, phase = pose.wobble
-    swell = 1.0 + amplitude * np.sin(lobes * np.arctan2(v, u) + phase)
-    inside = outline(u * swell, v * swell)
-    paint = np.where(pattern(u, v, pose.phase)[..., None], *thing.colours)
-    canvas[top:bottom, left:right][inside] = paint[inside].astype(np.uint8)
-    owner[top:bottom, left:right][inside] = number
 
 
 class _Light(NamedTuple):
@@ -296,14 +117,14 @@ def _photograph(
         cast: Things with their poses; later ones hide earlier ones.
 
     Returns:
-        The image, ``uint8`` of shape ``(height, width, 3)``, and the map of thing numbers (from 1;
-        0 is background), ``uint8`` of shape ``(height, width)``.
+        The image, `uint8` of shape `(height, width, 3)`, and the map of thing numbers (from 1;
+        0 is background), `uint8` of shape `(height, width)`.
     """
     s = SUPERSAMPLING
     canvas = background.copy()
     owner = np.zeros(canvas.shape[:2], dtype=np.uint8)
     for number, (thing, pose) in enumerate(cast, start=1):
-        _draw_thing(canvas, owner, number, thing, pose)
+        paint_thing(canvas, owner, number, thing, pose)
     image = np.asarray(Image.fromarray(canvas).reduce(s), dtype=np.float32)
     height, width = image.shape[:2]
     shading = (
@@ -320,7 +141,7 @@ def _places(rng: np.random.Generator, height: int, width: int, radii: np.ndarray
     """Choose centres that mostly keep things apart and inside the image.
 
     Returns:
-        ``float64`` array of shape ``(len(radii), 2)`` of positions ``(x, y)`` in pixels.
+        `float64` array of shape `(len(radii), 2)` of positions `(x, y)` in pixels.
     """
     best, best_gap = None, -np.inf
     for _ in range(30):
@@ -344,7 +165,7 @@ def scene(seed: int, split: str, index: int) -> Scene:
 
     Args:
         seed: Seed of the data set, at least 0.
-        split: ``"train"`` or ``"val"``.
+        split: `"train"` or `"val"`.
         index: Number of the scene in its split, from 0.
 
     Returns:
@@ -361,7 +182,7 @@ def scene(seed: int, split: str, index: int) -> Scene:
     radii = rng.uniform(18.0, 31.0 if count < 3 else 26.0, size=count)
     centres = _places(rng, height, width, radii)
     cast = [
-        (_thing(rng), _pose(rng, tuple(centre), radius))
+        (draw_thing(rng), draw_pose(rng, tuple(centre), radius))
         for centre, radius in zip(centres, radii, strict=True)
     ]
     background = _background(rng, SUPERSAMPLING * height, SUPERSAMPLING * width)
@@ -382,14 +203,14 @@ def clip(rng: np.random.Generator, *, size: int = 112, frames: int = 7) -> np.nd
         frames: Number of frames.
 
     Returns:
-        ``uint8`` array of shape ``(frames, size, size, 3)``, RGB.
+        `uint8` array of shape `(frames, size, size, 3)`, RGB.
 
     Raises:
         ValueError: If the frames are too small (below 80 pixels) to hold a thing.
     """
     if size < 80:
         raise ValueError(f"frames of {size} pixels cannot hold a thing; use at least 80")
-    things = [_thing(rng) for _ in range(2 if rng.uniform() < 0.25 else 1)]
+    things = [draw_thing(rng) for _ in range(2 if rng.uniform() < 0.25 else 1)]
     background = _background(rng, SUPERSAMPLING * size, SUPERSAMPLING * size)
     light = _light(rng)
     result = np.empty((frames, size, size, 3), dtype=np.uint8)
@@ -397,7 +218,7 @@ def clip(rng: np.random.Generator, *, size: int = 112, frames: int = 7) -> np.nd
         radii = rng.uniform(17.0, 30.0 if len(things) == 1 else 24.0, size=len(things))
         places = _places(rng, size, size, radii)
         cast = [
-            (thing, _pose(rng, tuple(place), radius))
+            (thing, draw_pose(rng, tuple(place), radius))
             for thing, place, radius in zip(things, places, radii, strict=True)
         ]
         frame[:], _ = _photograph(rng, background, light, cast)
@@ -407,15 +228,15 @@ def clip(rng: np.random.Generator, *, size: int = 112, frames: int = 7) -> np.nd
 def write_voc_tree(root: Path | str, train: int, val: int, seed: int) -> None:
     """Write scenes as a PASCAL VOC data set.
 
-    The tree holds ``JPEGImages/NAME.jpg``, ``SegmentationClass/NAME.png`` and
-    ``SegmentationObject/NAME.png`` (palette images) and ``ImageSets/Segmentation/SPLIT.txt``. Names
-    are a split and a number, such as ``train_00012``.
+    The tree holds `JPEGImages/NAME.jpg`, `SegmentationClass/NAME.png` and
+    `SegmentationObject/NAME.png` (palette images) and `ImageSets/Segmentation/SPLIT.txt`. Names
+    are a split and a number, such as `train_00012`.
 
     Args:
         root: Directory to write into; made if missing, and files of the same names replaced.
-        train: Number of scenes in the split ``train``.
-        val: Number of scenes in the split ``val``.
-        seed: Seed of the data set; see :func:`scene`.
+        train: Number of scenes in the split `train`.
+        val: Number of scenes in the split `val`.
+        seed: Seed of the data set; see `scene`.
 
     Raises:
         ValueError: If a number of scenes or the seed is negative.

@@ -5,8 +5,8 @@ N x N matrix A_I = 1/H Σ_h k_I(h) · k_I(h)ᵀ = K · Kᵀ / H are products wit
 matrix never needs to exist: A_I[s, :] = K · k_s / H, and Σ_{i ∈ P'} A_I[i, :] = K · (Σ_{i ∈ P'}
 k_i) / H. Cost and memory are linear in the number of patches N.
 
-Keys are NumPy's, or torch's where they were computed on a card and stay there: what is written here
-means the same in both, and torch is imported only for its own.
+Keys are arrays of NumPy, or tensors of torch on the GPU that computed them. The functions here work
+on both, and do not import torch themselves.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def object_masks(
 
     Returns:
         Between one and `settings.per_image` masks, which do not overlap; an empty one ends the
-        search. Of keys on a card, only the grids, the sources and the numbers of proposals leave
+        search. Of keys on a GPU, only the grids, the sources and the numbers of proposals leave
         it.
 
     Raises:

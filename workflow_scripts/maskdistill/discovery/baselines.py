@@ -1,6 +1,6 @@
 """Object masks of the baselines in the paper's Table 3, from the features of `extract_features`.
 
-Both find one mask an image, on the patch grid, and both end in `affinity.ObjectMask`.
+Both find one mask per image on the patch grid and return an `affinity.ObjectMask`.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def dino_seg(
     attention = patch_attention(cls_affinity, keys.shape[1] // len(cls_affinity)).sum(axis=0)
     order = np.argsort(attention, kind="stable")
     kept = np.cumsum(attention[order]) > (1 - mass) * attention.sum()
-    kept[-1] = True  # the patch with most attention, whatever rounding says
+    kept[-1] = True  # always the patch with most attention, despite rounding
     mask = np.zeros(len(attention), dtype=bool)
     mask[order[kept]] = True
     source = divmod(int(attention.argmax()), grid[1])
@@ -39,10 +39,10 @@ def dino_seg(
 
 
 def patch_attention(cls_affinity: np.ndarray, head_size: int) -> np.ndarray:
-    """What each head's [CLS] pays to the patches, as shares of 1; heads x N, float64.
+    """The attention of [CLS] to the patches in each head, as shares of 1; heads x N, float64.
 
     The softmax of q_CLS · k / sqrt(head size) over [CLS] and the patches, divided by the patches'
-    part of it: what [CLS] pays to itself cancels, so that it need not be known.
+    part of it: the attention of [CLS] to itself cancels, so that it is not needed.
     """
     logits = cls_affinity.astype(np.float64) / np.sqrt(head_size)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -8,8 +8,8 @@ import numpy as np
 
 from workflow_scripts.maskdistill.errors import InputError
 
-# Points a cluster that starts are tried on, as many as FAISS itself would take by default; the best
-# start is then carried on with all points.
+# Points per cluster that the starts are tried on, FAISS's own default; the best start is then
+# continued with all points.
 START_POINTS = 256
 # Up to so many clusters the products are too narrow for a BLAS to use several threads well.
 FEW_CLUSTERS = 32

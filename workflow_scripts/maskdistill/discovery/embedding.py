@@ -3,12 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from workflow_scripts.maskdistill.discovery.vit import (
-    Backbone,
-    Network,
-    build_network,
-    is_vision_transformer,
-)
+from workflow_scripts.maskdistill.discovery.timm_models import Network, build_network
+from workflow_scripts.maskdistill.discovery.vit import Backbone, is_vision_transformer
 from workflow_scripts.maskdistill.files import images, masks
 from workflow_scripts.maskdistill.settings.sections.embedding import EmbeddingSettings
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
@@ -18,8 +14,7 @@ def build_embedder(embedding: EmbeddingSettings, features: FeatureSettings) -> N
     """The network that embeds masked objects: the features' own backbone, unless one is named.
 
     Args:
-        embedding: `backbone` may name a transformer or a convolutional
-            network of timm.
+        embedding: `backbone` may name a transformer or a convolutional network of timm.
         features: used where `embedding` names no backbone.
 
     Raises:

@@ -41,7 +41,7 @@ def feature_rows(
 ) -> Iterator[dict]:
     """The rows of the features stage.
 
-    On a card the next batch is under way while the rows of one are used.
+    On a GPU the next batch is computed while the rows of one are used.
 
     Args:
         listed: usable images of a manifest.
@@ -85,11 +85,11 @@ def feature_rows(
 def _launch(
     backbone: Backbone, batch: Sequence[tuple[Mapping, np.ndarray]], *, fetch: bool
 ) -> Callable[[], Iterator[dict]]:
-    """Begin to compute features of images of one shape; what is returned gives the rows."""
+    """Begin to compute features of images of one shape; the returned function gives the rows."""
     pixels = backbone.prepare([image for _, image in batch])
     grid_height, grid_width = (n // backbone.patch_size for n in pixels.shape[2:])
     affinities, keys = backbone.last_block_features(pixels)
-    # Halves are half as much to copy.
+    # Half precision halves the bytes that are copied.
     features = (affinities, keys.half())
     collect = begin_copy(features) if fetch else lambda: features
 

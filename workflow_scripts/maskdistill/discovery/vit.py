@@ -1,9 +1,8 @@
-"""Self-supervised vision transformers of timm: last-block queries and keys, and [CLS]."""
+"""Self-supervised vision transformers of timm: queries and keys of the last block, and [CLS]."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
@@ -11,149 +10,21 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from workflow_scripts.maskdistill.cpu_kernels.packed_attention import PackedAttention
-from workflow_scripts.maskdistill.cpu_kernels.packed_linear import pack_linear_layers
+from workflow_scripts.maskdistill.cpu_kernels import accelerate
+from workflow_scripts.maskdistill.discovery.timm_models import Network, build_network, create_model
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files.images import padded_size
-from workflow_scripts.maskdistill.torch_tools.weights import (
-    load_strictly,
-    read_state_dict,
-    weights_digest,
-)
-
-# Heads of published checkpoints, which the backbone does without.
-_HEADS = ("head.", "fc.", "fc_norm.", "mask_token")
-
-
-class Network(nn.Module):
-    """A frozen timm model and the images that it takes.
-
-    Args:
-        model: the timm model.
-        multiple: sides of its input are multiples of this many pixels.
-        weights: file that its weights are from; None where they are from timm's hub.
-
-    Attributes:
-        weights_digest: see `weights.weights_digest`.
-    """
-
-    def __init__(
-        self, model: nn.Module, multiple: int, *, weights: str | os.PathLike | None = None
-    ) -> None:
-        super().__init__()
-        self.weights_digest = weights_digest(weights, model)
-        self.model = model.eval().requires_grad_(False)
-        self._multiple = multiple
-        data = timm.data.resolve_data_config(model=model)
-        for statistic in ("mean", "std"):
-            values = torch.tensor(data[statistic]).view(1, 3, 1, 1)
-            self.register_buffer(statistic, values, persistent=False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.mean.device
-
-    def prepare(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Normalise images of one size and pad them, on the right and bottom, to whole patches.
-
-        Args:
-            images: H x W x 3, uint8, all of one size.
-
-        Returns:
-            B x 3 x H' x W' float32 on the network's device; the padding is zero, which is the
-            mean colour.
-        """
-        batch = torch.from_numpy(np.stack(images))
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()  # or the copy would wait for all that was launched before
-        batch = batch.to(self.device, non_blocking=True)
-        batch = (batch.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        height, width = batch.shape[2:]
-        padded_height, padded_width = padded_size((height, width), self._multiple)
-        return F.pad(batch, (0, padded_width - width, 0, padded_height - height))
-
-    def remove_background(self, batch: Tensor, visible: Tensor) -> Tensor:
-        """Set everything outside of the masks to zero, the mean colour.
-
-        Args:
-            batch: of `prepare`.
-            visible: B x H x W bool, of the images' size before padding.
-        """
-        height, width = batch.shape[2:]
-        padding = (0, width - visible.shape[2], 0, height - visible.shape[1])
-        return batch * F.pad(visible.to(batch), padding)[:, None]
-
-    @torch.inference_mode()
-    def embed(self, batch: Tensor) -> Tensor:
-        """What a classifier would see, B x embedding size, float32.
-
-        Of a transformer that is [CLS] after the final normalisation, of a convolutional network the
-        average of the last feature map.
-
-        Raises:
-            InputError: an architecture that takes images of one size only.
-        """
-        try:
-            with PackedAttention():
-                return self.model(batch)
-        except AssertionError as error:  # timm's, of what it was not built for
-            height, width = batch.shape[2:]
-            raise InputError(
-                f"embedding.backbone: {type(self.model).__name__} takes no images of {height} x "
-                f"{width} px ({error}); set embedding.input: box_crop and embedding.crop_side to "
-                "its side, or choose a vision transformer or a convolutional network"
-            ) from error
-
-
-def build_network(
-    name: str,
-    *,
-    options: Mapping | None = None,
-    weights: str | os.PathLike | None = None,
-    setting: str = "features",
-    **arguments,
-) -> nn.Module:
-    """Build a timm model without its classifier.
-
-    Args:
-        name: timm's name of the model.
-        options: further arguments of `timm.create_model` (`patch_size`, `embed_dim`, …).
-        weights: local checkpoint, DINO's .pth or timm's .safetensors; None takes timm's own from
-            its hub.
-        setting: section of the config that is to blame, for messages.
-        arguments: further arguments of `timm.create_model` that are ours, not the user's.
-
-    Raises:
-        InputError: unknown name, weights that cannot be had or that do not fit.
-    """
-    model = _create(name, options or {}, setting, pretrained=weights is None, **arguments)
-    if weights is not None:
-        load_strictly(model, read_state_dict(weights), source=weights, ignore=_HEADS)
-    return model
 
 
 def is_vision_transformer(
     name: str, *, options: Mapping | None = None, setting: str = "features"
 ) -> bool:
-    """Whether timm builds what `Backbone` takes under that name; arguments as `build_network`.
+    """Whether `Backbone` can be built from that model; arguments as of `build_network`.
 
     No weights are read.
     """
-    with torch.device("meta"):  # the class tells, not the numbers
-        model = _create(name, options or {}, setting, pretrained=False)
+    with torch.device("meta"):  # only the class is needed, not the weights
+        model = create_model(name, options or {}, setting, pretrained=False)
     return isinstance(model, VisionTransformer | Eva)
-
-
-def _create(name: str, options: Mapping, setting: str, **arguments) -> nn.Module:
-    try:
-        return timm.create_model(name, num_classes=0, **arguments, **options)
-    except Exception as error:  # timm, its hub and the architectures raise all kinds
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{setting}.backbone {name!r} cannot be built: {reason}; choose a model of timm and, "
-            f"without network, point {setting}.weights to a local checkpoint"
-        ) from error
 
 
 class Backbone(Network):
@@ -192,11 +63,11 @@ class Backbone(Network):
         self.patch_size: int = model.patch_embed.patch_size[0]
         self.precision = getattr(torch, precision)
         super().__init__(model, multiple=self.patch_size, weights=weights)
-        pack_linear_layers(self.model)
+        accelerate(self.model)
 
     @torch.inference_mode()
     def last_block_features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """What Eq. 1 and 2 need of the last attention block, and nothing else of it.
+        """The part of the last attention block that Eq. 1 and 2 need.
 
         Args:
             batch: of `prepare`.
@@ -208,7 +79,7 @@ class Backbone(Network):
         """
         half = self.precision != torch.float32
         autocast = torch.autocast(batch.device.type, dtype=self.precision, enabled=half)
-        with autocast, PackedAttention():
+        with autocast:
             tokens, rope = self._tokens_before_last_block(batch)
             block = self.model.blocks[-1]
             tokens = block.norm1(tokens)

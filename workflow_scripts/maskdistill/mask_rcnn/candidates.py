@@ -30,8 +30,8 @@ def candidate_rows(
         workers: threads that decode.
 
     Yields:
-        Rows of the schema `candidates`: those of an image together, by falling score; an image
-        without a candidate has one row in which candidate_id, cluster and score are null.
+        Rows of the schema `candidates`. Those of one image follow each other, by falling score; an
+        image without a candidate has one row in which candidate_id, cluster and score are null.
 
     Raises:
         InputError: an image can no longer be read.

@@ -54,7 +54,7 @@ def fit(
             "processes gives another result",
             flush=True,
         )
-    # Detectron2 trusts the file; ours is checked, with a message that names the remedy.
+    # Detectron2 does not check the file; our reader does, and its messages name the remedy.
     clusters = PseudoLabels(
         pseudo_labels,
         root,
@@ -79,6 +79,7 @@ def fit(
             work_dir=work_dir,
             model=model,
             history=history,
+            record=record,
             runtime=runtime,
             observe=events.write,
         )
@@ -100,7 +101,7 @@ class _Events:
 
     def write(self, directory: Path, step: int, values: Mapping[str, float]) -> None:
         if self._writer is None:
-            # What a killed run wrote after its last checkpoint is not to be shown.
+            # Hides what an interrupted run wrote after its last checkpoint.
             self._writer = SummaryWriter(str(directory), purge_step=step)
         for name, value in {**values, **self._network.statistics}.items():
             if name != "step":

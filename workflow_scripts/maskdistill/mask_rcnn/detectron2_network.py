@@ -28,12 +28,14 @@ from detectron2.modeling.roi_heads import (
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock as TorchvisionBasicBlock
 
-from workflow_scripts.maskdistill.mask_rcnn.network import ASPECT_RATIOS, C4_STRIDE, NORM_LAYERS
+from workflow_scripts.maskdistill.mask_rcnn.heads import C4_STRIDE
+from workflow_scripts.maskdistill.mask_rcnn.network import ASPECT_RATIOS, NORM_LAYERS
 from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
-from workflow_scripts.maskdistill.torch_tools.resnet import MEAN, STD, build_resnet
+from workflow_scripts.maskdistill.torch_tools.resnet import BLOCKS, MEAN, STD, build_resnet
 from workflow_scripts.maskdistill.torch_tools.weights import detectron2_names, load_strictly
 
 # Detectron2's names of the losses → those of torchvision, in every engine's history.
@@ -44,13 +46,12 @@ _LOSSES = {
     "loss_rpn_cls": "loss_objectness",
     "loss_rpn_loc": "loss_rpn_box_reg",
 }
-_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
 
 class Detectron2MaskRCNN(GeneralizedRCNN):
     """Detectron2's model behind the interface of `network.MaskRCNN`."""
 
-    statistics: dict[str, float]  # what the model itself reports of the last training step
+    statistics: dict[str, float]  # that the model reports for the last training step
 
     def forward(
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -63,7 +64,7 @@ class Detectron2MaskRCNN(GeneralizedRCNN):
         if not self.training:
             return [_detections(found) for found in self.inference(inputs, do_postprocess=False)]
         if rank := distributed.rank():
-            # `seed_step` is the same in all processes, which must not draw the same numbers here.
+            # `seed_step` gives all processes the same seed; here they must draw different numbers.
             torch.manual_seed(torch.initial_seed() + rank)
         for given, target in zip(inputs, targets, strict=True):
             given["instances"] = _instances(target, given["image"].shape[-2:])
@@ -150,14 +151,15 @@ def _build_trunk(settings: MaskRCNNSettings) -> ResNet:
     """The whole ResNet, of which the model's backbone and heads share the stages."""
     norm = _norm(settings)
     stages, channels = [], 64
-    for index, blocks in enumerate(_BLOCKS[settings.depth]):
+    torchvision_block, numbers = BLOCKS[settings.depth]
+    for index, blocks in enumerate(numbers):
         options = {"norm": norm, "stride_per_block": [1 if index == 0 else 2] + [1] * (blocks - 1)}
         width = 64 * 2**index
-        if settings.depth < 50:
+        if torchvision_block is TorchvisionBasicBlock:
             kind, output = BasicBlock, width
         else:
             kind, output = BottleneckBlock, 4 * width
-            # In torchvision's and MoCo's ResNet-50 the 3 x 3 convolution takes the stride.
+            # In torchvision's and MoCo's bottlenecks the 3 x 3 convolution takes the stride.
             options |= {"bottleneck_channels": width, "stride_in_1x1": False}
         stages.append(
             ResNet.make_stage(kind, blocks, in_channels=channels, out_channels=output, **options)

@@ -1,6 +1,6 @@
 """The interface that every Mask R-CNN implementation fulfils, and their registry by name.
 
-An engine's module is imported when it is chosen, so that nobody needs the libraries of the others.
+An engine is imported when it is chosen, so that the libraries of the others are not needed.
 """
 
 import importlib
@@ -38,9 +38,9 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a training runs; none of it changes the result.
+    """Where and how a training runs; it does not change the result.
 
-    Nor does the number of torchrun's processes, except for the engine Detectron2.
+    The number of torchrun's processes changes the result of the engine Detectron2 only.
     """
 
     device: torch.device
@@ -99,7 +99,7 @@ class Engine(Protocol):
         """Make a predictor of the content of a model file that `fit` wrote.
 
         Raises:
-            InputError: the content is of another version; whoever knows the file names it.
+            InputError: the content is of another version; the caller adds the name of the file.
         """
         ...
 

@@ -89,7 +89,7 @@ def _candidates(
 ) -> list[Candidate]:
     """Detections on the resized image to candidates on the image itself, without empty masks."""
     candidates = []
-    # A stable sort: what comes first on a tie must not depend on the batch.
+    # A stable sort, so that the order of equal scores does not depend on the batch.
     order = torch.argsort(found["scores"], descending=True, stable=True).tolist()
     boxes = (found["boxes"] * scale).tolist()
     for index in order:

@@ -18,7 +18,7 @@ from workflow_scripts.maskdistill.files import images, masks
 from workflow_scripts.maskdistill.files.json_io import read_entries
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 
-# Columns are a quarter of what dictionaries are, and processes that load data share them.
+# Columns take a quarter of the memory of dictionaries, and loading processes share them.
 _IMAGES = pa.schema(
     {"id": pa.int64(), "file_name": pa.string(), "height": pa.int32(), "width": pa.int32()}
 )
@@ -42,7 +42,7 @@ class Example(NamedTuple):
 
 
 class PseudoLabels(Dataset):
-    """The annotated images of a COCO dataset file; an item is made for a place in the plan.
+    """The annotated images of a COCO dataset file; an item is made for a `Sample`.
 
     Args:
         path: COCO dataset file with category ids 1..C and masks as compressed RLE.
@@ -75,12 +75,11 @@ class PseudoLabels(Dataset):
             ids = images["id"].to_numpy()
             sizes = np.stack([images[side].to_numpy() for side in ("height", "width")], axis=1)
             rows = (self._annotation_row(entry, ids, sizes) for entry in entries("annotations"))
-            # Of one image they stay in the order of the file.
+            # Annotations of one image keep the order of the file.
             self._annotations = _table(rows, _ANNOTATIONS).sort_by("image_id").combine_chunks()
         except (KeyError, TypeError, pa.ArrowInvalid) as error:
             raise InputError(f"{path}: not a COCO dataset file (at {error})") from error
-        # Images without an object teach nothing and are left out; the order is that of the ids,
-        # whatever the order in the file.
+        # Images without an object are left out; the others are sorted by id.
         annotated, self._starts = np.unique(
             self._annotations["image_id"].to_numpy(), return_index=True
         )
@@ -168,7 +167,7 @@ def _image_row(record: dict) -> dict:
 
 
 def _table(rows: Iterator[dict], schema: pa.Schema) -> pa.Table:
-    """Some rows at a time become columns."""
+    """Convert rows to columns, a few thousand at a time."""
     batches = []
     while part := list(itertools.islice(rows, 4096)):
         batches.append(pa.RecordBatch.from_pylist(part, schema))

@@ -1,4 +1,4 @@
-"""From scored candidates to one label map an image."""
+"""From scored candidates to one label map per image."""
 
 from collections.abc import Mapping, Sequence
 

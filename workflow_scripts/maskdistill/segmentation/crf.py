@@ -14,7 +14,7 @@ import pydensecrf.densecrf
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.streaming import map_ahead
 
-# Probabilities below count as this, so that their logarithm stays finite.
+# Smaller probabilities are raised to this one, so that their logarithm is finite.
 _FLOOR = 1e-5
 
 
@@ -36,7 +36,7 @@ def refine(probabilities: np.ndarray, image: np.ndarray, settings: CRFSettings) 
         raise ValueError(
             f"image {image.dtype} {image.shape} does not fit probabilities {probabilities.shape}"
         )
-    # The cost grows with the number of labels, and of many most are nowhere in an image.
+    # The cost grows with the number of labels, most of which do not occur in a given image.
     kept = probabilities.max(axis=(1, 2)) >= settings.min_probability
     kept[np.unique(probabilities.argmax(axis=0))] = True
     labels = np.flatnonzero(kept)
@@ -76,8 +76,7 @@ class Workers:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (image_id, label map) for items of (image_id, probabilities, image), in order.
 
-        Probabilities of one image a process and one more are held at a time, however many
-        classes there are.
+        At any time, the probabilities of one image per process and of one more are in memory.
         """
         refined = functools.partial(_refined_item, self._settings)
         yield from map_ahead(self._pool, refined, items, ahead=self._count)
@@ -106,7 +105,7 @@ def start_workers(count: int, settings: CRFSettings) -> Iterator[Workers]:
 
 
 def _end_with_parent() -> None:
-    """Processes whose parent was killed would wait for work for ever."""
+    """End this process with its parent; otherwise it would wait for work forever."""
 
     def wait() -> None:
         multiprocessing.parent_process().join()

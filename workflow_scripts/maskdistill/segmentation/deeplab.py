@@ -28,7 +28,7 @@ ARCHITECTURE = (
 
 
 class DeepLab(nn.Module):
-    """A ResNet trunk, atrous spatial pyramid pooling, and one output a class.
+    """A ResNet trunk, atrous spatial pyramid pooling, and one output per class.
 
     Args:
         trunk: ResNet without classifier.
@@ -86,7 +86,7 @@ class DeepLab(nn.Module):
 
 
 class ImageDropout(nn.Dropout):
-    """Dropout that draws the same for an image wherever the image is computed.
+    """Dropout that draws the same numbers for an image on every device and process.
 
     It depends on the image's place in the global batch, and not on how many processes share the
     batch, see `sampling.image_generators`. The numbers are drawn on the CPU, which is done while a
@@ -105,7 +105,7 @@ class ImageDropout(nn.Dropout):
             # The cheapest random numbers that NumPy has: 64 bits make four of them.
             bits = generator.bit_generator.random_raw(-(-image.numel() // 4)).view(np.uint16)
             np.less(bits[: image.numel()].reshape(image.shape), threshold, out=image.numpy())
-        # In the order of channels-last features, whatever the order of x.
+        # In the memory order of channels-last features.
         factors = kept.to(x.device, non_blocking=True).permute(0, 3, 1, 2).to(x.dtype)
         return x * factors.mul_(2**16 / max(1, threshold))
 

@@ -12,12 +12,13 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab, upsample
 from workflow_scripts.maskdistill.segmentation.transforms import normalize
 
-# Odd, very small, and far from square: what a traced graph gets wrong first.
+# Odd, very small and far from square: sizes for which a traced graph is most likely wrong.
 CHECKED_SIZES = ((64, 64), (37, 101), (130, 75), (17, 33))
 
 
 class Deployed(nn.Module):
-    """Normalisation, padding, DeepLab, upsampling and argmax, as `prediction.Predictor` has them.
+    """Normalisation, padding, DeepLab, upsampling and argmax, as `label_map_prediction.Predictor`
+    has them.
 
     Args:
         model: trained.
@@ -59,7 +60,7 @@ def _extend(x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
 
 def export(model: DeepLab) -> torch.export.ExportedProgram:
     """The graph by torch.export, for any height and width above the output stride."""
-    # A single position of the trunk would be a case of its own.
+    # With a single position of the trunk the exporter would make a special case.
     smallest = model.output_stride + 1
     sides = {
         1: torch.export.Dim("height", min=smallest),
@@ -87,7 +88,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
         external_data=False,
         verbose=False,
     ).model_proto
-    # The exporter numbers the sides that may vary; people look for their names.
+    # The exporter numbers the sides that may vary; readable names replace the numbers.
     sides = [side.dim_param for side in graph.graph.input[0].type.tensor_type.shape.dim[1:3]]
     names = dict(zip(sides, ("height", "width"), strict=True))
     symbol = re.compile(rf"\b({'|'.join(map(re.escape, sides))})\b")

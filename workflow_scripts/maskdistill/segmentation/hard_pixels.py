@@ -47,7 +47,7 @@ def _chosen(losses: torch.Tensor, fraction: float) -> torch.Tensor:
         return everywhere.long()
     count = max(1, round(fraction * len(everywhere)))
     threshold = everywhere.topk(count, sorted=False).values.min()
-    # A loss that is not a number is chosen, too, so that the training ends with an error.
+    # NaN is chosen, too, so that the training ends with an error.
     above = (~(everywhere <= threshold)).nonzero()[:, 0]
     equal = (everywhere == threshold).nonzero()[: max(0, count - len(above)), 0]
     chosen = torch.cat([above, equal]) - sum(map(len, parts[: distributed.rank()]))

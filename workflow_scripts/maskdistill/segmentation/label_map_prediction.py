@@ -31,7 +31,7 @@ from workflow_scripts.maskdistill.torch_tools.weights import load_strictly
 
 
 class Prediction(NamedTuple):
-    """What the model says of one image."""
+    """The prediction for one image."""
 
     row: Mapping  # of the manifest
     image: np.ndarray  # RGB, H x W x 3 uint8
@@ -60,7 +60,7 @@ class Predictor:
     def predict(
         self, rows: Iterable[Mapping], root: str | os.PathLike, *, batch_size: int, workers: int
     ) -> Iterator[Prediction]:
-        """Predict images at their own resolution, those of like shape together.
+        """Predict images at their own resolution, those of the same padded shape together.
 
         An image is padded with the mean colour, below and on the right, to a multiple of the
         output stride. Logits of the image's own size exist for one image at a time.
@@ -91,7 +91,7 @@ class Predictor:
 
     @torch.inference_mode()
     def predict_image(self, image: np.ndarray) -> Prediction:
-        """Predict one image (H x W x 3 uint8, RGB) that stands in no manifest; its row is empty."""
+        """Predict one image (H x W x 3 uint8, RGB) without a manifest; its row is empty."""
         height, width = image.shape[:2]
         size = padded_size((height, width), self.model.output_stride)
         full = upsample(self._logits([image], size), size)[0, :, :height, :width]
@@ -115,7 +115,7 @@ class Predictor:
 def load_predictor(
     path: str | os.PathLike, device: torch.device, *, precision: str = "float32"
 ) -> Predictor:
-    """Load a model file that `training.train` wrote.
+    """Load a model file that `learning.train` wrote.
 
     Args:
         precision: of the network's products, the config's `predictions.precision`.
@@ -149,7 +149,7 @@ def write_predictions(
     """Write label maps as a shard of predictions, in the order of the manifest.
 
     Args:
-        rows: of the manifest, one an image.
+        rows: of the manifest, one per image.
         predicted: (image_id, H x W label map of integers 0..clusters), in any order.
         clusters: C, which decides between 8 and 16 bits.
         metadata: see `provenance.record`.
@@ -161,7 +161,7 @@ def write_predictions(
     kind = label_maps.dtype(clusters)
     folder = Path(path).parent
     folder.mkdir(parents=True, exist_ok=True)
-    # Batches come in any order: PNGs wait on the disk, in a file that has no name.
+    # Predictions come in any order: their PNGs are kept in a temporary file until all are there.
     with full_disk_named(path), tempfile.TemporaryFile(dir=folder) as waiting:
         places = {}
         for image_id, labels in progress(

@@ -1,23 +1,24 @@
 """Linear protocol (Section 4.1): a 1 x 1 convolution, learned with labels on frozen features.
 
 The features are those that DeepLab's own classifier reads, the output of its head before the last
-convolution. This is evaluation: it tells what the features know, and nothing learns from it.
+convolution. This is an evaluation of the features; no other stage depends on its result.
 """
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from workflow_scripts.maskdistill.files import provenance
 from workflow_scripts.maskdistill.segmentation import learning
 from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, DeepLab
 from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_predictor
+from workflow_scripts.maskdistill.segmentation.labelled_images import LabelSource
 from workflow_scripts.maskdistill.settings.sections.evaluation import LinearProbeSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 
-GROUND_TRUTH = learning.LabelSource(
+GROUND_TRUTH = LabelSource(
     section="evaluation.linear_probe",
     classes="classes",
     beyond="name all of them in dataset.classes, or correct the label",
@@ -90,16 +91,16 @@ def train(
 ) -> None:
     """Train a linear classifier, going on from the last checkpoint if there is one.
 
-    The model file is one of DeepLab, with classes for clusters; `prediction` reads it.
+    The model file is one of DeepLab, with classes for clusters; `label_map_prediction` reads it.
 
     Args:
         label_maps: shards of ground-truth label maps, 0..`classes` and ignore.
-        segmentation_model: model file of `training.train`; the architecture is the file's.
+        segmentation_model: model file of `learning.train`; the architecture is the file's.
         views: values of `VIEWS`.
         precision: of the network's products. Frozen features are those of prediction, so this is
             the config's `predictions.precision`.
 
-    Further arguments and errors are those of `training.train`.
+    Further arguments and errors are those of `learning.train`.
     """
     predictor = load_predictor(segmentation_model, torch.device("cpu"), precision=precision)
     architecture = {name: predictor.settings[name] for name in ARCHITECTURE}
@@ -116,7 +117,7 @@ def train(
         fingerprint={
             "stage": "train_linear_probe",
             "settings": {**_schedule(settings), **views, "precision": precision},
-            "model": provenance.file_digest(segmentation_model),
+            "model": Path(segmentation_model),
         },
         work_dir=work_dir,
         model_path=model_path,

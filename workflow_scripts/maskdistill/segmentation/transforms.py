@@ -14,9 +14,9 @@ _MEAN_COLOR = tuple(round(255 * value) for value in MEAN)
 
 
 class View(NamedTuple):
-    """How a training view looks at its image."""
+    """The affine map from an image to a training view."""
 
-    scale: float  # pixels of the view in a pixel of the image
+    scale: float  # pixels of the view per pixel of the image
     angle: float  # radians, anticlockwise
     flipped: bool
     # Place in the view of the image's centre, (x, y) in pixels from the upper left corner.

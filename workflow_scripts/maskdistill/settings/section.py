@@ -31,6 +31,7 @@ Share = Annotated[float, Field(ge=0, le=1), _AS_WRITTEN]
 Positive = Annotated[float, Field(gt=0), _AS_WRITTEN]
 NotNegative = Annotated[float, Field(ge=0), _AS_WRITTEN]
 Precision = Literal["float32", "bfloat16", "float16"]
+ResNetDepth = Literal[10, 18, 50]
 
 
 def listed(item: object, *, least: int = 0, most: int | None = None) -> object:

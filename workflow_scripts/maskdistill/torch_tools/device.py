@@ -62,9 +62,11 @@ def gradient_scaler(device: torch.device, precision: str) -> torch.amp.GradScale
 
 
 def begin_copy(tensors: Sequence[torch.Tensor]) -> Callable[[], list[np.ndarray]]:
-    """Begin to copy tensors of one device; what is returned waits for it and gives the arrays.
+    """Begin to copy tensors of one device to the host.
 
-    From a card they go into pinned memory, and work that is launched later is not waited for.
+    Returns:
+        A function that waits for the copies, but not for work that is launched later, and returns
+        them as arrays. Copies from a GPU are in pinned memory.
     """
     device = tensors[0].device
     module = torch.get_device_module(device)

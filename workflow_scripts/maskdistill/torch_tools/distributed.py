@@ -34,7 +34,7 @@ def world_size() -> int:
 def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the other processes (NCCL on GPUs, gloo on CPUs); yields this process's device.
 
-    A group that the program's launcher has formed already is taken as it is.
+    A group that already exists is used.
 
     Raises:
         InputError: a process has no GPU of its own.
@@ -103,7 +103,7 @@ def means(values: Sequence[float], device: torch.device) -> list[float]:
 
 
 def mean_counts(counts: Sequence[int], device: torch.device) -> list[float]:
-    """What a process divides its sums by for its losses to be means over the global batch.
+    """Divisors of the sums of a process that make its losses means over the global batch.
 
     Each process adds up the terms of its own part, and `parallel` averages the gradients over the
     processes. The average is the mean over all terms if each sum is divided by the mean number of

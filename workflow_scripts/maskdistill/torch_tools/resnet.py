@@ -5,15 +5,20 @@ from collections.abc import Callable
 
 import torchvision
 from torch import nn
-from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from workflow_scripts.maskdistill.torch_tools.weights import load_strictly, read_state_dict
 
-DEPTHS = (10, 18, 50)
+# Kind and number of the blocks of the four stages of each `ResNetDepth`.
+BLOCKS = {
+    10: (BasicBlock, (1, 1, 1, 1)),
+    18: (BasicBlock, (2, 2, 2, 2)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+}
 # ImageNet's statistics, RGB in 0..1: what the input is normalised by.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-# Parameters of published checkpoints that the trunk does without: classifier, MoCo's projector.
+# Parameters of published checkpoints that the trunk does not have: classifier, MoCo's projector.
 _HEADS = ("fc.", "head.", "projector.", "predictor.")
 
 
@@ -28,12 +33,12 @@ def build_resnet(
     """A torchvision ResNet without its classifier (`fc` is the identity).
 
     Args:
-        depth: 10 (one block a stage), 18 or 50.
+        depth: one of `BLOCKS`; 10 has one block per stage.
         weights: checkpoint with torchvision's or MoCo's (v1, v2, v3) names; None draws them.
         frozen_stages: 0 trains all; 1 freezes the stem; 2 the stem and layer1; and so on.
             Frozen batch normalisation stays in evaluation mode, see `keep_frozen`.
         output_stride: 32, or 16 or 8 with dilation in the last one or two stages (DeepLab).
-            The blocks of ResNet-10 and 18 are not dilated by torchvision; their strides are removed
+            torchvision cannot dilate basic blocks (depths 10 and 18); their strides are removed
             instead.
         norm_layer: called with the number of channels.
 
@@ -41,23 +46,23 @@ def build_resnet(
         InputError: the checkpoint does not fit.
         ValueError: unknown depth or output stride.
     """
-    if depth not in DEPTHS:
-        raise ValueError(f"ResNet-{depth}: choose one of {DEPTHS}")
+    if depth not in BLOCKS:
+        raise ValueError(f"ResNet-{depth}: choose one of {', '.join(map(str, BLOCKS))}")
     dilate = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}
     if output_stride not in dilate:
         raise ValueError(f"output stride {output_stride}: choose one of {sorted(dilate)}")
-    if depth < 50:
-        blocks = [depth // 8] * 4
-        model = torchvision.models.ResNet(BasicBlock, blocks, norm_layer=norm_layer)
-        for stage, dilated in zip((2, 3, 4), dilate[output_stride], strict=True):
-            if dilated:
+    block, numbers = BLOCKS[depth]
+    dilated = dilate[output_stride]
+    model = torchvision.models.ResNet(
+        block,
+        list(numbers),
+        norm_layer=norm_layer,
+        replace_stride_with_dilation=None if block is BasicBlock else list(dilated),
+    )
+    if block is BasicBlock:
+        for stage, without_stride in zip((2, 3, 4), dilated, strict=True):
+            if without_stride:
                 _remove_stride(getattr(model, f"layer{stage}"))
-    else:
-        model = torchvision.models.resnet50(
-            weights=None,
-            norm_layer=norm_layer,
-            replace_stride_with_dilation=list(dilate[output_stride]),
-        )
     model.fc = nn.Identity()
     if weights is not None:
         load_strictly(model, read_state_dict(weights), source=weights, ignore=_HEADS)

@@ -1,4 +1,4 @@
-"""Which image goes into which training step: a plan that any process can enter at any step."""
+"""Which image is in which training step: a plan that any process can continue at any step."""
 
 import contextlib
 import signal
@@ -102,10 +102,9 @@ def training_batches(
 
 
 def leave_sigterm_to_trainer(worker: int) -> None:
-    """Start of a loading process (`worker_init_fn`): it goes on until the trainer has saved.
+    """Let a loading process ignore SIGTERM (a `worker_init_fn`), until the trainer has saved.
 
-    SLURM sends SIGTERM to all processes of a job, and a loading process that dies of it would
-    take the trainer with it.
+    SLURM sends SIGTERM to all processes of a job, and the trainer fails if a loading process ends.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -113,12 +112,12 @@ def leave_sigterm_to_trainer(worker: int) -> None:
 def batches_of(loader: Iterable) -> Generator:
     """The batches of a `torch.utils.data.DataLoader`; close it (`contextlib.closing`) after use.
 
-    Closing ends the loading processes. After an error its traceback would keep them alive, and
-    Python at its end would wait for them for ever: it asks them by the very SIGTERM that they
-    leave to the trainer.
+    Closing ends the loading processes. Otherwise the traceback of an error would keep them alive,
+    and Python would wait for them forever when it exits: it asks them to end by SIGTERM, which
+    they ignore (see `leave_sigterm_to_trainer`).
 
     Raises:
-        InputError: as the data raised it; of a loading process's traceback only the message.
+        InputError: the data raised it; without the traceback of the loading process.
     """
     iterator = iter(loader)
     try:
@@ -134,7 +133,7 @@ def batches_of(loader: Iterable) -> Generator:
 class BatchPlan:
     """Batch sampler for `torch.utils.data.DataLoader` over steps `start` to `stop` - 1.
 
-    The images are a concatenation of permutations, one an epoch, cut into batches of
+    The images are a concatenation of permutations, one per epoch, cut into batches of
     `batch_size`; nothing depends on where a killed run starts again or on the number of
     processes, each of which takes its part of every global batch.
 

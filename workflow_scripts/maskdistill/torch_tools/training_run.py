@@ -1,7 +1,8 @@
 """One long training that survives being killed: lock, checkpoints, loss history.
 
-A run lives in a directory of its own, named by a fingerprint of its settings and inputs, that is
-no output of the workflow: Snakemake deletes outputs and logs of a job that it starts again.
+A run has a directory of its own, named by a fingerprint of its settings and inputs. The directory
+is not an output of the workflow, because Snakemake deletes outputs and logs of a job that it starts
+again.
 """
 
 import contextlib
@@ -26,10 +27,10 @@ from workflow_scripts.maskdistill.files.atomic import atomic_path, full_disk_nam
 from workflow_scripts.maskdistill.files.checkpoints import read_checkpoint
 from workflow_scripts.maskdistill.torch_tools import distributed
 
-# What of a training has a state.
+# The parts of a training that have a state.
 Part = nn.Module | torch.optim.Optimizer | torch.amp.GradScaler
-# Seconds that a training waits for an earlier one at the same run to save its state and end: after
-# kill -9 of a job its data workers live on for a while, and hold its lock.
+# Seconds that a training waits for an earlier process of the same run to save its state and end.
+# After kill -9 of a job, its loading processes continue for a while and hold the lock.
 LOCK_TIMEOUT = 120.0
 
 
@@ -81,7 +82,7 @@ class TrainingRun:
         checkpoint_every: int,
         device: torch.device,
     ) -> None:
-        """Save when it is time to, and leave when asked to; every process calls it at every step.
+        """Save a checkpoint if due or asked to stop; every process calls this at every step.
 
         Args:
             parts: as of `resume`.
@@ -99,7 +100,7 @@ class TrainingRun:
             self._check_finite(parts, step)
             self.save({"step": step} | {name: part.state_dict() for name, part in parts.items()})
         if stop and step < last:
-            # None leaves before the first has saved: torchrun would kill the others.
+            # No process ends before the first one has saved: torchrun would kill the others.
             distributed.any_process(True, device)
             raise Interrupted
 
@@ -185,6 +186,15 @@ class TrainingRun:
         provenance.write_beside(path, record)
 
 
+def fingerprint_text(fingerprint: Mapping) -> str:
+    """A fingerprint as JSON; a `Path` in it counts by the content of the file, not by its name.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    return json.dumps(fingerprint, sort_keys=True, default=provenance.file_digest)
+
+
 @contextlib.contextmanager
 def training_run(
     root: str | os.PathLike,
@@ -193,20 +203,20 @@ def training_run(
     section: str,
     lock_timeout: float = LOCK_TIMEOUT,
 ) -> Iterator[TrainingRun]:
-    """Open the run that belongs to `fingerprint` under `root`, alone but for torchrun's others.
+    """Open the run of a fingerprint under `root`, for this process and torchrun's others only.
 
     SIGTERM (scancel, preemption, the end of the time limit) sets `stop_requested` meanwhile.
 
     Args:
         root: directory of all runs of this training; other fingerprints are other directories.
-        fingerprint: JSON values that decide the result: settings, digests of inputs, seed.
+        fingerprint: what decides the result: settings, inputs, seed; see `fingerprint_text`.
         section: of the config that has the schedule, for messages.
-        lock_timeout: seconds to wait for another process at this very run to end.
+        lock_timeout: seconds to wait for another process that trains the same run.
 
     Raises:
-        InputError: another process is at this very run, and stays.
+        InputError: another process keeps training the same run.
     """
-    text = json.dumps(fingerprint, sort_keys=True)
+    text = fingerprint_text(fingerprint)
     directory = Path(root) / hashlib.sha256(text.encode()).hexdigest()[:16]
     directory.mkdir(parents=True, exist_ok=True)
     run = TrainingRun(directory, section, writes=distributed.rank() == 0)
@@ -238,8 +248,8 @@ def publish(state: Mapping, path: str | os.PathLike) -> None:
 
 
 def _save(state: Mapping, path: str | os.PathLike) -> None:
-    # By way of memory: torch tells of a full disk in terms of its own, and writes the name of the
-    # file into it.
+    # Through memory: torch has error messages of its own for a full disk, and writes the name of
+    # the file into the file.
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     with atomic_path(path) as temporary:

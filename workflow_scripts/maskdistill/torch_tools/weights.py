@@ -11,10 +11,10 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.checkpoints import read_checkpoint
 from workflow_scripts.maskdistill.files.provenance import file_digest
 
-# Where published checkpoints keep the weights: DINO (teacher before student), MoCo, timm.
+# Keys of the weights in published checkpoints: DINO (teacher before student), MoCo, timm.
 _WRAPPERS = ("teacher", "student", "state_dict", "model")
-# What they put before the name of every parameter. Of MoCo, the query encoder is the one whose
-# weights are published for transfer; v3 calls it base_encoder.
+# Prefixes of parameter names. MoCo's weights for transfer are those of the query encoder, which v3
+# calls base_encoder.
 _PREFIXES = ("module.encoder_q.", "module.base_encoder.", "module.", "backbone.")
 # From torchvision's names of a ResNet's parameters to Detectron2's, one after the other.
 _DETECTRON2_NAMES = (
@@ -74,7 +74,7 @@ def state_dict_in(content: object, *, source: str | os.PathLike) -> dict[str, to
 
 
 def weights_digest(path: str | os.PathLike | None, model: torch.nn.Module) -> str:
-    """SHA-256 of the weights of a model, in hexadecimal: what provenance says of them.
+    """SHA-256 of the weights of a model, in hexadecimal, as provenance has it.
 
     Args:
         path: file that they are from; None where they are from a hub.

@@ -10,6 +10,7 @@ from workflow_scripts.maskdistill.settings.section import (
     NotNegative,
     Positive,
     Precision,
+    ResNetDepth,
     Section,
     Share,
     contradiction,
@@ -27,7 +28,7 @@ class MaskRCNNSettings(Section):
     engine: Literal["torchvision", "detectron2"] = Field(
         "torchvision", description="torchvision, or detectron2 (C4 with MoCo's detection recipe)."
     )
-    depth: Literal[10, 18, 50] = Field(50, description="Depth of the ResNet: 10, 18 or 50.")
+    depth: ResNetDepth = Field(50, description="Depth of the ResNet: 10, 18 or 50.")
     fpn: bool = Field(False, description="Feature pyramid instead of C4.")
     fpn_channels: Count = Field(256, description="Channels of the pyramid.")
     roi_size: Count = Field(

@@ -10,6 +10,7 @@ from workflow_scripts.maskdistill.settings.section import (
     NotNegative,
     Positive,
     Precision,
+    ResNetDepth,
     Section,
     Share,
     contradiction,
@@ -22,7 +23,7 @@ class SegmentationSettings(Section):
 
     section: ClassVar[str] = "segmentation"
 
-    depth: Literal[10, 18, 50] = Field(50, description="Depth of the ResNet: 10, 18 or 50.")
+    depth: ResNetDepth = Field(50, description="Depth of the ResNet: 10, 18 or 50.")
     output_stride: Literal[8, 16] = Field(8, description="8 or 16.")
     weights: str | None = Field(
         None, description="Initial weights of the ResNet; null draws them at random."

@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from workflow_scripts.maskdistill.mask_rcnn import heads
+
+
+def test_mask_targets_are_what_lies_within_the_box():
+    mask = torch.zeros(1, 20, 30, dtype=torch.uint8)
+    mask[:, 4:12, 10:18] = 1
+
+    boxes = torch.tensor([[10.0, 4.0, 18.0, 12.0], [10.0, 4.0, 26.0, 12.0], [2.0, 8.0, 18.0, 16.0]])
+    whole, left, corner = heads._crop_masks(mask.repeat(3, 1, 1), boxes, 8)
+
+    assert whole.all()
+    assert left[:, :4].all()
+    assert not left[:, 4:].any()
+    assert corner[:4, 4:].all()
+    assert corner.sum() == 16
+
+
+def test_mask_loss_looks_at_the_true_class_only():
+    logits = torch.zeros(1, 3, 2, 2)
+    logits[:, 1] = 30.0
+    logits[:, 2] = -30.0
+    targets = torch.ones(1, 2, 2)
+
+    assert heads._mask_loss(logits, targets, torch.tensor([1])) < 1e-6
+    assert heads._mask_loss(logits, targets, torch.tensor([2])) == pytest.approx(30.0)
+    assert heads._mask_loss(logits[:0], targets[:0], torch.tensor([], dtype=torch.int64)) == 0
+
+
+def test_pyramid_pooling_is_right_whatever_the_padding():
+    pool = heads.PyramidPool(2, 224)
+    features = {
+        str(level): torch.arange(64 >> level).expand(1, 1, 64 >> level, -1).float()
+        for level in range(4)
+    }
+
+    # 132 px are padded to 256 here: stride 4 on the first level, but 132 / 64 is nearer to 2.
+    small, large = pool(
+        features, [torch.tensor([[16.0, 16.0, 32.0, 32.0], [0.0, 0.0, 128.0, 128.0]])], [(132, 256)]
+    )
+
+    # A region's middle in pixels, over the stride of its level: 4 for a small one, 8 for 128 px.
+    assert small.mean() == pytest.approx(24 / 4, abs=0.1)
+    assert large.mean() == pytest.approx(64 / 8, abs=0.1)

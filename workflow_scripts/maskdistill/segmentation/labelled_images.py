@@ -1,0 +1,123 @@
+"""Images with label maps as training data of DeepLab-v3."""
+
+import concurrent.futures
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import label_maps, shards
+from workflow_scripts.maskdistill.files.images import read_listed
+from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
+from workflow_scripts.maskdistill.segmentation.transforms import draw_view, warp
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
+from workflow_scripts.maskdistill.torch_tools.sampling import Sample
+
+
+class LabelSource(NamedTuple):
+    """What label maps are, for messages."""
+
+    section: str  # of the config: schedule of a training on them
+    classes: str  # what their labels count
+    beyond: str  # remedy of a label beyond those
+    unlabelled: str  # remedy where no image has a label
+
+
+PSEUDO_LABELS = LabelSource(
+    section="segmentation",
+    classes="clusters",
+    beyond="remove the label maps and run again",
+    unlabelled="lower confidence.threshold",
+)
+
+
+class LabelledImages(torch.utils.data.Dataset):
+    """Images with label maps, seen through the random view that a `Sample` seeds.
+
+    Label maps stay in memory as PNG bytes in Arrow buffers, which worker processes share; images
+    are decoded when they are asked for.
+
+    Args:
+        paths: shards of label maps.
+        root: folder that file names are relative to.
+        clusters: C, the largest label.
+        source: what the label maps are.
+        workers: threads that check the label maps.
+
+    Raises:
+        InputError: a label above C, or no image with any label. Images without any are left out.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike],
+        root: str | os.PathLike,
+        *,
+        clusters: int,
+        settings: SegmentationSettings,
+        seed: int,
+        source: LabelSource = PSEUDO_LABELS,
+        workers: int = 1,
+    ) -> None:
+        table = shards.read_table(paths, ["file_name", "image"])
+        names, encoded = table["file_name"], pc.struct_field(table["image"], "bytes")
+
+        def is_labelled(index: int) -> bool:
+            name = names[index].as_py()
+            classes = _classes(encoded[index].as_py(), name)
+            largest = int(classes.max())
+            if largest > clusters:
+                raise InputError(
+                    f"label map of {name}: label {largest}, but there are {clusters} "
+                    f"{source.classes}; {source.beyond}"
+                )
+            return largest != IGNORE_INDEX
+
+        with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
+            labelled = pa.array(pool.map(is_labelled, range(len(names))), pa.bool_())
+        self._names, self._encoded = names.filter(labelled), encoded.filter(labelled)
+        if not len(self._names):
+            raise InputError(
+                f"{', '.join(map(str, paths))}: no image has a label to learn from; "
+                f"{source.unlabelled}"
+            )
+        self._root, self._settings, self._seed = Path(root), settings, seed
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image (crop x crop x 3, uint8) and labels (crop x crop, int64) of one place."""
+        name = self._names[sample.index].as_py()
+        classes = _classes(self._encoded[sample.index].as_py(), name)
+        image = read_listed(self._root / name, classes.shape)
+        settings = self._settings
+        view = draw_view(
+            classes.shape,
+            sample.generator(self._seed),
+            crop_size=settings.crop_size,
+            scale=settings.scale,
+            rotation=settings.rotation,
+            flip=settings.flip,
+        )
+        image, classes = warp(image, classes, view, settings.crop_size)
+        return torch.from_numpy(image), torch.from_numpy(classes).long()
+
+
+def _classes(png: bytes, name: str) -> np.ndarray:
+    """A label map as int32 with `IGNORE_INDEX`."""
+    try:
+        labels = label_maps.decode_png(png)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(
+            f"label map of {name}: damaged ({error}); remove its shard and run again"
+        ) from error
+    classes = labels.astype(np.int32)
+    classes[labels == label_maps.ignore_value(labels)] = IGNORE_INDEX
+    return classes

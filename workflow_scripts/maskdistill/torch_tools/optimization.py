@@ -1,0 +1,165 @@
+"""Optimisers, learning rates and the training loop that every network shares."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from workflow_scripts.maskdistill.progress import progress_bar
+from workflow_scripts.maskdistill.torch_tools import distributed
+from workflow_scripts.maskdistill.torch_tools.device import gradient_scaler
+from workflow_scripts.maskdistill.torch_tools.resnet import keep_frozen
+from workflow_scripts.maskdistill.torch_tools.sampling import seed_step, training_batches
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun
+
+# Called after every step with the run's directory, the number of steps done, and the losses and
+# the learning rate by name.
+Observer = Callable[[Path, int, Mapping[str, float]], None]
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter] | Iterable[dict],
+    *,
+    name: str,
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
+) -> torch.optim.Optimizer:
+    """SGD or AdamW.
+
+    Args:
+        parameters: to train, or groups of them as of `decay_groups`.
+        name: sgd or adamw.
+        momentum: of AdamW, the decay rate of the first moment.
+    """
+    common = {"lr": learning_rate, "weight_decay": weight_decay}
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, betas=(momentum, 0.999), **common)
+    return torch.optim.SGD(parameters, momentum=momentum, **common)
+
+
+def decay_groups(decayed: list[nn.Parameter], spared: list[nn.Parameter]) -> list[dict]:
+    """Groups of parameters for an optimiser; those in `spared` have no weight decay."""
+    return [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+
+
+def scheduled_rate(
+    step: int, *, initial: float, decay: float, milestones: Sequence[int], warmup: int = 0
+) -> float:
+    """Learning rate of a step: a linear warm-up, then a fall at each milestone.
+
+    Args:
+        step: counted from 0.
+        initial: rate after the warm-up.
+        decay: factor at each milestone.
+        milestones: steps from which on the rate is lower.
+        warmup: steps of the warm-up.
+    """
+    passed = sum(step >= milestone for milestone in milestones)
+    return initial * decay**passed * min(1.0, (step + 1) / max(1, warmup))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Use this learning rate for all parameters from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def train(
+    network: nn.Module,
+    data: Dataset,
+    losses: Callable[[nn.Module, Any], dict[str, Tensor]],
+    *,
+    name: str,
+    optimizer: torch.optim.Optimizer,
+    rate: Callable[[int], float],
+    columns: Callable[[Mapping[str, float], float], Mapping[str, float]],
+    run: TrainingRun,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    precision: str,
+    checkpoint_every: int,
+    device: torch.device,
+    workers: int,
+    collate: Callable[[list], Any] | None = None,
+    gradient_clip: float | None = None,
+    observe: Observer | None = None,
+    description: str,
+) -> None:
+    """Train a network in place to the end of the schedule, from the run's last checkpoint on.
+
+    Everything random in a step is seeded by the step, so that an interrupted and resumed training
+    ends with the weights of an uninterrupted one.
+
+    Args:
+        network: on `device`.
+        data: makes an item of a `Sample`.
+        losses: from the network and a batch of items to losses by name; their sum is minimised.
+        name: of the network in checkpoints.
+        rate: learning rate of a step, counted from 0.
+        columns: from losses by name and the learning rate to what the loss history has of them.
+        steps: optimiser steps in all.
+        batch_size: items of one step over all processes.
+        checkpoint_every: steps between two checkpoints.
+        workers: processes that load items; 0 loads in this one.
+        collate: from a list of items to a batch; None stacks them.
+        gradient_clip: largest norm of the gradient; None for no limit.
+        observe: called on the first process after every step.
+        description: of the progress bar.
+
+    Raises:
+        InputError: a loss that is not finite, or a batch that the processes cannot share.
+        Interrupted: SIGTERM arrived; the state is saved.
+    """
+    scaler = gradient_scaler(device, precision)
+    parts = {name: network, "optimizer": optimizer, "scaler": scaler}
+    start = run.resume(parts)
+    # Weights and batch statistics are copied from the first process here.
+    model = distributed.parallel(network, device)
+    model.train()
+    keep_frozen(model)
+    with (
+        training_batches(
+            data,
+            batch_size,
+            seed=seed,
+            start=start,
+            stop=steps,
+            section=run.section,
+            device=device,
+            workers=workers,
+            collate=collate,
+        ) as batches,
+        progress_bar(total=steps, initial=start, description=description, unit="step") as bar,
+    ):
+        for step, batch in enumerate(batches, start):
+            set_learning_rate(optimizer, rate(step))
+            seed_step(seed, step)
+            found = losses(model, batch)
+            own = torch.stack([value.detach() for value in found.values()]).tolist()
+            values = dict(zip(found, distributed.means(own, device), strict=True))
+            total = sum(values.values())
+            run.record(step=step + 1, loss=total, **columns(values, rate(step)))
+            if observe is not None and run.writes:
+                observe(run.directory, step + 1, {**run.history[-1], "learning_rate": rate(step)})
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(sum(found.values())).backward()
+            if gradient_clip is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(network.parameters(), gradient_clip)
+            scaler.step(optimizer)
+            scaler.update()
+            if run.writes:
+                bar.set_postfix(loss=f"{total:.3f}", refresh=False)
+                bar.update()
+            run.end_step(
+                parts,
+                step=step + 1,
+                last=steps,
+                checkpoint_every=checkpoint_every,
+                device=device,
+            )
