@@ -18,15 +18,55 @@ from pycocotools import mask as coco_mask
 from scipy.stats import spearmanr
 
 from workflow_scripts.maskdistill.data.ground_truth import Instance
+from workflow_scripts.maskdistill.evaluation import matching
 from workflow_scripts.maskdistill.evaluation.confusion_matrix import UNMATCHED
 from workflow_scripts.maskdistill.evaluation.mask_ap import MaskAP
 from workflow_scripts.maskdistill.files import masks
+from workflow_scripts.maskdistill.progress import progress_bar
 
 HIT = 0.5  # mask IoU above which an object is found
 
 
+def score_step(
+    step: str,
+    batches: Iterable[tuple[list[int], list[dict], list[dict]]],
+    metrics: Mapping,
+    images: int,
+) -> dict:
+    """The part of instances.json that belongs to one step; null for what is undefined.
+
+    Args:
+        step: its name; `mask_rcnn`, whose scores are confidences, gets a calibration too.
+        batches: image ids, objects and detections, see `detections.batches_of_images`.
+        metrics: content of metrics.json, for the matching of clusters with classes.
+        images: their number, for the progress bar.
+
+    Raises:
+        InputError: the metrics lack the step.
+    """
+    mapping = matching.stored_mapping(metrics, step)
+    measured = InstanceMetrics(mapping, len(metrics["class_names"]) - 1)
+    with progress_bar(total=images, description=step, unit="image") as bar:
+        for image_ids, objects, detections in batches:
+            measured.add(image_ids, objects, detections)
+            bar.update(len(image_ids))
+    scores = measured.result() | {"matching": metrics["steps"][step]["matching"]["method"]}
+    if step == "mask_rcnn":
+        scores["calibration"] = measured.calibration()
+    return _null_for_nan(scores)
+
+
+def _null_for_nan(value):
+    """Copy a tree of JSON values with None for every nan."""
+    if isinstance(value, dict):
+        return {key: _null_for_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_null_for_nan(item) for item in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
 class InstanceMetrics:
-    """The numbers of one step; images come a few at a time, and little of them stays.
+    """The metrics of one step, whose images are added a few at a time; no mask is kept.
 
     Args:
         mapping: cluster → class, see `matching.Matching`.

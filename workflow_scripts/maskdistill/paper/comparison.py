@@ -127,7 +127,7 @@ def paper_steps(summary: Mapping) -> dict[str, str]:
     return found
 
 
-def beside(ours: Mapping, percent: float | None) -> dict:
+def compare(ours: Mapping, percent: float | None) -> dict:
     """One cell: mean, sd and n of ours, the paper's number, and ours less the paper's.
 
     Args:
@@ -146,8 +146,8 @@ def step_miou(summary: Mapping, step: str, paper: Mapping, dataset: str) -> dict
     values = summary["steps"][step]
     key = _COMPONENTS.get(paper_steps(summary).get(step))
     if not paper or key is None or dataset != "voc" or values["matching"] != ["hungarian"]:
-        return beside(values["miou"], None)
-    return beside(values["miou"], paper["tableS1_components_voc_val_miou"][key])
+        return compare(values["miou"], None)
+    return compare(values["miou"], paper["tableS1_components_voc_val_miou"][key])
 
 
 def linear_miou(summary: Mapping, paper: Mapping, dataset: str) -> dict[str, dict]:
@@ -155,7 +155,7 @@ def linear_miou(summary: Mapping, paper: Mapping, dataset: str) -> dict[str, dic
     published = paper["table2_voc_val_miou"]["linear"] if paper and dataset == "voc" else {}
     counterparts = paper_steps(summary)
     return {
-        step: beside(values["miou"], published.get(_LINEAR.get(counterparts.get(step))))
+        step: compare(values["miou"], published.get(_LINEAR.get(counterparts.get(step))))
         for step, values in summary.get("linear_probe", {"steps": {}})["steps"].items()
     }
 
@@ -186,7 +186,7 @@ def instance_tables(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[
                     {
                         "step": name,
                         "cells": [
-                            beside(step[setting][column], triple[i] if triple else None)
+                            compare(step[setting][column], triple[i] if triple else None)
                             for i, column in enumerate(AP_COLUMNS)
                         ],
                     }
@@ -206,7 +206,7 @@ def class_iou(summary: Mapping, paper: Mapping) -> dict[str, dict[str, dict]]:
             row = _CLASS_ROWS.get(counterparts.get(step))
             published = table["rows"].get(row, {}) if comparable else {}
             rows[step] = {
-                name: beside(iou, published.get(name)) for name, iou in values["per_class"].items()
+                name: compare(iou, published.get(name)) for name, iou in values["per_class"].items()
             }
     return rows
 
