@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", required=True, help="split whose labels are read")
     cli.add_labels(parser)
     parser.add_input("--images", nargs="+", required=True, help="manifest shards of the split")
-    cli.add_tolerance(parser)
+    cli.add_max_rejected(parser)
     parser.add_input(
         "--step",
         words=1,

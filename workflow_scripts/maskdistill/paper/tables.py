@@ -16,8 +16,8 @@ from workflow_scripts.maskdistill.paper.variants import BASELINES, MAIN
 
 CSV_COLUMNS = ["table", "matching", "split", "images", "matched_on", "row", "column"]
 CSV_COLUMNS += ["mean", "sd", "n", "paper", "difference", "comparable"]
-# Table → the paper's key, and its rows: key of the paper's number, variant, step. What the
-# segmentation becomes by CRF follows in Table S1.
+# Table → its key among the paper's tables, and its rows: key of the paper's number, variant, step.
+# Table S1 continues with the segmentation after CRF.
 _MIOU_TABLES = {
     "table_1": (
         "table1_components_voc_val_miou",
@@ -39,7 +39,11 @@ _MIOU_TABLES = {
         ],
     ),
 }
-_OF_OBJECTS = ("table_3", "figure_3", "figure_4")  # measured against annotated objects
+_OF_OBJECTS = (
+    "table_3",
+    "figure_3",
+    "figure_4",
+)  # items that are measured against annotated objects
 _AP = {"AP50": "ap50", "AP": "ap", "AP75": "ap75"}
 
 
@@ -92,12 +96,12 @@ def tables(
         summaries: variant → summary.
         sweep: of a figure, value → variant.
         paper: content of resources/paper_tables.json.
-        dataset: the paper's dataset that this one is likest to, see `comparison.paper_dataset`.
+        dataset: see `comparison.paper_dataset`.
 
     Returns:
-        `title`, `matching` (None where classes play no part), `unit` ("fraction" or "count"),
-        `evaluated_on`: `split` and number of `images`, `matched_on`: the same of the images that
-        clusters were matched with classes on, if they were, and `rows`: `name` and `cells`,
+        `title`, `matching` (None if class-agnostic), `unit` ("fraction" or "count"),
+        `evaluated_on`: `split` and number of `images`, `matched_on`: the same of the images on
+        which clusters were matched with classes, if they were, and `rows`: `name` and `cells`,
         column → see `comparison.compare`. Numbers of Hungarian and of majority matching never share
         a table.
 
@@ -201,7 +205,7 @@ def _protocols(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]
 
 
 def _of_training_images(summary: Mapping) -> str:
-    """A mark of a linear probe that is scored on the images whose labels it has learned."""
+    """A note for a linear probe that is scored on the images that it was trained on."""
     return ", scored on its training images" if summary["split"] == "train" else ""
 
 
@@ -254,7 +258,7 @@ def _sweep(item: str, by_value: Mapping[float, Mapping]) -> Iterator[dict]:
             ]
             if rows:
                 yield _table("Patches that vote for a mask", None, rows, "count")
-        # The clusters of initial masks change nothing that ignores classes.
+        # Class-agnostic scores of initial masks do not depend on the number of clusters.
         if (item, step) != ("figure_3", "initial_masks"):
             rows = [_row(v, _ap(steps[step]["class_agnostic_multi"])) for v, steps in found.items()]
             yield _table(f"{NAMES[step]}: class-agnostic mask AP", None, rows, "fraction")
@@ -266,7 +270,7 @@ def _sweep(item: str, by_value: Mapping[float, Mapping]) -> Iterator[dict]:
 
 
 def _common(groups, steps_of) -> list[str]:
-    """Steps that all have, in the order of the first; main may have more than its variants."""
+    """Steps that all variants have, in the order of the first; `main` may have more of them."""
     groups = [steps_of(group) for group in groups]
     return [
         step
@@ -287,7 +291,7 @@ def _ap(values: Mapping) -> dict:
 
 
 def csv_rows(tables: Sequence[Mapping], *, comparable: bool) -> Iterator[dict]:
-    """Tables as rows, one per number, with what it was measured on.
+    """Tables as rows of a CSV file, one per number, with what it was measured on.
 
     Args:
         comparable: whether the experiment is the paper's, see `comparison.obstacles`.
@@ -311,7 +315,7 @@ def csv_rows(tables: Sequence[Mapping], *, comparable: bool) -> Iterator[dict]:
 
 
 def split_overclustering(tables: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
-    """All tables, and those of majority matching apart, if there are others by Hungarian."""
+    """Separate the tables of majority matching if there are any of Hungarian matching."""
     majority = [table for table in tables if "majority" in (table["matching"] or "")]
     if not any(table["matching"] == "hungarian" for table in tables):
         return list(tables), []
