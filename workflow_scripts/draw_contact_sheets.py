@@ -10,7 +10,7 @@ from PIL import Image
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.discovery import clustering
 from workflow_scripts.maskdistill.files import atomic, cluster_files
-from workflow_scripts.maskdistill.pictures import contact_sheets
+from workflow_scripts.maskdistill.pictures import contact_sheets, crops
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,17 +49,19 @@ def main(argv: list[str] | None = None) -> int:
         if margins is not None:
             chosen[cluster]["Nearly as near to another cluster"] = margins[members]
         chosen[cluster] = {
-            heading: contact_sheets.typical(own, values, count)
+            heading: crops.nearest(own, values, count)
             for heading, values in chosen[cluster].items()
         }
     wanted = {key for sections in chosen.values() for found in sections.values() for key in found}
-    crops = contact_sheets.crops(wanted, options.images, options.masks, options.root)
+    pictures = crops.read_crops(
+        wanted, options.images, options.masks, options.root, contact_sheets.CROP
+    )
 
     record = cli.record(options, "contact_sheets", seed=options.seed)
     with atomic.atomic_folder(options.output, record) as folder:
         for cluster, sections in chosen.items():
             picture = contact_sheets.sheet(
-                {heading: [crops[key] for key in found] for heading, found in sections.items()},
+                {heading: [pictures[key] for key in found] for heading, found in sections.items()},
                 f"Cluster {cluster}: {sizes[cluster - 1]} masks",
             )
             Image.fromarray(picture).save(folder / f"cluster_{cluster:03d}.png")

@@ -12,6 +12,8 @@ from workflow_scripts import cli
 from workflow_scripts.maskdistill.discovery import embedding
 from workflow_scripts.maskdistill.files import images, masks, shards
 from workflow_scripts.maskdistill.progress import progress_bar
+from workflow_scripts.maskdistill.settings.sections.embedding import EmbeddingSettings
+from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.streaming import stream_batches
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
@@ -25,22 +27,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--masks", required=True, help="the shard's masks")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     options = parser.parse_args(argv)
-    settings = options.settings["embedding"]
-    features = options.settings["features"]
+    settings = EmbeddingSettings.read(options.settings["embedding"])
+    features = FeatureSettings.read_part(options.settings["features"])
 
     network = embedding.build_embedder(settings, features).to(choose_device(options.device))
     file_names = {row["image_id"]: row["file_name"] for row in shards.read_rows(options.images)}
     rows = [row for row in shards.read_rows(options.masks) if row["status"] == shards.OK]
-    crop = settings["input"] == "box_crop"
+    crop = settings.input == "box_crop"
 
     def size(row: dict) -> tuple[int, int]:
         if crop:
-            return embedding.crop_size(row["box_height"], row["box_width"], settings["crop_side"])
+            return embedding.crop_size(row["box_height"], row["box_width"], settings.crop_side)
         return images.resized_size(
             row["height"],
             row["width"],
-            shorter_side=features["shorter_side"],
-            longer_side=features["longer_side"],
+            shorter_side=features.shorter_side,
+            longer_side=features.longer_side,
         )
 
     def load(row: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -55,11 +57,11 @@ def main(argv: list[str] | None = None) -> int:
     batches = stream_batches(
         rows, load, shape=size, batch_size=options.batch_size, workers=options.workers
     )
-    source = features if settings["backbone"] is None else settings
+    source = features if settings.backbone is None else settings
     metadata = cli.record(
         options,
         "mask_embeddings",
-        files=[source["weights"]],
+        files=[source.weights],
         weights=network.weights_digest,
     )
     with (

@@ -3,18 +3,19 @@
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
 from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the features of one shard; exit code 0."""
     options = cli.images_parser("extract_features", __doc__).parse_args(argv)
-    settings = options.settings["features"]
+    settings = FeatureSettings.read(options.settings["features"])
 
     backbone = load_backbone(settings, options.device)
     metadata = cli.record(
         options,
         "features",
-        files=[settings["weights"]],
+        files=[settings.weights],
         patch_size=backbone.patch_size,
         weights=backbone.weights_digest,
     )

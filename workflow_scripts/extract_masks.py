@@ -10,20 +10,24 @@ from workflow_scripts.maskdistill.discovery import affinity
 from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
 from workflow_scripts.maskdistill.discovery.initial_masks import mask_rows
 from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the masks of one shard; exit code 0."""
     options = cli.images_parser("extract_masks", __doc__).parse_args(argv)
-    settings = options.settings
+    settings = FeatureSettings.read(options.settings["features"])
 
-    backbone = load_backbone(settings["features"], options.device)
-    find = functools.partial(affinity.object_masks, **settings["masks"])
+    backbone = load_backbone(settings, options.device)
+    find = functools.partial(
+        affinity.object_masks, settings=MaskSettings.read(options.settings["masks"])
+    )
     listed = shards.read_usable(options.images)
     sizes = {row["image_id"]: (row["height"], row["width"]) for row in listed}
     features = feature_rows(
         backbone,
-        settings["features"],
+        settings,
         listed,
         options.root,
         batch_size=options.batch_size,
@@ -34,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     metadata = cli.record(
         options,
         "masks",
-        files=[settings["features"]["weights"]],
+        files=[settings.weights],
         weights=backbone.weights_digest,
     )
     with shards.shard_writer(options.output, "masks", metadata) as writer:

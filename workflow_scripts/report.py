@@ -14,7 +14,7 @@ from workflow_scripts.maskdistill.files.atomic import write_text
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.paper import comparison
 from workflow_scripts.maskdistill.report.document import render
-from workflow_scripts.maskdistill.report.sources import Inputs
+from workflow_scripts.maskdistill.report.inputs import ReportInputs
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs import frozen, verification
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError("--metrics and --summary go together; give both or neither")
 
     page = render(
-        Inputs(
+        ReportInputs(
             dataset=options.dataset,
             split=options.split,
             root=options.root,

@@ -8,7 +8,7 @@ from pathlib import Path
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.gallery import site
-from workflow_scripts.maskdistill.gallery.stage_files import Inputs
+from workflow_scripts.maskdistill.gallery.stage_files import GalleryInputs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     for split, name, *paths in options.step:
         steps.setdefault(split, {})[name] = [Path(path) for path in paths]
     site.write(
-        Inputs(
+        GalleryInputs(
             dataset=options.dataset,
             root=options.root,
             settings=options.settings,

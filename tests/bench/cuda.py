@@ -26,6 +26,7 @@ from workflow_scripts.maskdistill.discovery import affinity, vit
 from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab, upsample
 from workflow_scripts.maskdistill.segmentation.hard_pixels import hard_pixel_loss
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 from workflow_scripts.maskdistill.torch_tools.device import autocast, begin_copy
 
 BATCH = 32
@@ -133,7 +134,7 @@ def masks_on_the_card(backbone: Backbone, sides: tuple[int, int], batch_size: in
 
     def masks(pairs: Iterator[tuple]) -> None:
         for cls_affinity, own in pairs:
-            affinity.object_masks(own, cls_affinity, grid, top_k=0.4)
+            affinity.object_masks(own, cls_affinity, grid, MaskSettings(top_k=0.4))
 
     there = functools.partial(masks, list(zip(affinities, keys, strict=True)))
     copied = synchronized(begin_copy((affinities, keys)), backbone.device)

@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 from tests.bench import Row, median_seconds
 from workflow_scripts.maskdistill.discovery import affinity
 from workflow_scripts.maskdistill.files import masks
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 GRID = (40, 54)
 HEADS, WIDTH, TOP_K = 6, 384, 0.4
@@ -34,7 +35,7 @@ def construction() -> Row:
     cls_affinity = (keys @ prototypes[1])[None].repeat(HEADS, axis=0).astype(np.float16)
 
     def linear() -> np.ndarray:
-        return affinity.object_masks(keys, cls_affinity, GRID, top_k=TOP_K)[0].grid
+        return affinity.object_masks(keys, cls_affinity, GRID, MaskSettings(top_k=TOP_K))[0].grid
 
     assert (linear().ravel() == quadratic(keys, cls_affinity)).all()
     # One thread, as make_masks' job has: of so small products a second one is only waited for.

@@ -32,8 +32,11 @@ from workflow_scripts.maskdistill.settings.config import (
 from workflow_scripts.maskdistill.settings.section import Section
 from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
+from workflow_scripts.maskdistill.settings.sections.embedding import EmbeddingSettings
 from workflow_scripts.maskdistill.settings.sections.evaluation import LinearProbeSettings
+from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 
 # The program of a rule has the rule's name, but for these.
@@ -51,6 +54,16 @@ def fields(kind: type[Section], names: Iterable[str] = ()) -> dict[str, str]:
 
 # Rule → its typed settings and where their fields come from. What a model file tells has no entry.
 TYPED = {
+    "extract_features": {FeatureSettings: fields(FeatureSettings)},
+    "make_masks": {MaskSettings: fields(MaskSettings)},
+    "extract_masks": {
+        FeatureSettings: fields(FeatureSettings),
+        MaskSettings: fields(MaskSettings),
+    },
+    "embed_masks": {
+        FeatureSettings: fields(FeatureSettings),
+        EmbeddingSettings: fields(EmbeddingSettings),
+    },
     "train_mask_rcnn": {MaskRCNNSettings: fields(MaskRCNNSettings)},
     "predict_candidates": {CandidateSettings: fields(CandidateSettings)},
     "train_segmentation": {SegmentationSettings: fields(SegmentationSettings)},

@@ -9,6 +9,8 @@ from workflow_scripts.maskdistill.discovery import affinity
 from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
 from workflow_scripts.maskdistill.discovery.initial_masks import mask_rows
 from workflow_scripts.maskdistill.files import provenance, shards
+from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 MASKS = {
     "top_k": 0.4,
@@ -54,13 +56,14 @@ def test_the_masks_are_those_of_stored_features(folder, tiny_backbone, batch_siz
 
 def test_masks_of_features_that_stay_where_they_are_computed(folder, tiny_backbone):
     """As on a card, whose features are tensors."""
-    backbone = load_backbone(tiny_backbone, "cpu")
+    settings = FeatureSettings(**tiny_backbone)
+    backbone = load_backbone(settings, "cpu")
     listed = shards.read_usable(folder / "images")
-    find = functools.partial(affinity.object_masks, **MASKS)
+    find = functools.partial(affinity.object_masks, settings=MaskSettings(**MASKS))
 
     def masks(fetch):
         rows = feature_rows(
-            backbone, tiny_backbone, listed, folder, batch_size=2, workers=1, fetch=fetch
+            backbone, settings, listed, folder, batch_size=2, workers=1, fetch=fetch
         )
         for row in rows:
             assert row["status"] != shards.OK or torch.is_tensor(row["keys"]) != fetch

@@ -7,6 +7,7 @@ from workflow_scripts import make_masks
 from workflow_scripts.maskdistill.discovery import affinity
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import masks, provenance, shards
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 SETTINGS = {
     "top_k": 0.4,
@@ -85,7 +86,7 @@ def test_settings_reach_the_algorithm(call):
         row["keys"].reshape(24, 12),
         row["cls_affinity"].reshape(3, 24),
         GRID,
-        **{**SETTINGS, **changes},
+        MaskSettings(**{**SETTINGS, **changes}),
     )
     rows = call([row], **changes)
     assert [r["mask_id"] for r in rows] == list(range(len(found)))

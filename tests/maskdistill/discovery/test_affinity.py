@@ -8,8 +8,15 @@ import torch
 
 from workflow_scripts.maskdistill.discovery import affinity
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 HEADS, SIZE = 3, 8
+
+
+def object_masks(keys, cls_affinity, grid, **settings):
+    """The masks under these settings; further masks need no more than the mean nearness."""
+    settings = MaskSettings(**{"next_source": 0, **settings})
+    return affinity.object_masks(keys, cls_affinity, grid, settings)
 
 
 def reference(keys, cls_affinity, grid, top_k, heads=None, center_keys=False):
@@ -66,7 +73,7 @@ def test_the_linear_form_is_the_whole_matrix(make, options, seed):
     keys = make(rng, 9 * 13).astype(np.float16)
     cls_affinity = rng.normal(size=(HEADS, 9 * 13)).astype(np.float32)
     mask, source, voters, sums = reference(keys, cls_affinity, grid, **options)
-    (found,) = affinity.object_masks(keys, cls_affinity, grid, **options)
+    (found,) = object_masks(keys, cls_affinity, grid, **options)
     assert found.grid.shape == grid
     assert found.grid.dtype == bool
     assert found.source == source
@@ -87,15 +94,15 @@ def test_an_object_is_cut_out():
     keys = keys + 0.1 * rng.normal(size=keys.shape)
     cls_affinity = np.tile(inside.ravel() + 0.01 * rng.normal(size=120), (HEADS, 1))
     for top_k in (0.01, 0.1, 0.4, 1.0):
-        (found,) = affinity.object_masks(keys, cls_affinity, inside.shape, top_k=top_k)
+        (found,) = object_masks(keys, cls_affinity, inside.shape, top_k=top_k)
         np.testing.assert_array_equal(found.grid, inside)
         assert inside[found.source]
         assert found.proposals == min(max(1, int(top_k * 120)), inside.sum())
     # A part that all keys have in common hides the object, unless it is taken away.
     shifted = keys + 100
     arguments = (shifted, cls_affinity, inside.shape)
-    assert affinity.object_masks(*arguments, top_k=0.1)[0].grid.all()
-    (found,) = affinity.object_masks(*arguments, top_k=0.1, center_keys=True)
+    assert object_masks(*arguments, top_k=0.1)[0].grid.all()
+    (found,) = object_masks(*arguments, top_k=0.1, center_keys=True)
     np.testing.assert_array_equal(found.grid, inside)
 
 
@@ -103,7 +110,7 @@ def test_of_equal_affinities_the_first_patch_wins():
     keys = np.eye(24)[:6]
     cls_affinity = np.zeros((HEADS, 6))
     cls_affinity[:, [2, 4, 5]] = 1
-    (found,) = affinity.object_masks(keys, cls_affinity, (2, 3), top_k=0.4)
+    (found,) = object_masks(keys, cls_affinity, (2, 3), top_k=0.4)
     assert found.source == (0, 2)
     proposals = affinity.select_proposals(cls_affinity[0], 0.7, np.ones(6, bool))
     assert proposals.tolist() == [2, 4, 5, 0]
@@ -148,9 +155,9 @@ def test_only_the_component_of_the_source():
     keys = np.where(inside.ravel()[:, None], 1.0, -1.0) * np.ones(4)
     cls_affinity = inside.ravel()[None] * 1.0
     cls_affinity[0, 3 * 9 + 6] = 2  # the source lies in the second part
-    (both,) = affinity.object_masks(keys, cls_affinity, (6, 9), top_k=0.1)
+    (both,) = object_masks(keys, cls_affinity, (6, 9), top_k=0.1)
     np.testing.assert_array_equal(both.grid, inside)
-    (one,) = affinity.object_masks(keys, cls_affinity, (6, 9), top_k=0.1, source_component=True)
+    (one,) = object_masks(keys, cls_affinity, (6, 9), top_k=0.1, source_component=True)
     inside[1:3, 1:3] = False
     np.testing.assert_array_equal(one.grid, inside)
 
@@ -161,7 +168,7 @@ def test_several_masks_do_not_overlap(seed, component):
     rng = np.random.default_rng(seed)
     keys, cls_affinity = rng.normal(size=(70, 24)), rng.normal(size=(HEADS, 70))
     arguments = {"top_k": 0.1, "source_component": component}
-    found = affinity.object_masks(keys, cls_affinity, (7, 10), per_image=4, **arguments)
+    found = object_masks(keys, cls_affinity, (7, 10), per_image=4, **arguments)
     assert 1 < len(found) <= 4
     assert sum(mask.grid.astype(int) for mask in found).max() == 1
     assert all(mask.grid[mask.source] for mask in found)
@@ -170,7 +177,7 @@ def test_several_masks_do_not_overlap(seed, component):
     for mask in found:  # each starts at the nearest patch that is left
         assert a_cls[mask.source] == a_cls[free].max()
         free &= ~mask.grid
-    (first,) = affinity.object_masks(keys, cls_affinity, (7, 10), per_image=1, **arguments)
+    (first,) = object_masks(keys, cls_affinity, (7, 10), per_image=1, **arguments)
     np.testing.assert_array_equal(first.grid, found[0].grid)
 
 
@@ -179,14 +186,14 @@ def test_a_far_source_ends_the_search(next_source, expected):
     """Three things, side by side, whose keys have nothing to do with each other."""
     keys = np.repeat(np.eye(4, dtype=np.float32), [2, 2, 2, 14], axis=0)
     cls_affinity = np.repeat([10.0, 8.0, 3.0, 0.0], [2, 2, 2, 14])[None]
-    found = affinity.object_masks(
+    found = object_masks(
         keys, cls_affinity, (1, 20), top_k=0.1, per_image=3, next_source=next_source
     )
     assert [mask.source[1] for mask in found] == [0, 2, 4][:expected]
 
 
 def test_no_further_mask_when_nothing_is_left():
-    found = affinity.object_masks(np.ones((6, 4)), np.ones((1, 6)), (2, 3), top_k=0.5, per_image=9)
+    found = object_masks(np.ones((6, 4)), np.ones((1, 6)), (2, 3), top_k=0.5, per_image=9)
     assert len(found) == 1
     assert found[0].grid.all()
 
@@ -194,14 +201,14 @@ def test_no_further_mask_when_nothing_is_left():
 def test_keys_that_say_nothing_give_an_empty_mask():
     keys, cls_affinity = np.zeros((6, 4)), np.ones((1, 6))
     for per_image in (1, 4):  # and the same source is not searched again
-        (found,) = affinity.object_masks(keys, cls_affinity, (2, 3), top_k=0.5, per_image=per_image)
+        (found,) = object_masks(keys, cls_affinity, (2, 3), top_k=0.5, per_image=per_image)
         assert not found.grid.any()
 
 
 def test_the_keys_given_are_left_alone():
     keys = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
     before = keys.copy()
-    affinity.object_masks(keys, np.ones((1, 6)), (2, 3), top_k=0.5, center_keys=True)
+    object_masks(keys, np.ones((1, 6)), (2, 3), top_k=0.5, center_keys=True)
     np.testing.assert_array_equal(keys, before)
 
 
@@ -213,7 +220,7 @@ def test_heads_that_do_not_exist():
 @pytest.mark.parametrize("shape", [(7, 4), (6, 4)])
 def test_shapes_must_fit(shape):
     with pytest.raises(ValueError, match="for 2 x 3 patches"):
-        affinity.object_masks(np.ones(shape), np.ones((1, 13 - shape[0])), (2, 3), top_k=0.5)
+        object_masks(np.ones(shape), np.ones((1, 13 - shape[0])), (2, 3), top_k=0.5)
 
 
 def test_halves_become_single_precision_bit_by_bit():
@@ -281,9 +288,9 @@ def test_masks_of_tensors_are_those_of_arrays(
         rng = np.random.default_rng(seed)
         keys = rng.integers(-2, 3, (patches, 24)).astype([np.float16, np.float32][seed % 2])
         cls_affinity = rng.integers(-3, 4, (4, patches)).astype(np.float32)
-        expected = affinity.object_masks(keys, cls_affinity, grid, **options)
+        expected = object_masks(keys, cls_affinity, grid, **options)
         tensors = torch.from_numpy(keys), torch.from_numpy(cls_affinity)
-        assert same(affinity.object_masks(*tensors, grid, **options), expected)
+        assert same(object_masks(*tensors, grid, **options), expected)
 
 
 @pytest.mark.parametrize("make", [random_keys, structured_keys])
@@ -294,11 +301,9 @@ def test_tensors_differ_at_most_where_a_sum_is_as_good_as_zero(big_stays, make, 
     keys = make(rng, 9 * 13).astype(np.float16)
     cls_affinity = rng.normal(size=(HEADS, 9 * 13)).astype(np.float32)
     _, source, voters, sums = reference(keys, cls_affinity, grid, **options)
-    (expected,) = affinity.object_masks(keys, cls_affinity, grid, **options)
+    (expected,) = object_masks(keys, cls_affinity, grid, **options)
     big_stays(len(keys))
-    (found,) = affinity.object_masks(
-        torch.from_numpy(keys), torch.from_numpy(cls_affinity), grid, **options
-    )
+    (found,) = object_masks(torch.from_numpy(keys), torch.from_numpy(cls_affinity), grid, **options)
     assert (found.source, found.proposals) == (source, voters)
     clear = np.abs(sums).reshape(grid) > 1e-5 * np.abs(sums).max()
     np.testing.assert_array_equal(found.grid[clear], expected.grid[clear])
@@ -317,7 +322,7 @@ def test_keys_that_came_to_the_host_would_be_seen(big_stays):
 def test_the_tensors_given_are_left_alone():
     keys = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     before = keys.clone()
-    affinity.object_masks(keys, torch.ones(1, 6), (2, 3), top_k=0.5, center_keys=True)
+    object_masks(keys, torch.ones(1, 6), (2, 3), top_k=0.5, center_keys=True)
     assert torch.equal(keys, before)
 
 
@@ -325,8 +330,9 @@ def test_masks_of_arrays_do_without_torch():
     """make_masks starts in a fraction of the time that importing torch takes."""
     code = (
         "import sys, numpy as np; from workflow_scripts import make_masks; "
-        "from workflow_scripts.maskdistill.discovery import affinity; "
-        "affinity.object_masks(np.ones((6, 4)), np.ones((1, 6)), (2, 3), top_k=0.5); "
+        "from workflow_scripts.maskdistill.discovery.affinity import object_masks; "
+        "from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings; "
+        "object_masks(np.ones((6, 4)), np.ones((1, 6)), (2, 3), MaskSettings()); "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

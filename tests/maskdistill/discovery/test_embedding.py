@@ -7,6 +7,8 @@ from safetensors.torch import save_file
 from workflow_scripts.maskdistill.discovery import embedding
 from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.settings.sections.embedding import EmbeddingSettings
+from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -61,7 +63,7 @@ TINY_VIT = {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3, "img_s
 
 
 def network(folder, name, options):
-    """Settings of a randomly drawn network of timm."""
+    """The keys of settings that name a randomly drawn network of timm."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=0, **options)
     path = folder / f"{name}.safetensors"
@@ -73,8 +75,11 @@ def network(folder, name, options):
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "deit3_small_patch16_224"])
 def test_vision_transformers_embed_images_of_any_size_whatever_their_name(tmp_path, name, own):
     found = network(tmp_path, name, TINY_VIT)
-    nothing = {"backbone": None, "backbone_options": {}, "weights": None}
-    embedder = embedding.build_embedder(*((found, nothing) if own else (nothing, found)))
+    if own:
+        settings = EmbeddingSettings(**found), FeatureSettings()
+    else:
+        settings = EmbeddingSettings(), FeatureSettings(**found)
+    embedder = embedding.build_embedder(*settings)
     backbone = Backbone(name, options=TINY_VIT, weights=found["weights"])
     assert embedder.embed(embedder.prepare([IMAGE])).shape == (1, 48)
     assert torch.equal(
@@ -84,7 +89,9 @@ def test_vision_transformers_embed_images_of_any_size_whatever_their_name(tmp_pa
 
 def test_convolutional_networks_are_told_by_their_class(tmp_path):
     options = {"channels": [8, 8, 8, 16], "layers": [1, 1, 1, 1]}
-    embedder = embedding.build_embedder(network(tmp_path, "resnet10t", options), {})
+    embedder = embedding.build_embedder(
+        EmbeddingSettings(**network(tmp_path, "resnet10t", options)), FeatureSettings()
+    )
     assert embedder.prepare([IMAGE]).shape == (1, 3, 20, 30)  # no patches to pad to
     assert embedder.embed(embedder.prepare([IMAGE])).shape == (1, 16)
 
@@ -92,7 +99,7 @@ def test_convolutional_networks_are_told_by_their_class(tmp_path):
 def test_an_architecture_for_one_size_is_one_line(tmp_path):
     options = {"img_size": 64, "embed_dim": 16, "depths": [1, 1], "num_heads": [1, 1]}
     found = network(tmp_path, "swin_tiny_patch4_window7_224", options)
-    embedder = embedding.build_embedder(found, {})
+    embedder = embedding.build_embedder(EmbeddingSettings(**found), FeatureSettings())
     with pytest.raises(
         InputError, match=r"embedding\.backbone: .*no images of 20 x 30 px"
     ) as error:
@@ -105,4 +112,4 @@ def test_an_architecture_for_one_size_is_one_line(tmp_path):
 def test_an_unknown_name_is_one_line():
     found = {"backbone": "vit_of_nobody", "backbone_options": {}, "weights": None}
     with pytest.raises(InputError, match=r"embedding\.backbone 'vit_of_nobody' cannot be built"):
-        embedding.build_embedder(found, {})
+        embedding.build_embedder(EmbeddingSettings(**found), FeatureSettings())

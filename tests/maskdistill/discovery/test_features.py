@@ -3,6 +3,7 @@ import pytest
 
 from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
 from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 
 SIZES = {5: (24, 32), 3: (40, 30), 9: (24, 32), 1: (100, 50)}
 
@@ -14,11 +15,11 @@ def rows_of(tmp_path, tiny_backbone, write_image):
         write_image(tmp_path / f"{image_id}.png", height, width, seed=image_id)
         row = {"image_id": image_id, "file_name": f"{image_id}.png"}
         listed.append(row | {"height": height, "width": width})
-    backbone = load_backbone(tiny_backbone, "cpu")
+    backbone = load_backbone(FeatureSettings(**tiny_backbone), "cpu")
 
     def call(**changes):
         options = {"batch_size": 2, "workers": 2}
-        settings = tiny_backbone | changes
+        settings = FeatureSettings(**tiny_backbone | changes)
         rows = feature_rows(backbone, settings, listed, tmp_path, **options)
         return backbone, {row["image_id"]: row for row in rows}
 

@@ -13,6 +13,7 @@ from workflow_scripts.maskdistill.discovery import affinity
 from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 # name, options and prefix tokens ([CLS] and registers); two blocks of each
 MODELS = {
@@ -232,7 +233,10 @@ def test_half_precision_changes_few_patches():
             affinities, keys = backbone.last_block_features(backbone.prepare([image]))
             assert affinities.dtype == keys.dtype == torch.float32
             masks = affinity.object_masks(
-                keys[0].numpy(), affinities[0].numpy(), (15, 15), top_k=0.05, center_keys=True
+                keys[0].numpy(),
+                affinities[0].numpy(),
+                (15, 15),
+                MaskSettings(top_k=0.05, center_keys=True),
             )
             found.append(masks[0].grid)
         same.append((found[0] == found[1]).mean())

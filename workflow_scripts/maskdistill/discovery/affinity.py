@@ -21,6 +21,7 @@ import numpy as np
 from scipy import ndimage
 
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 if TYPE_CHECKING:
     import torch
@@ -43,13 +44,7 @@ def object_masks(
     keys: Array,
     cls_affinity: Array,
     grid: tuple[int, int],
-    *,
-    top_k: float,
-    heads: Sequence[int] | None = None,
-    center_keys: bool = False,
-    source_component: bool = False,
-    per_image: int = 1,
-    next_source: float = 0.0,
+    settings: MaskSettings,
 ) -> list[ObjectMask]:
     """Segment the objects of one image, where its keys are.
 
@@ -61,19 +56,15 @@ def object_masks(
         keys: N x d float16 or float32, the keys of all heads side by side.
         cls_affinity: heads x N, q_CLS(h) · k_I(h).
         grid: (rows, columns) with rows x columns = N.
-        top_k: share of the patches, 0..1; 0.4 in the paper.
-        heads: those averaged in Eq. 1; None takes all, as the paper does.
-        center_keys: subtract the image's mean key first. The keys of small and of newer backbones
-            share a large common part; without centring all their affinities are positive.
-        source_component: keep only the 4-connected component of the mask that holds the source.
-        per_image: most masks to find; each is searched among the patches that earlier ones left.
-        next_source: how near to [CLS] the source of a further mask must be, as a share of the first
-            source's, both above the image's mean; 0 asks for nothing more than the mean, 1 stops
-            after the first mask.
+        settings: `center_keys` subtracts the image's mean key first, because the keys of small and
+            of newer backbones share a large common part, which makes all affinities positive. Of
+            several masks, each is searched among the patches that earlier ones left; with a
+            `next_source` of 1 there is only one.
 
     Returns:
-        Between one and `per_image` masks, which do not overlap; an empty one ends the search. Of
-        keys on a card, only the grids, the sources and the numbers of proposals leave it.
+        Between one and `settings.per_image` masks, which do not overlap; an empty one ends the
+        search. Of keys on a card, only the grids, the sources and the numbers of proposals leave
+        it.
 
     Raises:
         ValueError: shapes do not fit together.
@@ -85,21 +76,21 @@ def object_masks(
             f"{len(keys)} keys and {cls_affinity.shape} affinities for {rows} x {columns} patches"
         )
     keys = single_precision(keys)
-    if center_keys:
+    if settings.center_keys:
         keys -= keys.mean(axis=0)
-    affinity = average_heads(cls_affinity, heads)
+    affinity = average_heads(cls_affinity, settings.heads)
     mean = affinity.mean()
-    nearest = mean + next_source * (affinity.max() - mean)
+    nearest = mean + settings.next_source * (affinity.max() - mean)
     free = xp.ones(len(keys), dtype=xp.bool, device=keys.device)
     found = []
-    while len(found) < per_image and free.any():
-        proposals = select_proposals(affinity, top_k, free)
+    while len(found) < settings.per_image and free.any():
+        proposals = select_proposals(affinity, settings.top_k, free)
         if found and affinity[proposals[0]] < nearest:
             break
         voters = similar_to_source(keys, proposals)
         mask = _to_host(diffuse(keys, voters) & free).reshape(grid)
         source = int(proposals[0])
-        if source_component:
+        if settings.source_component:
             mask = component_of(mask, source)
         found.append(ObjectMask(mask, divmod(source, columns), proposals=len(voters)))
         if not mask.any():

@@ -1,7 +1,5 @@
 """What the backbone sees of a masked object: the whole image without its background, or a crop."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from PIL import Image
 
@@ -12,27 +10,29 @@ from workflow_scripts.maskdistill.discovery.vit import (
     is_vision_transformer,
 )
 from workflow_scripts.maskdistill.files import images, masks
+from workflow_scripts.maskdistill.settings.sections.embedding import EmbeddingSettings
+from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 
 
-def build_embedder(embedding: Mapping, features: Mapping) -> Network:
+def build_embedder(embedding: EmbeddingSettings, features: FeatureSettings) -> Network:
     """The network that embeds masked objects: the features' own backbone, unless one is named.
 
     Args:
-        embedding: settings of this stage; `backbone` may name a transformer or a convolutional
+        embedding: `backbone` may name a transformer or a convolutional
             network of timm.
-        features: settings of the features.
+        features: used where `embedding` names no backbone.
 
     Raises:
         InputError: unknown name, weights that cannot be had or that do not fit.
     """
     setting, source = ("features", features)
-    if embedding["backbone"] is not None:
+    if embedding.backbone is not None:
         setting, source = ("embedding", embedding)
-    name, options = source["backbone"], source["backbone_options"]
-    chosen = {"options": options, "weights": source["weights"], "setting": setting}
+    name, options = source.backbone, source.backbone_options
+    chosen = {"options": options, "weights": source.weights, "setting": setting}
     if source is features or is_vision_transformer(name, options=options, setting=setting):
         return Backbone(name, **chosen)
-    return Network(build_network(name, **chosen), multiple=1, weights=source["weights"])
+    return Network(build_network(name, **chosen), multiple=1, weights=source.weights)
 
 
 def masked_image(

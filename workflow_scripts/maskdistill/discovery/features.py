@@ -12,25 +12,26 @@ import numpy as np
 from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.files import images, shards
 from workflow_scripts.maskdistill.progress import progress_bar
+from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.streaming import some_ahead, stream_batches
 from workflow_scripts.maskdistill.torch_tools.device import begin_copy, choose_device
 
 Batch = list[tuple[Mapping, np.ndarray | images.ImageRejected]]
 
 
-def load_backbone(settings: Mapping, device: str) -> Backbone:
+def load_backbone(settings: FeatureSettings, device: str) -> Backbone:
     """The network that the settings `features` name, on a device as the command line names it."""
     return Backbone(
-        settings["backbone"],
-        options=settings["backbone_options"],
-        weights=settings["weights"],
-        precision=settings["precision"],
+        settings.backbone,
+        options=settings.backbone_options,
+        weights=settings.weights,
+        precision=settings.precision,
     ).to(choose_device(device))
 
 
 def feature_rows(
     backbone: Backbone,
-    settings: Mapping,
+    settings: FeatureSettings,
     listed: Sequence[Mapping],
     root: Path,
     *,
@@ -43,7 +44,6 @@ def feature_rows(
     On a card the next batch is under way while the rows of one are used.
 
     Args:
-        settings: `features`.
         listed: usable images of a manifest.
         root: folder that their file names are relative to.
         batch_size: images of one shape in one pass.
@@ -56,8 +56,8 @@ def feature_rows(
         return images.resized_size(
             row["height"],
             row["width"],
-            shorter_side=settings["shorter_side"],
-            longer_side=settings["longer_side"],
+            shorter_side=settings.shorter_side,
+            longer_side=settings.longer_side,
         )
 
     def load(row: Mapping) -> np.ndarray | images.ImageRejected:

@@ -12,7 +12,9 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation.step_titles import step_in_round
 from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.pictures import overlays
 from workflow_scripts.maskdistill.settings.layers import known_datasets, layers, merge
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 LINEAR_PROBE = "linear_probe"  # its steps' names begin so; their labels are classes
 APPLIED = "applied"  # folder of the splits of new images
@@ -147,11 +149,6 @@ def collect(tree: Path, split: str, image: Mapping, root: Path, seed: str | None
         if cluster and classes:
             cluster = classes[cluster - 1]
         row |= {"cluster": cluster, "distance": found.get("distance")}
-    candidates = [
-        row
-        for row in rows(base and base / split / "candidates" / name)
-        if row["candidate_id"] is not None
-    ]
     steps = {}
     for step, folder in step_folders(base, split).items():
         for row in rows(folder / name):
@@ -164,11 +161,10 @@ def collect(tree: Path, split: str, image: Mapping, root: Path, seed: str | None
         split=split,
         image=image,
         masks=mask_rows,
-        candidates=sorted(candidates, key=lambda row: (-row["score"], row["candidate_id"])),
+        candidates=overlays.ranked(rows(base and base / split / "candidates" / name)),
         confident=frozenset(
             row["candidate_id"]
-            for row in rows(base and base / split / "confident" / name)
-            if row["candidate_id"] is not None
+            for row in overlays.ranked(rows(base and base / split / "confident" / name))
         ),
         steps=steps,
         ground_truth=_ground_truth(metrics, split, image, root),
@@ -241,7 +237,7 @@ def _searches(
     """Proposals and voters of every mask, which the masks' rows only count."""
     if not settings:
         return []
-    found = affinity.object_masks(keys, heads, grid, **settings)
+    found = affinity.object_masks(keys, heads, grid, MaskSettings.read(settings))
     keys = keys.astype(np.float32)
     if settings["center_keys"]:
         keys -= keys.mean(axis=0)

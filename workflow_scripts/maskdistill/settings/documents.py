@@ -19,6 +19,11 @@ config/datasets/NAME.yaml, goes over them. config/README.md explains how to use 
 _END_OF_SCALAR = "...\n"  # that yaml writes after a value alone
 _TABLE_BEGINS = "## All keys\n"
 _COMMAND = "python -m workflow_scripts.describe_config"
+_TABLE_IS_WRITTEN = f"""\
+Every key is defined in one place, the file of its section in
+`workflow_scripts/maskdistill/settings/sections/`. After a change there,
+`{_COMMAND}` writes this table, `default.yaml` and the schemas.
+"""
 
 
 class _Key(NamedTuple):
@@ -42,7 +47,7 @@ def documents(folder: Path) -> dict[Path, str]:
         folder / "default.yaml": default_yaml(),
         folder / "schemas" / "dataset.schema.yaml": _yaml(dataset_schema()),
         folder / "schemas" / "workflow.schema.yaml": _yaml(workflow_schema()),
-        readme: f"{text}{_TABLE_BEGINS}\nWritten by `{_COMMAND}`.\n\n{table()}\n",
+        readme: f"{text}{_TABLE_BEGINS}\n{_TABLE_IS_WRITTEN}\n{table()}\n",
     }
 
 
