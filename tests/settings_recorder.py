@@ -60,9 +60,10 @@ class Log:
         """Note the fields that are looked at in instances of a class."""
 
         def look(instance: object, name: str) -> object:
+            value = object.__getattribute__(instance, name)
             if name in fields and not _is_copying():
-                self.read.add(fields[name])
-            return object.__getattribute__(instance, name)
+                self.read.update(leaves({fields[name]: value}))
+            return value
 
         return mock.patch.object(kind, "__getattribute__", look)
 

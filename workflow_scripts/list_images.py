@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_root(parser)
     parser.add_argument("--split", required=True, help="a key of the dataset's `splits`")
     parser.add_argument("--shard", type=int, required=True, help="number of the shard, from 0")
-    cli.add_tolerance(parser)
+    cli.add_max_rejected(parser)
     parser.add_argument("--workers", type=int, default=1, help="threads that open images")
     parser.add_argument(
         "--listing",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.files import images, label_maps, shards
-from workflow_scripts.maskdistill.paper import boxes
+from workflow_scripts.maskdistill.paper.masks_from_boxes import box_mask, grabcut
 from workflow_scripts.maskdistill.progress import progress
 
 
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
             layers = []
             for candidate in reversed(found):  # the most confident one stands first
                 box = tuple(candidate[name] for name in ("x", "y", "box_width", "box_height"))
-                mask = boxes.box_mask(box, size) if pixels is None else boxes.grabcut(pixels, box)
+                mask = box_mask(box, size) if pixels is None else grabcut(pixels, box)
                 layers.append((mask, candidate["cluster"]))
             labels = label_maps.paint(size, layers, clusters)
             writer.write(label_maps.row(row["image_id"], row["file_name"], labels))

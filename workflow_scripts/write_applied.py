@@ -1,6 +1,5 @@
 """Write what was found in new images: label maps, overlays, objects, and unusable images."""
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,8 @@ from pathlib import Path
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.exports import coco
 from workflow_scripts.maskdistill.exports.content import Picture, read_pictures, write_label_map
-from workflow_scripts.maskdistill.files import atomic, images, label_maps, provenance, shards
+from workflow_scripts.maskdistill.files import atomic, images, label_maps, shards
+from workflow_scripts.maskdistill.files.csv_files import write_csv
 from workflow_scripts.maskdistill.pictures.overlays import write_overlay
 
 
@@ -49,17 +49,13 @@ def main(argv: list[str] | None = None) -> int:
         objects["info"]["provenance"] = record
         (maps / "labelmap.txt").write_text(label_maps.legend(names), encoding="utf-8")
     atomic.write_text(options.objects, json.dumps(objects))
-    with (
-        atomic.atomic_path(options.rejected) as path,
-        open(path, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(["file_name", "status"])
-        for manifest in options.images:
-            for row in shards.read_rows(manifest):
-                if row["status"] != shards.OK:
-                    writer.writerow([row["file_name"], row["status"]])
-    provenance.write_beside(options.rejected, record)
+    rejected = (
+        row
+        for manifest in options.images
+        for row in shards.read_rows(manifest)
+        if row["status"] != shards.OK
+    )
+    write_csv(options.rejected, rejected, ["file_name", "status"], record)
     return 0
 
 

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write the COCO file; exit code 0."""
     parser = cli.Parser("write_pseudo_labels", __doc__)
     parser.add_input("--images", nargs="+", required=True, help="manifests")
-    cli.add_tolerance(parser)
+    cli.add_max_rejected(parser)
     parser.add_input("--masks", nargs="+", required=True, help="their masks")
     parser.add_input("--assignments", required=True, help="of cluster_masks")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")

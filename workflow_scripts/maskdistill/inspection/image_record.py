@@ -9,7 +9,7 @@ import numpy as np
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.discovery import affinity
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.evaluation.step_titles import of_round
+from workflow_scripts.maskdistill.evaluation.step_titles import step_in_round
 from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.pictures import overlays
@@ -191,7 +191,7 @@ def step_folders(base: Path | None, split: str) -> dict[str, Path]:
     rounds = sorted(base.glob("round-*"), key=lambda path: int(path.name.removeprefix("round-")))
     for step, labels in (("segmentation", "predictions"), (LINEAR_PROBE, LINEAR_PROBE)):
         for number, folder in enumerate(rounds):
-            name = of_round(step, number)
+            name = step_in_round(step, number)
             folders[name] = folder / split / labels
             folders[f"{name}_crf"] = folder / split / f"{labels}_crf"
     return {name: folder for name, folder in folders.items() if folder.is_dir()}

@@ -9,12 +9,15 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools import sampling
 from workflow_scripts.maskdistill.torch_tools.resnet import (
     build_resnet,
     keep_frozen,
     output_channels,
 )
+
+_DEFAULTS = SegmentationSettings()
 
 # Settings that a model file must keep for the model to be built again.
 ARCHITECTURE = (
@@ -128,13 +131,13 @@ class PooledBatchNorm(nn.BatchNorm2d):
 def build_deeplab(
     clusters: int,
     *,
-    depth: int = 50,
-    output_stride: int = 8,
+    depth: int = _DEFAULTS.depth,
+    output_stride: int = _DEFAULTS.output_stride,
     weights: str | os.PathLike | None = None,
-    frozen_stages: int = 0,
-    atrous_rates: Sequence[int] = (12, 24, 36),
-    head_width: int = 256,
-    dropout: float = 0.5,
+    frozen_stages: int = _DEFAULTS.frozen_stages,
+    atrous_rates: Sequence[int] = _DEFAULTS.atrous_rates,
+    head_width: int = _DEFAULTS.head_width,
+    dropout: float = _DEFAULTS.dropout,
 ) -> DeepLab:
     """DeepLab-v3 with `clusters` + 1 outputs (paper, Section 4.1).
 
