@@ -27,7 +27,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class Thing:
-    """What stays the same about an individual wherever it is seen.
+    """The properties of a thing that are the same in every frame.
 
     Attributes:
         kind: Position of its class in `CLASS_NAMES`.
@@ -48,7 +48,7 @@ class Pose:
         radius: Half its extent in pixels.
         to_local: `float64` array of shape `(2, 2)`, the turn, stretch and shear that take an
             offset from the centre (in units of `radius`) to the thing's own coordinates.
-        wobble: Amplitude (relative), frequency (lobes a turn) and phase (radians) of the wave on
+        wobble: Amplitude (relative), frequency (lobes per turn) and phase (radians) of the wave on
             its outline.
         phase: Shift of its pattern, in periods from 0 to 1.
     """
@@ -135,12 +135,12 @@ FORMS: tuple[tuple[Outline, Pattern], ...] = (
 
 
 def draw_colour(rng: np.random.Generator) -> np.ndarray:
-    """One colour of the world, RGB from 0 to 255: `float64` of shape `(3,)`."""
+    """A random colour, RGB from 0 to 255: `float64` of shape `(3,)`."""
     return rng.uniform(25.0, 230.0, size=3)
 
 
 def draw_thing(rng: np.random.Generator) -> Thing:
-    """Draw an individual: its class and two colours that can be told apart."""
+    """Draw a thing: its class, and two colours of different luminance."""
     first = draw_colour(rng)
     second = draw_colour(rng)
     while abs((first - second) @ LUMINANCE) < LEAST_CONTRAST:
@@ -166,7 +166,7 @@ def paint_thing(canvas: np.ndarray, owner: np.ndarray, number: int, thing: Thing
         canvas: `uint8` array of shape `(height, width, 3)` at the supersampled size.
         owner: `uint8` array of shape `(height, width)` of thing numbers, same size.
         number: The thing's number in the scene, from 1.
-        thing: The individual to paint.
+        thing: The thing to paint.
         pose: Where and how it is seen, in pixels of the finished (not supersampled) image.
     """
     height, width = owner.shape

@@ -13,8 +13,7 @@ from workflow_scripts.maskdistill.errors import InputError
 # bits of the 23 of the fraction: a run on a GPU would then differ from one on a CPU by far more
 # than the order of sums. The first line holds for convolutions and matrix products of every
 # backend. The second keeps cuDNN's older flag in agreement with it, without which PyTorch 2.15
-# refuses `torch.backends.cudnn.flags()`. Both are set on import, so that they also hold in
-# processes that others start, such as those of Detectron2's launcher.
+# refuses `torch.backends.cudnn.flags()`. Both are set on import, for every process.
 torch.backends.fp32_precision = "ieee"
 torch.backends.cudnn.allow_tf32 = False
 

@@ -34,8 +34,6 @@ def world_size() -> int:
 def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the other processes (NCCL on GPUs, gloo on CPUs); yields this process's device.
 
-    A group that already exists is used.
-
     Raises:
         InputError: a process has no GPU of its own.
     """
@@ -50,8 +48,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
                 "set runtime.gpus to what one node has"
             )
         torch.cuda.set_device(device)
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
     finally:
