@@ -16,9 +16,9 @@ def accelerate(model: nn.Module) -> None:
     sums. Nothing happens where PyTorch lacks the operators, or where the environment has
     MASKDISTILL_CPU_KERNELS=0.
     """
-    # Measured on two cores of an AMD processor: products take less than half the time of PyTorch's
-    # own, and extracting features (ViT-S/16, 640 x 864 pixels, float32) takes 0.45 s per image, 1.23
-    # times the time of its matrix products alone; see docs/measurements.md.
+    # Measured on two cores of an AMD processor: float32 products take less than half the time of
+    # PyTorch's own, and features of ViT-S/16 at 640 x 864 pixels take 0.45 s per image, which is
+    # 1.23 times the time of their matrix products alone; see docs/measurements.md.
     if os.environ.get("MASKDISTILL_CPU_KERNELS") == "0" or not onednn.is_available():
         return
     pack_linear_layers(model)
