@@ -8,6 +8,7 @@ from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.settings import checks, documents, layers
 from workflow_scripts.maskdistill.settings.whole_config import DatasetConfig, WorkflowConfig
 
+FORMATS = "By hand.\n\n| folder | what opens it | notes |\n| --- | --- | --- |\n"
 DATASETS = sorted((REPOSITORY / "config" / "datasets").glob("*.yaml"))
 
 
@@ -19,12 +20,14 @@ def test_a_file_that_is_out_of_date_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(describe_config, "REPOSITORY", tmp_path)
     readme = tmp_path / "config" / "README.md"
     readme.parent.mkdir()
-    readme.write_text("By hand.\n\n## All keys\n\n| old |\n")
+    readme.write_text(f"{FORMATS}| old |\n| `model` | more |\n\n## All keys\n\n| old |\n")
     with pytest.raises(InputError, match=r"default\.yaml: out of date; run"):
         describe_config.main(["--check"])
     assert not (tmp_path / "config" / "default.yaml").exists()
     assert describe_config.main([]) == describe_config.main(["--check"]) == 0
-    assert readme.read_text().startswith("By hand.\n\n## All keys\n\nWritten by")
+    assert readme.read_text().startswith(f"{FORMATS}| `coco` | ")
+    assert "\n| `voc` | PASCAL VOC" in readme.read_text()
+    assert "\n| `model` | more |\n\n## All keys\n\nEvery key" in readme.read_text()
     assert "| old |" not in readme.read_text()
 
 

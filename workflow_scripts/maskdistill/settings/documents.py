@@ -1,6 +1,7 @@
 """Files that follow from the classes of the settings: defaults, schemas, the table of all keys."""
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from workflow_scripts.maskdistill.settings.export_formats import EXPORT_FORMATS
 from workflow_scripts.maskdistill.settings.section import Section
 from workflow_scripts.maskdistill.settings.whole_config import DatasetConfig, WorkflowConfig
 
@@ -18,6 +20,7 @@ config/datasets/NAME.yaml, goes over them. config/README.md explains how to use 
 """
 _END_OF_SCALAR = "...\n"  # that yaml writes after a value alone
 _TABLE_BEGINS = "## All keys\n"
+_FORMATS = re.compile(r"(\| folder \|.*\n\| --- .*\n)(\|.*\n)*?(?=\| `model` )")
 _COMMAND = "python -m workflow_scripts.describe_config"
 _TABLE_IS_WRITTEN = f"""\
 Every key is defined in one place, the file of its section in
@@ -39,10 +42,12 @@ def documents(folder: Path) -> dict[Path, str]:
     """The files that follow from the settings, and what should be in them.
 
     Args:
-        folder: of the config; its README.md is read, and only its table of keys is replaced.
+        folder: of the config; its README.md is read, and only its tables of keys and of the
+            formats of exports are replaced.
     """
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8").partition(_TABLE_BEGINS)[0]
+    text = _FORMATS.sub(lambda found: found[1] + export_formats(), text)
     return {
         folder / "default.yaml": default_yaml(),
         folder / "schemas" / "dataset.schema.yaml": _yaml(dataset_schema()),
@@ -85,6 +90,14 @@ def table() -> str:
         if not key.is_section
     ]
     return "\n".join(["| key | default | meaning |", "| --- | --- | --- |", *rows])
+
+
+def export_formats() -> str:
+    """The rows of the table of the formats of exports, in Markdown."""
+    return "".join(
+        f"| `{name}` | {found.opened_with} | {found.holds} |\n"
+        for name, found in EXPORT_FORMATS.items()
+    )
 
 
 def _keys(kind: type[Section], above: tuple[str, ...] = ()) -> Iterator[_Key]:

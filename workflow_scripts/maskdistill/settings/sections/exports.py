@@ -4,9 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from workflow_scripts.maskdistill.settings.export_formats import EXPORT_FORMATS
 from workflow_scripts.maskdistill.settings.section import UNIQUE, NotNegative, Section, listed
 
-Format = Literal["coco", "voc", "fiftyone", "label_studio", "huggingface", "yolo"]
+Format = Literal[tuple(EXPORT_FORMATS)]
 
 
 class ExportSettings(Section):
@@ -15,7 +16,8 @@ class ExportSettings(Section):
     section: ClassVar[str] = "exports"
 
     formats: Annotated[listed(Format), *UNIQUE] = Field(
-        Format.__args__, description="What `snakemake exports` writes in addition to the model."
+        tuple(EXPORT_FORMATS),
+        description="What `snakemake exports` writes in addition to the model.",
     )
     polygons: bool = Field(False, description="Whether COCO's files have copies with polygons.")
     polygon_tolerance: NotNegative = Field(
