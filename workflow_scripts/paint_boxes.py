@@ -8,7 +8,7 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.files import images, label_maps, shards
-from workflow_scripts.maskdistill.paper.masks_from_boxes import box_mask, grabcut
+from workflow_scripts.maskdistill.paper import masks_from_boxes
 from workflow_scripts.maskdistill.progress import progress
 
 
@@ -31,15 +31,10 @@ def main(argv: list[str] | None = None) -> int:
         for row in progress(listed, description="boxes", unit="image", total=len(listed)):
             size = (row["height"], row["width"])
             found = [c for c in by_image[row["image_id"]] if c["candidate_id"] is not None]
-            pixels = None
+            image = None
             if options.grabcut and found:
-                pixels = images.read_listed(options.root / row["file_name"], size)
-            layers = []
-            for candidate in reversed(found):  # the most confident one stands first
-                box = tuple(candidate[name] for name in ("x", "y", "box_width", "box_height"))
-                mask = box_mask(box, size) if pixels is None else grabcut(pixels, box)
-                layers.append((mask, candidate["cluster"]))
-            labels = label_maps.paint(size, layers, clusters)
+                image = images.read_listed(options.root / row["file_name"], size)
+            labels = masks_from_boxes.paint_boxes(found, size, clusters, image)
             writer.write(label_maps.row(row["image_id"], row["file_name"], labels))
     return 0
 

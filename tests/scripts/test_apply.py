@@ -9,6 +9,7 @@ from pycocotools.coco import COCO
 from tests.scripts.test_predict_segmentation import ARCHITECTURE
 from workflow_scripts import apply
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.exports import single_images
 from workflow_scripts.maskdistill.files import label_maps
 from workflow_scripts.maskdistill.files.masks import encode
 from workflow_scripts.maskdistill.mask_rcnn.engines import Candidate
@@ -67,7 +68,7 @@ def test_objects_of_a_mask_rcnn(folder, monkeypatch):
         seen["side"] = settings.shorter_side
         return Predictor()
 
-    monkeypatch.setattr(apply.engines, "load_predictor", load)
+    monkeypatch.setattr(single_images.engines, "load_predictor", load)
     (folder / "classes.json").write_text(json.dumps(["x", "y", "z"]))
     settings = {"candidates": {"shorter_side": 64}, "confidence": {"threshold": 0.5}}
     options = ["--image", str(folder / "a.png"), "--mask-rcnn=any.pt"]

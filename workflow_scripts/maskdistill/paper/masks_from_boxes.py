@@ -1,7 +1,11 @@
 """Masks made from boxes (Table S1): the whole box, or the object in it as GrabCut finds it."""
 
+from collections.abc import Mapping, Sequence
+
 import cv2
 import numpy as np
+
+from workflow_scripts.maskdistill.files import label_maps
 
 
 def box_mask(box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
@@ -42,3 +46,29 @@ def grabcut(
     cv2.grabCut(image, state, None, *models, iterations, cv2.GC_INIT_WITH_MASK)
     cut = (state == cv2.GC_FGD) | (state == cv2.GC_PR_FGD)
     return cut if cut.any() else whole
+
+
+def paint_boxes(
+    candidates: Sequence[Mapping],
+    size: tuple[int, int],
+    clusters: int,
+    image: np.ndarray | None = None,
+) -> np.ndarray:
+    """Paint the boxes of candidates into a label map; the most confident one is on top.
+
+    Args:
+        candidates: rows of `confident`, the most confident one first.
+        size: (height, width) of the image.
+        clusters: C.
+        image: H x W x 3 uint8, to cut the objects out of their boxes by GrabCut; else boxes are
+            painted whole.
+
+    Returns:
+        H x W label map, see `label_maps.paint`.
+    """
+    layers = []
+    for candidate in reversed(candidates):
+        box = tuple(candidate[name] for name in ("x", "y", "box_width", "box_height"))
+        mask = box_mask(box, size) if image is None else grabcut(image, box)
+        layers.append((mask, candidate["cluster"]))
+    return label_maps.paint(size, layers, clusters)

@@ -6,6 +6,7 @@ import numpy as np
 
 from workflow_scripts.maskdistill.evaluation.confusion_matrix import UNMATCHED
 from workflow_scripts.maskdistill.evaluation.matching import stored_mapping
+from workflow_scripts.maskdistill.evaluation.metrics import STEP_METRICS
 from workflow_scripts.maskdistill.evaluation.step_titles import step_title
 from workflow_scripts.maskdistill.files import label_maps
 from workflow_scripts.maskdistill.paper import comparison
@@ -33,6 +34,9 @@ def of_run(inputs: ReportInputs) -> dict:
         }
     return {
         "steps": list(steps.values()),
+        "further_metrics": {
+            name: metric.label for name, metric in STEP_METRICS.items() if name != "miou"
+        },
         "groups": [
             {"method": method, "steps": [steps[step] for step in members]}
             for method, members in comparison.step_groups(summary).items()

@@ -1,0 +1,168 @@
+"""Trained models of a run, applied to single images: label map, overlay and objects of each.
+
+How a run uses its models (confidence threshold, selection of candidates, precision, CRF, names) is
+in use.json, which the program `describe_use` writes.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.exports.coco import instances
+from workflow_scripts.maskdistill.exports.content import Picture, write_label_map
+from workflow_scripts.maskdistill.files import atomic, coco_json, images, label_maps
+from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.mask_rcnn import engines
+from workflow_scripts.maskdistill.mask_rcnn.candidates import rows_of_image
+from workflow_scripts.maskdistill.pictures.overlays import write_overlay
+from workflow_scripts.maskdistill.segmentation import confidence, crf, label_map_prediction
+from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
+from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
+
+_LEVELS_TO_SEED = 2  # from round-R/segmentation up to the folder of the seed
+_SECTIONS = ("predictions", "candidates", "confidence", "crf")
+
+
+def read_use(model: Path, settings: Mapping, *, needed: Sequence[str]) -> dict:
+    """How the models of a run are used: its use.json, with `settings` merged over it.
+
+    Args:
+        model: the segmentation model; use.json is in its folder or in one of the two above.
+        settings: parts of a dataset's config, of `predictions`, `candidates`, `confidence`, `crf`.
+        needed: those of these sections that must be known.
+
+    Raises:
+        InputError: there is neither use.json nor a setting for a section that is needed.
+    """
+    folder = model.absolute().parent
+    places = [above / "use.json" for above in (folder, *list(folder.parents)[:_LEVELS_TO_SEED])]
+    path = next(filter(Path.is_file, places), None)
+    found = {} if path is None else read_json(path, remedy="describe_use writes it")
+    use = {"predictions": {"precision": "float32"}, "crf": None, "names": None, **found}
+    for name in _SECTIONS:
+        if name in settings:
+            own = settings[name]
+            use[name] = own if own is None else {**(use.get(name) or {}), **own}
+    if missing := [name for name in needed if name not in use]:
+        raise InputError(
+            f"{model}: there is no use.json in its folder or above it, which says how "
+            f"the run selects objects; copy results/DATASET/seed-SEED/use.json there, or give "
+            f"--settings with {' and '.join(missing)}"
+        )
+    if path is None:
+        print(f"{model}: no use.json; float32 and no CRF unless --settings says more")
+    return use
+
+
+class Outputs(NamedTuple):
+    """The files that are written for one image."""
+
+    label_map: Path
+    overlay: Path
+    objects: Path  # only with a Mask R-CNN
+
+    @classmethod
+    def of(cls, image: Path, folder: Path) -> "Outputs":
+        """STEM.png, STEM_overlay.jpg and STEM.json in `folder`."""
+        return cls(*(folder / f"{image.stem}{end}" for end in (".png", "_overlay.jpg", ".json")))
+
+
+def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path]) -> None:
+    """Check that no output is an input, under whatever path.
+
+    Raises:
+        InputError: an output would overwrite an input.
+    """
+    existing = [path for path in inputs if path is not None and path.exists()]
+    for output in filter(Path.exists, outputs):
+        if any(output.samefile(path) for path in existing):
+            raise InputError(
+                f"{output}: an input of this command, which its output would overwrite; "
+                "choose another folder as --output"
+            )
+
+
+class Models:
+    """A segmentation model and, where objects are wanted, a Mask R-CNN.
+
+    Args:
+        segmentation: file of the segmentation model.
+        mask_rcnn: file of the Mask R-CNN, or None.
+        use: see `read_use`.
+        classes: JSON list of names of the classes, instead of the names in `use`.
+        threshold: objects of a higher score are kept; None takes it from `use`.
+
+    Raises:
+        InputError: the number of names is not the model's number of classes.
+    """
+
+    def __init__(
+        self,
+        segmentation: Path,
+        mask_rcnn: Path | None,
+        use: Mapping,
+        device: torch.device,
+        *,
+        classes: Path | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        self._segmentation = label_map_prediction.load_predictor(
+            segmentation, device, precision=use["predictions"]["precision"]
+        )
+        self._crf = None if use["crf"] is None else CRFSettings.read(use["crf"])
+        self._mask_rcnn = None
+        if mask_rcnn:
+            settings = CandidateSettings.read(use["candidates"])
+            self._threshold = use["confidence"]["threshold"] if threshold is None else threshold
+            self._mask_rcnn = engines.load_predictor(mask_rcnn, settings=settings, device=device)
+        clusters = self._segmentation.clusters
+        self._names = use["names"] or list(coco_json.category_names(clusters, None))
+        if classes:
+            self._names = read_json(classes, remedy="export_model writes it")
+            if len(self._names) != clusters:
+                raise InputError(
+                    f"{classes}: {len(self._names)} names, but {segmentation} has {clusters} "
+                    "classes; take those exported with the model"
+                )
+
+    def apply(self, path: Path, outputs: Outputs) -> list[tuple[str, float]]:
+        """Write the label map, the overlay and, with a Mask R-CNN, the objects of one image.
+
+        Returns:
+            Name and share of the image's pixels of `background` and every class that was found.
+
+        Raises:
+            InputError: the image is unusable.
+        """
+        try:
+            image = images.read_image(path)
+        except images.ImageRejected as rejection:
+            raise InputError(f"{path}: {rejection}") from rejection
+        labels = self._labels(image).astype(label_maps.dtype(self._segmentation.clusters))
+        outputs.label_map.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.atomic_path(outputs.label_map) as temporary:
+            write_label_map(labels, temporary)
+        with atomic.atomic_path(outputs.overlay) as temporary:
+            write_overlay(image, labels, temporary)
+        if self._mask_rcnn is not None:
+            height, width = labels.shape
+            listed = {"image_id": 1, "height": height, "width": width}
+            rows = list(rows_of_image(listed, self._mask_rcnn.predict([image])[0]))
+            found = confidence.confident(rows, self._threshold)
+            picture = Picture(1, path.name, path.name, height, width, labels, found, None)
+            atomic.write_text(outputs.objects, json.dumps(instances([picture], self._names)))
+        counts = np.bincount(labels.ravel(), minlength=len(self._names) + 1)
+        named = zip(["background", *self._names], counts / labels.size, strict=True)
+        return [(name, float(share)) for name, share in named if share]
+
+    @torch.inference_mode()
+    def _labels(self, image: np.ndarray) -> np.ndarray:
+        found = self._segmentation.predict_image(image)
+        if self._crf is None:
+            return found.labels()
+        return crf.refined_labels(found.probabilities(), image, self._crf)
