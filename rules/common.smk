@@ -29,7 +29,7 @@ from workflow_scripts.maskdistill.settings.splits import (
     split_shards,
 )
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.evaluation.step_titles import of_round
+from workflow_scripts.maskdistill.evaluation.step_titles import step_in_round
 
 # Threads that wait for others spin some microseconds, then sleep. For some milliseconds, as is GNU
 # OpenMP's default, they would take the time of those that they wait for on a machine that does other

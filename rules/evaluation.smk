@@ -10,7 +10,7 @@ def steps_of(dataset, seed):
         "mask_rcnn": f"{base}/{split}/label_maps",
     }
     for number in range(last_round(dataset) + 1):
-        name = of_round("segmentation", number)
+        name = step_in_round("segmentation", number)
         folder = f"{base}/round-{number}/{split}"
         steps[name] = f"{folder}/predictions"
         if CONFIGS[dataset]["crf"]["enabled"]:

@@ -111,7 +111,7 @@ rule export_model:
         settings=settings_of("export_model"),
         code=code_of("export_model"),
         metrics=lambda wildcards, input: f"--metrics {input.metrics}" if input.metrics else "",
-        step=lambda wildcards: of_round("segmentation", last_round(wildcards.dataset)),
+        step=lambda wildcards: step_in_round("segmentation", last_round(wildcards.dataset)),
     message:
         "Export the segmentation model of {wildcards.dataset}"
     shell:

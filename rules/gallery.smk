@@ -15,7 +15,7 @@ def gallery_steps(dataset, split):
     base = f"results/{dataset}/seed-{seed}"
     steps = {"mask_rcnn": f"{base}/{split}/label_maps"}
     for number in range(last_round(dataset)):
-        steps[f"{of_round('segmentation', number)}_crf"] = (
+        steps[f"{step_in_round('segmentation', number)}_crf"] = (
             f"{base}/round-{number}/{split}/predictions_crf"
         )
     return steps

@@ -101,7 +101,7 @@ def linear_probe_folders(wildcards):
     split = evaluated_split(CONFIGS[dataset])
     steps = {}
     for number in range(last_round(dataset) + 1):
-        name = of_round("linear_probe", number)
+        name = step_in_round("linear_probe", number)
         folder = f"results/{dataset}/seed-{wildcards.seed}/round-{number}/{split}"
         steps[name] = f"{folder}/linear_probe"
         if CONFIGS[dataset]["crf"]["enabled"]:

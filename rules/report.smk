@@ -57,12 +57,12 @@ def report_histories(dataset):
     """Training → loss history, of the first seed."""
     base = f"results/{dataset}/seed-{first_seed(dataset)}"
     histories = {"mask_rcnn": f"{base}/mask_rcnn/history.csv"} | {
-        of_round("segmentation", number): f"{base}/round-{number}/segmentation/history.csv"
+        step_in_round("segmentation", number): f"{base}/round-{number}/segmentation/history.csv"
         for number in range(last_round(dataset) + 1)
     }
     if has_linear_probe(dataset):
         histories |= {
-            of_round("linear_probe", number): f"{base}/round-{number}/linear_probe/history.csv"
+            step_in_round("linear_probe", number): f"{base}/round-{number}/linear_probe/history.csv"
             for number in range(last_round(dataset) + 1)
         }
     return histories

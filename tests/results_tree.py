@@ -8,7 +8,7 @@ from PIL import Image
 
 from workflow_scripts import evaluate, filter_candidates, make_masks, paint_masks
 from workflow_scripts.maskdistill.files import cluster_files, label_maps, masks, provenance, shards
-from workflow_scripts.maskdistill.gallery.stage_files import Inputs
+from workflow_scripts.maskdistill.gallery.stage_files import GalleryInputs
 
 CLASSES = ["cat", "dog"]
 EVIL = 'JPEGImages/<img src=x onerror="evil()">&amp;.jpg'
@@ -240,7 +240,7 @@ def _evaluate(folder: Path, base: Path) -> None:
     assert evaluate.main([f"--settings={json.dumps(settings)}", *options]) == 0
 
 
-def gallery_inputs(folder: Path, *, truth: bool = True) -> Inputs:
+def gallery_inputs(folder: Path, *, truth: bool = True) -> GalleryInputs:
     """What a gallery of the whole tree shows."""
     base = folder / "results" / "tiny"
     seed = base / "seed-0"
@@ -250,7 +250,7 @@ def gallery_inputs(folder: Path, *, truth: bool = True) -> Inputs:
 
     steps = {split: {"mask_rcnn": paths} for split, paths in by_split(seed, "label_maps").items()}
     steps["val"]["segmentation"] = by_split(seed / "round-0", "predictions")["val"]
-    return Inputs(
+    return GalleryInputs(
         dataset="<i>tiny</i>",
         root=folder / "data" / "tiny",
         settings={key: SETTINGS[key] for key in ("dataset", "clustering", "curation")},

@@ -45,47 +45,47 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--classes", type=Path, help="classes.json of export_model: names")
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
-    arguments = parser.parse_args(argv)
-    stems = [path.stem for path in arguments.image]
+    options = parser.parse_args(argv)
+    stems = [path.stem for path in options.image]
     if len(set(stems)) < len(stems):
         raise InputError("--image: two pictures have the same name; apply them one by one")
-    given = [*arguments.image, arguments.model, arguments.mask_rcnn, arguments.classes]
-    for path in arguments.image:
-        _refuse_to_overwrite(given, [_output(arguments, path, ending) for ending in ENDINGS])
+    given = [*options.image, options.model, options.mask_rcnn, options.classes]
+    for path in options.image:
+        _refuse_to_overwrite(given, [_output(options, path, ending) for ending in ENDINGS])
 
-    check_moved(arguments.settings, source="--settings")
-    use = _use(arguments)
+    check_moved(options.settings, source="--settings")
+    use = _use(options)
 
-    device = choose_device(arguments.device)
+    device = choose_device(options.device)
     segmentation = label_map_prediction.load_predictor(
-        arguments.model, device, precision=use["predictions"]["precision"]
+        options.model, device, precision=use["predictions"]["precision"]
     )
     detector = None
-    if arguments.mask_rcnn:
+    if options.mask_rcnn:
         settings = CandidateSettings.read(use["candidates"])
-        threshold = arguments.threshold
+        threshold = options.threshold
         if threshold is None:
             threshold = use["confidence"]["threshold"]
-        detector = engines.load_predictor(arguments.mask_rcnn, settings=settings, device=device)
+        detector = engines.load_predictor(options.mask_rcnn, settings=settings, device=device)
     names = use["names"] or list(coco_json.category_names(segmentation.clusters, None))
-    if arguments.classes:
-        names = read_json(arguments.classes, remedy="export_model writes it")
+    if options.classes:
+        names = read_json(options.classes, remedy="export_model writes it")
         if len(names) != segmentation.clusters:
             raise InputError(
-                f"{arguments.classes}: {len(names)} names, but {arguments.model} has "
+                f"{options.classes}: {len(names)} names, but {options.model} has "
                 f"{segmentation.clusters} classes; take those exported with the model"
             )
-    for path in arguments.image:
+    for path in options.image:
         try:
             image = images.read_image(path)
         except images.ImageRejected as rejection:
             raise InputError(f"{path}: {rejection}") from rejection
         labels = _labels(segmentation, image, use["crf"])
         labels = labels.astype(label_maps.dtype(segmentation.clusters))
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        with atomic.atomic_path(_output(arguments, path, LABELS)) as temporary:
+        options.output.mkdir(parents=True, exist_ok=True)
+        with atomic.atomic_path(_output(options, path, LABELS)) as temporary:
             write_label_map(labels, temporary)
-        with atomic.atomic_path(_output(arguments, path, OVERLAY)) as temporary:
+        with atomic.atomic_path(_output(options, path, OVERLAY)) as temporary:
             write_overlay(image, labels, temporary)
         if detector is not None:
             height, width = labels.shape
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
             found = confidence.confident(rows, threshold)
             picture = Picture(1, path.name, path.name, height, width, labels, found, None)
             text = json.dumps(instances([picture], names))
-            atomic.write_text(_output(arguments, path, OBJECTS), text)
+            atomic.write_text(_output(options, path, OBJECTS), text)
         shares = np.bincount(labels.ravel(), minlength=len(names) + 1) / labels.size
         shown = ", ".join(
             f"{name} {100 * share:.1f} %"
@@ -105,36 +105,36 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _use(arguments: argparse.Namespace) -> dict:
+def _use(options: argparse.Namespace) -> dict:
     """What the use of the models needs: of use.json, and of --settings over it.
 
     Raises:
         InputError: something that is needed is in neither.
     """
-    folder = arguments.model.absolute().parent
+    folder = options.model.absolute().parent
     places = [above / "use.json" for above in (folder, *list(folder.parents)[:_LEVELS])]
     path = next(filter(Path.is_file, places), None)
     found = {} if path is None else read_json(path, remedy="describe_use writes it")
     use = {"predictions": {"precision": "float32"}, "crf": None, "names": None, **found}
     for name in ("predictions", "candidates", "confidence", "crf"):
-        if name in arguments.settings:
-            own = arguments.settings[name]
+        if name in options.settings:
+            own = options.settings[name]
             use[name] = own if own is None else {**(use.get(name) or {}), **own}
-    needed = ["candidates"] * bool(arguments.mask_rcnn)
-    needed += ["confidence"] * bool(arguments.mask_rcnn and arguments.threshold is None)
+    needed = ["candidates"] * bool(options.mask_rcnn)
+    needed += ["confidence"] * bool(options.mask_rcnn and options.threshold is None)
     if missing := [name for name in needed if name not in use]:
         raise InputError(
-            f"{arguments.model}: there is no use.json in its folder or above it, which says how "
+            f"{options.model}: there is no use.json in its folder or above it, which says how "
             f"the run selects objects; copy results/DATASET/seed-SEED/use.json there, or give "
             f"--settings with {' and '.join(missing)}"
         )
     if path is None:
-        print(f"{arguments.model}: no use.json; float32 and no CRF unless --settings says more")
+        print(f"{options.model}: no use.json; float32 and no CRF unless --settings says more")
     return use
 
 
-def _output(arguments: argparse.Namespace, image: Path, ending: str) -> Path:
-    return arguments.output / f"{image.stem}{ending}"
+def _output(options: argparse.Namespace, image: Path, ending: str) -> Path:
+    return options.output / f"{image.stem}{ending}"
 
 
 def _refuse_to_overwrite(inputs: Iterable[Path | None], outputs: Iterable[Path]) -> None:

@@ -13,15 +13,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--embeddings", required=True, help="the shard's embeddings")
     parser.add_input("--centroids", required=True, help="written by cluster_masks")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
-    arguments = parser.parse_args(argv)
+    options = parser.parse_args(argv)
 
-    settings = arguments.settings["clustering"]
+    settings = options.settings["clustering"]
     keys, vectors, centroids = cluster_files.read_with_centroids(
-        [arguments.embeddings], arguments.centroids, standardize=settings["standardize"]
+        [options.embeddings], options.centroids, standardize=settings["standardize"]
     )
     clusters, distances = clustering.assign(vectors, centroids, metric=settings["metric"])
-    metadata = cli.record(arguments, "assignments")
-    cluster_files.write_assignments(arguments.output, keys, clusters, distances, metadata)
+    metadata = cli.record(options, "assignments")
+    cluster_files.write_assignments(options.output, keys, clusters, distances, metadata)
     return 0
 
 

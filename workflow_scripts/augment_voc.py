@@ -21,9 +21,9 @@ def main(argv: list[str] | None = None) -> int:
         "--sbd", type=Path, required=True, help="SBD's folder `dataset`, with train.txt and cls/"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
-    arguments = parser.parse_args(argv)
-    count = voc_augmentation.write_augmentation(arguments.voc, arguments.sbd, arguments.output)
-    print(f"{count} images in {arguments.output / 'ImageSets/Segmentation/train_aug.txt'}")
+    options = parser.parse_args(argv)
+    count = voc_augmentation.write_augmentation(options.voc, options.sbd, options.output)
+    print(f"{count} images in {options.output / 'ImageSets/Segmentation/train_aug.txt'}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What the command lines of all rules share: settings as JSON, one-line errors."""
+"""The parts of the command line that programs share, and the run of a program from a shell."""
 
 import argparse
 import ctypes
@@ -17,14 +17,14 @@ from workflow_scripts.maskdistill.settings.sections.runtime import RuntimeSettin
 
 
 class Parser(argparse.ArgumentParser):
-    """The command line of a program: `--help` opens with its docstring, and it has `--settings`.
+    """Parser of a program's command line, which always has `--settings` and `--code`.
 
     It knows which options name input files, so that outputs can say what they were made from.
 
     Args:
         program: name of the module in `workflow_scripts`.
-        description: the module's docstring.
-        required: whether `--settings` has to be given; without, it is empty.
+        description: the module's docstring, shown by `--help`.
+        required: whether `--settings` has to be given; if it is not given, settings are empty.
     """
 
     def __init__(self, program: str, description: str | None, *, required: bool = True) -> None:
@@ -43,44 +43,48 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument(
             "--code",
-            help="digest of the program's logic when the workflow was started: if it is another "
-            "one now, nothing is done",
+            help="digest of the program's code when the workflow was started; the program refuses "
+            "to run if its code has changed since then",
         )
 
-    def add_input(self, option: str, *, words: int = 0, **arguments: object) -> None:
+    def add_input(self, option: str, *, words: int = 0, **keywords: object) -> None:
         """Add an option for input files.
 
         Args:
-            words: number of its values that are no files, before those that are.
-            arguments: of `add_argument`.
+            words: how many of its first values are not files, for instance the name of a step.
+            keywords: further arguments of `add_argument`.
         """
         if not words:
-            arguments.setdefault("type", Path)
-        self._inputs.append((self.add_argument(option, **arguments).dest, words))
+            keywords.setdefault("type", Path)
+        self._inputs.append((self.add_argument(option, **keywords).dest, words))
 
     def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
-        """Parse; the result has `program`, `inputs` (files, as they were given) and `code` too.
+        """Parse a command line.
+
+        Returns:
+            The options and, besides, `program` (its name), `inputs` (paths of the input files, as
+            they were given) and `code` (digest of the program's code).
 
         Raises:
-            InputError: the program's code is not that of `--code`.
+            InputError: the program's code has another digest than `--code`.
         """
         options = super().parse_args(args, namespace)
         options.program = self.prog
         options.inputs = [
             path for dest, words in self._inputs for path in _files(getattr(options, dest), words)
         ]
-        own = code_digest(f"workflow_scripts.{self.prog}", REPOSITORY)
-        if options.code not in (None, own):
+        digest = code_digest(f"workflow_scripts.{self.prog}", REPOSITORY)
+        if options.code not in (None, digest):
             raise InputError(
                 f"the code of {self.prog} has changed since this run of the workflow was started, "
                 "and its result would not be what the run says; start snakemake again"
             )
-        options.code = own
+        options.code = digest
         return options
 
 
 def _files(value: object, words: int) -> Iterator[str]:
-    """The files among the values of an option, which may be none, one, several or groups."""
+    """The files among the values of an option: None, a path, a list, or a list of lists."""
     if isinstance(value, str | os.PathLike):
         yield os.fspath(value)
     elif value and isinstance(value[0], list):
@@ -97,13 +101,13 @@ def record(
     files: Iterable[str | os.PathLike | None] = (),
     **extra: object,
 ) -> dict:
-    """What an output of a program says of its making, see `provenance.record`.
+    """The record that an output carries of how it was made, see `provenance.record`.
 
     Args:
-        options: of `Parser.parse_args`.
-        stage: what kind of output it is.
-        files: further files that it is made from, for instance weights; None is passed over.
-        extra: more that decides or describes the output.
+        options: what `Parser.parse_args` returns.
+        stage: the kind of output.
+        files: further input files, for instance weights; None is skipped.
+        extra: further facts that determine or describe the output.
     """
     return provenance.record(
         stage,
@@ -115,108 +119,109 @@ def record(
     )
 
 
-def add_root(arguments: argparse.ArgumentParser) -> None:
+def add_root(parser: argparse.ArgumentParser) -> None:
     """Add `--root`."""
-    arguments.add_argument(
+    parser.add_argument(
         "--root", type=Path, required=True, help="folder that file names are relative to"
     )
 
 
-def add_tolerance(arguments: argparse.ArgumentParser) -> None:
-    """Add `--max-rejected`, which changes no result, only whether there is one."""
-    arguments.add_argument(
+def add_max_rejected(parser: argparse.ArgumentParser) -> None:
+    """Add `--max-rejected`, which does not change the output; it only decides whether to fail."""
+    parser.add_argument(
         "--max-rejected",
         type=float,
         nargs=2,
         required=True,
         metavar=("SHARE", "COUNT"),
-        help="unusable images that are tolerated: a share of all, or a number if that is more",
+        help="fail if more images than this are unusable: a share of all or a number, whichever "
+        "is larger",
     )
 
 
-def add_labels(arguments: argparse.ArgumentParser) -> None:
+def add_labels(parser: argparse.ArgumentParser) -> None:
     """Add `--labels`, for `ground_truth.require_labels`."""
-    arguments.add_argument(
+    parser.add_argument(
         "--labels",
         default="",
-        help="digest of the split's labels when the workflow was started: if it is another one "
-        "now, nothing is done",
+        help="digest of the split's labels when the workflow was started; the program refuses to "
+        "run if they have changed since then",
     )
 
 
-def add_runtime(arguments: argparse.ArgumentParser, *, batch_size: bool = True) -> None:
-    """Add `--device`, `--workers` and `--batch-size`, none of which changes a result."""
+def add_runtime(parser: argparse.ArgumentParser, *, batch_size: bool = True) -> None:
+    """Add `--device`, `--workers` and `--batch-size`, which do not change the output."""
     defaults = RuntimeSettings()
-    arguments.add_argument(
+    parser.add_argument(
         "--device",
         default=defaults.device,
-        help="cpu, cuda, cuda:N, or auto: CUDA where there is any",
+        help="cpu, cuda, cuda:N, or auto (CUDA if available)",
     )
-    arguments.add_argument(
-        "--workers", type=int, default=1, help="processes or threads that decode images"
+    parser.add_argument(
+        "--workers", type=int, default=1, help="threads or processes that decode images"
     )
     if batch_size:
-        arguments.add_argument(
-            "--batch-size", type=int, default=defaults.batch_size, help="images in one pass"
+        parser.add_argument(
+            "--batch-size", type=int, default=defaults.batch_size, help="images per batch"
         )
 
 
 def images_parser(program: str, description: str | None) -> Parser:
-    """The command line of programs that make one Parquet file from a shard of images."""
-    result = Parser(program, description)
-    result.add_input("--images", required=True, help="the shard's manifest")
-    add_root(result)
-    result.add_argument("--output", type=Path, required=True, help="Parquet file to write")
-    add_runtime(result)
-    return result
+    """Parser of programs that make one Parquet file from a shard of images."""
+    parser = Parser(program, description)
+    parser.add_input("--images", required=True, help="the shard's manifest")
+    add_root(parser)
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    add_runtime(parser)
+    return parser
 
 
 def prediction_parser(program: str, description: str | None) -> Parser:
-    """The command line of programs that apply a trained model to a shard of images."""
-    result = images_parser(program, description)
-    result.add_input("--model", required=True, help="trained model")
-    return result
+    """Parser of programs that apply a trained model to a shard of images."""
+    parser = images_parser(program, description)
+    parser.add_input("--model", required=True, help="trained model")
+    return parser
 
 
 def features_parser(program: str, description: str | None) -> Parser:
-    """The command line of programs that find masks in the features of a shard of images."""
-    result = Parser(program, description)
-    result.add_input("--images", required=True, help="the shard's manifest")
-    result.add_input("--features", required=True, help="the shard's features")
-    result.add_argument("--output", type=Path, required=True, help="Parquet file to write")
-    return result
+    """Parser of programs that find masks in the features of a shard of images."""
+    parser = Parser(program, description)
+    parser.add_input("--images", required=True, help="the shard's manifest")
+    parser.add_input("--features", required=True, help="the shard's features")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    return parser
 
 
-def add_checksums(arguments: argparse.ArgumentParser) -> None:
-    """Add `--checksums`."""
-    arguments.add_argument(
+def add_checksums(parser: argparse.ArgumentParser) -> None:
+    """Add `--checksums`, the file of checksums that `download.pin` writes."""
+    parser.add_argument(
         "--checksums",
         type=Path,
         required=True,
-        help="JSON file in which the checksums of first downloads are recorded",
+        help="JSON file that records the checksum of a file when it is first downloaded",
     )
 
 
 def run(main: Callable[[list[str] | None], int]) -> None:
-    """Run a rule's `main` as a program: bad input ends it with one line on stderr."""
-    _end_with_snakemake()
+    """Run `main` as a program: an `InputError` ends it with one line on stderr."""
+    _end_when_snakemake_ends()
     try:
         sys.exit(main(None))
     except InputError as error:
         sys.exit(f"error: {error}")
 
 
-def _end_with_snakemake() -> None:
-    """Let kill -9 of Snakemake be SIGTERM for its job (Linux): trainings save, all end.
+def _end_when_snakemake_ends() -> None:
+    """Ask Linux to send SIGTERM to this program when Snakemake is killed; trainings then save.
 
-    Otherwise the job would run on unseen, and replace in the end what a later run has made.
-    Programs that were not started by Snakemake are left alone.
+    Otherwise the program would go on unnoticed, and overwrite what a later run has made. Nothing
+    is done where Snakemake did not start the program.
     """
-    snakemake = os.environ.get("MASKDISTILL_SNAKEMAKE")  # its process id
+    snakemake = os.environ.get("MASKDISTILL_SNAKEMAKE")  # process id
     if snakemake is None or not sys.platform.startswith("linux"):
         return
     if os.getppid() == int(snakemake):
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-    if not os.path.exists(f"/proc/{snakemake}"):  # it ended while this program was starting
+    if not os.path.exists(f"/proc/{snakemake}"):  # ended while this program was starting
         sys.exit(f"error: Snakemake (process {snakemake}) is gone")

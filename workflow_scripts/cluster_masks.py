@@ -36,17 +36,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, required=True, help="of starts and samples")
     parser.add_argument("--assignments", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--centroids", type=Path, required=True, help="Parquet file to write")
-    arguments = parser.parse_args(argv)
-    settings = arguments.settings["clustering"]
+    options = parser.parse_args(argv)
+    settings = options.settings["clustering"]
 
-    for share, count, *manifests in arguments.support_images:
+    for share, count, *manifests in options.support_images:
         rows = shards.read_table(manifests, ["file_name", "status"]).to_pylist()
         datasets.check_rejected(rows, (float(share), float(count)), str(Path(manifests[0]).parent))
 
-    paths = [*arguments.embeddings, *arguments.support]
+    paths = [*options.embeddings, *options.support]
     count = sum(map(shards.count_rows, paths))
     points = cluster_files.read_vectors(
-        paths, clustering.sample(count, settings["max_points"], arguments.seed)
+        paths, clustering.sample(count, settings["max_points"], options.seed)
     )
     scale = np.ones(1, np.float32)
     extra = {}
@@ -54,17 +54,17 @@ def main(argv: list[str] | None = None) -> int:
         scale = clustering.standard_deviation(points)
         points /= scale
         extra["standard_deviation"] = scale.tolist()
-    options = {name: settings[name] for name in ("clusters", "metric", "iterations", "redo")}
-    centroids = clustering.fit(points, **options, seed=arguments.seed)
+    chosen = {name: settings[name] for name in ("clusters", "metric", "iterations", "redo")}
+    centroids = clustering.fit(points, **chosen, seed=options.seed)
     del points
 
     # assign_masks takes the standard deviation from here.
-    metadata = cli.record(arguments, "clusters", seed=arguments.seed, **extra)
+    metadata = cli.record(options, "clusters", seed=options.seed, **extra)
     sizes = np.zeros(len(centroids), np.int64)
     with shards.shard_writer(
-        arguments.assignments, "assignments", metadata, rows_per_group=ROWS_PER_GROUP
+        options.assignments, "assignments", metadata, rows_per_group=ROWS_PER_GROUP
     ) as writer:
-        for path in arguments.embeddings:
+        for path in options.embeddings:
             keys, vectors = cluster_files.read_embeddings([path])
             clusters, distances = clustering.assign(
                 vectors / scale, centroids, metric=settings["metric"]
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
                 writer.write(row)
     print(f"{sizes.sum()} masks in {len(centroids)} clusters of {sizes.min()} to {sizes.max()}")
     shards.write_table(
-        arguments.centroids,
+        options.centroids,
         "centroids",
         (
             {"cluster": cluster, "size": int(size), "centroid": centroid}

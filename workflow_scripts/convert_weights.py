@@ -25,15 +25,15 @@ def main(argv: list[str] | None = None) -> int:
         "--names", choices=("torchvision", "detectron2"), required=True, help="names to write"
     )
     parser.add_argument("--output", type=Path, required=True, help=".pth file to write")
-    arguments = parser.parse_args(argv)
+    options = parser.parse_args(argv)
 
-    state = build_resnet(arguments.depth, weights=arguments.weights).state_dict()
-    if arguments.names == "torchvision":
-        publish(state, arguments.output)
+    state = build_resnet(options.depth, weights=options.weights).state_dict()
+    if options.names == "torchvision":
+        publish(state, options.output)
     else:
         # Detectron2 then looks for the module (backbone, res5 in the heads) that each name fits.
         content = {"model": detectron2_names(state), "matching_heuristics": True}
-        publish(content, arguments.output)
+        publish(content, options.output)
     return 0
 
 

@@ -25,32 +25,32 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, required=True, help="JSON file to write into the dataset's root"
     )
-    arguments = parser.parse_args(argv)
-    root = arguments.output.parent
+    options = parser.parse_args(argv)
+    root = options.output.parent
     if root.is_dir() and any(root.iterdir()):
         raise InputError(
             f"{root}: holds files that are no complete download; to use them as they are set "
             "dataset.root to a path outside of data/, or else remove the folder"
         )
 
-    fetched = [fetch(source, arguments) for source in arguments.settings["archives"]]
+    fetched = [fetch(source, options) for source in options.settings["archives"]]
     staging = root.with_name(f".{root.name}.unpacking")
     shutil.rmtree(staging, ignore_errors=True)
-    for source, (path, _) in zip(arguments.settings["archives"], fetched, strict=True):
+    for source, (path, _) in zip(options.settings["archives"], fetched, strict=True):
         archives.unpack(
             path,
             staging / source.get("into", "."),
             strip=source.get("strip", ""),
             keep=source.get("keep", ()),
         )
-    if sbd := arguments.settings.get("augment"):
+    if sbd := options.settings.get("augment"):
         count = voc_augmentation.write_augmentation(staging, staging / sbd, staging)
         print(f"{count} images in the augmented training set")
     marker = {
         source["url"]: {"sha256": digest}
-        for source, (_, digest) in zip(arguments.settings["archives"], fetched, strict=True)
+        for source, (_, digest) in zip(options.settings["archives"], fetched, strict=True)
     }
-    (staging / arguments.output.name).write_text(json.dumps(marker, indent=2) + "\n")
+    (staging / options.output.name).write_text(json.dumps(marker, indent=2) + "\n")
     root.parent.mkdir(parents=True, exist_ok=True)
     os.rename(staging, root)  # over an empty folder, if there is one
     for path, _ in fetched:
@@ -58,13 +58,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def fetch(source: dict, arguments) -> tuple[Path, str]:
+def fetch(source: dict, options) -> tuple[Path, str]:
     """An archive and its SHA-256, downloaded unless it is already here."""
-    path = arguments.archives / archive_name(source)
-    source = download.pinned(source, arguments.checksums)
+    path = options.archives / archive_name(source)
+    source = download.pinned(source, options.checksums)
     get = download.verify if path.is_file() else download.download
     digest = get(source, path)
-    download.pin(source, digest, path, arguments.checksums)
+    download.pin(source, digest, path, options.checksums)
     return path, digest
 
 

@@ -14,12 +14,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("download_file", __doc__)
     cli.add_checksums(parser)
     parser.add_argument("--output", type=Path, required=True, help="file to write")
-    arguments = parser.parse_args(argv)
+    options = parser.parse_args(argv)
 
-    source = download.pinned(arguments.settings, arguments.checksums)
-    digest = download.download(source, arguments.output)
-    download.pin(source, digest, arguments.output, arguments.checksums)
-    print(f"{arguments.output}: SHA-256 {digest}")
+    source = download.pinned(options.settings, options.checksums)
+    digest = download.download(source, options.output)
+    download.pin(source, digest, options.output, options.checksums)
+    print(f"{options.output}: SHA-256 {digest}")
     return 0
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.discovery import clustering
 from workflow_scripts.maskdistill.files import atomic, cluster_files
-from workflow_scripts.maskdistill.pictures import contact_sheets
+from workflow_scripts.maskdistill.pictures import contact_sheets, crops
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,17 +24,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--centroids", required=True, help="of cluster_masks")
     parser.add_argument("--seed", type=int, required=True, help="of the clustering")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    arguments = parser.parse_args(argv)
-    settings = arguments.settings
+    options = parser.parse_args(argv)
+    settings = options.settings
     count = settings["report"]["crops"]
 
     metric = settings["clustering"]["metric"]
     keys, vectors, centroids = cluster_files.read_with_centroids(
-        arguments.embeddings,
-        arguments.centroids,
+        options.embeddings,
+        options.centroids,
         standardize=settings["clustering"]["standardize"],
     )
-    cluster_of = cluster_files.read_classes(arguments.assignments, None)
+    cluster_of = cluster_files.read_classes(options.assignments, None)
     _, distances = clustering.assign(vectors, centroids, metric=metric)
     margins = None
     if len(centroids) > 1:
@@ -49,22 +49,24 @@ def main(argv: list[str] | None = None) -> int:
         if margins is not None:
             chosen[cluster]["Nearly as near to another cluster"] = margins[members]
         chosen[cluster] = {
-            heading: contact_sheets.typical(own, values, count)
+            heading: crops.nearest(own, values, count)
             for heading, values in chosen[cluster].items()
         }
     wanted = {key for sections in chosen.values() for found in sections.values() for key in found}
-    crops = contact_sheets.crops(wanted, arguments.images, arguments.masks, arguments.root)
+    pictures = crops.read_crops(
+        wanted, options.images, options.masks, options.root, contact_sheets.CROP
+    )
 
-    record = cli.record(arguments, "contact_sheets", seed=arguments.seed)
-    with atomic.atomic_folder(arguments.output, record) as folder:
+    record = cli.record(options, "contact_sheets", seed=options.seed)
+    with atomic.atomic_folder(options.output, record) as folder:
         for cluster, sections in chosen.items():
             picture = contact_sheets.sheet(
-                {heading: [crops[key] for key in found] for heading, found in sections.items()},
+                {heading: [pictures[key] for key in found] for heading, found in sections.items()},
                 f"Cluster {cluster}: {sizes[cluster - 1]} masks",
             )
             Image.fromarray(picture).save(folder / f"cluster_{cluster:03d}.png")
-        digest = cluster_files.assignments_digest(arguments.assignments)
-        text = contact_sheets.template(arguments.seed, digest, sizes)
+        digest = cluster_files.assignments_digest(options.assignments)
+        text = contact_sheets.template(options.seed, digest, sizes)
         (folder / "names.yaml").write_text(text, encoding="utf-8")
     return 0
 

@@ -26,13 +26,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--images", required=True, help="the shard's manifest")
     parser.add_input("--masks", required=True, help="the shard's masks")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
-    arguments = parser.parse_args(argv)
-    settings = EmbeddingSettings.read(arguments.settings["embedding"])
-    features = FeatureSettings.read_part(arguments.settings["features"])
+    options = parser.parse_args(argv)
+    settings = EmbeddingSettings.read(options.settings["embedding"])
+    features = FeatureSettings.read_part(options.settings["features"])
 
-    network = embedding.build_embedder(settings, features).to(choose_device(arguments.device))
-    file_names = {row["image_id"]: row["file_name"] for row in shards.read_rows(arguments.images)}
-    rows = [row for row in shards.read_rows(arguments.masks) if row["status"] == shards.OK]
+    network = embedding.build_embedder(settings, features).to(choose_device(options.device))
+    file_names = {row["image_id"]: row["file_name"] for row in shards.read_rows(options.images)}
+    rows = [row for row in shards.read_rows(options.masks) if row["status"] == shards.OK]
     crop = settings.input == "box_crop"
 
     def size(row: dict) -> tuple[int, int]:
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         )
 
     def load(row: dict) -> tuple[np.ndarray, np.ndarray]:
-        path = arguments.root / file_names[row["image_id"]]
+        path = options.root / file_names[row["image_id"]]
         image = images.read_listed(path, (row["height"], row["width"]))
         if crop:
             box = (row["x"], row["y"], row["box_width"], row["box_height"])
@@ -55,18 +55,18 @@ def main(argv: list[str] | None = None) -> int:
         return embedding.masked_image(image, mask, size(row))
 
     batches = stream_batches(
-        rows, load, shape=size, batch_size=arguments.batch_size, workers=arguments.workers
+        rows, load, shape=size, batch_size=options.batch_size, workers=options.workers
     )
     source = features if settings.backbone is None else settings
     metadata = cli.record(
-        arguments,
+        options,
         "mask_embeddings",
         files=[source.weights],
         weights=network.weights_digest,
     )
     with (
         shards.shard_writer(
-            arguments.output,
+            options.output,
             "mask_embeddings",
             metadata,
             embedding_size=network.model.num_features,

@@ -8,12 +8,12 @@ from workflow_scripts.maskdistill.settings.sections.features import FeatureSetti
 
 def main(argv: list[str] | None = None) -> int:
     """Write the features of one shard; exit code 0."""
-    arguments = cli.images_parser("extract_features", __doc__).parse_args(argv)
-    settings = FeatureSettings.read(arguments.settings["features"])
+    options = cli.images_parser("extract_features", __doc__).parse_args(argv)
+    settings = FeatureSettings.read(options.settings["features"])
 
-    backbone = load_backbone(settings, arguments.device)
+    backbone = load_backbone(settings, options.device)
     metadata = cli.record(
-        arguments,
+        options,
         "features",
         files=[settings.weights],
         patch_size=backbone.patch_size,
@@ -22,12 +22,12 @@ def main(argv: list[str] | None = None) -> int:
     rows = feature_rows(
         backbone,
         settings,
-        shards.read_usable(arguments.images),
-        arguments.root,
-        batch_size=arguments.batch_size,
-        workers=arguments.workers,
+        shards.read_usable(options.images),
+        options.root,
+        batch_size=options.batch_size,
+        workers=options.workers,
     )
-    with shards.shard_writer(arguments.output, "features", metadata, rows_per_group=16) as writer:
+    with shards.shard_writer(options.output, "features", metadata, rows_per_group=16) as writer:
         for row in rows:
             writer.write(row)
     return 0

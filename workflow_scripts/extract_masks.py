@@ -16,32 +16,32 @@ from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 def main(argv: list[str] | None = None) -> int:
     """Write the masks of one shard; exit code 0."""
-    arguments = cli.images_parser("extract_masks", __doc__).parse_args(argv)
-    settings = FeatureSettings.read(arguments.settings["features"])
+    options = cli.images_parser("extract_masks", __doc__).parse_args(argv)
+    settings = FeatureSettings.read(options.settings["features"])
 
-    backbone = load_backbone(settings, arguments.device)
+    backbone = load_backbone(settings, options.device)
     find = functools.partial(
-        affinity.object_masks, settings=MaskSettings.read(arguments.settings["masks"])
+        affinity.object_masks, settings=MaskSettings.read(options.settings["masks"])
     )
-    listed = shards.read_usable(arguments.images)
+    listed = shards.read_usable(options.images)
     sizes = {row["image_id"]: (row["height"], row["width"]) for row in listed}
     features = feature_rows(
         backbone,
         settings,
         listed,
-        arguments.root,
-        batch_size=arguments.batch_size,
-        workers=arguments.workers,
+        options.root,
+        batch_size=options.batch_size,
+        workers=options.workers,
         # On a card masks are made there, on the host by NumPy.
         fetch=backbone.device.type == "cpu",
     )
     metadata = cli.record(
-        arguments,
+        options,
         "masks",
         files=[settings.weights],
         weights=backbone.weights_digest,
     )
-    with shards.shard_writer(arguments.output, "masks", metadata) as writer:
+    with shards.shard_writer(options.output, "masks", metadata) as writer:
         for row in features:
             for mask_row in mask_rows(row, sizes[row["image_id"]], backbone.patch_size, find):
                 writer.write(mask_row)

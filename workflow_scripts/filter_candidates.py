@@ -16,25 +16,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--candidates", required=True, help="the shard's candidates")
     parser.add_argument("--confident", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--label-maps", type=Path, required=True, help="Parquet file to write")
-    arguments = parser.parse_args(argv)
-    threshold = arguments.settings["confidence"]["threshold"]
-    clusters = arguments.settings["clustering"]["clusters"]
+    options = parser.parse_args(argv)
+    threshold = options.settings["confidence"]["threshold"]
+    clusters = options.settings["clustering"]["clusters"]
 
-    images = shards.read_usable(arguments.images)
+    images = shards.read_usable(options.images)
     # Most candidates are not confident, and are forgotten at once.
     by_image: dict[int, list] = {}
-    candidates = shards.read_rows(arguments.candidates)
+    candidates = shards.read_rows(options.candidates)
     for image_id, found in itertools.groupby(candidates, key=operator.itemgetter("image_id")):
         rows = [*by_image.get(image_id, []), *found]
         by_image[image_id] = confidence.confident(rows, threshold) or rows
     shards.assert_same_images(
-        (row["image_id"] for row in images), by_image, str(arguments.candidates)
+        (row["image_id"] for row in images), by_image, str(options.candidates)
     )
-    metadata = cli.record(arguments, "confident")
+    metadata = cli.record(options, "confident")
     with (
-        shards.shard_writer(arguments.confident, "confident", metadata) as confident_writer,
+        shards.shard_writer(options.confident, "confident", metadata) as confident_writer,
         shards.shard_writer(
-            arguments.label_maps, "label_maps", {**metadata, "stage": "label_maps"}
+            options.label_maps, "label_maps", {**metadata, "stage": "label_maps"}
         ) as label_map_writer,
     ):
         for image in images:

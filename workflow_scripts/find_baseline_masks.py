@@ -14,20 +14,20 @@ def main(argv: list[str] | None = None) -> int:
     """Write the masks of one shard; exit code 0."""
     parser = cli.features_parser("find_baseline_masks", __doc__)
     parser.add_argument("--baseline", choices=["dino_seg", "lost"], required=True, help="method")
-    arguments = parser.parse_args(argv)
-    settings = arguments.settings
+    options = parser.parse_args(argv)
+    settings = options.settings
     own = settings["evaluation"]["ablations"]
 
     def find(
         keys: np.ndarray, cls_affinity: np.ndarray, grid: tuple[int, int]
     ) -> list[affinity.ObjectMask]:
-        if arguments.baseline == "dino_seg":
+        if options.baseline == "dino_seg":
             return [baselines.dino_seg(keys, cls_affinity, grid, mass=own["dino_seg_mass"])]
         center = settings["masks"]["center_keys"]
         return [baselines.lost(keys, grid, patches=own["lost_patches"], center_keys=center)]
 
-    record = cli.record(arguments, "masks", baseline=arguments.baseline)
-    write_masks(arguments.images, arguments.features, arguments.output, find, record)
+    record = cli.record(options, "masks", baseline=options.baseline)
+    write_masks(options.images, options.features, options.output, find, record)
     return 0
 
 

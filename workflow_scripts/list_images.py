@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_root(parser)
     parser.add_argument("--split", required=True, help="a key of the dataset's `splits`")
     parser.add_argument("--shard", type=int, required=True, help="number of the shard, from 0")
-    cli.add_tolerance(parser)
+    cli.add_max_rejected(parser)
     parser.add_argument("--workers", type=int, default=1, help="threads that open images")
     parser.add_argument(
         "--listing",
@@ -28,33 +28,33 @@ def main(argv: list[str] | None = None) -> int:
         "nothing is done",
     )
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
-    arguments = parser.parse_args(argv)
-    settings = arguments.settings
+    options = parser.parse_args(argv)
+    settings = options.settings
 
     listed = datasets.images_of_shard(
-        datasets.list_images(settings["dataset"], arguments.root, arguments.split),
-        arguments.shard,
+        datasets.list_images(settings["dataset"], options.root, options.split),
+        options.shard,
         settings["shards"],
     )
 
-    digest = datasets.listing_digest(listed, arguments.root)
-    if arguments.listing not in ("", digest, *datasets.WATCHED_ORIGINS):
+    digest = datasets.listing_digest(listed, options.root)
+    if options.listing not in ("", digest, *datasets.WATCHED_ORIGINS):
         raise InputError(
-            f"{arguments.root}: images of shard {arguments.shard} were added, removed or replaced "
+            f"{options.root}: images of shard {options.shard} were added, removed or replaced "
             "since this run of the workflow was started; start snakemake again"
         )
 
     def probe(image: datasets.ListedImage) -> dict:
-        row = {**image._asdict(), "shard": arguments.shard, "status": shards.OK}
+        row = {**image._asdict(), "shard": options.shard, "status": shards.OK}
         try:
             row["height"], row["width"] = images.probe_image(
-                arguments.root / image.file_name, **settings["images"]
+                options.root / image.file_name, **settings["images"]
             )
         except images.ImageRejected as rejection:
             row["status"] = str(rejection)
         return row
 
-    with concurrent.futures.ThreadPoolExecutor(arguments.workers) as pool:
+    with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
         rows = list(
             progress(pool.map(probe, listed), description="images", unit="image", total=len(listed))
         )
@@ -62,10 +62,10 @@ def main(argv: list[str] | None = None) -> int:
         if row["status"] != shards.OK:
             print(f"rejected {row['file_name']}: {row['status']}")
     # Early; stages that merge the shards look at all images of the split.
-    what = f"shard {arguments.shard} of {arguments.root}"
-    datasets.check_rejected(rows, arguments.max_rejected, what)
+    what = f"shard {options.shard} of {options.root}"
+    datasets.check_rejected(rows, options.max_rejected, what)
     shards.write_table(
-        arguments.output, "images", rows, cli.record(arguments, "images", listing=digest)
+        options.output, "images", rows, cli.record(options, "images", listing=digest)
     )
     return 0
 

@@ -17,14 +17,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, required=True, help="JSON file to write into the tree's root"
     )
-    arguments = parser.parse_args(argv)
-    settings = arguments.settings["dataset"]["generate"]
+    options = parser.parse_args(argv)
+    settings = options.settings["dataset"]["generate"]
 
-    with atomic.full_disk_named(arguments.output.parent):
-        scenes.write_voc_tree(arguments.output.parent, **settings)
-    record = cli.record(arguments, "scenes")
+    with atomic.full_disk_named(options.output.parent):
+        scenes.write_voc_tree(options.output.parent, **settings)
+    record = cli.record(options, "scenes")
     description = {**settings, "classes": scenes.CLASS_NAMES, "provenance": record}
-    atomic.write_text(arguments.output, json.dumps(description, indent=2) + "\n")
+    atomic.write_text(options.output, json.dumps(description, indent=2) + "\n")
     return 0
 
 

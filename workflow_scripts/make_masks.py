@@ -13,12 +13,12 @@ from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 def main(argv: list[str] | None = None) -> int:
     """Write the masks of one shard; exit code 0."""
-    arguments = cli.features_parser("make_masks", __doc__).parse_args(argv)
+    options = cli.features_parser("make_masks", __doc__).parse_args(argv)
     find = functools.partial(
-        affinity.object_masks, settings=MaskSettings.read(arguments.settings["masks"])
+        affinity.object_masks, settings=MaskSettings.read(options.settings["masks"])
     )
-    record = cli.record(arguments, "masks")
-    write_masks(arguments.images, arguments.features, arguments.output, find, record)
+    record = cli.record(options, "masks")
+    write_masks(options.images, options.features, options.output, find, record)
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.files import images, label_maps, shards
-from workflow_scripts.maskdistill.paper import boxes
+from workflow_scripts.maskdistill.paper.masks_from_boxes import box_mask, grabcut
 from workflow_scripts.maskdistill.progress import progress
 
 
@@ -20,26 +20,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--confident", required=True, help="confident candidates")
     parser.add_argument("--grabcut", action="store_true", help="cut objects out of their boxes")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
-    arguments = parser.parse_args(argv)
-    clusters = arguments.settings["clustering"]["clusters"]
+    options = parser.parse_args(argv)
+    clusters = options.settings["clustering"]["clusters"]
 
-    listed = shards.read_usable(arguments.images)
-    by_image = shards.group_by_image(arguments.confident)
-    shards.assert_same_images(
-        (row["image_id"] for row in listed), by_image, str(arguments.confident)
-    )
-    metadata = cli.record(arguments, "label_maps")
-    with shards.shard_writer(arguments.output, "label_maps", metadata) as writer:
+    listed = shards.read_usable(options.images)
+    by_image = shards.group_by_image(options.confident)
+    shards.assert_same_images((row["image_id"] for row in listed), by_image, str(options.confident))
+    metadata = cli.record(options, "label_maps")
+    with shards.shard_writer(options.output, "label_maps", metadata) as writer:
         for row in progress(listed, description="boxes", unit="image", total=len(listed)):
             size = (row["height"], row["width"])
             found = [c for c in by_image[row["image_id"]] if c["candidate_id"] is not None]
             pixels = None
-            if arguments.grabcut and found:
-                pixels = images.read_listed(arguments.root / row["file_name"], size)
+            if options.grabcut and found:
+                pixels = images.read_listed(options.root / row["file_name"], size)
             layers = []
             for candidate in reversed(found):  # the most confident one stands first
                 box = tuple(candidate[name] for name in ("x", "y", "box_width", "box_height"))
-                mask = boxes.box_mask(box, size) if pixels is None else boxes.grabcut(pixels, box)
+                mask = box_mask(box, size) if pixels is None else grabcut(pixels, box)
                 layers.append((mask, candidate["cluster"]))
             labels = label_maps.paint(size, layers, clusters)
             writer.write(label_maps.row(row["image_id"], row["file_name"], labels))

@@ -19,16 +19,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--masks", required=True, help="the shard's masks")
     parser.add_input("--assignments", required=True, help="of these masks, perhaps among others")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
-    arguments = parser.parse_args(argv)
-    clusters = arguments.settings["clustering"]["clusters"]
-    classes = arguments.settings["curation"]["classes"]
+    options = parser.parse_args(argv)
+    clusters = options.settings["clustering"]["clusters"]
+    classes = options.settings["curation"]["classes"]
 
-    images = shards.read_usable(arguments.images)
-    by_image = shards.group_by_image(arguments.masks, MASK_COLUMNS)
-    shards.assert_same_images((row["image_id"] for row in images), by_image, str(arguments.masks))
-    class_of = cluster_files.read_classes(arguments.assignments, classes, by_image)
-    metadata = cli.record(arguments, "label_maps")
-    with shards.shard_writer(arguments.output, "label_maps", metadata) as writer:
+    images = shards.read_usable(options.images)
+    by_image = shards.group_by_image(options.masks, MASK_COLUMNS)
+    shards.assert_same_images((row["image_id"] for row in images), by_image, str(options.masks))
+    class_of = cluster_files.read_classes(options.assignments, classes, by_image)
+    metadata = cli.record(options, "label_maps")
+    with shards.shard_writer(options.output, "label_maps", metadata) as writer:
         for row in images:
             layers = (
                 (

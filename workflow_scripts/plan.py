@@ -36,33 +36,33 @@ def main(argv: list[str] | None = None) -> int:
         default=REPOSITORY / "resources" / "throughput.json",
         help="JSON file with the seconds of every rule",
     )
-    arguments = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     config = read_yaml(REPOSITORY / "config" / "default.yaml")
-    if arguments.configfile:
-        config = merge(config, read_yaml(arguments.configfile))
-    throughput = read_json(arguments.throughput, remedy="check --throughput")
+    if options.configfile:
+        config = merge(config, read_yaml(options.configfile))
+    throughput = read_json(options.throughput, remedy="check --throughput")
     catalogue = read_catalogue(REPOSITORY / "resources" / "downloads.yaml")
-    print("\n".join(lines(arguments, config, catalogue, throughput)))
+    print("\n".join(lines(options, config, catalogue, throughput)))
     return 0
 
 
-def lines(arguments, config: dict, catalogue: dict, throughput: dict) -> list[str]:
+def lines(options, config: dict, catalogue: dict, throughput: dict) -> list[str]:
     """The plan, line by line."""
 
     def read(name: str) -> dict:
         folders = [Path("config/datasets"), REPOSITORY / "config" / "datasets"]
         return dataset_config(name, config, folders, downloadable=catalogue["files"])
 
-    own = read(arguments.dataset)
-    configs = {arguments.dataset: own} | {name: read(name) for name in own["clustering"]["support"]}
+    own = read(options.dataset)
+    configs = {options.dataset: own} | {name: read(name) for name in own["clustering"]["support"]}
     counts = {name: forecast.split_counts(one, catalogue) for name, one in configs.items()}
-    jobs = planned_jobs(arguments.dataset, arguments.configfile)
+    jobs = planned_jobs(options.dataset, options.configfile)
 
     seconds: Counter[str] = Counter()
     disk: Counter[str] = Counter()
     for name, one in configs.items():
         of = (one, counts[name])
-        networks, support = networks_of(one), name != arguments.dataset
+        networks, support = networks_of(one), name != options.dataset
         seconds.update(forecast.gpu_seconds(*of, throughput["rules"], networks, support=support))
         disk.update(forecast.disk_bytes(*of, networks, support=support))
     downloads, unknown = forecast.download_sizes(list(configs.values()), catalogue)

@@ -13,21 +13,21 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 def main(argv: list[str] | None = None) -> int:
     """Run the rule predict_candidates."""
-    arguments = cli.prediction_parser("predict_candidates", __doc__).parse_args(argv)
+    options = cli.prediction_parser("predict_candidates", __doc__).parse_args(argv)
 
-    settings = CandidateSettings.read(arguments.settings["candidates"])
+    settings = CandidateSettings.read(options.settings["candidates"])
     predictor = load_predictor(
-        arguments.model, settings=settings, device=choose_device(arguments.device)
+        options.model, settings=settings, device=choose_device(options.device)
     )
-    metadata = cli.record(arguments, "candidates")
+    metadata = cli.record(options, "candidates")
     rows = candidate_rows(
-        arguments.images,
-        arguments.root,
+        options.images,
+        options.root,
         predictor,
-        batch_size=arguments.batch_size,
-        workers=arguments.workers,
+        batch_size=options.batch_size,
+        workers=options.workers,
     )
-    with shards.shard_writer(arguments.output, "candidates", metadata) as writer:
+    with shards.shard_writer(options.output, "candidates", metadata) as writer:
         for row in rows:
             writer.write(row)
     return 0

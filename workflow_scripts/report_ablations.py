@@ -6,23 +6,21 @@ from workflow_scripts import cli
 from workflow_scripts.maskdistill.files import provenance
 from workflow_scripts.maskdistill.files.atomic import write_text
 from workflow_scripts.maskdistill.files.json_io import read_json
-from workflow_scripts.maskdistill.paper import ablations
+from workflow_scripts.maskdistill.paper import ablations_page
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the rule; see the module."""
-    arguments = cli.Parser("report_ablations", __doc__, required=False)
-    arguments.add_argument("--dataset", required=True, help="the dataset's name")
-    arguments.add_input(
-        "--items", nargs="+", required=True, help="outputs of tabulate_ablation, JSON"
-    )
-    arguments.add_input("--figures", nargs="*", default=[], help="their figures, NAME.svg")
-    arguments.add_argument("--output", type=Path, required=True, help="the page, HTML")
-    options = arguments.parse_args(argv)
+    """Write the page; exit code 0."""
+    parser = cli.Parser("report_ablations", __doc__, required=False)
+    parser.add_argument("--dataset", required=True, help="the dataset's name")
+    parser.add_input("--items", nargs="+", required=True, help="outputs of tabulate_ablation, JSON")
+    parser.add_input("--figures", nargs="*", default=[], help="their figures, NAME.svg")
+    parser.add_argument("--output", type=Path, required=True, help="the page, HTML")
+    options = parser.parse_args(argv)
     items = [read_json(path, remedy="run the ablations again") for path in options.items]
-    # Inside of a page an SVG has no XML declaration.
+    # An SVG inside a page has no XML declaration.
     figures = {path.stem: path.read_text().partition("?>\n")[2] for path in options.figures}
-    page = ablations.render(options.dataset, items, figures)
+    page = ablations_page.render(options.dataset, items, figures)
     record = cli.record(options, "ablations_report")
     write_text(options.output, provenance.in_html(page, record))
     return 0

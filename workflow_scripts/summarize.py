@@ -1,160 +1,34 @@
 """Mean and standard deviation of the metrics over all seeds, as JSON and as a table on stdout."""
 
 import json
-import statistics
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.evaluation import summary
 from workflow_scripts.maskdistill.files.atomic import write_text
-from workflow_scripts.maskdistill.files.json_io import read_json
-
-METRICS = {
-    "miou": "mIoU",
-    "pixel_accuracy": "pixel accuracy",
-    "boundary_iou": "boundary IoU",
-    "nmi": "NMI",
-    "ari": "ARI",
-    "purity": "purity",
-}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the rule; see the module."""
-    arguments = cli.Parser("summarize", __doc__)
-    arguments.add_input("--metrics", nargs="+", required=True, help="metrics.json of every seed")
-    arguments.add_input("--instances", nargs="*", default=[], help="instances.json of every seed")
-    arguments.add_input(
+    """Write the summary and print it; exit code 0."""
+    parser = cli.Parser("summarize", __doc__)
+    parser.add_input("--metrics", nargs="+", required=True, help="metrics.json of every seed")
+    parser.add_input("--instances", nargs="*", default=[], help="instances.json of every seed")
+    parser.add_input(
         "--linear-probes", nargs="*", default=[], help="linear_probe.json of every seed"
     )
-    arguments.add_argument("--output", type=Path, required=True, help="the summary, JSON")
-    options = arguments.parse_args(argv)
+    parser.add_argument("--output", type=Path, required=True, help="the summary, JSON")
+    options = parser.parse_args(argv)
 
-    runs = read_all(options.metrics)
-    summary = summarize(runs)
+    result = summary.summarize(summary.read_runs(options.metrics))
     if options.instances:
-        summary["instances"] = summarize_instances(read_all(options.instances))
+        instances = summary.read_runs(options.instances)
+        result["instances"] = summary.summarize_instances(instances)
     if options.linear_probes:
-        summary["linear_probe"] = summarize(read_all(options.linear_probes))
-    result = {"provenance": cli.record(options, "summarize"), **summary}
-    write_text(options.output, json.dumps(result, indent=1) + "\n")
-    print(table(summary))
+        result["linear_probe"] = summary.summarize(summary.read_runs(options.linear_probes))
+    content = {"provenance": cli.record(options, "summarize"), **result}
+    write_text(options.output, json.dumps(content, indent=1) + "\n")
+    print(summary.table(result))
     return 0
-
-
-def read_all(paths: Sequence[Path]) -> list[dict]:
-    """The results of all seeds, which must be of the same images, classes and steps."""
-    runs = [read_json(path, remedy="run evaluate again") for path in paths]
-    for path, run in zip(paths, runs, strict=True):
-        for key in ("split", "class_names", "images", "matched_on"):
-            if run.get(key) != runs[0].get(key):
-                raise InputError(f"{path}: '{key}' differs from {paths[0]}; evaluate both again")
-        if run["steps"].keys() != runs[0]["steps"].keys():
-            raise InputError(f"{path}: other steps than {paths[0]}; evaluate both again")
-    return runs
-
-
-def summarize(runs: Sequence[Mapping]) -> dict:
-    """Mean, standard deviation and number of runs of every metric, by step.
-
-    Args:
-        runs: contents of metrics.json, one a seed, with the same steps and classes.
-
-    Returns:
-        JSON values; `clusters` of every run, which differ where people merged some; per step
-        `matching` (methods that occur), every metric and `per_class` as
-        {"mean", "sd", "n"}: fractions of 1, sd with n - 1 in the denominator.
-    """
-    steps = {}
-    for name in runs[0]["steps"]:
-        parts = [run["steps"][name] for run in runs]
-        steps[name] = {
-            "matching": sorted({part["matching"]["method"] for part in parts}),
-            **{metric: moments([part[metric] for part in parts]) for metric in METRICS},
-            "per_class": {
-                class_name: moments([part["per_class"][class_name]["iou"] for part in parts])
-                for class_name in runs[0]["class_names"]
-            },
-        }
-    first = runs[0]
-    return {
-        "split": first["split"],
-        "images": first["images"],
-        "class_names": first["class_names"],
-        "runs": len(runs),
-        "clusters": [run["clusters"] for run in runs],
-        "steps": steps,
-    }
-
-
-def summarize_instances(runs: Sequence[Mapping]) -> dict:
-    """Mean, standard deviation and number of runs of all that is measured against objects.
-
-    Args:
-        runs: contents of instances.json, one per seed.
-
-    Returns:
-        JSON values; `split`, `images` and `objects` that were evaluated, `matched_on`: split and
-        number of the images whose label maps clusters were matched with classes on, and `steps`.
-    """
-    facts = {key: runs[0][key] for key in ("split", "images", "objects", "matched_on")}
-    return {**facts, "steps": moments_of([run["steps"] for run in runs])}
-
-
-def moments_of(values: Sequence[object]) -> object:
-    """`moments` of every number in trees of the same form; of texts, those that occur."""
-    first = values[0]
-    if isinstance(first, Mapping):
-        return {key: moments_of([value[key] for value in values]) for key in first}
-    if isinstance(first, list):
-        return [moments_of(items) for items in zip(*values, strict=True)]
-    if isinstance(first, str):
-        return sorted(set(values))
-    return moments(values)
-
-
-def moments(values: Sequence[float | None]) -> dict:
-    """Mean, sample standard deviation (null for fewer than two) and number of defined values."""
-    defined = [value for value in values if value is not None]
-    return {
-        "mean": statistics.fmean(defined) if defined else None,
-        "sd": statistics.stdev(defined) if len(defined) > 1 else None,
-        "n": len(defined),
-    }
-
-
-def table(summary: Mapping) -> str:
-    """The summary as aligned text, in percent."""
-    header = ["step", *METRICS.values(), "runs", "matching"]
-    rows = [
-        [
-            name,
-            *(_percent(step[metric]) for metric in METRICS),
-            str(step["miou"]["n"]),
-            ", ".join(step["matching"]),
-        ]
-        for name, step in summary["steps"].items()
-    ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * width for width in widths], *rows]
-    caution = ""
-    if len(set(summary["clusters"])) > 1:
-        counts = ", ".join(map(str, summary["clusters"]))
-        caution = f"\nCAUTION: means over runs of different numbers of classes to match: {counts}"
-    text = "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-    images = f"{summary['images']:,} images of '{summary['split']}', which matching used too"
-    return f"{images}\n{text}{caution}"
-
-
-def _percent(value: Mapping) -> str:
-    if value["mean"] is None:
-        return "–"
-    spread = "" if value["sd"] is None else f" ± {100 * value['sd']:.1f}"
-    return f"{100 * value['mean']:.1f}{spread}"
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ SECONDS_TO_SAVE = 100
 
 def main(argv: list[str] | None = None) -> int:
     """Run a training to its end; torchrun ends this process itself if one of them fails."""
-    arguments = sys.argv[1:] if argv is None else argv
-    run.main(["--standalone", "--shutdown-timeout", str(SECONDS_TO_SAVE), *arguments])
+    options = sys.argv[1:] if argv is None else argv
+    run.main(["--standalone", "--shutdown-timeout", str(SECONDS_TO_SAVE), *options])
     return 0
 
 

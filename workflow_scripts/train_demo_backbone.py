@@ -34,17 +34,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--clips", type=int, help="clips to draw")
     parser.add_argument("--steps", type=int, help="training steps")
     parser.add_argument("--threads", type=int, default=2, help="threads, and processes that draw")
-    arguments = parser.parse_args(argv)
+    options = parser.parse_args(argv)
 
-    torch.set_num_threads(arguments.threads)
-    recipe, pretrain = NETWORKS[arguments.network]
-    changed = {name: getattr(arguments, name) for name in ("clips", "steps")}
+    torch.set_num_threads(options.threads)
+    recipe, pretrain = NETWORKS[options.network]
+    changed = {name: getattr(options, name) for name in ("clips", "steps")}
     recipe = recipe._replace(**{k: v for k, v in changed.items() if v is not None})
     clips = pretraining.draw_clips(
         recipe.clips,
         seed=recipe.seed,
-        workers=arguments.threads,
-        describe=arguments.network == "resnet",
+        workers=options.threads,
+        describe=options.network == "resnet",
     )
     model, curve = pretrain(recipe, clips)
     # Half precision halves the file; activations are computed in float32 all the same.
@@ -52,10 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         name: value.half() if value.is_floating_point() else value
         for name, value in model.state_dict().items()
     }
-    with atomic_path(arguments.output) as temporary:
+    with atomic_path(options.output) as temporary:
         save_file(weights, temporary, metadata={"recipe": json.dumps(recipe._asdict())})
-    if arguments.curve:
-        with atomic_path(arguments.curve) as temporary, open(temporary, "w", newline="") as file:
+    if options.curve:
+        with atomic_path(options.curve) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, curve[0])
             writer.writeheader()
             writer.writerows(curve)

@@ -16,21 +16,19 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`."""
-    arguments = cli.Parser("train_linear_probe", __doc__)
-    arguments.add_input(
+    parser = cli.Parser("train_linear_probe", __doc__)
+    parser.add_input(
         "--ground-truth", nargs="+", required=True, help="shards of write_ground_truth"
     )
-    cli.add_root(arguments)
-    arguments.add_argument("--split", required=True, help="split that these labels are of")
-    arguments.add_input(
-        "--segmentation-model", required=True, help="model whose features are probed"
-    )
-    arguments.add_argument("--work-dir", type=Path, required=True, help="keeps the checkpoints")
-    arguments.add_argument("--model", type=Path, required=True, help="model file to write")
-    arguments.add_argument("--history", type=Path, required=True, help="loss history to write, CSV")
-    arguments.add_argument("--seed", type=int, required=True, help="of order and augmentation")
-    cli.add_runtime(arguments, batch_size=False)
-    options = arguments.parse_args(argv)
+    cli.add_root(parser)
+    parser.add_argument("--split", required=True, help="split that these labels are of")
+    parser.add_input("--segmentation-model", required=True, help="model whose features are probed")
+    parser.add_argument("--work-dir", type=Path, required=True, help="keeps the checkpoints")
+    parser.add_argument("--model", type=Path, required=True, help="model file to write")
+    parser.add_argument("--history", type=Path, required=True, help="loss history to write, CSV")
+    parser.add_argument("--seed", type=int, required=True, help="of order and augmentation")
+    cli.add_runtime(parser, batch_size=False)
+    options = parser.parse_args(argv)
     settings = options.settings
     truth = GroundTruth(settings["dataset"], options.root, options.split)
     linear_probe.train(

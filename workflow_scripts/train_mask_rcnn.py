@@ -33,24 +33,24 @@ def main(argv: list[str] | None = None) -> int:
         help="steps between two checkpoints",
     )
     cli.add_runtime(parser, batch_size=False)
-    arguments = parser.parse_args(argv)
-    if arguments.checkpoint_every < 1:
-        raise InputError(f"--checkpoint-every: {arguments.checkpoint_every} is less than 1 step")
+    options = parser.parse_args(argv)
+    if options.checkpoint_every < 1:
+        raise InputError(f"--checkpoint-every: {options.checkpoint_every} is less than 1 step")
 
-    settings = MaskRCNNSettings.read(arguments.settings["mask_rcnn"])
+    settings = MaskRCNNSettings.read(options.settings["mask_rcnn"])
     engines.engine(settings.engine).fit(
-        arguments.pseudo_labels,
-        arguments.root,
+        options.pseudo_labels,
+        options.root,
         settings=settings,
-        seed=arguments.seed,
-        work_dir=arguments.work_dir,
-        model=arguments.model,
-        history=arguments.history,
-        record=cli.record(arguments, "mask_rcnn", files=[settings.weights], seed=arguments.seed),
+        seed=options.seed,
+        work_dir=options.work_dir,
+        model=options.model,
+        history=options.history,
+        record=cli.record(options, "mask_rcnn", files=[settings.weights], seed=options.seed),
         runtime=engines.Runtime(
-            device=choose_device(arguments.device),
-            workers=distributed.share_of(arguments.workers),
-            checkpoint_every=arguments.checkpoint_every,
+            device=choose_device(options.device),
+            workers=distributed.share_of(options.workers),
+            checkpoint_every=options.checkpoint_every,
         ),
     )
     return 0

@@ -15,17 +15,17 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`."""
-    arguments = cli.Parser("train_segmentation", __doc__)
-    arguments.add_input("--label-maps", nargs="+", required=True, help="shards of label maps")
-    cli.add_root(arguments)
-    arguments.add_argument("--work-dir", type=Path, required=True, help="keeps the checkpoints")
-    arguments.add_argument("--model", type=Path, required=True, help="model file to write")
-    arguments.add_argument("--history", type=Path, required=True, help="loss history to write, CSV")
-    arguments.add_argument(
+    parser = cli.Parser("train_segmentation", __doc__)
+    parser.add_input("--label-maps", nargs="+", required=True, help="shards of label maps")
+    cli.add_root(parser)
+    parser.add_argument("--work-dir", type=Path, required=True, help="keeps the checkpoints")
+    parser.add_argument("--model", type=Path, required=True, help="model file to write")
+    parser.add_argument("--history", type=Path, required=True, help="loss history to write, CSV")
+    parser.add_argument(
         "--seed", type=int, required=True, help="of order, augmentation and initial weights"
     )
-    cli.add_runtime(arguments, batch_size=False)
-    options = arguments.parse_args(argv)
+    cli.add_runtime(parser, batch_size=False)
+    options = parser.parse_args(argv)
     settings = SegmentationSettings.read(options.settings["segmentation"])
     learning.train(
         options.label_maps,

@@ -16,18 +16,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("unpack_label_maps", __doc__)
     parser.add_input("--shards", nargs="+", required=True, help="label maps")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    arguments = parser.parse_args(argv)
+    options = parser.parse_args(argv)
 
     # `a.jpg` and `a.png` side by side would both be `a.png`; then they keep their whole names.
     names = collections.Counter(
         row["image"]["path"]
-        for shard in arguments.shards
+        for shard in options.shards
         for row in shards.read_rows(shard, ["image"])
     )
-    legend = label_maps.legend(arguments.settings["curation"]["names"])
-    record = cli.record(arguments, "png_label_maps")
-    with atomic.atomic_folder(arguments.output, record) as folder:
-        for shard in arguments.shards:
+    legend = label_maps.legend(options.settings["curation"]["names"])
+    record = cli.record(options, "png_label_maps")
+    with atomic.atomic_folder(options.output, record) as folder:
+        for shard in options.shards:
             for row in shards.read_rows(shard):
                 name = row["image"]["path"]
                 path = folder / (name if names[name] == 1 else f"{row['file_name']}.png")

@@ -1,6 +1,5 @@
 """Write what was found in new images: label maps, overlays, objects, and unusable images."""
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,8 @@ from pathlib import Path
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.exports import coco
 from workflow_scripts.maskdistill.exports.content import Picture, read_pictures, write_label_map
-from workflow_scripts.maskdistill.files import atomic, images, label_maps, provenance, shards
+from workflow_scripts.maskdistill.files import atomic, images, label_maps, shards
+from workflow_scripts.maskdistill.files.csv_files import write_csv
 from workflow_scripts.maskdistill.pictures.overlays import write_overlay
 
 
@@ -27,22 +27,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--rejected", type=Path, required=True, help="CSV of unusable images to write"
     )
-    arguments = parser.parse_args(argv)
-    names = arguments.settings["curation"]["names"]
+    options = parser.parse_args(argv)
+    names = options.settings["curation"]["names"]
 
-    record = cli.record(arguments, "applied")
+    record = cli.record(options, "applied")
     with (
-        atomic.atomic_folder(arguments.label_maps, record) as maps,
-        atomic.atomic_folder(arguments.overlays, record) as overlays,
+        atomic.atomic_folder(options.label_maps, record) as maps,
+        atomic.atomic_folder(options.overlays, record) as overlays,
     ):
 
         def pictures() -> Iterator[Picture]:
-            for picture in read_pictures(
-                arguments.images, arguments.confident, arguments.predictions
-            ):
+            for picture in read_pictures(options.images, options.confident, options.predictions):
                 write_label_map(picture.labels, maps / picture.with_suffix(".png"))
                 image = images.read_listed(
-                    arguments.root / picture.file_name, (picture.height, picture.width)
+                    options.root / picture.file_name, (picture.height, picture.width)
                 )
                 write_overlay(image, picture.labels, overlays / picture.with_suffix(".jpg"))
                 yield picture
@@ -50,18 +48,14 @@ def main(argv: list[str] | None = None) -> int:
         objects = coco.instances(pictures(), names)
         objects["info"]["provenance"] = record
         (maps / "labelmap.txt").write_text(label_maps.legend(names), encoding="utf-8")
-    atomic.write_text(arguments.objects, json.dumps(objects))
-    with (
-        atomic.atomic_path(arguments.rejected) as path,
-        open(path, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(["file_name", "status"])
-        for manifest in arguments.images:
-            for row in shards.read_rows(manifest):
-                if row["status"] != shards.OK:
-                    writer.writerow([row["file_name"], row["status"]])
-    provenance.write_beside(arguments.rejected, record)
+    atomic.write_text(options.objects, json.dumps(objects))
+    rejected = (
+        row
+        for manifest in options.images
+        for row in shards.read_rows(manifest)
+        if row["status"] != shards.OK
+    )
+    write_csv(options.rejected, rejected, ["file_name", "status"], record)
     return 0
 
 

@@ -10,13 +10,13 @@ from workflow_scripts.maskdistill.files import label_maps, shards
 
 def main(argv: list[str] | None = None) -> int:
     """Write the label maps of one shard; exit code 0."""
-    arguments = cli.Parser("write_ground_truth", __doc__)
-    cli.add_root(arguments)
-    arguments.add_argument("--split", required=True, help="split whose labels are read")
-    cli.add_labels(arguments)
-    arguments.add_input("--images", required=True, help="manifest shard")
-    arguments.add_argument("--output", type=Path, required=True, help="label maps, Parquet")
-    options = arguments.parse_args(argv)
+    parser = cli.Parser("write_ground_truth", __doc__)
+    cli.add_root(parser)
+    parser.add_argument("--split", required=True, help="split whose labels are read")
+    cli.add_labels(parser)
+    parser.add_input("--images", required=True, help="manifest shard")
+    parser.add_argument("--output", type=Path, required=True, help="label maps, Parquet")
+    options = parser.parse_args(argv)
     dataset = options.settings["dataset"]
     manifest = list(shards.read_rows(options.images))
     require_labels(options.labels, dataset, options.root, options.split, manifest)

@@ -22,33 +22,33 @@ def main(argv: list[str] | None = None) -> int:
     """Write the COCO file; exit code 0."""
     parser = cli.Parser("write_pseudo_labels", __doc__)
     parser.add_input("--images", nargs="+", required=True, help="manifests")
-    cli.add_tolerance(parser)
+    cli.add_max_rejected(parser)
     parser.add_input("--masks", nargs="+", required=True, help="their masks")
     parser.add_input("--assignments", required=True, help="of cluster_masks")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument(
         "--expected-assignments", help="their digest when their clusters were named, if they were"
     )
-    arguments = parser.parse_args(argv)
-    settings = arguments.settings
+    options = parser.parse_args(argv)
+    settings = options.settings
 
-    expected = arguments.expected_assignments
-    if expected and (found := cluster_files.assignments_digest(arguments.assignments)) != expected:
+    expected = options.expected_assignments
+    if expected and (found := cluster_files.assignments_digest(options.assignments)) != expected:
         raise InputError(
-            f"{arguments.assignments}: other clusters ({found}) than those that were named "
+            f"{options.assignments}: other clusters ({found}) than those that were named "
             f"({expected}); look at the new ones with `snakemake "
             "contact_sheets` and correct config/names, or remove its line `assignments`"
         )
-    listed = list(itertools.chain.from_iterable(map(shards.read_rows, arguments.images)))
-    datasets.check_rejected(listed, arguments.max_rejected, "the training images")
+    listed = list(itertools.chain.from_iterable(map(shards.read_rows, options.images)))
+    datasets.check_rejected(listed, options.max_rejected, "the training images")
     listed = sorted(
         (row for row in listed if row["status"] == shards.OK), key=lambda row: row["file_name"]
     )
     place = {row["image_id"]: number for number, row in enumerate(listed)}
     classes = settings["curation"]["classes"]
-    class_of = cluster_files.read_classes(arguments.assignments, classes)
+    class_of = cluster_files.read_classes(options.assignments, classes)
     # Compact columns; they become rows a few at a time, when they are written.
-    table = shards.read_table(arguments.masks, MASK_COLUMNS).combine_chunks()
+    table = shards.read_table(options.masks, MASK_COLUMNS).combine_chunks()
     keys = list(zip(table["image_id"].to_pylist(), table["mask_id"].to_pylist(), strict=True))
     shards.assert_same_images(place, (image_id for image_id, _ in keys), "the masks")
     kept = [
@@ -58,13 +58,13 @@ def main(argv: list[str] | None = None) -> int:
     ]
     order = [number for *_, number in sorted(kept)]
     coco_json.write_dataset(
-        arguments.output,
+        options.output,
         listed,
         shards.rows_in_order(table, order),
         class_of,
         coco_json.category_names(settings["clustering"]["clusters"], classes),
     )
-    provenance.write_beside(arguments.output, cli.record(arguments, "pseudo_labels"))
+    provenance.write_beside(options.output, cli.record(options, "pseudo_labels"))
     print(f"{len(listed)} images, {len(order)} masks")
     return 0
 

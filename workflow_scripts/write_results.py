@@ -13,16 +13,16 @@ def main(argv: list[str] | None = None) -> int:
     """Write the JSON list; exit code 0."""
     parser = cli.Parser("write_results", __doc__)
     parser.add_input("--images", nargs="+", required=True, help="manifests")
-    cli.add_tolerance(parser)
+    cli.add_max_rejected(parser)
     parser.add_input("--candidates", nargs="+", required=True, help="shards")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    arguments = parser.parse_args(argv)
+    options = parser.parse_args(argv)
 
-    manifest = shards.read_table(arguments.images, ["file_name", "status"]).to_pylist()
-    datasets.check_rejected(manifest, arguments.max_rejected, str(arguments.images[0].parent))
-    rows = itertools.chain.from_iterable(map(shards.read_rows, arguments.candidates))
+    manifest = shards.read_table(options.images, ["file_name", "status"]).to_pylist()
+    datasets.check_rejected(manifest, options.max_rejected, str(options.images[0].parent))
+    rows = itertools.chain.from_iterable(map(shards.read_rows, options.candidates))
     with (
-        atomic.atomic_path(arguments.output) as temporary,
+        atomic.atomic_path(options.output) as temporary,
         open(temporary, "w", encoding="ascii") as file,
     ):
         file.write("[")
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
             file.write((",\n" if number else "\n") + json.dumps(result))
         file.write("\n]\n")
     # A results list is an array: there is no place in it.
-    provenance.write_beside(arguments.output, cli.record(arguments, "results"))
+    provenance.write_beside(options.output, cli.record(options, "results"))
     return 0
 
 

@@ -1,5 +1,4 @@
 import json
-import pickle
 from operator import itemgetter
 
 import numpy as np
@@ -162,48 +161,6 @@ def test_candidates_have_a_confidence(root):
     assert [row["hit_rate"] for row in filled] == [0, 0, 1]
     assert step["calibration"]["rank_correlation"] == pytest.approx(1)
     assert step["calibration"]["bins"][5]["iou"] is None
-
-
-@pytest.mark.parametrize("images", [(0, 1, 0), (0, 9)])
-def test_masks_of_an_image_that_lie_apart_or_are_of_no_image_are_an_error(root, images):
-    rows = [
-        {"image_id": image_id, "mask_id": i, **masks.encode(CAT)._asdict(), "status": "ok"}
-        for i, image_id in enumerate(images)
-    ]
-    assignments = [
-        {"image_id": row["image_id"], "mask_id": row["mask_id"], "cluster": 1} for row in rows
-    ]
-    call(root, [])
-    shards.write_table(root / "masks.parquet", "masks", rows, {})
-    shards.write_table(root / "assignments.parquet", "assignments", assignments, {})
-    found = evaluate_instances.masks_by_image(
-        [root / "masks.parquet"], [root / "assignments.parquet"]
-    )
-    objects = {0: (0, pickle.dumps([])), 1: (0, pickle.dumps([]))}
-    with pytest.raises(InputError, match=f"image {images[-1]}: its masks"):
-        list(evaluate_instances.in_parts(objects, found))
-
-
-def test_parts_hold_every_image_once_and_nothing_of_others():
-    objects = {i: (1, pickle.dumps([{"image_id": i}])) for i in range(50)}
-    found = [(i, [{"image_id": i}] * (i % 3)) for i in reversed(range(40))]
-    parts = list(evaluate_instances.in_parts(objects, found))
-    assert all(len(ids) <= evaluate_instances.PART for ids, *_ in parts)
-    assert [i for ids, *_ in parts for i in ids] == [*reversed(range(40)), *range(40, 50)]
-    for ids, present, detections in parts:
-        assert [entry["image_id"] for entry in present] == ids
-        assert [e["image_id"] for e in detections] == [
-            i for i in ids if i < 40 for _ in range(i % 3)
-        ]
-
-
-def test_the_patches_that_voted_are_counted(tmp_path):
-    rows = [{"image_id": i, "proposals": n, "status": "ok"} for i, n in ((0, 10), (0, 4), (1, 7))]
-    rows.append({"image_id": 2, "proposals": 99, "status": "empty mask"})
-    shards.write_table(tmp_path / "0", "masks", rows[:2], {})
-    shards.write_table(tmp_path / "1", "masks", rows[2:], {})
-    found = evaluate_instances.proposals_per_mask([tmp_path / "0", tmp_path / "1"])
-    assert found == pytest.approx(7)
 
 
 def test_no_mask_at_all(root):

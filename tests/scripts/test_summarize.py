@@ -1,114 +1,32 @@
 import json
 
-import numpy as np
-import pytest
-
 from workflow_scripts import summarize
-from workflow_scripts.maskdistill.errors import InputError
+
+STEP = {
+    **dict.fromkeys(("miou", "pixel_accuracy", "boundary_iou", "nmi", "ari", "purity"), 0.5),
+    "matching": {"method": "hungarian", "clusters": {}},
+    "per_class": {"background": {"iou": 0.5}},
+}
+RUN = {"split": "val", "images": 3, "class_names": ["background"], "clusters": 6}
 
 
-def run(miou, cat, steps=("initial_masks", "segmentation"), method="hungarian"):
-    """What evaluate writes for one seed, as far as it is read here."""
-    step = {
-        "miou": miou,
-        **dict.fromkeys(("pixel_accuracy", "boundary_iou", "nmi", "ari", "purity"), miou / 2),
-        "matching": {"method": method, "clusters": {}},
-        "per_class": {"background": {"iou": 0.5}, "cat": {"iou": cat}},
+def test_metrics_instances_and_linear_probes_of_all_seeds(tmp_path, capsys):
+    objects = {"objects": 7, "matched_on": {"split": "val", "images": 3}}
+    contents = {
+        "metrics": {**RUN, "steps": {"segmentation": STEP}},
+        "instances": {**RUN, **objects, "steps": {"mask_rcnn": {"coverage": 0.25}}},
+        "linear-probes": {**RUN, "steps": {"linear_probe": STEP}},
     }
-    return {
-        "split": "val",
-        "images": 3,
-        "class_names": ["background", "cat"],
-        "clusters": 6,
-        "steps": dict.fromkeys(steps, step),
-    }
-
-
-def call(tmp_path, *runs, instances=()):
-    paths = []
-    for seed, content in enumerate(runs):
-        paths.append(tmp_path / f"{seed}.json")
-        paths[-1].write_text(json.dumps(content))
-    output = tmp_path / "summary.json"
-    options = [f"--output={output}", "--settings={}", "--metrics", *map(str, paths)]
-    if instances:
-        options += ["--instances", *map(str, instances)]
+    options = ["--settings={}", f"--output={tmp_path / 'summary.json'}"]
+    for name, content in contents.items():
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(content))
+        options += [f"--{name}", str(path), str(path)]
     assert summarize.main(options) == 0
-    return json.loads(output.read_text())
-
-
-def test_mean_and_sd_over_seeds(tmp_path, capsys):
-    values = [0.30, 0.34, 0.41]
-    summary = call(tmp_path, *(run(value, value) for value in values))
-    step = summary["steps"]["segmentation"]
-    expected = {"mean": np.mean(values), "sd": np.std(values, ddof=1), "n": 3}
-    assert step["miou"] == pytest.approx(expected)
-    assert step["per_class"]["cat"] == pytest.approx(expected)
-    assert step["per_class"]["background"]["sd"] == 0
-    printed = capsys.readouterr().out
-    assert "35.0 ± 5.6" in printed
-    assert printed.startswith("3 images of 'val', which matching used too\n")
-    assert [line.split()[0] for line in printed.splitlines()[3:]] == list(summary["steps"])
-
-
-def test_one_seed_has_no_sd(tmp_path, capsys):
-    summary = call(tmp_path, run(0.25, None))
-    assert summary["steps"]["segmentation"]["miou"] == {"mean": 0.25, "sd": None, "n": 1}
-    assert summary["steps"]["segmentation"]["per_class"]["cat"]["mean"] is None
-    assert "±" not in capsys.readouterr().out
-
-
-def test_a_class_that_one_seed_leaves_undefined_counts_the_others(tmp_path):
-    summary = call(tmp_path, run(0.2, None), run(0.4, 0.6))
-    assert summary["steps"]["initial_masks"]["per_class"]["cat"] == {
-        "mean": 0.6,
-        "sd": None,
-        "n": 1,
-    }
-
-
-def test_seeds_with_other_steps_or_classes_are_an_error(tmp_path):
-    with pytest.raises(InputError, match="steps"):
-        call(tmp_path, run(0.2, 0.2), run(0.2, 0.2, steps=["initial_masks"]))
-    with pytest.raises(InputError, match="class_names"):
-        call(tmp_path, run(0.2, 0.2), run(0.2, 0.2) | {"class_names": ["background", "dog"]})
-
-
-def write_instances(tmp_path, *, changed=0):
-    paths = []
-    for seed, ap in enumerate((0.1, 0.3)):
-        bins = [{"count": 4 + seed, "iou": None if seed else 0.5}]
-        step = {"matching": "hungarian", "multi": {"ap": ap}, "calibration": {"bins": bins}}
-        found = {**run(0, 0), "split": "instances", "objects": 7, "steps": {"mask_rcnn": step}}
-        found["matched_on"] = {"split": "val", "images": 2 + changed * seed}
-        paths.append(tmp_path / f"instances-{seed}.json")
-        paths[-1].write_text(json.dumps(found))
-    return paths
-
-
-def test_numbers_on_instances_are_summed_up_wherever_they_stand(tmp_path):
-    paths = write_instances(tmp_path)
-    summary = call(tmp_path, run(0.2, 0.2), run(0.4, 0.4), instances=paths)["instances"]
-    step = summary["steps"]["mask_rcnn"]
-    assert (summary["split"], summary["images"], summary["objects"]) == ("instances", 3, 7)
-    assert summary["matched_on"] == {"split": "val", "images": 2}
-    assert step["matching"] == ["hungarian"]
-    assert step["multi"]["ap"] == pytest.approx({"mean": 0.2, "sd": 0.2 / np.sqrt(2), "n": 2})
-    (row,) = step["calibration"]["bins"]
-    assert row["count"]["mean"] == 4.5
-    assert row["iou"] == {"mean": 0.5, "sd": None, "n": 1}
-
-
-def test_seeds_that_were_matched_on_different_images_are_an_error(tmp_path):
-    paths = write_instances(tmp_path, changed=1)
-    with pytest.raises(InputError, match="matched_on"):
-        call(tmp_path, run(0.2, 0.2), run(0.4, 0.4), instances=paths)
-
-
-def test_runs_whose_clusters_were_merged_differently_are_marked(tmp_path, capsys):
-    alike = call(tmp_path, run(0.2, 0.2), run(0.3, 0.3))
-    assert alike["clusters"] == [6, 6]
-    assert "CAUTION" not in capsys.readouterr().out
-    summary = call(tmp_path, run(0.2, 0.2), run(0.3, 0.3) | {"clusters": 5})
-    assert summary["clusters"] == [6, 5]
-    assert "different numbers of classes to match: 6, 5" in capsys.readouterr().out
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert next(iter(written)) == "provenance"
+    half = {"mean": 0.5, "sd": 0.0, "n": 2}
+    assert written["steps"]["segmentation"]["miou"] == half
+    assert written["linear_probe"]["steps"]["linear_probe"]["purity"] == half
+    assert written["instances"]["steps"]["mask_rcnn"]["coverage"]["mean"] == 0.25
+    assert "50.0 ± 0.0" in capsys.readouterr().out

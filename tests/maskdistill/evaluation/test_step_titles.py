@@ -7,5 +7,5 @@ def test_step_titles():
 
 
 def test_steps_of_rounds():
-    assert step_titles.of_round("segmentation", 0) == "segmentation"
-    assert step_titles.of_round("linear_probe", 2) == "linear_probe_round_2"
+    assert step_titles.step_in_round("segmentation", 0) == "segmentation"
+    assert step_titles.step_in_round("linear_probe", 2) == "linear_probe_round_2"

@@ -6,7 +6,7 @@ import pytest
 from tests import results_tree
 from workflow_scripts.maskdistill.files import label_maps
 from workflow_scripts.maskdistill.gallery.stage_files import records
-from workflow_scripts.maskdistill.gallery.stages import Stages, without_ignore
+from workflow_scripts.maskdistill.gallery.stages import Stages
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def test_label_maps_of_all_stages_in_their_order(inputs, by_name):
     assert stages.evaluated == "val"
     layers = stages.layers(by_name["JPEGImages/6.jpg"])
     assert list(layers) == list(stages)
-    truth = without_ignore(layers["ground_truth"])
+    truth = label_maps.without_ignore(layers["ground_truth"])
     assert layers["ground_truth"].max() == label_maps.IGNORE
     # Cluster 2 is class 1 here, and the evaluation ignores the object's first row.
     np.testing.assert_array_equal(layers["segmentation"] == 2, truth == 1)

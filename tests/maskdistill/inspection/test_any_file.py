@@ -1,40 +1,76 @@
 import re
 import shutil
 
-import numpy as np
 import pytest
+from PIL import Image
 
 from tests.maskdistill.inspection import describe, row_of
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import label_maps
+from workflow_scripts.maskdistill.files import provenance
+from workflow_scripts.maskdistill.files.atomic import atomic_folder
 from workflow_scripts.maskdistill.inspection import any_file, terminal
 
 
-def test_what_belongs_together_in_a_tree(tmp_path):
-    for folder in ("label_maps", "predictions"):
-        (tmp_path / folder / "JPEGImages").mkdir(parents=True)
-        for name in ("a", "b"):
-            path = tmp_path / folder / "JPEGImages" / f"{name}.png"
-            path.write_bytes(label_maps.encode_png(np.zeros((2, 2), np.uint8)))
-        (tmp_path / folder / "labelmap.txt").write_text(label_maps.legend(["cat"]))
-    labels = tmp_path / "exports" / "yolo" / "labels" / "val"
-    labels.mkdir(parents=True)
-    (labels / "a.txt").write_text("0 0.1 0.1 0.2 0.1 0.2 0.2\n")
-    (labels / "b.txt").write_text("")  # nothing was found in this image
+@pytest.fixture
+def export(tmp_path):
+    """A folder that was written as a whole."""
+    made_by = provenance.record("exports", {}, program="export_dataset", format="yolo")
+    with atomic_folder(tmp_path / "tree" / "exports" / "yolo", made_by) as folder:
+        (folder / "labels").mkdir()
+        (folder / "labels" / "a.txt").write_text("0 0.1 0.1 0.2 0.1 0.2 0.2\n")
+        (folder / "labels" / "b.txt").write_text("")  # nothing was found in this image
+        (folder / "data.json").write_text("[1]")
+        Image.new("RGB", (5, 4)).save(folder / "a.png")
+    return tmp_path / "tree" / "exports" / "yolo"
+
+
+def test_what_belongs_together_in_a_tree(tmp_path, export):
+    pictures = tmp_path / "tree" / "pictures"
+    pictures.mkdir()
+    for name in ("a.png", "b.png", "c.jpg"):
+        Image.new("RGB", (5, 4)).save(pictures / name)
     groups = [
-        [str(file.relative_to(tmp_path)) for file in group]
-        for group in any_file.expand(str(tmp_path))
+        [str(file.relative_to(tmp_path / "tree")) for file in group]
+        for group in any_file.expand(str(tmp_path / "tree"))
     ]
     assert groups == [
-        ["exports/yolo/labels/val/a.txt", "exports/yolo/labels/val/b.txt"],
-        ["label_maps/JPEGImages/a.png", "label_maps/JPEGImages/b.png"],
-        ["label_maps/labelmap.txt"],
-        ["predictions/JPEGImages/a.png", "predictions/JPEGImages/b.png"],
-        ["predictions/labelmap.txt"],
+        [f"exports/yolo/{n}" for n in (".maskdistill", "a.png", "data.json")]
+        + ["exports/yolo/labels/a.txt", "exports/yolo/labels/b.txt"],
+        ["pictures/a.png", "pictures/b.png"],
+        ["pictures/c.jpg"],
     ]
-    lines, faults = any_file.overview(any_file.expand(str(tmp_path)))
+    lines, faults = any_file.overview(any_file.expand(str(tmp_path / "tree")))
     assert faults == []
-    assert "YOLO labels of 2 images: 1 polygons" in "\n".join(lines)
+    found = row_of("\n".join(lines), str(export))
+    assert found[:5] == ["folder", "written", "by", "export_dataset:", "4"]
+
+
+def test_a_folder_that_was_written_as_a_whole(export):
+    text = describe(export, check=True)
+    assert "folder written by export_dataset: 4 files" in text
+    assert "format    yolo" in text
+    assert row_of(text, ".txt") == ["2", "26", "bytes"]
+    assert "part of" in describe(export / "labels" / "a.txt")
+    assert f"part of {export}, written by export_dataset: 3 bytes" in describe(export / "data.json")
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.png", b"\x89PNG"), ("data.json", b"[1")])
+def test_a_damaged_file_in_such_a_folder(export, name, content):
+    (export / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: damaged"):
+        describe(export, check=True)
+    (export / name).write_bytes(b"\0")
+    with pytest.raises(InputError, match=f"{name}: damaged"):
+        describe(export, check=True)
+
+
+def test_a_file_with_a_record_of_its_own(tmp_path):
+    (tmp_path / "figure.svg").write_text("<svg/>")
+    made_by = provenance.record("tabulate_ablation", {"clustering": {"clusters": 6}})
+    provenance.write_beside(tmp_path / "figure.svg", made_by)
+    text = describe(tmp_path / "figure.svg")
+    assert "written by tabulate_ablation: 6 bytes" in text
+    assert row_of(text, "clustering.clusters") == ["6"]
 
 
 FOREIGN = {
@@ -47,7 +83,6 @@ FOREIGN = {
     "a.yaml": b"a: 1\n",
     "a.json": b'{"a": 1}',
     "list.json": b"[1, 2]",
-    "a.csv": b"a,b\n1,2\n",
     "a.jsonl": b'{"a": 1}\n',
     "a.tsv": b"a\tb\n1\t2\n",
     "a.html": b"<html></html>",
@@ -66,17 +101,8 @@ DAMAGED = {
     "cut.jsonl": b'{"step": 1, "loss": 2}',
     "a.tsv": b"s\th:m:s\tmax_rss\n3.5\t0:00",
     "a.html": b"<title>demo \xe2\x80\x93 MaskDistill</title><p>",
-    "index.js": b'GALLERY.index({"images": ',
-    "image.js": b'GALLERY.image("a", {"layers": {}',
-    "gallery.js": b"const GALLERY = (() => {",
-    "a.css": b"#grid { margin: 0",
-    "a.svg": b"<svg><text class='title'>",
-    "a.xml": b"<View><Label value='a'",
     "a.yaml": b"seeds: {0: {clu",
     "names.yaml": b"seeds: {0: 3}\n",
-    "a.md": b"# Model\nby MaskDistill, cut",
-    "labelmap.txt": b"# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:1,",
-    "binary.txt": b"\xff\xfe",
     "a.pt": b"PK\x03\x04 cut",
     "a.pt2": b"PK\x03\x04 cut",
     "a.onnx": b"\x08\x0a cut",
@@ -110,7 +136,7 @@ def test_damaged_files(tmp_path, name):
     message = str(error.value)
     assert re.match(rf"{tmp_path / name}: (damaged|not a|not valid|empty)", message)
     # Every fault has its remedy.
-    assert re.search("; (remove it and .* again|mend it|see config/README.md)$", message)
+    assert re.search("; (remove it and .* again|correct it|see config/README.md)$", message)
     assert "\n" not in message
 
 
@@ -134,15 +160,12 @@ def test_overview(copied):
     assert "0001.parquet: damaged" in faults[0]
 
 
-def test_a_lock_is_empty_and_a_label_file_may_be(tmp_path):
+def test_a_lock_is_empty(tmp_path):
     (tmp_path / "lock").touch()
     assert "lock of a training" in describe(tmp_path / "lock")
     (tmp_path / "lock").write_text("x")
     with pytest.raises(InputError, match="a foreign file"):
         describe(tmp_path / "lock")
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "a.txt").touch()
-    assert "YOLO labels of 1 image: 0 polygons" in describe(tmp_path / "labels")
 
 
 def test_a_cut_copy_of_any_file_is_named(copied):

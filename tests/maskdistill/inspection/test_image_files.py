@@ -4,12 +4,13 @@ from PIL import Image
 
 from tests.maskdistill.inspection import describe, row_of
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import label_maps, shards
+from workflow_scripts.maskdistill.files import label_maps, provenance, shards
+from workflow_scripts.maskdistill.files.atomic import atomic_folder
 
 
 def test_label_maps(tree):
     text = describe(tree / "seed-0" / "val" / "label_maps")
-    assert "1 images are nothing but background" in text
+    assert "1 images hold background only" in text
     images, share = row_of(text, "1")[:2]
     assert images == "1"
     assert share == f"{19 * 28 / (3 * 40 * 60):.2%}"
@@ -21,12 +22,14 @@ def test_label_maps_as_files(tmp_path):
     labels = np.zeros((4, 5), np.uint8)
     labels[0] = 3
     labels[1] = label_maps.IGNORE
-    for name in ("a", "b/c"):
-        path = tmp_path / "label_maps" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(label_maps.encode_png(labels))
+    with atomic_folder(tmp_path / "label_maps", provenance.record("png_label_maps", {})) as folder:
+        for name in ("a", "b/c"):
+            path = folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(label_maps.encode_png(labels))
+    assert "1 label map as PNG" in describe(tmp_path / "label_maps" / "a.png")
     text = describe(tmp_path / "label_maps")
-    assert "2 label maps as PNG" in text
+    assert row_of(text, ".png")[0] == "2"
     assert row_of(text, "3")[:2] == ["2", "25.00%"]
     assert row_of(text, "ignore")[:2] == ["2", "25.00%"]
     (tmp_path / "label_maps" / "a.png").write_bytes(label_maps.encode_png(labels)[:60])

@@ -12,13 +12,11 @@ def noise(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_thumbnails_of_image_and_labels_have_one_size():
+def test_pictures_are_scaled_down_and_never_up():
     for height, width in [(100, 37), (37, 100), (20, 30), (500, 1)]:
         image = drawing.thumbnail(noise(height, width), 50)
-        labels = drawing.thumbnail_labels(np.ones((height, width), np.uint16), 50)
-        assert image.shape[:2] == labels.shape
-        assert max(labels.shape) == min(50, max(height, width))
-        assert labels.dtype == np.uint16
+        assert max(image.shape) == min(50, max(height, width))
+    assert drawing.thumbnail(noise(1000, 2000), 560).shape == (280, 560, 3)
 
 
 def test_contours_lie_on_both_sides_of_a_border():

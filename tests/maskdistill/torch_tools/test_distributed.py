@@ -343,7 +343,7 @@ def main(arguments):
         classes=2,
         segmentation_model=folder / "segmentation.pt",
         views={
-            name: getattr(SegmentationSettings.read_part(eval(segmentation)), name)
+            name: getattr(SegmentationSettings.read(eval(segmentation)), name)
             for name in linear_probe.VIEWS
         },
         precision="float32",
@@ -410,7 +410,7 @@ def test_processes_do_not_change_deeplab_nor_its_linear_probe(tmp_path):
 
 def labelled_pixels(folder, settings):
     """Labelled pixels of every place in the plan of a training."""
-    settings = SegmentationSettings.read_part(settings)
+    settings = SegmentationSettings.read(settings)
     data = learning.LabelledImages(
         [folder / "label_maps.parquet"], folder, clusters=2, settings=settings, seed=0
     )

@@ -1,12 +1,12 @@
-"""Boundary IoU (Cheng et al., 2021) of label maps: how well outlines agree, whatever the size."""
+"""Boundary IoU (Cheng et al., 2021) of label maps: how well the outlines of regions agree."""
 
 import numpy as np
 from scipy import ndimage
 
 from workflow_scripts.maskdistill.files import label_maps
 
-WIDTH = 0.02  # of the boundary, as a share of the image's diagonal
-_VOID, _OUTSIDE = -2, -3  # neither a class nor `metrics.UNMATCHED`
+WIDTH = 0.02  # of the boundary, as a fraction of the image diagonal
+_VOID, _OUTSIDE = -2, -3  # neither a class nor `UNMATCHED`
 
 
 def boundary_width(size: tuple[int, int]) -> int:
@@ -15,15 +15,15 @@ def boundary_width(size: tuple[int, int]) -> int:
 
 
 def boundary(labels: np.ndarray, width: int) -> np.ndarray:
-    """Pixels of a region with a pixel outside of their region at most `width` rows and columns off.
+    """Pixels that are at most `width` rows and columns away from a pixel outside their region.
 
-    The border of the image is one of every region.
+    The border of the image counts as outside of every region.
 
     Args:
         labels: H x W integers.
 
     Returns:
-        H x W bool: the pixels that `width` erosions by 3 x 3 pixels take away.
+        H x W bool: the pixels that `width` erosions by 3 x 3 pixels remove.
     """
     labels = labels.astype(np.int32)
     window = {"size": 2 * width + 1, "mode": "constant", "cval": _OUTSIDE}
@@ -36,18 +36,18 @@ def boundary_counts(
     """Count the boundary pixels of one image by class.
 
     Args:
-        prediction: H x W uint8 or uint16, 0..C; ignore is background, as in the confusion matrix.
-        target: H x W uint8 or uint16, 0..K; pixels with ignore do not count.
-        mapping: C + 1 integers, cluster → class or `metrics.UNMATCHED`.
+        prediction: H x W uint8 or uint16, 0..C; ignore counts as background.
+        target: H x W uint8 or uint16, 0..K; pixels with ignore are not counted.
+        mapping: C + 1 integers, cluster → class or `UNMATCHED`.
         classes: K.
 
     Returns:
         3 x (K + 1) int64: pixels in the boundaries of both, of the ground truth, and of the
-        prediction. Those of several images may be added up.
+        prediction. Counts of several images can be added.
     """
     width = boundary_width(target.shape)
     found = mapping[np.where(prediction == label_maps.ignore_value(prediction), 0, prediction)]
-    # What has no ground truth is cut out of both sides: its outline is no one's error.
+    # Pixels without ground truth are removed from both label maps: their outline is no error.
     void = target == label_maps.ignore_value(target)
     truth, found = (np.where(void, _VOID, labels) for labels in (target.astype(np.int64), found))
     near_truth, near_found = (boundary(labels, width) & (labels >= 0) for labels in (truth, found))

@@ -1,4 +1,4 @@
-"""Semantic segmentation metrics from a confusion matrix that grows image by image."""
+"""A confusion matrix that is filled image by image, and the metrics computed from it."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps
 
-UNMATCHED = -1  # in a mapping: a cluster that stands for no class
+UNMATCHED = -1  # in a mapping: a cluster that is matched with no class
 
 
 class ConfusionMatrix:
@@ -16,7 +16,7 @@ class ConfusionMatrix:
     Attributes:
         counts: int64 array of (K + 1) x (C + 1); rows are ground truth (0 background, 1..K
             classes), columns are predictions (0 background, 1..C clusters). Matrices of equal
-            shape may be added up, in any order.
+            shape can be added, in any order.
     """
 
     def __init__(self, classes: int, clusters: int) -> None:
@@ -27,10 +27,9 @@ class ConfusionMatrix:
         """Count the pixels of one image.
 
         Args:
-            prediction: H x W uint8 or uint16, 0..C. Ignore (255 or 65535) says that the pixel
-                belongs to no cluster, which is background: a prediction cannot take itself out of
-                the count.
-            target: H x W uint8 or uint16, 0..K; pixels with ignore do not count.
+            prediction: H x W uint8 or uint16, 0..C. Ignore (255 or 65535) counts as background, so
+                that a prediction cannot exclude pixels from the count.
+            target: H x W uint8 or uint16, 0..K; pixels with ignore are not counted.
 
         Raises:
             InputError: the sizes differ, or a label is out of range.
@@ -43,7 +42,7 @@ class ConfusionMatrix:
         rows, columns = self.counts.shape
         truth, truth_ignore = _compact(target, rows)
         found, found_ignore = _compact(prediction, columns)
-        # All pairs of labels in one pass; no label is looked for by itself.
+        # Counts all pairs of labels in one pass over the pixels.
         width = found_ignore + 1
         codes = truth.astype(np.intp) * width + found
         bins = (truth_ignore + 1) * width
@@ -69,9 +68,10 @@ class ConfusionMatrix:
 
 
 def _compact(labels: np.ndarray, count: int) -> tuple[np.ndarray, int]:
-    """A label map, and the value of ignore in it, which is the largest and at least `count`.
+    """A label map and its value of ignore, which is its largest value and at least `count`.
 
-    8-bit maps stay as they are; of 16-bit maps ignore comes down, so that tables stay small.
+    8-bit maps are returned unchanged. In 16-bit maps ignore is lowered, so that tables of all pairs
+    of labels stay small.
     """
     ignore = label_maps.ignore_value(labels)
     if labels.dtype == np.uint8:
@@ -95,14 +95,14 @@ def iou_table(counts: np.ndarray) -> np.ndarray:
 
 
 def matched_counts(counts: np.ndarray, mapping: np.ndarray) -> np.ndarray:
-    """Add the columns of clusters up to the columns of the classes that they stand for.
+    """Add up the columns of the clusters that are matched with the same class.
 
     Args:
         counts: (K + 1) x (C + 1) pixel counts.
         mapping: C + 1 integers, cluster → class 0..K or `UNMATCHED`.
 
     Returns:
-        int64 array of (K + 1) x (K + 2); the last column holds what no class claims.
+        int64 array of (K + 1) x (K + 2); the last column holds pixels of unmatched clusters.
     """
     classes = counts.shape[0]
     result = np.zeros((classes, classes + 1), dtype=np.int64)
@@ -112,38 +112,38 @@ def matched_counts(counts: np.ndarray, mapping: np.ndarray) -> np.ndarray:
 
 
 class Agreement(NamedTuple):
-    """How far clusters and classes are one partition of the pixels, without any matching."""
+    """How well clusters and classes agree as partitions of the pixels; needs no matching."""
 
     nmi: float  # mutual information over the mean of both entropies, 0..1
-    ari: float  # pairs of pixels that both keep together or apart, 0 by chance, at most 1
-    purity: float  # share of pixels in the class that most pixels of their cluster have
+    ari: float  # adjusted Rand index: about 0 by chance, at most 1
+    purity: float  # share of pixels whose class is the most frequent one of their cluster
 
 
 def agreement(counts: np.ndarray) -> Agreement:
-    """Normalised mutual information, adjusted Rand index and purity; background is one of both.
+    """Normalised mutual information, adjusted Rand index and purity, background included.
 
     Args:
         counts: (K + 1) x (C + 1) pixel counts.
 
     Returns:
-        nan where nothing was counted.
+        The three scores; nan if nothing was counted.
     """
     total = int(counts.sum())
     if not total:
         return Agreement(np.nan, np.nan, np.nan)
     rows, columns = counts.sum(axis=1), counts.sum(axis=0)
     entropies = _entropy(rows / total), _entropy(columns / total)
-    # Rounding may leave less than nothing.
+    # Rounding can make it slightly negative.
     shared = max(0.0, sum(entropies) - _entropy(counts.ravel() / total))
     nmi = 2 * shared / sum(entropies) if sum(entropies) else 1.0
-    # Squared pixel numbers of a large split leave 64 bits behind: Python's integers do not.
+    # Squared numbers of pixels of a large split overflow 64 bits; Python's integers do not.
     together, by_class, by_cluster = (
         sum(n * (n - 1) // 2 for n in part.ravel().tolist()) for part in (counts, rows, columns)
     )
     pairs = total * (total - 1) // 2
     expected = by_class * by_cluster / pairs if pairs else 0.0
     largest = (by_class + by_cluster) / 2
-    # Both are one block, or both single pixels: the same partition.
+    # They are equal if both partitions are one block or all single pixels: full agreement.
     ari = (together - expected) / (largest - expected) if largest != expected else 1.0
     return Agreement(float(nmi), float(ari), float(counts.max(axis=0).sum() / total))
 
@@ -154,7 +154,7 @@ def _entropy(shares: np.ndarray) -> float:
 
 
 class Scores(NamedTuple):
-    """What one confusion matrix and one matching amount to; fractions of 1."""
+    """Scores of label maps whose clusters have been matched with classes; fractions of 1."""
 
     iou: np.ndarray  # K + 1, nan where a class is absent from ground truth and prediction
     miou: float
@@ -162,11 +162,11 @@ class Scores(NamedTuple):
 
 
 def scores(counts: np.ndarray, mapping: np.ndarray) -> Scores:
-    """Per-class IoU, their mean, and the share of pixels that are right.
+    """IoU per class, its mean, and the share of pixels that are right.
 
-    A class that no cluster stands for has IoU 0 and enters the mean: the method missed it. A class
-    that is in neither the ground truth nor the prediction has no IoU (0 / 0); it is nan and left
-    out of the mean, as there is nothing to find or to confuse it with.
+    A class that no cluster is matched with has IoU 0, and this counts in the mean. A class that is
+    neither in the ground truth nor in the prediction has no IoU (0 / 0): it is nan, and the mean
+    leaves it out.
 
     Args:
         counts: (K + 1) x (C + 1) pixel counts.

@@ -1,4 +1,4 @@
-"""Mask AP by pycocotools, of images that come a few at a time."""
+"""Mask AP by pycocotools, with images added a few at a time so that little memory is needed."""
 
 import contextlib
 import io
@@ -13,11 +13,11 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-MOST_DETECTIONS = 100  # of an image that count, the most confident ones
+MAX_DETECTIONS = 100  # per image; the most confident ones count
 
 
 class AveragePrecision(NamedTuple):
-    """Fractions of 1; nan where there is no object to find."""
+    """Fractions of 1; nan if there is no object to find."""
 
     ap: float  # mean over the IoU thresholds 0.50, 0.55, …, 0.95
     ap50: float
@@ -25,18 +25,18 @@ class AveragePrecision(NamedTuple):
 
 
 class _Detections:
-    """What AP needs of the detections of one category, 8 bytes of each."""
+    """What AP needs to know of the detections of one category, in 8 bytes per detection."""
 
     def __init__(self) -> None:
-        self.objects = 0  # that are to be found
-        self._images = array("q")  # ids and numbers of detections in turn
-        self._scores = array("f")  # of their order only
-        # Of each, the thresholds at which it is matched, and those at which it is ignored: two
-        # times ten bits, in two times two bytes.
+        self.objects = 0  # number of objects that are to be found
+        self._images = array("q")  # pairs: image id, number of its detections
+        self._scores = array("f")  # only their order matters
+        # Per detection: 10 bits say at which thresholds it is matched, 10 more at which it is
+        # ignored; either is padded to 2 bytes.
         self._bits = bytearray()
 
     def add(self, found: Mapping) -> None:
-        """Take over what COCOeval found in one image."""
+        """Add what COCOeval found in one image."""
         self.objects += int(np.count_nonzero(found["gtIgnore"] == 0))
         self._images.extend((found["image_id"], len(found["dtScores"])))
         self._scores.extend(found["dtScores"])
@@ -44,7 +44,7 @@ class _Detections:
         self._bits += np.hstack([np.packbits(outcome.T, axis=1) for outcome in outcomes]).tobytes()
 
     def at(self, threshold: int) -> dict:
-        """All images as COCOeval would give one, in the order of their ids."""
+        """The detections of all images in COCOeval's format for one image, ordered by image id."""
         ids, counts = np.frombuffer(self._images, np.int64).reshape(-1, 2).T
         order = np.argsort(np.repeat(ids, counts), kind="stable")
         bits = np.frombuffer(self._bits, np.uint8).reshape(-1, 2, 2)[order]
@@ -62,11 +62,10 @@ class _Detections:
 
 
 class MaskAP:
-    """Mask AP over all sizes, at most 100 detections an image.
+    """Mask AP over objects of all sizes, with at most 100 detections per image.
 
     Args:
-        classes: K, for detections whose categories are classes; None ignores all categories
-            (class-agnostic).
+        classes: K; None for class-agnostic AP, which ignores all categories.
     """
 
     def __init__(self, classes: int | None) -> None:
@@ -79,9 +78,9 @@ class MaskAP:
         """Match the detections of some images.
 
         Args:
-            image_ids: of these images, none of which has come before, also those without object or
-                detection.
-            objects, detections: theirs, see `instance_metrics`.
+            image_ids: ids of these images, including those without objects or detections; none
+                may have been added before.
+            objects, detections: of these images, see `object_scores`.
         """
         if not objects and not detections:
             return
@@ -90,7 +89,7 @@ class MaskAP:
                 self._categories[found["category_id"]].add(found)
 
     def result(self) -> AveragePrecision:
-        """AP of all images so far."""
+        """AP of all images that have been added."""
         if not any(found.objects for found in self._categories.values()):
             return AveragePrecision(np.nan, np.nan, np.nan)
         with contextlib.redirect_stdout(io.StringIO()):
@@ -100,22 +99,25 @@ class MaskAP:
         return AveragePrecision(*map(float, means))
 
     def _precision(self, threshold: int) -> np.ndarray:
-        """1 x recalls x categories x 1 x 1. All thresholds at once would need ten times as much."""
+        """Precision at one threshold, 1 x recalls x categories x 1 x 1.
+
+        All ten thresholds at once would need ten times the memory.
+        """
         evaluation = _evaluation()
         chosen = evaluation.params
         chosen.iouThrs = chosen.iouThrs[[threshold]]
         chosen.catIds, chosen.imgIds = sorted(self._categories), [0]
         chosen.maxDets = [max(map(len, self._categories.values()))]
         evaluation.evalImgs = [self._categories[key].at(threshold) for key in chosen.catIds]
-        evaluation._paramsEval = chosen  # as `evaluate` leaves them
+        evaluation._paramsEval = chosen  # as `COCOeval.evaluate` sets it
         evaluation.accumulate()
         return evaluation.eval["precision"]
 
 
 def _evaluation(truth: COCO | None = None, found: COCO | None = None) -> COCOeval:
     evaluation = COCOeval(truth, found, "segm")
-    evaluation.params.maxDets = [MOST_DETECTIONS]
-    # All sizes at once; small, medium and large ones by themselves would take thrice the time.
+    evaluation.params.maxDets = [MAX_DETECTIONS]
+    # Only AP over all sizes; small, medium and large objects apart would quadruple the work.
     for name in ("areaRng", "areaRngLbl"):
         setattr(evaluation.params, name, getattr(evaluation.params, name)[:1])
     return evaluation
@@ -131,14 +133,14 @@ def _matches(
     detections: Sequence[Mapping],
     classes: int | None,
 ) -> list[dict]:
-    """What COCOeval finds, image by image and category by category."""
-    # pycocotools leaves out detections of unknown categories even where categories do not count.
+    """The results of COCOeval, one per image and category."""
+    # pycocotools drops detections of unknown categories even if categories are ignored.
     known = max(map(itemgetter("category_id"), itertools.chain(objects, detections)))
     truth = COCO()
     truth.dataset = {
-        # Sizes would serve polygons; all masks are run lengths here.
+        # Sizes are needed for polygons only; all masks are run lengths here.
         "images": [{"id": image_id, "height": 0, "width": 0} for image_id in image_ids],
-        # Not from 0: pycocotools takes a match with the annotation 0 for none.
+        # Ids start at 1: pycocotools takes a match with annotation 0 for no match.
         "annotations": [{**entry, "id": i} for i, entry in enumerate(objects, start=1)],
         "categories": [{"id": class_id} for class_id in range(1, (classes or known) + 1)],
     }

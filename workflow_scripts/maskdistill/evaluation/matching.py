@@ -1,4 +1,4 @@
-"""Which class a cluster stands for: the one place where labels meet clusters."""
+"""Matching of clusters with classes: the only place where clusters are compared with labels."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -11,7 +11,7 @@ from workflow_scripts.maskdistill.evaluation.confusion_matrix import UNMATCHED, 
 
 
 class Matching(NamedTuple):
-    """Clusters and their classes."""
+    """The class that each cluster is matched with, and the method."""
 
     mapping: np.ndarray  # C + 1 int64: cluster → class 0..K or UNMATCHED; background → background
     method: Literal["hungarian", "majority", "supervised"]  # the last: labels are classes already
@@ -24,8 +24,8 @@ def match(counts: np.ndarray) -> Matching:
         counts: (K + 1) x (C + 1) pixel counts of a whole split; rows are ground truth.
 
     Returns:
-        Hungarian matching for C <= K, majority matching for C > K. Numbers from the two do not
-        compare: majority matching sees more of the labels.
+        Hungarian matching for C <= K, majority matching for C > K. Scores of the two are not
+        comparable, as majority matching uses more of the labels.
     """
     classes, clusters = counts.shape
     if clusters <= classes:
@@ -36,9 +36,9 @@ def match(counts: np.ndarray) -> Matching:
 def hungarian(counts: np.ndarray) -> np.ndarray:
     """One-to-one matching that maximises the sum of IoU (Section 4.1 of the paper).
 
-    Background belongs to background. A pair without a common pixel is no match: its cluster stays
-    `UNMATCHED`. This changes the IoU of no class in the ground truth, and keeps a class that is
-    not there from being predicted by force.
+    Background is matched with background. A cluster that has no pixel in common with its class
+    stays `UNMATCHED`. This does not change the IoU of any class in the ground truth, and a class
+    that does not occur is not predicted just because a cluster was left over.
 
     Args:
         counts: (K + 1) x (C + 1) pixel counts.
@@ -62,8 +62,8 @@ def majority(counts: np.ndarray) -> np.ndarray:
         counts: (K + 1) x (C + 1) pixel counts.
 
     Returns:
-        Mapping cluster → class, C + 1 int64; a cluster without pixels is `UNMATCHED`, and of
-        classes that are level the first one wins.
+        Mapping cluster → class, C + 1 int64; a cluster without pixels is `UNMATCHED`, and
+        the first of several equally frequent classes is taken.
     """
     mapping = np.where(counts.sum(axis=0) > 0, counts.argmax(axis=0), UNMATCHED).astype(np.int64)
     mapping[0] = 0
@@ -71,7 +71,7 @@ def majority(counts: np.ndarray) -> np.ndarray:
 
 
 def stored_mapping(metrics: Mapping, step: str) -> np.ndarray:
-    """The mapping of a step from the content of metrics.json, as `Matching.mapping`.
+    """Read the mapping of a step from the content of metrics.json; see `Matching.mapping`.
 
     Raises:
         InputError: the metrics lack the step.

@@ -4,8 +4,8 @@ Objects and detections are COCO's own entries, dictionaries with `image_id`, `ca
 `segmentation` (RLE), `bbox` (XYWH in pixels) and, of objects, `area` and `iscrowd`, of detections,
 `score`. A detection's category is its cluster, until `as_classes` makes it a class.
 
-Crowds and void are treated as pycocotools treats them: a detection that lies in a crowd counts
-neither way; pixels that belong to no object (VOC's void among them) are background.
+Crowds and void are treated as in pycocotools: a detection inside a crowd is neither right nor
+wrong, and pixels of no object (VOC's void included) are background.
 """
 
 from array import array
@@ -18,15 +18,55 @@ from pycocotools import mask as coco_mask
 from scipy.stats import spearmanr
 
 from workflow_scripts.maskdistill.data.ground_truth import Instance
+from workflow_scripts.maskdistill.evaluation import matching
 from workflow_scripts.maskdistill.evaluation.confusion_matrix import UNMATCHED
 from workflow_scripts.maskdistill.evaluation.mask_ap import MaskAP
 from workflow_scripts.maskdistill.files import masks
+from workflow_scripts.maskdistill.progress import progress_bar
 
 HIT = 0.5  # mask IoU above which an object is found
 
 
+def score_step(
+    step: str,
+    batches: Iterable[tuple[list[int], list[dict], list[dict]]],
+    metrics: Mapping,
+    images: int,
+) -> dict:
+    """The part of instances.json that belongs to one step; null for what is undefined.
+
+    Args:
+        step: its name; `mask_rcnn`, whose scores are confidences, gets a calibration too.
+        batches: image ids, objects and detections, see `detections.batches_of_images`.
+        metrics: content of metrics.json, for the matching of clusters with classes.
+        images: their number, for the progress bar.
+
+    Raises:
+        InputError: the metrics lack the step.
+    """
+    mapping = matching.stored_mapping(metrics, step)
+    measured = InstanceMetrics(mapping, len(metrics["class_names"]) - 1)
+    with progress_bar(total=images, description=step, unit="image") as bar:
+        for image_ids, objects, detections in batches:
+            measured.add(image_ids, objects, detections)
+            bar.update(len(image_ids))
+    scores = measured.result() | {"matching": metrics["steps"][step]["matching"]["method"]}
+    if step == "mask_rcnn":
+        scores["calibration"] = measured.calibration()
+    return _null_for_nan(scores)
+
+
+def _null_for_nan(value):
+    """Copy a tree of JSON values with None for every nan."""
+    if isinstance(value, dict):
+        return {key: _null_for_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_null_for_nan(item) for item in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
 class InstanceMetrics:
-    """The numbers of one step; images come a few at a time, and little of them stays.
+    """The metrics of one step, whose images are added a few at a time; no mask is kept.
 
     Args:
         mapping: cluster → class, see `matching.Matching`.
@@ -39,7 +79,10 @@ class InstanceMetrics:
         self._agnostic = {setting: MaskAP(None) for setting in ("multi", "single")}
         self._aware = {setting: MaskAP(classes) for setting in ("multi", "single")}
         self._images = self._objects = self._found = 0
-        self._scores, self._overlaps = array("f"), array("d")  # scores as candidates have them
+        self._scores, self._overlaps = (
+            array("f"),
+            array("d"),
+        )  # scores are float32, as in the files of candidates
 
     def add(
         self, image_ids: Sequence[int], objects: Sequence[Mapping], detections: Sequence[Mapping]
@@ -47,9 +90,9 @@ class InstanceMetrics:
         """Count some images.
 
         Args:
-            image_ids: of these images, none of which has come before.
-            objects: theirs.
-            detections: theirs, by cluster.
+            image_ids: ids of these images, none of which may have been added before.
+            objects: annotated objects of these images.
+            detections: detections in these images, with clusters as categories.
         """
         overlaps = best_overlaps(objects, detections)
         self._images += len(image_ids)
@@ -69,7 +112,7 @@ class InstanceMetrics:
         """AP, coverage, and overlap with the best object.
 
         Returns:
-            JSON values but for nan; fractions of 1.
+            JSON values, with nan for what is undefined; fractions of 1.
         """
         overlaps = np.array(self._overlaps)
         result = {
@@ -87,7 +130,7 @@ class InstanceMetrics:
         return result
 
     def calibration(self) -> dict:
-        """See `calibration`."""
+        """Calibration of the scores of all detections, see the function `calibration`."""
         return calibration(np.array(self._scores, dtype=np.float64), np.array(self._overlaps))
 
 
@@ -119,8 +162,8 @@ def as_classes(detections: Iterable[Mapping], mapping: np.ndarray) -> list[dict]
         mapping: C + 1 integers, cluster → class or `UNMATCHED`.
 
     Returns:
-        Copies with the class as `category_id`; detections of clusters that stand for no class, or
-        for background, claim no object and are left out.
+        Copies with the class as `category_id`. Detections of clusters that are matched with no
+        class, or with background, are left out.
     """
     classes = ((entry, int(mapping[entry["category_id"]])) for entry in detections)
     return [
@@ -133,11 +176,11 @@ def as_classes(detections: Iterable[Mapping], mapping: np.ndarray) -> list[dict]
 def single_object(
     objects: Sequence[Mapping], detections: Sequence[Mapping]
 ) -> tuple[list[Mapping], list[Mapping]]:
-    """The single-object setting (Section A.4): one detection and one object an image.
+    """The single-object setting (Section A.4): one detection and one object per image.
 
-    Of the detections of an image the most confident one stays (of equals, the first), of its
-    objects the one with the largest box IoU with that detection; of equals, and where nothing was
-    detected, the largest. Crowds stay: they are no objects.
+    The most confident detection of an image is kept (the first of several), and the object whose
+    box has the largest IoU with the box of that detection. Ties, and images without detections,
+    keep the largest object. Crowds are kept, as they are not objects.
     """
     by_image = _by_image(detections)
     best = {image_id: max(found, key=lambda d: d["score"]) for image_id, found in by_image.items()}
@@ -154,9 +197,9 @@ def single_object(
 
 
 class Overlaps(NamedTuple):
-    """Mask IoU of detections with the objects of their images, whatever the classes."""
+    """Mask IoU of detections with the objects of their images, regardless of classes."""
 
-    of_detections: np.ndarray  # with the best object; 0 in an image without any
+    of_detections: np.ndarray  # with the best object; 0 in an image without objects
     of_objects: np.ndarray  # with the best detection; crowds are left out
 
 
@@ -185,7 +228,7 @@ def _by_image(entries: Iterable[Mapping], *, numbers: bool = False) -> dict[int,
 
 
 def calibration(scores: np.ndarray, overlaps: np.ndarray, *, bins: int = 10) -> dict:
-    """How mask IoU goes with the score: the claim that confidence tracks quality.
+    """How mask IoU depends on the score: tests the claim that confidence tracks quality.
 
     Args:
         scores: n, 0..1.

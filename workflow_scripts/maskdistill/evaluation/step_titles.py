@@ -1,4 +1,4 @@
-"""The names of a run's steps, and what people see of them."""
+"""Names of the steps that are evaluated, and their titles for people."""
 
 STEP_TITLES = {
     "initial_masks": "Initial masks",
@@ -10,13 +10,13 @@ STEP_TITLES = {
 }
 
 
-def of_round(name: str, number: int) -> str:
-    """The name of a step of one model in a CRF round, from 0: `name`, or `name_round_2`."""
+def step_in_round(name: str, number: int) -> str:
+    """Name of a step in a CRF round: `name` in round 0, `name_round_2` in round 2."""
     return f"{name}_round_{number}" if number else name
 
 
 def step_title(name: str) -> str:
-    """A step's name for people."""
+    """A step's title for people."""
     if name in STEP_TITLES:
         return STEP_TITLES[name]
     base = name.removesuffix("_crf")

@@ -81,7 +81,7 @@ def _label_maps(picture: Picture) -> Iterator[tuple[str, np.ndarray]]:
 
 def _detection(row: Mapping, name: str) -> dict:
     """An object; FiftyOne draws its mask within the box, so that the box is the mask's own."""
-    mask = masks.decode(row["rle_counts"], row["height"], row["width"])
+    mask = masks.decode_row(row)
     x, y, width, height = map(math.floor, masks.encode(mask)[3:7])
     inside = mask[y : y + height, x : x + width]
     return {

@@ -55,7 +55,7 @@ def _task(picture: Picture, content: Content) -> dict:
             "score": row["score"],
             "value": {
                 "format": "rle",
-                "rle": encode(masks.decode(row["rle_counts"], row["height"], row["width"])),
+                "rle": encode(masks.decode_row(row)),
                 "brushlabels": [content.names[row["cluster"] - 1]],
             },
         }

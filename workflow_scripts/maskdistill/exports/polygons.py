@@ -5,8 +5,9 @@ is (0.5, 0.5). Without simplification a polygon encloses the centres of exactly 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import cv2
 import numpy as np
 from scipy import ndimage
 
@@ -27,14 +28,14 @@ def trace(mask: np.ndarray, tolerance: float = 0.0) -> list[np.ndarray]:
     parts, _ = ndimage.label(mask)
     outer: dict[int, np.ndarray] = {}
     holes = defaultdict(list)
-    for ring, pixel in _rings(mask):
-        part = int(parts[pixel])
-        if _signed_area(ring) > 0:
-            simple = simplify(ring, tolerance)
-            # What would vanish stays as it is.
-            outer[part] = simple if len(simple) >= 3 else ring
-        elif len(simple := simplify(ring, tolerance)) >= 3:
-            holes[part].append(simple)
+    for ring, is_hole in sorted(_rings(mask), key=lambda item: item[0][0, ::-1].tolist()):
+        column, row = ring[0].astype(int)
+        simple = simplify(ring, tolerance)
+        if not is_hole:
+            # A part that would vanish stays as it is.
+            outer[parts[row, column]] = simple if len(simple) >= 3 else ring
+        elif len(simple) >= 3:
+            holes[parts[row, column]].append(simple)
     return [join([ring, *holes[part]]) for part, ring in sorted(outer.items())]
 
 
@@ -88,53 +89,38 @@ def _distances(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.nda
     return np.sqrt(((points - nearest) ** 2).sum(axis=1))
 
 
+def _rings(mask: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
+    """The borders of all 4-connected parts of a mask and of their holes.
+
+    OpenCV joins pixels that touch at a corner; to keep the parts of the mask apart, its background
+    is traced: borders around it are holes of the mask, and borders of its holes are parts. OpenCV's
+    contours run through the centres of pixels. In a picture of twice the size, such a centre lies
+    next to one corner of the original pixel, and the border runs through these corners.
+
+    Yields:
+        A ring of n x 2 float64 (x, y) with the mask on its right, and whether it is a hole. Its
+        first point is the uppermost, then leftmost corner where the border goes to the right.
+    """
+    background = np.pad(~mask.astype(bool), 1, constant_values=True).astype(np.uint8)
+    doubled = background.repeat(2, axis=0).repeat(2, axis=1)
+    contours, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    for contour, (*_, parent) in zip(contours, tree[0], strict=True):
+        is_hole = parent < 0
+        walk = (contour[:, 0] + 1) // 2 - 1
+        if is_hole and walk.min() < 0:  # the frame of the whole picture
+            continue
+        walk = walk[(walk != np.roll(walk, 1, axis=0)).any(axis=1)]
+        steps = np.roll(walk, -1, axis=0) - walk
+        # Points where the border changes its direction.
+        ring = walk[(steps != np.roll(steps, 1, axis=0)).any(axis=1)]
+        if (_signed_area(ring) > 0) == is_hole:
+            ring = ring[::-1]
+        (rightwards,) = np.nonzero(np.roll(ring, -1, axis=0)[:, 0] > ring[:, 0])
+        first = min(rightwards, key=lambda i: (ring[i, 1], ring[i, 0]))
+        yield np.roll(ring, -first, axis=0).astype(np.float64), is_hole
+
+
 def _signed_area(ring: np.ndarray) -> float:
     """Positive for a ring that has its inside on the right (rows count downwards)."""
     x, y = ring.T
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
-
-
-def _rings(mask: np.ndarray) -> list[tuple[np.ndarray, tuple[int, int]]]:
-    """Closed walks along pixel borders, inside on the right, and a pixel inside next to each."""
-    padded = np.pad(mask.astype(bool), 1)
-    inside = padded[1:-1, 1:-1]
-    # By the side of the pixel that is a border: from and to, relative to its upper left corner.
-    sides = (
-        (padded[:-2, 1:-1], (0, 0), (1, 0)),  # above
-        (padded[1:-1, 2:], (1, 0), (1, 1)),  # right
-        (padded[2:, 1:-1], (1, 1), (0, 1)),  # below
-        (padded[1:-1, :-2], (0, 1), (0, 0)),  # left
-    )
-    steps: dict[tuple[int, int], list[tuple[tuple[int, int], tuple[int, int]]]] = defaultdict(list)
-    for neighbour, (x0, y0), (x1, y1) in sides:
-        for row, column in np.argwhere(inside & ~neighbour).tolist():
-            start = (column + x0, row + y0)
-            steps[start].append(((column + x1, row + y1), (row, column)))
-    rings = []
-    while steps:
-        start = next(iter(steps))
-        points, at, heading, pixel = [], start, None, None
-        while True:
-            ways = steps[at]
-            way = 0
-            if len(ways) > 1 and heading is not None:
-                # Where two parts meet at a corner, the right turn stays with the part at hand.
-                right = (-heading[1], heading[0])
-                way = next(i for i, (to, _) in enumerate(ways) if _heading(at, to) == right)
-            to, pixel = ways.pop(way)
-            if not ways:
-                del steps[at]
-            if heading != (heading := _heading(at, to)):
-                points.append(at)
-            at = to
-            if at == start:
-                break
-        # The first point is no corner when the walk began in the middle of a straight border.
-        if len(points) > 1 and _heading(points[0], points[1]) == heading:
-            points = points[1:]
-        rings.append((np.array(points, dtype=np.float64), pixel))
-    return rings
-
-
-def _heading(start: tuple[int, int], end: tuple[int, int]) -> tuple[int, int]:
-    return int(np.sign(end[0] - start[0])), int(np.sign(end[1] - start[1]))

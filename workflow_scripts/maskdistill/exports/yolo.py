@@ -33,7 +33,7 @@ def lines(picture: Picture, tolerance: float) -> str:
     """A line an object: class, then x and y of every point as shares of width and height."""
     result = []
     for row in picture.objects:
-        mask = masks.decode(row["rle_counts"], row["height"], row["width"])
+        mask = masks.decode_row(row)
         ring = polygons.join(polygons.trace(mask, tolerance))
         shares = ring / (picture.width, picture.height)
         points = " ".join(f"{value:.6f}" for value in shares.ravel().tolist())

@@ -97,6 +97,11 @@ def ignore_value(labels: np.ndarray) -> int:
     return IGNORE if labels.dtype == np.uint8 else IGNORE_16_BIT
 
 
+def without_ignore(labels: np.ndarray) -> np.ndarray:
+    """A label map whose ignored pixels are background."""
+    return np.where(labels == ignore_value(labels), 0, labels)
+
+
 def paint(
     size: tuple[int, int], layers: Iterable[tuple[np.ndarray, int]], clusters: int
 ) -> np.ndarray:

@@ -3,6 +3,7 @@
 Boxes are XYWH in pixels, as in COCO; masks are H x W, bool or uint8.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,11 @@ def encode(mask: np.ndarray) -> EncodedMask:
 def decode(rle_counts: bytes, height: int, width: int) -> np.ndarray:
     """Decode COCO's compressed counts to an H x W bool array."""
     return coco_mask.decode({"size": [height, width], "counts": rle_counts}).astype(bool)
+
+
+def decode_row(row: Mapping) -> np.ndarray:
+    """Decode the mask of a Parquet row, with its `rle_counts`, `height` and `width`."""
+    return decode(row["rle_counts"], row["height"], row["width"])
 
 
 def area(rle_counts: bytes, height: int, width: int) -> int:

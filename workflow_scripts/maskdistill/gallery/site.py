@@ -14,18 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from workflow_scripts.maskdistill.files import images, shards
+from workflow_scripts.maskdistill.files import images, label_maps, shards
 from workflow_scripts.maskdistill.files.atomic import atomic_folder
-from workflow_scripts.maskdistill.gallery import thumbnail_pictures
+from workflow_scripts.maskdistill.files.masks import decode_row
+from workflow_scripts.maskdistill.gallery import thumbnails
 from workflow_scripts.maskdistill.gallery.stage_files import (
-    Inputs,
+    GalleryInputs,
     Record,
     check_shards,
     count_images,
     records,
 )
-from workflow_scripts.maskdistill.gallery.stages import CANDIDATES, Stages, decode, without_ignore
-from workflow_scripts.maskdistill.pictures import drawing
+from workflow_scripts.maskdistill.gallery.stages import CANDIDATES, Stages
+from workflow_scripts.maskdistill.pictures import drawing, overlays
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.repository import REPOSITORY
 
@@ -38,7 +39,7 @@ PAGE_FILES = (
 )
 
 
-def write(inputs: Inputs, folder: Path, *, record: Mapping, workers: int = 1) -> None:
+def write(inputs: GalleryInputs, folder: Path, *, record: Mapping, workers: int = 1) -> None:
     """Write the gallery; `folder` is replaced as a whole.
 
     One shard at a time is in memory, besides a row of the index for every image.
@@ -78,7 +79,7 @@ def write(inputs: Inputs, folder: Path, *, record: Mapping, workers: int = 1) ->
 _writer: "Writer"
 
 
-def _start_worker(inputs: Inputs, folder: Path) -> None:
+def _start_worker(inputs: GalleryInputs, folder: Path) -> None:
     global _writer
     _writer = Writer(inputs, folder)
 
@@ -90,7 +91,7 @@ def _write_image(record: Record) -> dict:
 class Writer:
     """Writes the files of images, and describes what is in them."""
 
-    def __init__(self, inputs: Inputs, folder: Path) -> None:
+    def __init__(self, inputs: GalleryInputs, folder: Path) -> None:
         self._inputs = inputs
         self._folder = folder
         self._stages = Stages(inputs)
@@ -120,16 +121,17 @@ class Writer:
             self._inputs.root / row["file_name"], (row["height"], row["width"])
         )
         layers = self._stages.layers(record)
+        colours = {stage: self._stages.colours(stage) for stage in layers}
+        picture = drawing.thumbnail(image, thumbnails.PICTURE_SIZE)
         small = {
-            stage: thumbnail_pictures.picture_labels(without_ignore(labels))
+            stage: overlays.shown(labels, colours[stage], picture.shape[:2])
             for stage, labels in layers.items()
         }
         path = f"{record.split}/{row['shard']:04d}/{row['image_id']}"
-        content = self._content(record, thumbnail_pictures.picture(image), small)
+        content = self._content(record, picture, small)
         _write_script(self._folder / "images" / f"{path}.js", "image", [path, content])
-        colours = {stage: self._stages.colours(stage) for stage in layers}
-        thumbnails = thumbnail_pictures.thumbnails(image, small, colours)
-        (self._folder / "images" / f"{path}.jpg").write_bytes(thumbnails)
+        tiles = thumbnails.tiles(image, small, colours)
+        (self._folder / "images" / f"{path}.jpg").write_bytes(tiles)
         best: dict[int, float] = {}
         for candidate in record.candidates:
             best.setdefault(candidate["cluster"], round(candidate["score"], 4))
@@ -166,7 +168,7 @@ class Writer:
             "picture": drawing.data_uri(picture, quality=82),
             "layers": {
                 stage: drawing.data_uri(
-                    thumbnail_pictures.overlay(labels, self._stages.colours(stage))
+                    drawing.transparent_png(labels, self._stages.colours(stage))
                 )
                 for stage, labels in layers.items()
                 if stage != CANDIDATES
@@ -181,7 +183,7 @@ class Writer:
         }
 
     def _candidate(self, row: Mapping, record: Record, size: tuple[int, int]) -> dict:
-        colour = thumbnail_pictures.visible(self._stages.colours(CANDIDATES)[row["cluster"]])
+        colour = overlays.visible(self._stages.colours(CANDIDATES)[row["cluster"]])
         height, width = row["height"], row["width"]
         box = (
             row["x"] / width,
@@ -196,9 +198,7 @@ class Writer:
             "area": round(row["area"] / (height * width), 5),
             "box": [round(value, 5) for value in box],
             "confident": row["candidate_id"] in record.confident,
-            "layer": drawing.data_uri(
-                thumbnail_pictures.candidate_overlay(decode(row), colour, size)
-            ),
+            "layer": drawing.data_uri(thumbnails.candidate_overlay(decode_row(row), colour, size)),
         }
 
     def index(self, rows: Sequence[Mapping]) -> dict:
@@ -228,7 +228,7 @@ def _mask(row: Mapping) -> dict:
 
 
 def _labels_in(labels: np.ndarray) -> list[int]:
-    found = np.unique(without_ignore(labels))
+    found = np.unique(label_maps.without_ignore(labels))
     return [int(label) for label in found if label]
 
 

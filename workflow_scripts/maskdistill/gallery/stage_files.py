@@ -8,12 +8,13 @@ import numpy as np
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.pictures import overlays
 
 ShardsBySplit = Mapping[str, Sequence[Path]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class GalleryInputs:
     """What a gallery shows, of one seed. Shards of all stages of a split are in the same order."""
 
     dataset: str
@@ -40,7 +41,7 @@ class Record:
     label_maps: Mapping[str, bytes]  # step → PNG
 
 
-def check_shards(inputs: Inputs) -> None:
+def check_shards(inputs: GalleryInputs) -> None:
     """Check that all stages of a split have as many shards as there are manifests, or none.
 
     Raises:
@@ -61,12 +62,12 @@ def check_shards(inputs: Inputs) -> None:
                 )
 
 
-def count_images(inputs: Inputs) -> int:
+def count_images(inputs: GalleryInputs) -> int:
     """Images of all splits, rejected ones among them."""
     return sum(shards.count_rows(path) for paths in inputs.images.values() for path in paths)
 
 
-def records(inputs: Inputs) -> Iterator[Record]:
+def records(inputs: GalleryInputs) -> Iterator[Record]:
     """Every image of every split; one shard of each stage at a time is in memory.
 
     Raises:
@@ -97,9 +98,9 @@ def records(inputs: Inputs) -> Iterator[Record]:
                         row | assigned.of(image_id, row["mask_id"])
                         for row in mask_rows.get(image_id, [])
                     ],
-                    candidates=_existing(candidates.get(image_id, [])),
+                    candidates=overlays.ranked(candidates.get(image_id, [])),
                     confident=frozenset(
-                        row["candidate_id"] for row in _existing(confident.get(image_id, []))
+                        row["candidate_id"] for row in overlays.ranked(confident.get(image_id, []))
                     ),
                     label_maps={
                         step: found[image_id][0]["image"]["bytes"]
@@ -110,12 +111,6 @@ def records(inputs: Inputs) -> Iterator[Record]:
             for step, found in maps.items():
                 what = f"{inputs.steps[split][step][number]}"
                 shards.assert_same_images(usable, found, what)
-
-
-def _existing(rows: Sequence[Mapping]) -> list[Mapping]:
-    """Without the row of an image that has no candidate; the best first."""
-    found = [row for row in rows if row["candidate_id"] is not None]
-    return sorted(found, key=lambda row: (-row["score"], row["candidate_id"]))
 
 
 class Assignments:

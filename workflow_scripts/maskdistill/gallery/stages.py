@@ -1,6 +1,6 @@
 """The stages that an image is shown in: label maps, colours, and agreement with ground truth."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -8,11 +8,10 @@ from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.evaluation import confusion_matrix
 from workflow_scripts.maskdistill.evaluation.matching import stored_mapping
 from workflow_scripts.maskdistill.evaluation.step_titles import step_title
-from workflow_scripts.maskdistill.files import label_maps, masks
+from workflow_scripts.maskdistill.files import label_maps
 from workflow_scripts.maskdistill.files.coco_json import category_name
-from workflow_scripts.maskdistill.gallery import thumbnail_pictures
-from workflow_scripts.maskdistill.gallery.stage_files import Inputs, Record
-from workflow_scripts.maskdistill.pictures import drawing
+from workflow_scripts.maskdistill.gallery.stage_files import GalleryInputs, Record
+from workflow_scripts.maskdistill.pictures import drawing, overlays
 from workflow_scripts.maskdistill.pictures.step_colours import StepColours, step_colours
 
 MASKS, CANDIDATES, GROUND_TRUTH = "masks", "candidates", "ground_truth"
@@ -26,7 +25,7 @@ class Stages:
         InputError: labels are missing or damaged.
     """
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: GalleryInputs) -> None:
         self._inputs = inputs
         self._clusters = inputs.settings["clustering"]["clusters"]
         steps = {step: None for by_step in inputs.steps.values() for step in by_step}
@@ -70,20 +69,10 @@ class Stages:
         size = (record.image["height"], record.image["width"])
         result = {}
         if record.split in self._inputs.masks:
-            assigned = [row for row in record.masks if row["cluster"] and row["rle_counts"]]
-            # The one found first on top, as in the label maps.
-            result[MASKS] = label_maps.paint(
-                size,
-                ((decode(row), row["cluster"]) for row in reversed(assigned)),
-                self._clusters,
-            )
+            result[MASKS] = self._paint(size, record.masks)
         if record.split in self._inputs.candidates:
-            # The most confident one on top, whether or not it is confident enough.
-            result[CANDIDATES] = label_maps.paint(
-                size,
-                ((decode(row), row["cluster"]) for row in reversed(record.candidates)),
-                self._clusters,
-            )
+            # All of them, whether or not they are confident enough.
+            result[CANDIDATES] = self._paint(size, record.candidates)
         for step, data in record.label_maps.items():
             result[step] = label_maps.decode_png(data)
         if self._truth is not None and record.split == self.evaluated:
@@ -91,6 +80,10 @@ class Stages:
                 record.image["image_id"], record.image["file_name"]
             )
         return result
+
+    def _paint(self, size: tuple[int, int], rows: Sequence[Mapping]) -> np.ndarray:
+        labels = [row["cluster"] for row in rows]
+        return overlays.paint_rows(size, rows, labels, self._clusters)
 
     def agreement(self, layers: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Mean IoU with the ground truth of every stage, over the classes of this image."""
@@ -120,7 +113,7 @@ class Stages:
         result = []
         for label in range(1, len(step.colours)):
             name = step.classes[label]
-            colour = drawing.css_colour(thumbnail_pictures.visible(step.colours[label]))
+            colour = drawing.css_colour(overlays.visible(step.colours[label]))
             if stage == GROUND_TRUTH:
                 result.append({"id": label, "name": name, "colour": colour})
             else:
@@ -130,13 +123,3 @@ class Stages:
                 entry = {"id": label, "name": own, "colour": colour}
                 result.append(entry | ({"class": name} if name else {}))
         return result
-
-
-def decode(row: Mapping) -> np.ndarray:
-    """The mask of a row, H x W bool."""
-    return masks.decode(row["rle_counts"], row["height"], row["width"])
-
-
-def without_ignore(labels: np.ndarray) -> np.ndarray:
-    """A label map in which ignored pixels are background."""
-    return np.where(labels == label_maps.ignore_value(labels), 0, labels)

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.files import images, provenance
+from workflow_scripts.maskdistill.files.atomic import FOLDER_MARK
 from workflow_scripts.maskdistill.inspection import (
+    blocks,
     image_files,
     json_files,
     model_files,
@@ -15,27 +17,27 @@ from workflow_scripts.maskdistill.inspection import (
     terminal,
     text_files,
 )
-from workflow_scripts.maskdistill.inspection.blocks import Lines, damaged, foreign, titled
+from workflow_scripts.maskdistill.inspection.blocks import (
+    ForeignFile,
+    Lines,
+    damaged,
+    foreign,
+    titled,
+)
 
 SAMPLE = 500  # label maps that are decoded, unless all are asked for
-# Folders of files that have the names of the dataset's images, with their folders.
-UNPACKED = ("label_maps", "predictions", "overlays")
-GALLERY_INDEX = "index.js"
-LOCK = "lock"  # of a training's folder: always empty
-TENSORBOARD = "events.out.tfevents."  # in a training's folder, where Detectron2 trains
+LOCK = "lock"  # in the folder of a training; always empty
+TENSORBOARD = "events.out.tfevents."  # in the folder of a training with Detectron2
+# Folders with a record whose PNGs are label maps.
+LABEL_MAP_STAGES = ("png_label_maps", "applied")
 
 READERS: dict[str, Callable[[Path], Lines]] = {
     ".json": json_files.json_file,
-    ".jsonl": json_files.json_lines,
+    ".jsonl": json_files.loss_history,
     ".csv": json_files.csv_file,
     ".tsv": json_files.benchmark,
     ".html": text_files.page,
-    ".js": text_files.gallery_script,
-    ".css": text_files.gallery_style,
-    ".svg": text_files.figure,
-    ".xml": text_files.labelling_interface,
-    ".yaml": text_files.yaml_file,
-    ".md": text_files.card,
+    ".yaml": text_files.cluster_names,
     ".log": text_files.log,
     ".pt": model_files.model,
     ".pth": model_files.model,
@@ -46,11 +48,13 @@ READERS: dict[str, Callable[[Path], Lines]] = {
 
 
 def expand(path: str) -> list[list[Path]]:
-    """The files that a path stands for, those of one kind together.
+    """The files that a path stands for, those that belong together in one group.
+
+    The shards of a stage belong together, and so do the pictures of a folder. A folder that was
+    written as a whole, such as a gallery or an export, is one group that begins with its record.
 
     Args:
-        path: a file, a pattern with `*`, or a folder, which stands for all of its files. Shards
-            belong together, and so do the pictures or texts of a folder; a gallery is one thing.
+        path: a file, a pattern with `*`, or a folder, which stands for all of its files.
 
     Raises:
         InputError: nothing is there.
@@ -62,36 +66,30 @@ def expand(path: str) -> list[list[Path]]:
     groups: dict[tuple, list[Path]] = collections.defaultdict(list)
     for entry in found:
         if not entry.is_dir():
-            groups[_group(entry)].append(entry)
+            shard = entry.suffix == ".parquet" and entry.stem.isdigit()
+            groups[(entry.parent,) if shard else (entry,)].append(entry)
             continue
-        inside = sorted(f for f in entry.rglob("*") if f.is_file() and f.name[0] != ".")
-        galleries = [f.parent for f in inside if f.name == GALLERY_INDEX and _is_gallery(f)]
-        for file in inside:
-            if any(file.is_relative_to(folder) for folder in galleries):
-                if file.name == GALLERY_INDEX:
-                    groups[_group(file)].append(file)
+        files = sorted(file for file in entry.rglob("*") if file.is_file())
+        marked = [file.parent for file in files if file.name == FOLDER_MARK]
+        for folder in marked:
+            groups[folder, FOLDER_MARK].append(folder / FOLDER_MARK)
+        for file in files:
+            if file.name.startswith("."):
                 continue
-            groups[_group(file, entry)].append(file)
+            folder = next((folder for folder in marked if file.is_relative_to(folder)), None)
+            groups[_group(file) if folder is None else (folder, FOLDER_MARK)].append(file)
     if not groups:
         what = "an empty folder" if found else "no such file or folder"
         raise InputError(f"{path}: {what}; give an output of this workflow, such as results/demo")
     return list(groups.values())
 
 
-def _group(file: Path, entry: Path | None = None) -> tuple:
+def _group(file: Path) -> tuple:
     """What files that are described together have in common."""
     suffix = file.suffix.lower()
-    if suffix == ".parquet" and file.stem.isdigit():
+    if (suffix == ".parquet" and file.stem.isdigit()) or suffix in images.SUFFIXES:
         return file.parent, suffix
-    if entry is not None and (suffix in images.SUFFIXES or text_files.is_label_file(file)):
-        parts = file.relative_to(entry).parts
-        folder = entry / parts[0] if parts[0] in UNPACKED else file.parent
-        return (folder if entry.name not in UNPACKED else entry), suffix
     return (file,)
-
-
-def _is_gallery(index: Path) -> bool:
-    return (index.parent / "gallery.js").is_file()
 
 
 def describe(paths: Sequence[Path], *, sample: int = SAMPLE, check: bool = False) -> list[str]:
@@ -105,21 +103,27 @@ def describe(paths: Sequence[Path], *, sample: int = SAMPLE, check: bool = False
     Raises:
         InputError: a file is missing, damaged, or none of this workflow's.
     """
+    if paths[0].name == FOLDER_MARK:
+        return list(_folder(paths[0].parent, paths[1:], sample, check))
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path}: no such file")
         empty = path.stat().st_size == 0
         if empty and path.name == LOCK:
             return [terminal.plain(path), "  lock of a training, which holds it while it runs"]
-        # In the image of an empty label file nothing was found, and many jobs print nothing.
-        if empty and not text_files.is_label_file(path) and path.suffix != ".log":
+        # Many jobs print nothing.
+        if empty and path.suffix != ".log":
             raise InputError(f"{path}: empty file (0 bytes); remove it and run again")
     try:
         return list(_lines(paths, sample, check))
+    except ForeignFile:
+        if (lines := _recorded(paths[0])) is None:
+            raise
+        return lines
     except InputError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        # What is where nothing of the kind should be.
+        # The file has the suffix and keys of a known kind, but other content.
         where = paths[0] if len(paths) == 1 else paths[0].parent
         reason = f"{type(error).__name__} {error}"
         raise damaged(where, "or made by another version of the workflow", reason) from error
@@ -133,11 +137,58 @@ def _lines(paths: Sequence[Path], sample: int, check: bool) -> Lines:
         return parquet_files.shards_of_a_stage(paths, sample, check=check)
     if suffix in images.SUFFIXES:
         return image_files.pictures(paths, sample, check=check)
-    if suffix == ".txt":
-        return text_files.text_files(paths)
     if suffix in READERS:
         return READERS[suffix](paths[0])
-    raise foreign(paths[0], f"nothing of this workflow ends in {suffix!r}")
+    raise foreign(paths[0], f"this workflow writes nothing that ends in {suffix!r}")
+
+
+def _recorded(path: Path) -> list[str] | None:
+    """A file described by its record, or by the record of the folder that it is part of."""
+    for place in (path, *path.absolute().parents[:-1]):
+        if record := provenance.read(place):
+            size = terminal.size(path.stat().st_size)
+            part = "" if place == path else f"part of {place}, "
+            title = f"{part}written by {record.get('program', record['stage'])}: {size}"
+            return list(titled(path, title, list(blocks.provenance(record))))
+    return None
+
+
+def _folder(folder: Path, files: Sequence[Path], sample: int, check: bool) -> Lines:
+    """A folder that was written as a whole."""
+    record = provenance.read(folder) or {}
+    program = record.get("program", record.get("stage", "this workflow"))
+    size = terminal.size(sum(file.stat().st_size for file in files))
+    title = f"folder written by {program}: {len(files):,} files, {size}"
+    yield from titled(folder, title, list(blocks.provenance(record)))
+    by_suffix: dict[str, list[Path]] = collections.defaultdict(list)
+    for file in files:
+        by_suffix[file.suffix.lower()].append(file)
+        if check:
+            _check(file)
+    rows = [
+        [suffix, len(found), terminal.size(sum(file.stat().st_size for file in found))]
+        for suffix, found in sorted(by_suffix.items())
+    ]
+    yield from ["", *terminal.table(["suffix", "files", "size"], rows)]
+    if record.get("stage") in LABEL_MAP_STAGES and ".png" in by_suffix:
+        yield from image_files.labels_of_files(by_suffix[".png"], 0 if check else sample)
+
+
+def _check(path: Path) -> None:
+    """Read a file of a folder that was written as a whole.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    suffix = path.suffix.lower()
+    if suffix in images.SUFFIXES:
+        image_files.decode(path)
+    elif suffix == ".json":
+        json_files.read(path)
+    elif suffix in (".onnx", ".pt2"):
+        list(READERS[suffix](path))
+    else:
+        blocks.read_text(path)
 
 
 def describe_paths(
@@ -178,7 +229,8 @@ def overview(paths: Iterable[Sequence[Path]]) -> tuple[list[str], list[str]]:
     """
     rows, faults = [], []
     for group in paths:
-        where = group[0] if len(group) == 1 else group[0].parent
+        alone = len(group) == 1 and group[0].name != FOLDER_MARK
+        where = group[0] if alone else group[0].parent
         count = None
         try:
             if group[0].suffix == ".parquet":
@@ -189,9 +241,10 @@ def overview(paths: Iterable[Sequence[Path]]) -> tuple[list[str], list[str]]:
         except InputError as error:
             faults.append(str(error))
             continue
-        bytes_ = sum(path.stat().st_size for path in group)
-        rows.append([str(where), title, len(group), count, terminal.size(bytes_)])
-    # Paths are there to be copied, so that none is cut.
+        files = [path for path in group if path.name != FOLDER_MARK]
+        bytes_ = sum(path.stat().st_size for path in files)
+        rows.append([str(where), title, len(files), count, terminal.size(bytes_)])
+    # No path is cut, so that all can be copied.
     width = max([60, *(len(row[0]) for row in rows)])
     header = ["path", "what it is", "files", "rows", "size"]
     return terminal.table(header, rows, width=width), faults

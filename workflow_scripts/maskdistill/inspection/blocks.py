@@ -19,16 +19,20 @@ def damaged(path: Path, what: str, reason: object = "") -> InputError:
     """The one line that names a damaged file, and what to do.
 
     Args:
-        what: is wrong with it.
-        reason: as a library gives it.
+        what: what is wrong with it.
+        reason: the message of the library that could not read it.
     """
     extra = f" ({' '.join(str(reason).split())})" if str(reason) else ""
     return InputError(f"{path}: damaged, {what}{extra}; remove it and run again")
 
 
-def foreign(path: Path, what: str) -> InputError:
+class ForeignFile(InputError):
+    """A file that this workflow does not write."""
+
+
+def foreign(path: Path, what: str) -> ForeignFile:
     """The one line that names a file of something else, and what to do."""
-    return InputError(f"{path}: a foreign file: {what}; give an output of this workflow")
+    return ForeignFile(f"{path}: a foreign file: {what}; give an output of this workflow")
 
 
 def titled(path: Path, title: str, lines: Sequence[str] = ()) -> Lines:
@@ -39,22 +43,22 @@ def titled(path: Path, title: str, lines: Sequence[str] = ()) -> Lines:
 
 
 def read_text(path: Path) -> str:
-    """A text file.
+    """Read a text file.
 
     Raises:
-        InputError: no text, or text with holes.
+        InputError: it is not UTF-8, or holds zero bytes.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise damaged(path, "or no text", error) from error
+        raise damaged(path, "or not a text", error) from error
     if "\0" in text:
-        raise damaged(path, "zeros within its text")
+        raise damaged(path, "it holds zero bytes")
     return text
 
 
 def check_end(path: Path, text: str, end: str = "") -> None:
-    """Texts of this workflow end with `end` and the end of a line; not so if they are cut off.
+    """Check that a text ends as all texts of this workflow do: with `end` and a line break.
 
     Raises:
         InputError: cut off.

@@ -59,7 +59,7 @@ def pictures(paths: Sequence[Path], sample: int, *, check: bool = False) -> Line
         return _label_map_files(paths, 0 if check else sample)
     if check:
         for path in progress(paths, description="pictures", unit="picture"):
-            _decode(path)
+            decode(path)
     return _describe_pictures(paths)
 
 
@@ -70,8 +70,12 @@ def _probe(path: Path) -> tuple[int, int]:
         raise damaged(path, "not a readable image", rejection) from rejection
 
 
-def _decode(path: Path) -> None:
-    """Read every byte: a PNG has checksums, of which decoding alone does not look at all."""
+def decode(path: Path) -> None:
+    """Read every byte of a picture; decoding alone does not compare all checksums of a PNG.
+
+    Raises:
+        InputError: damaged.
+    """
     try:
         with Image.open(path) as image:
             image.verify()
@@ -87,15 +91,26 @@ def _is_label_map(path: Path) -> bool:
 
 def _label_map_files(paths: Sequence[Path], sample: int) -> Lines:
     bytes_ = sum(path.stat().st_size for path in paths)
-    where = paths[0] if len(paths) == 1 else paths[0].parent
+    yield terminal.plain(paths[0] if len(paths) == 1 else paths[0].parent)
+    yield f"  {len(paths):,} label map{'s' * (len(paths) > 1)} as PNG, {terminal.size(bytes_)}"
+    yield from labels_of_files(paths, sample)
+
+
+def labels_of_files(paths: Sequence[Path], sample: int) -> Lines:
+    """Labels of label maps that are files.
+
+    Args:
+        sample: number of label maps that are decoded, evenly spread; 0 for all.
+
+    Raises:
+        InputError: one is damaged.
+    """
     wanted = _spread(len(paths), sample)
     decoded = []
     for i, path in enumerate(progress(paths, description="label maps", unit="label map")):
         if i in wanted:
-            _decode(path)
+            decode(path)
             decoded.append(_label_counts(label_maps.read_png(path)))
-    yield terminal.plain(where)
-    yield f"  {len(paths):,} label map{'s' * (len(paths) > 1)} as PNG, {terminal.size(bytes_)}"
     yield from _label_statistics(decoded, len(paths))
 
 
@@ -139,7 +154,7 @@ def _label_statistics(decoded: Sequence[Mapping[str, int]], total: int) -> Lines
         found.update(dict.fromkeys(counts, 1))
     of = "" if len(decoded) == total else f" (of {len(decoded):,} images, evenly spread)"
     empty = sum(set(counts) <= {"0"} for counts in decoded)
-    yield from ["", f"  {empty:,} images are nothing but background{of}"]
+    yield from ["", f"  {empty:,} images hold background only{of}"]
     all_pixels = sum(pixels.values())
     order = sorted(pixels, key=lambda label: (label != "0", -pixels[label]))
     rows = [

@@ -9,9 +9,10 @@ import numpy as np
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.discovery import affinity
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.evaluation.step_titles import of_round
+from workflow_scripts.maskdistill.evaluation.step_titles import step_in_round
 from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.pictures import overlays
 from workflow_scripts.maskdistill.settings.layers import known_datasets, layers, merge
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
@@ -148,11 +149,6 @@ def collect(tree: Path, split: str, image: Mapping, root: Path, seed: str | None
         if cluster and classes:
             cluster = classes[cluster - 1]
         row |= {"cluster": cluster, "distance": found.get("distance")}
-    candidates = [
-        row
-        for row in rows(base and base / split / "candidates" / name)
-        if row["candidate_id"] is not None
-    ]
     steps = {}
     for step, folder in step_folders(base, split).items():
         for row in rows(folder / name):
@@ -165,11 +161,10 @@ def collect(tree: Path, split: str, image: Mapping, root: Path, seed: str | None
         split=split,
         image=image,
         masks=mask_rows,
-        candidates=sorted(candidates, key=lambda row: (-row["score"], row["candidate_id"])),
+        candidates=overlays.ranked(rows(base and base / split / "candidates" / name)),
         confident=frozenset(
             row["candidate_id"]
-            for row in rows(base and base / split / "confident" / name)
-            if row["candidate_id"] is not None
+            for row in overlays.ranked(rows(base and base / split / "confident" / name))
         ),
         steps=steps,
         ground_truth=_ground_truth(metrics, split, image, root),
@@ -196,7 +191,7 @@ def step_folders(base: Path | None, split: str) -> dict[str, Path]:
     rounds = sorted(base.glob("round-*"), key=lambda path: int(path.name.removeprefix("round-")))
     for step, labels in (("segmentation", "predictions"), (LINEAR_PROBE, LINEAR_PROBE)):
         for number, folder in enumerate(rounds):
-            name = of_round(step, number)
+            name = step_in_round(step, number)
             folders[name] = folder / split / labels
             folders[f"{name}_crf"] = folder / split / f"{labels}_crf"
     return {name: folder for name, folder in folders.items() if folder.is_dir()}

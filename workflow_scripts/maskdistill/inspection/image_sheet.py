@@ -14,7 +14,7 @@ from workflow_scripts.maskdistill.files import images, label_maps, masks, shards
 from workflow_scripts.maskdistill.files.atomic import atomic_path
 from workflow_scripts.maskdistill.inspection import image_record, terminal
 from workflow_scripts.maskdistill.inspection.image_record import LINEAR_PROBE, ImageRecord
-from workflow_scripts.maskdistill.pictures import drawing, fonts
+from workflow_scripts.maskdistill.pictures import drawing, fonts, overlays
 from workflow_scripts.maskdistill.pictures.step_colours import StepColours, step_colours
 
 PANEL = 360  # longer side of a picture, in pixels
@@ -151,7 +151,7 @@ def _colours(record: ImageRecord) -> dict[str, StepColours]:
     steps = dict.fromkeys([INITIAL, CANDIDATES, *record.steps])
     found = [_label(row) for row in record.masks]
     found += [row["cluster"] for row in record.candidates]
-    found += [int(_without_ignore(labels).max()) for labels in record.steps.values()]
+    found += [int(label_maps.without_ignore(labels).max()) for labels in record.steps.values()]
     colours = step_colours(steps, max(found, default=0), None)
     if record.metrics is not None:
         scored = [step for step in steps if step in record.metrics["steps"]]
@@ -166,10 +166,6 @@ def _colours(record: ImageRecord) -> dict[str, StepColours]:
 def _label(mask: Mapping) -> int:
     """The label that a mask is painted with; where its cluster is not known yet, one of its own."""
     return mask["mask_id"] + 1 if mask["cluster"] is None else mask["cluster"]
-
-
-def _without_ignore(labels: np.ndarray) -> np.ndarray:
-    return np.where(labels == label_maps.ignore_value(labels), 0, labels)
 
 
 def _panels(
@@ -234,16 +230,8 @@ def _lay(grid: np.ndarray, record: ImageRecord, size: tuple[int, int]) -> np.nda
 
 def _mask_panel(rows: Sequence[Mapping], small: np.ndarray, colours: StepColours) -> Panel:
     labels = [_label(row) for row in rows]
-    painted = label_maps.paint(
-        (rows[0]["height"], rows[0]["width"]),
-        # The one found first on top, as in the label maps.
-        [
-            (masks.decode(row["rle_counts"], row["height"], row["width"]), label)
-            for row, label in reversed(list(zip(rows, labels, strict=True)))
-            if label
-        ],
-        max(labels),
-    )
+    size = (rows[0]["height"], rows[0]["width"])
+    painted = overlays.paint_rows(size, rows, labels, max(labels))
     notes = [
         f"mask {row['mask_id']}"
         if row["cluster"] is None
@@ -263,9 +251,9 @@ def _candidate_panel(
     pen = ImageDraw.Draw(picture)
     scale = (small.shape[1] / size[1], small.shape[0] / size[0])
     for row in reversed(shown):
-        mask = masks.decode(row["rle_counts"], row["height"], row["width"])
+        mask = masks.decode_row(row)
         edge = drawing.contours(masks.resize_mask(mask, small.shape[:2]))
-        colour = tuple(_visible(colours.colours[row["cluster"]]).tolist())
+        colour = tuple(overlays.visible(colours.colours[row["cluster"]]).tolist())
         stencil = Image.fromarray((edge * 255).astype(np.uint8))
         picture.paste(colour, mask=stencil)
         x, y = row["x"] * scale[0], row["y"] * scale[1]
@@ -286,20 +274,14 @@ def _candidate_panel(
     return Panel("Candidates", np.asarray(picture), note)
 
 
-def _visible(colour: np.ndarray) -> np.ndarray:
-    """Grey for what stands for background, whose colour is black."""
-    return colour if colour.any() else np.array([128, 128, 128], np.uint8)
-
-
 def _label_panel(
     title: str, labels: np.ndarray, small: np.ndarray, colours: StepColours, note: str = ""
 ) -> Panel:
-    shown = _without_ignore(labels)
-    found = [int(label) for label in np.unique(shown) if label]
-    share = np.count_nonzero(shown) / shown.size
-    # Clusters that stand for background are left unpainted, but listed.
-    painted = np.where((colours.colours == 0).all(axis=1)[shown], 0, shown)
-    resized = masks.resize_mask(painted, small.shape[:2])
+    # Clusters that stand for background are listed, but not painted.
+    listed = label_maps.without_ignore(labels)
+    found = [int(label) for label in np.unique(listed) if label]
+    share = np.count_nonzero(listed) / listed.size
+    resized = overlays.shown(labels, colours.colours, small.shape[:2])
     note = note or (
         f"{', '.join(map(str, found))}; {share:.1%} of the pixels" if found else "nothing found"
     )
@@ -310,11 +292,13 @@ def _legend(
     record: ImageRecord, colours: Mapping[str, StepColours]
 ) -> list[tuple[str, tuple[int, int, int]]]:
     """Names and colours: clusters with the classes that they are matched with, then classes."""
-    used = {step: np.unique(_without_ignore(labels)) for step, labels in record.steps.items()}
+    used = {
+        step: np.unique(label_maps.without_ignore(labels)) for step, labels in record.steps.items()
+    }
     used |= {INITIAL: [row["cluster"] for row in record.masks if row["cluster"]]}
     used |= {CANDIDATES: [row["cluster"] for row in record.candidates[:CANDIDATES_DRAWN]]}
     if record.ground_truth is not None:
-        used[TRUTH] = np.unique(_without_ignore(record.ground_truth))
+        used[TRUTH] = np.unique(label_maps.without_ignore(record.ground_truth))
     entries = set()
     for step, labels in used.items():
         for label in map(int, labels):
@@ -325,7 +309,7 @@ def _legend(
             else:
                 order = 0
             if label:
-                colour = tuple(_visible(colours[step].colours[label]).tolist())
+                colour = tuple(overlays.visible(colours[step].colours[label]).tolist())
                 entries.add((order, label, text, colour))
     return [(text, colour) for _, _, text, colour in sorted(entries)]
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.json_io import leaves
-from workflow_scripts.maskdistill.files.provenance import ENDING, read
-from workflow_scripts.maskdistill.files.schemas import STAGES
+from workflow_scripts.maskdistill.files.provenance import ENDING
+from workflow_scripts.maskdistill.files.provenance import read as read_record
 from workflow_scripts.maskdistill.inspection import terminal
 from workflow_scripts.maskdistill.inspection.blocks import (
     Lines,
@@ -35,9 +35,7 @@ _MARKERS = {
         "what decides the result of a training: the name of its folder is a digest of this"
     ),
 }
-_PER_CLASS = list(STAGES["per_class"].columns)
-_REJECTED = ["file_name", "status"]
-_ABLATION = ["table", "matching", "row", "column", "mean", "sd", "n", "paper", "difference"]
+_COCO_RESULT = {"image_id", "category_id", "score"}
 
 
 def json_file(path: Path) -> Lines:
@@ -46,47 +44,33 @@ def json_file(path: Path) -> Lines:
     Raises:
         InputError: damaged, or none of this workflow's.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, "not valid JSON", error) from error
-    return _json(path, content)
-
-
-def _json(path: Path, content: object) -> Lines:
+    content = read(path)
     if isinstance(content, Mapping):
         if isinstance(content.get("annotations"), list):
             return _coco_dataset(path, content)
         if {"steps", "class_names"} <= content.keys():
             return _metrics(path, content)
-        if content.get("provenance", {}).get("stage") == "tabulate_ablation":
-            return _ablation(path, content)
-        if {"candidates", "confidence", "predictions", "names"} <= content.keys():
-            pairs = [(k, value(v)) for k, v in leaves(content) if not k.startswith("provenance.")]
-            lines = terminal.facts(pairs, indent=4)
-            return titled(path, "what the use of a run's models needs", ["", *lines])
-        if isinstance(content.get("samples"), list):
-            return titled(path, f"FiftyOne dataset: {len(content['samples']):,} samples")
-        if {"media_type", "info"} <= content.keys():
-            return titled(path, f"FiftyOne dataset {content['name']}: its fields")
         if {"stage", "settings", "versions"} <= content.keys():
             name = path.name.removesuffix(ENDING)
             return titled(path, f"how {name} was made", provenance(content))
         if path.name in _MARKERS:
             lines = terminal.facts([(k, value(v)) for k, v in leaves(content)], indent=4)
             return titled(path, _MARKERS[path.name], ["", *lines])
-    if isinstance(content, list):
-        if _all_have(content, {"image_id", "category_id", "score"}):
-            return _coco_results(path, content)
-        if _all_have(content, {"data", "predictions"}):
-            regions = sum(len(p["result"]) for task in content for p in task["predictions"])
-            title = f"Label Studio: {len(content):,} tasks with {regions:,} predicted regions"
-            return titled(path, title)
-        if content and all(isinstance(entry, str) for entry in content):
-            names = [(str(number), name) for number, name in enumerate(content, start=1)]
-            title = f"names of the classes 1 to {len(content)} of a model"
-            return titled(path, title, ["", *terminal.facts(names, indent=4)])
+    if isinstance(content, list) and content and _all_have(content, _COCO_RESULT):
+        return _coco_results(path, content)
     raise foreign(path, "JSON, but nothing that this workflow writes")
+
+
+def read(path: Path) -> object:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, "not valid JSON", error) from error
 
 
 def _all_have(entries: Sequence[object], keys: set[str]) -> bool:
@@ -101,7 +85,7 @@ def _coco_dataset(path: Path, content: Mapping) -> Lines:
         f"  COCO dataset: {len(listed):,} images, {len(annotations):,} annotations, "
         f"{len(names)} categories"
     )
-    yield from provenance(read(path) or {})
+    yield from provenance(read_record(path) or {})
     with_any = {annotation["image_id"] for annotation in annotations}
     orphans = len(with_any - {image["id"] for image in listed})
     yield from ["", f"  {len(listed) - len(with_any) + orphans:,} images without annotation"]
@@ -176,28 +160,16 @@ def _score(found: object) -> str:
     return terminal.number(found) if isinstance(found, int | float | None) else str(found)
 
 
-def _ablation(path: Path, content: Mapping) -> Lines:
-    yield terminal.plain(path)
-    yield f"  ablation: {terminal.plain(content['title'])}"
-    yield from provenance(content["provenance"])
-    yield from ["", "  the CSV file beside it has the numbers"]
-
-
-def json_lines(path: Path) -> Lines:
-    """A loss history, or the metadata of a folder for Hugging Face.
+def loss_history(path: Path) -> Lines:
+    """A loss history with one JSON object per line.
 
     Raises:
-        InputError: damaged, or none of this workflow's.
+        InputError: damaged, or no loss history.
     """
     text = read_text(path)
     try:
         rows = [json.loads(line) for line in text.splitlines()]
-        if rows and _all_have(rows, {"file_name", "objects"}):
-            objects = sum(len(row["objects"]["category"]) for row in rows)
-            title = f"Hugging Face image folder: {len(rows):,} images with {objects:,} objects"
-            lines = list(titled(path, title))
-        else:
-            lines = list(_losses(path, _as_columns(rows), len(rows)))
+        lines = list(_losses(path, _as_columns(rows), len(rows)))
     except InputError:
         raise
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
@@ -207,10 +179,10 @@ def json_lines(path: Path) -> Lines:
 
 
 def csv_file(path: Path) -> Lines:
-    """Any CSV file of this workflow.
+    """A loss history, a list of rejected images, or another table.
 
     Raises:
-        InputError: damaged, or none of this workflow's.
+        InputError: damaged.
     """
     text = read_text(path)
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
@@ -219,22 +191,18 @@ def csv_file(path: Path) -> Lines:
         header = list(reader.fieldnames or [])
     except csv.Error as error:
         raise damaged(path, "not CSV", error) from error
-    history = {"step", "loss"} <= set(header)
-    if not history and header not in (_PER_CLASS, _ABLATION, _REJECTED):
-        raise foreign(path, "CSV, but nothing that this workflow writes")
     check_end(path, text)
     if any(None in row or None in row.values() for row in rows):
-        raise damaged(path, "a row has not as many cells as the header")
-    if history:
+        raise damaged(path, "a row has fewer or more cells than the header")
+    if {"step", "loss"} <= set(header):
         try:
             return _losses(path, _as_columns(rows), len(rows))
         except ValueError as error:
             raise damaged(path, "no numbers in a loss history", error) from error
-    if header == _REJECTED:
+    if "status" in header:
         reasons = counts("status", collections.Counter(row["status"] for row in rows))
         return titled(path, f"unusable images: {len(rows):,}", list(reasons))
-    title = "scores by class" if header == _PER_CLASS else "numbers of an ablation"
-    return titled(path, f"{title}: {len(rows)} rows", _cells(header, rows))
+    return titled(path, f"table: {len(rows):,} rows", _cells(header, rows))
 
 
 def _cells(header: Sequence[str], rows: Sequence[Mapping]) -> list[str]:

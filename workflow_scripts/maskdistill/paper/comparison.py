@@ -1,4 +1,4 @@
-"""Our numbers beside those of the paper's tables, and what keeps them from being compared.
+"""Our numbers next to those of the paper's tables, and reasons why the two are not comparable.
 
 `summary` is the content of a dataset's metrics.json (`summarize`), `paper` that of
 resources/paper_tables.json; both hold means over seeds. Numbers are fractions of 1.
@@ -7,13 +7,13 @@ resources/paper_tables.json; both hold means over seeds. Numbers are fractions o
 import re
 from collections.abc import Iterator, Mapping
 
-from workflow_scripts.maskdistill.evaluation.step_titles import of_round
+from workflow_scripts.maskdistill.evaluation.step_titles import step_in_round
 
 PAPER_TABLES = "resources/paper_tables.json"
 PAPER_BACKBONE = "vit_small_patch16_224.dino"
 # Paper's dataset → its number of classes, of evaluated images, and of clusters.
 PAPER_DATASETS = {"voc": (20, 1449, 20), "coco20k": (80, 19817, 80)}
-# Number of images that its Table 3 measures mask AP on: for VOC all that have masks of objects.
+# Number of images in Table 3 (mask AP); for VOC all images that have masks of objects.
 PAPER_AP_IMAGES = {"voc": 2913, "coco20k": 19817}
 AP_COLUMNS = ("ap50", "ap", "ap75")  # in the order of the paper's triples
 AP_SETTINGS = {
@@ -39,18 +39,18 @@ _CLASS_ROWS = {
 
 
 def paper_dataset(settings: Mapping) -> str:
-    """The paper's dataset that a dataset is likest to: coco20k for COCO's layout, else voc."""
+    """The paper's dataset to compare with: coco20k for a dataset in COCO's layout, else voc."""
     return "coco20k" if settings["dataset"]["adapter"] == "coco" else "voc"
 
 
 def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
-    """What differs from the paper's experiment; with anything here, numbers do not compare.
+    """The differences from the paper's experiment; numbers are comparable only if there are none.
 
     Args:
         settings: the dataset's whole config.
 
     Returns:
-        One phrase for each difference. Of weights the file's name alone is known.
+        One phrase per difference. Weights are judged by the name of their file.
     """
     name = paper_dataset(settings)
     classes, images, clusters = PAPER_DATASETS[name]
@@ -85,7 +85,7 @@ def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
 
 
 def instance_obstacles(settings: Mapping, summary: Mapping) -> list[str]:
-    """What keeps mask AP alone from being compared, beside `obstacles`: the number of images."""
+    """A further difference that concerns mask AP only: the number of images."""
     expected = PAPER_AP_IMAGES[paper_dataset(settings)]
     found = summary.get("instances")
     if found is None or found["images"] == expected:
@@ -96,12 +96,12 @@ def instance_obstacles(settings: Mapping, summary: Mapping) -> list[str]:
 
 
 def methods_of(step: Mapping) -> str:
-    """By what its clusters were matched with classes; runs that were merged differently mix two."""
+    """How clusters were matched with classes; seeds with other numbers of classes may mix two."""
     return " and ".join(step["matching"])
 
 
 def step_groups(summary: Mapping) -> dict[str, list[str]]:
-    """Matching method → names of the steps; steps of different methods share no table."""
+    """Matching method → names of the steps, as steps of different methods are not comparable."""
     groups: dict[str, list[str]] = {}
     for name, step in summary["steps"].items():
         groups.setdefault(methods_of(step), []).append(name)
@@ -109,29 +109,29 @@ def step_groups(summary: Mapping) -> dict[str, list[str]]:
 
 
 def last_round(summary: Mapping) -> int:
-    """The number of the last CRF round, from 0."""
+    """Number of the last CRF round; 0 without such rounds."""
     return sum(bool(re.fullmatch(r"segmentation_round_\d+", name)) for name in summary["steps"])
 
 
 def paper_steps(summary: Mapping) -> dict[str, str]:
-    """Step → what the paper's tables have of it, under the names of a run without CRF rounds.
+    """Step → its counterpart in the paper, named as in a run without CRF rounds.
 
-    The paper's numbers without CRF are of the first model. Those with CRF are of a model that was
-    trained again on refined label maps and whose predictions are refined too, here the last
-    round's; without rounds the first model's stand there, and `obstacles` says so. What lies
-    between has no counterpart.
+    The paper's numbers without CRF are of the first model. Its numbers with CRF are of a model that
+    was trained again on refined label maps and whose predictions are refined too: here that of the
+    last round. Without rounds the first model takes its place, and `obstacles` says so. Rounds
+    between have no counterpart.
     """
     found = {step: step for step in ("initial_masks", "mask_rcnn", "segmentation", "linear_probe")}
     for step in ("segmentation", "linear_probe"):
-        found[f"{of_round(step, last_round(summary))}_crf"] = f"{step}_crf"
+        found[f"{step_in_round(step, last_round(summary))}_crf"] = f"{step}_crf"
     return found
 
 
-def beside(ours: Mapping, percent: float | None) -> dict:
-    """One cell: mean, sd and n of ours, the paper's number, and ours less the paper's.
+def compare(ours: Mapping, percent: float | None) -> dict:
+    """One cell: our mean, sd and n, the paper's number, and the difference (ours minus paper's).
 
     Args:
-        percent: the paper's number as it is printed, if there is one.
+        percent: the paper's number as printed, None if there is none.
     """
     paper = None if percent is None else round(percent / 100, 6)
     known = paper is not None and ours["mean"] is not None
@@ -139,32 +139,32 @@ def beside(ours: Mapping, percent: float | None) -> dict:
 
 
 def step_miou(summary: Mapping, step: str, paper: Mapping, dataset: str) -> dict:
-    """mIoU of a step with clusters beside Tables 1, 2 and S1, which are for VOC.
+    """mIoU of a step next to Tables 1, 2 and S1 of the paper, which are for VOC.
 
-    What majority matching says has no counterpart in the paper.
+    Scores of majority matching have no counterpart in the paper.
     """
     values = summary["steps"][step]
     key = _COMPONENTS.get(paper_steps(summary).get(step))
     if not paper or key is None or dataset != "voc" or values["matching"] != ["hungarian"]:
-        return beside(values["miou"], None)
-    return beside(values["miou"], paper["tableS1_components_voc_val_miou"][key])
+        return compare(values["miou"], None)
+    return compare(values["miou"], paper["tableS1_components_voc_val_miou"][key])
 
 
 def linear_miou(summary: Mapping, paper: Mapping, dataset: str) -> dict[str, dict]:
-    """Step of the linear probe → mIoU beside Table 2; empty without a probe."""
+    """Step of the linear probe → mIoU next to Table 2; empty without a probe."""
     published = paper["table2_voc_val_miou"]["linear"] if paper and dataset == "voc" else {}
     counterparts = paper_steps(summary)
     return {
-        step: beside(values["miou"], published.get(_LINEAR.get(counterparts.get(step))))
+        step: compare(values["miou"], published.get(_LINEAR.get(counterparts.get(step))))
         for step, values in summary.get("linear_probe", {"steps": {}})["steps"].items()
     }
 
 
 def instance_tables(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]:
-    """Mask AP beside Table 3, a table for each of the settings.
+    """Mask AP next to Table 3, one table per setting.
 
     Yields:
-        `title`, `matching` (None where classes play no part) and `rows`: step and three cells, of
+        `title`, `matching` (None if class-agnostic) and `rows`: step and three cells, of
         AP50, AP and AP75.
     """
     if "instances" not in summary:
@@ -186,7 +186,7 @@ def instance_tables(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[
                     {
                         "step": name,
                         "cells": [
-                            beside(step[setting][column], triple[i] if triple else None)
+                            compare(step[setting][column], triple[i] if triple else None)
                             for i, column in enumerate(AP_COLUMNS)
                         ],
                     }
@@ -195,7 +195,7 @@ def instance_tables(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[
 
 
 def class_iou(summary: Mapping, paper: Mapping) -> dict[str, dict[str, dict]]:
-    """Step (clustering, then linear probe) → class → IoU beside Table S2, if classes are VOC's."""
+    """Step → class → IoU, next to Table S2 if the classes are VOC's; linear probes come last."""
     rows = {}
     table = paper.get("tableS2_voc_val_iou", {"classes": [], "rows": {}})
     same = set(summary["class_names"]) == set(table["classes"])
@@ -206,13 +206,13 @@ def class_iou(summary: Mapping, paper: Mapping) -> dict[str, dict[str, dict]]:
             row = _CLASS_ROWS.get(counterparts.get(step))
             published = table["rows"].get(row, {}) if comparable else {}
             rows[step] = {
-                name: beside(iou, published.get(name)) for name, iou in values["per_class"].items()
+                name: compare(iou, published.get(name)) for name, iou in values["per_class"].items()
             }
     return rows
 
 
 def class_tables(summary: Mapping, paper: Mapping) -> Iterator[tuple[str, dict[str, dict]]]:
-    """`class_iou` apart for each matching, linear probes (`supervised`) last: method → steps."""
+    """Pairs of matching method and its part of `class_iou`; linear probes (`supervised`) last."""
     found = class_iou(summary, paper)
     steps = {**summary["steps"], **summary.get("linear_probe", {"steps": {}})["steps"]}
     for method in dict.fromkeys(map(methods_of, steps.values())):

@@ -1,12 +1,12 @@
-"""Variants of a run for the ablations: what each changes, and which stages it has of its own.
+"""Variants of a run for the ablations: what each changes, and which stages it computes itself.
 
-A variant shares every stage before its first one with the main run, and never writes to it.
+A variant uses the main run's files of every stage before its first one, and never changes them.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-MAIN = "main"  # the run itself, where a sweep passes through its own setting
+MAIN = "main"  # the run itself, which is also the point of a sweep at its own setting
 STAGES = ("masks", "clusters", "candidates", "confident", "segmentation")
 # Item of the paper → the section and the key that it sweeps, and the stage that reads the key.
 SWEEPS = {
@@ -19,7 +19,7 @@ BASELINES = ("dino_seg", "lost")
 
 
 class Variant(NamedTuple):
-    """One variant."""
+    """What a variant changes, and where it departs from the main run."""
 
     changes: Mapping  # laid over the dataset's config
     first: str  # the first of `STAGES` with files of its own

@@ -1,65 +1,17 @@
 """Pictures of clusters for people who name them: typical masks, and those near to others."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from workflow_scripts.maskdistill.files import images, masks, shards
 from workflow_scripts.maskdistill.files.coco_json import category_name
-from workflow_scripts.maskdistill.pictures import drawing, fonts
+from workflow_scripts.maskdistill.pictures import fonts
 
 CROP = 128  # side of a crop, in pixels
 GAP = 4
 COLUMNS = 8
 HEADING = 30  # height of a line of text, in pixels
-
-Key = tuple[int, int]  # image_id, mask_id
-
-
-def typical(keys: Sequence[Key], distances: np.ndarray, count: int) -> list[Key]:
-    """The masks nearest to their centroid, nearest first; of equal ones in the order of keys."""
-    order = sorted(range(len(keys)), key=lambda i: (distances[i], keys[i]))
-    return [keys[i] for i in order[:count]]
-
-
-def crops(
-    wanted: Iterable[Key], manifests: Iterable[Path], mask_shards: Iterable[Path], root: Path
-) -> dict[Key, np.ndarray]:
-    """Cut masked objects out of their images, each of which is read once.
-
-    Args:
-        wanted: masks with status ok.
-        manifests: shards that list their images.
-        mask_shards: shards that hold them.
-        root: folder that file names are relative to.
-
-    Returns:
-        (image_id, mask_id) → CROP x CROP x 3 uint8.
-
-    Raises:
-        InputError: an image can no longer be read.
-    """
-    wanted = set(wanted)
-    ids = {image_id for image_id, _ in wanted}
-    found = defaultdict(dict)
-    for path in mask_shards:
-        for row in shards.read_rows(path):
-            if (row["image_id"], row["mask_id"]) in wanted:
-                found[row["image_id"]][row["mask_id"]] = row
-    result = {}
-    for path in manifests:
-        for listed in shards.read_rows(path):
-            if listed["image_id"] not in ids:
-                continue
-            size = (listed["height"], listed["width"])
-            image = images.read_listed(root / listed["file_name"], size)
-            for mask_id, row in found[listed["image_id"]].items():
-                mask = masks.decode(row["rle_counts"], *size)
-                result[listed["image_id"], mask_id] = drawing.masked_crop(image, mask, CROP)
-    return result
 
 
 def sheet(sections: Mapping[str, Sequence[np.ndarray]], title: str) -> np.ndarray:

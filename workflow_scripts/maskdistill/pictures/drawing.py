@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from workflow_scripts.maskdistill.files import images, masks
+from workflow_scripts.maskdistill.files import images
 
 FADED = 0.82  # how far pixels outside of a mask go towards FADED_TO
 FADED_TO = 128
@@ -16,17 +16,8 @@ FADED_TO = 128
 def thumbnail(image: np.ndarray, longer_side: int) -> np.ndarray:
     """Scale an H x W x 3 uint8 image down to `longer_side` pixels; smaller ones stay."""
     height, width = image.shape[:2]
-    return images.resize(image, _thumbnail_size(height, width, longer_side))
-
-
-def thumbnail_labels(labels: np.ndarray, longer_side: int) -> np.ndarray:
-    """Scale an H x W label map as `thumbnail` scales its image, by nearest neighbour."""
-    return masks.resize_mask(labels, _thumbnail_size(*labels.shape, longer_side))
-
-
-def _thumbnail_size(height: int, width: int, longer_side: int) -> tuple[int, int]:
     scale = min(1.0, longer_side / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    return images.resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
 def contours(labels: np.ndarray) -> np.ndarray:

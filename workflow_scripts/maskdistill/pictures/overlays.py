@@ -1,12 +1,69 @@
-"""Pictures of new images with what was found in them."""
+"""Label maps and masks as they are laid over images: what is painted, and in which order."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from workflow_scripts.maskdistill.files import label_maps
+from workflow_scripts.maskdistill.files import label_maps, masks
 from workflow_scripts.maskdistill.pictures import drawing
+
+
+def ranked(rows: Sequence[Mapping]) -> list[Mapping]:
+    """The candidates of an image, the most confident first.
+
+    Args:
+        rows: of one image in `candidates` or `confident`; an image without any candidate has one
+            row that only says so.
+    """
+    found = [row for row in rows if row["candidate_id"] is not None]
+    return sorted(found, key=lambda row: (-row["score"], row["candidate_id"]))
+
+
+def paint_rows(
+    size: tuple[int, int], rows: Sequence[Mapping], labels: Sequence[int | None], clusters: int
+) -> np.ndarray:
+    """Paint the masks of Parquet rows into one label map; the first row lies on top.
+
+    Args:
+        size: height and width of the image.
+        labels: of every row; rows without a label or without a mask are left out.
+        clusters: the largest label that may occur.
+
+    Returns:
+        H x W, uint8 or uint16.
+    """
+    layers = [
+        (masks.decode_row(row), label)
+        for row, label in zip(rows, labels, strict=True)
+        if label and row["rle_counts"] is not None
+    ]
+    return label_maps.paint(size, reversed(layers), clusters)
+
+
+def shown(labels: np.ndarray, colours: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A label map as it is painted over a picture: what is not painted is 0.
+
+    Ignored pixels are not painted, nor are clusters that stand for background, whose colour is
+    black.
+
+    Args:
+        labels: H x W uint8 or uint16.
+        colours: N x 3 uint8, label → colour.
+        size: height and width of the picture.
+
+    Returns:
+        Label map of `size`.
+    """
+    labels = label_maps.without_ignore(labels)
+    background = (colours == 0).all(axis=1)
+    return masks.resize_mask(np.where(background[labels], 0, labels), size)
+
+
+def visible(colour: np.ndarray) -> np.ndarray:
+    """A cluster's colour, RGB uint8; grey where it stands for background, whose colour is black."""
+    return colour if colour.any() else np.array([128, 128, 128], np.uint8)
 
 
 def write_overlay(image: np.ndarray, labels: np.ndarray, path: Path) -> None:

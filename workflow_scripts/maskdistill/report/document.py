@@ -7,14 +7,14 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation.step_titles import step_title
 from workflow_scripts.maskdistill.files import provenance, shards
 from workflow_scripts.maskdistill.pictures import html_pages
-from workflow_scripts.maskdistill.report import curves, example_pictures, overview, scores, times
-from workflow_scripts.maskdistill.report.sources import Inputs, cluster_colours, read
+from workflow_scripts.maskdistill.report import figures, illustrations, run_tables, scores, times
+from workflow_scripts.maskdistill.report.inputs import ReportInputs, cluster_colours, read
 
 REJECTED_SHOWN = 200  # rows of the table of rejected images
 DIFFERENCES_SHOWN = 20  # files that are named where they are not what the config says
 
 
-def render(inputs: Inputs) -> str:
+def render(inputs: ReportInputs) -> str:
     """The report as one HTML document that loads nothing from anywhere.
 
     Without metrics, the sections that need ground truth are left out, and no label is read.
@@ -26,7 +26,7 @@ def render(inputs: Inputs) -> str:
         raise InputError(f"split '{inputs.split}': no manifest of it is given; add it to --images")
     manifest = {split: read(paths) for split, paths in inputs.images.items()}
     clusters = cluster_colours(inputs)
-    examples = example_pictures.examples(inputs, manifest[inputs.split], clusters)
+    examples = illustrations.examples(inputs, manifest[inputs.split], clusters)
     scored = inputs.summary is not None and bool(inputs.metrics)
     return html_pages.render(
         "workflow_scripts/maskdistill/templates/report.html.j2",
@@ -39,9 +39,9 @@ def render(inputs: Inputs) -> str:
         verdict=inputs.verdict,
         differences_shown=DIFFERENCES_SHOWN,
         versions=provenance.versions(),
-        settings=overview.sections(inputs.settings),
-        sources=overview.sources(inputs),
-        counts=overview.counts(inputs, manifest),
+        settings=run_tables.sections(inputs.settings),
+        sources=run_tables.sources(inputs),
+        counts=run_tables.counts(inputs, manifest),
         usable={
             split: sum(row["status"] == shards.OK for row in rows)
             for split, rows in manifest.items()
@@ -55,14 +55,14 @@ def render(inputs: Inputs) -> str:
         rejected_shown=REJECTED_SHOWN,
         timings=times.timings(inputs.benchmarks, inputs.images, inputs.settings["seeds"]),
         scores=scores.of_run(inputs) if scored else None,
-        legend=example_pictures.legend(inputs, clusters),
+        legend=illustrations.legend(inputs, clusters),
         colours_shown={c for e in examples for p in e["pictures"] for c in p["colours"]},
         examples=examples,
-        clusters=example_pictures.contact_sheets(inputs, manifest, clusters),
+        clusters=illustrations.contact_sheets(inputs, manifest, clusters),
         losses=[
             chart
             for step, path in inputs.histories.items()
-            if (chart := curves.loss(step_title(step), path))
+            if (chart := figures.loss(step_title(step), path))
         ],
     )
 

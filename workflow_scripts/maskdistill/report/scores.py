@@ -10,11 +10,11 @@ from workflow_scripts.maskdistill.evaluation.step_titles import step_title
 from workflow_scripts.maskdistill.files import label_maps
 from workflow_scripts.maskdistill.paper import comparison
 from workflow_scripts.maskdistill.pictures import drawing
-from workflow_scripts.maskdistill.report import curves
-from workflow_scripts.maskdistill.report.sources import Inputs
+from workflow_scripts.maskdistill.report import figures
+from workflow_scripts.maskdistill.report.inputs import ReportInputs
 
 
-def of_run(inputs: Inputs) -> dict:
+def of_run(inputs: ReportInputs) -> dict:
     """Everything about metrics, for the template."""
     first = next(iter(inputs.metrics.values()))
     summary, paper = inputs.summary, inputs.paper_tables
@@ -29,7 +29,7 @@ def of_run(inputs: Inputs) -> dict:
             "cell": comparison.step_miou(summary, step, paper, dataset),
             "by_seed": [run["steps"][step]["miou"] for run in inputs.metrics.values()],
             "classes": [None if m == UNMATCHED else names[m] for m in mapping],
-            "heat_map": curves.confusion(first, step, mapping),
+            "heat_map": figures.confusion(first, step, mapping),
         }
     return {
         "steps": list(steps.values()),
@@ -58,7 +58,7 @@ def of_run(inputs: Inputs) -> dict:
             {**step, "title": step_title(name)}
             for name, step in summary.get("instances", {"steps": {}})["steps"].items()
         ],
-        "calibration": curves.calibration(summary),
+        "calibration": figures.calibration(summary),
         "obstacles": comparison.obstacles(inputs.settings, summary),
         "seeds": list(inputs.metrics),
         # After merging, as config/names has it for each seed.

@@ -1,44 +1,23 @@
-"""The tables and figures of the ablations, each number beside the paper's where it prints one.
+"""The numbers of the paper's tables and figures, each next to the paper's where it prints one.
 
 A summary is what `summarize` writes for a dataset (mean, sd and n over seeds), here one for every
 variant of the run; see `variants`. Numbers are fractions of 1 unless a table's unit is `count`.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-
-from markupsafe import Markup
+from pathlib import Path
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.evaluation.step_titles import STEP_TITLES, step_title
+from workflow_scripts.maskdistill.evaluation import summary as seeds_summary
 from workflow_scripts.maskdistill.paper import comparison
-from workflow_scripts.maskdistill.paper.comparison import beside
+from workflow_scripts.maskdistill.paper.comparison import compare
+from workflow_scripts.maskdistill.paper.items import NAMES
 from workflow_scripts.maskdistill.paper.variants import BASELINES, MAIN
-from workflow_scripts.maskdistill.pictures import charts, html_pages
 
-TITLES = {
-    "table_1": "Table 1: what each component adds",
-    "table_s1": "Table S1: boxes, masks, segmentation",
-    "table_2": "Table 2: clustering and linear protocol",
-    "table_s2": "Table S2: IoU by class",
-    "table_3": "Table 3: mask AP",
-    "figure_3": "Figure 3: number of clusters",
-    "figure_4": "Figure 4: share of patches that are proposals",
-    "figure_5": "Figure 5: confidence threshold",
-}
-MATCHINGS = {"hungarian": "Hungarian matching", "supervised": "learned from labels"}
-X_LABELS = {"figure_3": "clusters", "figure_4": "top-k", "figure_5": "τ"}
-NAMES = {
-    **STEP_TITLES,
-    "dino": "DINO-seg",
-    "lost": "LOST",
-    "mask_rcnn_masks": "Mask R-CNN, masks",
-    "mask_rcnn_boxes": "Mask R-CNN, boxes",
-    "mask_rcnn_boxes_grabcut": "Mask R-CNN, boxes with GrabCut",
-    "segmentation_without_hard_pixels": "Segmentation without hard-pixel mining",
-}
-# Table → the paper's key, and its rows: key of the paper's number, variant, step. What the
-# segmentation becomes by CRF follows in Table S1.
+CSV_COLUMNS = ["table", "matching", "split", "images", "matched_on", "row", "column"]
+CSV_COLUMNS += ["mean", "sd", "n", "paper", "difference", "comparable"]
+# Table → its key among the paper's tables, and its rows: key of the paper's number, variant, step.
+# Table S1 continues with the segmentation after CRF.
 _MIOU_TABLES = {
     "table_1": (
         "table1_components_voc_val_miou",
@@ -60,8 +39,47 @@ _MIOU_TABLES = {
         ],
     ),
 }
-_OF_OBJECTS = ("table_3", "figure_3", "figure_4")  # measured against annotated objects
+_OF_OBJECTS = (
+    "table_3",
+    "figure_3",
+    "figure_4",
+)  # items that are measured against annotated objects
 _AP = {"AP50": "ap50", "AP": "ap", "AP75": "ap75"}
+
+
+def read_summaries(
+    metrics: Sequence[Sequence[str]],
+    instances: Sequence[Sequence[str]],
+    linear_probes: Sequence[Sequence[str]],
+    seeds: Sequence[int],
+) -> dict[str, dict]:
+    """Variant → its summary over seeds, with what its files hold.
+
+    Args:
+        metrics, instances, linear_probes: the name of a variant and one file per seed, repeatedly.
+        seeds: those of the files, in their order.
+
+    Raises:
+        InputError: the files of a variant are not one per seed or do not belong together, or the
+            metrics of the run itself are missing.
+    """
+
+    def read(files: Sequence[str]) -> list[dict]:
+        if len(files) != len(seeds):
+            raise InputError(f"{len(files)} files for {len(seeds)} seeds; give one for each")
+        return seeds_summary.read_runs([Path(file) for file in files])
+
+    found: dict[str, dict] = {}
+    for name, *files in metrics:
+        found.setdefault(name, {}).update(seeds_summary.summarize(read(files)))
+    for name, *files in instances:
+        summary = seeds_summary.summarize_instances(read(files))
+        found.setdefault(name, {})["instances"] = summary
+    for name, *files in linear_probes:
+        found.setdefault(name, {})["linear_probe"] = seeds_summary.summarize(read(files))
+    if "steps" not in found.get(MAIN, {}):
+        raise InputError(f"--metrics {MAIN}: the metrics of the run itself are missing")
+    return found
 
 
 def tables(
@@ -74,17 +92,17 @@ def tables(
     """The tables of one item; of a figure, each is a chart over the rows' names.
 
     Args:
-        item: a key of `TITLES`.
+        item: a key of `items.TITLES`.
         summaries: variant → summary.
         sweep: of a figure, value → variant.
         paper: content of resources/paper_tables.json.
-        dataset: the paper's dataset that this one is likest to, see `comparison.paper_dataset`.
+        dataset: see `comparison.paper_dataset`.
 
     Returns:
-        `title`, `matching` (None where classes play no part), `unit` ("fraction" or "count"),
-        `evaluated_on`: `split` and number of `images`, `matched_on`: the same of the images that
-        clusters were matched with classes on, if they were, and `rows`: `name` and `cells`,
-        column → see `comparison.beside`. Numbers of Hungarian and of majority matching never share
+        `title`, `matching` (None if class-agnostic), `unit` ("fraction" or "count"),
+        `evaluated_on`: `split` and number of `images`, `matched_on`: the same of the images on
+        which clusters were matched with classes, if they were, and `rows`: `name` and `cells`,
+        column → see `comparison.compare`. Numbers of Hungarian and of majority matching never share
         a table.
 
     Raises:
@@ -152,7 +170,7 @@ def _components(item: str, summaries: Mapping, paper: Mapping, dataset: str) -> 
     for name, variant, step in wanted:
         values = summaries[variant]["steps"][step]
         comparable = values["matching"] == ["hungarian"]
-        cell = beside(values["miou"], published.get(name) if comparable else None)
+        cell = compare(values["miou"], published.get(name) if comparable else None)
         rows.append((values["matching"], {"name": name, "cells": {"mIoU": cell}}))
     if item == "table_s1":
         rows += _segmentations(summaries[MAIN], paper, dataset)[1:]
@@ -187,7 +205,7 @@ def _protocols(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]
 
 
 def _of_training_images(summary: Mapping) -> str:
-    """A mark of a linear probe that is scored on the images whose labels it has learned."""
+    """A note for a linear probe that is scored on the images that it was trained on."""
     return ", scored on its training images" if summary["split"] == "train" else ""
 
 
@@ -240,7 +258,7 @@ def _sweep(item: str, by_value: Mapping[float, Mapping]) -> Iterator[dict]:
             ]
             if rows:
                 yield _table("Patches that vote for a mask", None, rows, "count")
-        # The clusters of initial masks change nothing that ignores classes.
+        # Class-agnostic scores of initial masks do not depend on the number of clusters.
         if (item, step) != ("figure_3", "initial_masks"):
             rows = [_row(v, _ap(steps[step]["class_agnostic_multi"])) for v, steps in found.items()]
             yield _table(f"{NAMES[step]}: class-agnostic mask AP", None, rows, "fraction")
@@ -252,7 +270,7 @@ def _sweep(item: str, by_value: Mapping[float, Mapping]) -> Iterator[dict]:
 
 
 def _common(groups, steps_of) -> list[str]:
-    """Steps that all have, in the order of the first; main may have more than its variants."""
+    """Steps that all variants have, in the order of the first; `main` may have more of them."""
     groups = [steps_of(group) for group in groups]
     return [
         step
@@ -264,7 +282,7 @@ def _common(groups, steps_of) -> list[str]:
 def _row(value: float, numbers: Mapping[str, Mapping]) -> dict:
     return {
         "name": f"{value:g}",
-        "cells": {column: beside(ours, None) for column, ours in numbers.items()},
+        "cells": {column: compare(ours, None) for column, ours in numbers.items()},
     }
 
 
@@ -272,13 +290,13 @@ def _ap(values: Mapping) -> dict:
     return {column: values[key] for column, key in _AP.items()}
 
 
-def csv_rows(tables_: Sequence[Mapping], *, comparable: bool) -> Iterator[dict]:
-    """Tables as rows, one per number, with what it was measured on.
+def csv_rows(tables: Sequence[Mapping], *, comparable: bool) -> Iterator[dict]:
+    """Tables as rows of a CSV file, one per number, with what it was measured on.
 
     Args:
         comparable: whether the experiment is the paper's, see `comparison.obstacles`.
     """
-    for table in tables_:
+    for table in tables:
         for row in table["rows"]:
             for column, cell in row["cells"].items():
                 yield {
@@ -296,89 +314,9 @@ def csv_rows(tables_: Sequence[Mapping], *, comparable: bool) -> Iterator[dict]:
                 }
 
 
-def split_overclustering(tables_: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
-    """All tables, and those of majority matching apart, if there are others by Hungarian."""
-    majority = [table for table in tables_ if "majority" in (table["matching"] or "")]
-    if not any(table["matching"] == "hungarian" for table in tables_):
-        return list(tables_), []
-    return [table for table in tables_ if table not in majority], majority
-
-
-def figure(item: str, tables_: Sequence[Mapping]) -> str:
-    """The tables of a figure as charts under each other: one SVG file that needs nothing else."""
-    panels = []
-    for table in tables_:
-        scale = 1 if table["unit"] == "count" else 100
-        columns = list(table["rows"][0]["cells"])
-        lines = {}
-        for column in columns:
-            points = [
-                (float(row["name"]), row["cells"][column]["ours"])
-                for row in table["rows"]
-                if row["cells"][column]["ours"]["mean"] is not None
-            ]
-            if points:
-                lines[column] = charts.Series(
-                    [x for x, _ in points],
-                    [scale * ours["mean"] for _, ours in points],
-                    [scale * (ours["sd"] or 0) for _, ours in points],
-                )
-        if not lines:
-            continue
-        chart = charts.line_chart(
-            lines,
-            x_label=X_LABELS[item],
-            x_ticks=sorted({x for line in lines.values() for x in line.x}),
-            y_label="patches" if table["unit"] == "count" else "%",
-        )
-        title = title_of(table).replace(" – ", "\n") + f"\n{images_of(table)}"
-        panels.append((title, list(lines), chart))
-    if not panels:
-        raise InputError(f"{item}: nothing to draw; every number is undefined")
-    return charts.stacked(panels)
-
-
-def title_of(table: Mapping) -> str:
-    """A table's title for people; overclustering is always named."""
-    if "majority" in (table["matching"] or ""):
-        return f"{table['title']} – overclustering, {table['matching']} matching"
-    return table["title"]
-
-
-def images_of(table: Mapping) -> str:
-    """The images that a table is measured on, and those that its clusters were matched on."""
-    evaluated, matched = table["evaluated_on"], table["matched_on"]
-    text = f"{evaluated['images']:,} images of “{evaluated['split']}”"
-    if matched is None:
-        return text
-    if matched == evaluated:
-        return f"{text}, matched on the same"
-    return f"{text}, matched on {matched['images']:,} of “{matched['split']}”"
-
-
-def name_of(name: str) -> str:
-    """The name of a row or a column for people; classes and numbers keep theirs."""
-    if re.search(r"_round_\d+", name):
-        return step_title(name)
-    return NAMES.get(name, name)
-
-
-def render(dataset: str, items: Sequence[Mapping], figures: Mapping[str, str]) -> str:
-    """All items on one HTML page that loads nothing from anywhere.
-
-    Args:
-        items: contents of the items' JSON files.
-        figures: item → SVG.
-    """
-    return html_pages.render(
-        "workflow_scripts/maskdistill/templates/ablations.html.j2",
-        dataset=dataset,
-        items=items,
-        figures={item: Markup(svg) for item, svg in figures.items()},  # written by `figure`
-        obstacles=items[0]["obstacles"],
-        name_of=name_of,
-        x_labels=X_LABELS,
-        matchings=MATCHINGS,
-        title_of=title_of,
-        images_of=images_of,
-    )
+def split_overclustering(tables: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
+    """Separate the tables of majority matching if there are any of Hungarian matching."""
+    majority = [table for table in tables if "majority" in (table["matching"] or "")]
+    if not any(table["matching"] == "hungarian" for table in tables):
+        return list(tables), []
+    return [table for table in tables if table not in majority], majority

@@ -8,16 +8,16 @@ import numpy as np
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation.step_titles import step_title
-from workflow_scripts.maskdistill.files import images, label_maps, masks, shards
-from workflow_scripts.maskdistill.pictures import drawing
+from workflow_scripts.maskdistill.files import images, label_maps, shards
+from workflow_scripts.maskdistill.pictures import crops, drawing, overlays
 from workflow_scripts.maskdistill.pictures.step_colours import StepColours
-from workflow_scripts.maskdistill.report.sources import Inputs, read
+from workflow_scripts.maskdistill.report.inputs import ReportInputs, read
 
 PICTURE_SIZE = 320  # longer side of an example, in pixels
 CROP_SIZE = 96
 
 
-def legend(inputs: Inputs, clusters: Mapping[str, StepColours]) -> list[dict]:
+def legend(inputs: ReportInputs, clusters: Mapping[str, StepColours]) -> list[dict]:
     """Colours and what they stand for: classes where there is ground truth, else clusters."""
     own_names = ["background", *inputs.settings["curation"]["names"]]
     if not inputs.metrics:
@@ -47,7 +47,7 @@ def legend(inputs: Inputs, clusters: Mapping[str, StepColours]) -> list[dict]:
 
 
 def examples(
-    inputs: Inputs, manifest: Sequence[Mapping], clusters: Mapping[str, StepColours]
+    inputs: ReportInputs, manifest: Sequence[Mapping], clusters: Mapping[str, StepColours]
 ) -> list[dict]:
     """Images, evenly over the split in the order of their names, with every step's label map."""
     usable = sorted((r for r in manifest if r["status"] == shards.OK), key=lambda r: r["file_name"])
@@ -86,10 +86,7 @@ def examples(
 
 
 def _painted(title: str, image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> dict:
-    labels = np.where(labels == label_maps.ignore_value(labels), 0, labels)
-    labels = drawing.thumbnail_labels(labels, PICTURE_SIZE)
-    # Clusters that stand for background have its colour and are shown as background.
-    labels[(colours == 0).all(axis=1)[labels]] = 0
+    labels = overlays.shown(labels, colours, image.shape[:2])
     return {
         "title": title,
         "uri": drawing.data_uri(drawing.overlay(image, labels, colours)),
@@ -98,27 +95,32 @@ def _painted(title: str, image: np.ndarray, labels: np.ndarray, colours: np.ndar
 
 
 def contact_sheets(
-    inputs: Inputs,
+    inputs: ReportInputs,
     manifest: Mapping[str, Sequence[Mapping]],
     clusters: Mapping[str, StepColours],
 ) -> list[dict]:
     """For every cluster its size, its class, and the masks nearest to its centroid."""
-    members = defaultdict(list)
+    members = defaultdict(dict)
     for row in read(inputs.assignments):
-        members[row["cluster"]].append((row["distance"], row["image_id"], row["mask_id"]))
+        members[row["cluster"]][row["image_id"], row["mask_id"]] = row["distance"]
     file_names = {
         row["image_id"]: row["file_name"]
         for rows in manifest.values()
         for row in rows
         if row["status"] == shards.OK
     }
-    chosen = {
-        cluster: [m for m in sorted(found) if m[1] in file_names][
-            : inputs.settings["report"]["crops"]
-        ]
-        for cluster, found in members.items()
-    }
-    crops = _crops(inputs, {m[1:] for found in chosen.values() for m in found}, file_names)
+    chosen = {}
+    for cluster, distances in members.items():
+        keys = [key for key in distances if key[0] in file_names]
+        values = [distances[key] for key in keys]
+        chosen[cluster] = crops.nearest(keys, values, inputs.settings["report"]["crops"])
+    pictures = crops.read_crops(
+        (key for keys in chosen.values() for key in keys),
+        (path for paths in inputs.images.values() for path in paths),
+        (path for paths in inputs.masks.values() for path in paths),
+        inputs.root,
+        CROP_SIZE,
+    )
     # The first step is the one whose label maps are the clusters' own masks.
     first = next(iter(clusters.values()), None)
     curation = inputs.settings["curation"]
@@ -133,31 +135,14 @@ def contact_sheets(
                 "class_name": first.classes[label] if first else None,
                 "colour": drawing.css_colour(first.colours[label]) if first else None,
                 "crops": [
-                    {"uri": crops[m[1:]], "file_name": file_names[m[1]], "distance": m[0]}
-                    for m in chosen.get(cluster, [])
-                    if m[1:] in crops
+                    {
+                        "uri": drawing.data_uri(pictures[key], quality=80),
+                        "file_name": file_names[key[0]],
+                        "distance": members[cluster][key],
+                    }
+                    for key in chosen.get(cluster, [])
+                    if key in pictures
                 ],
             }
         )
     return sheets
-
-
-def _crops(
-    inputs: Inputs, wanted: set[tuple[int, int]], file_names: Mapping[int, str]
-) -> dict[tuple[int, int], str]:
-    """(image_id, mask_id) → data URI; every image is read once."""
-    columns = ["image_id", "mask_id", "rle_counts", "height", "width"]
-    by_image = defaultdict(dict)
-    for paths in inputs.masks.values():
-        for path in paths:
-            for row in shards.read_rows(path, columns):
-                if (row["image_id"], row["mask_id"]) in wanted:
-                    by_image[row["image_id"]][row["mask_id"]] = row
-    result = {}
-    for image_id, rows in by_image.items():
-        image = images.read_image(inputs.root / file_names[image_id])
-        for mask_id, row in rows.items():
-            mask = masks.decode(row["rle_counts"], row["height"], row["width"])
-            crop = drawing.masked_crop(image, mask, CROP_SIZE)
-            result[image_id, mask_id] = drawing.data_uri(crop, quality=80)
-    return result

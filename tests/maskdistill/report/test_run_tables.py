@@ -4,9 +4,9 @@ import pytest
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import provenance, shards
-from workflow_scripts.maskdistill.report import overview
+from workflow_scripts.maskdistill.report import run_tables
 from workflow_scripts.maskdistill.report.document import render
-from workflow_scripts.maskdistill.report.sources import Inputs
+from workflow_scripts.maskdistill.report.inputs import ReportInputs
 
 
 def inputs(**changes):
@@ -20,11 +20,11 @@ def inputs(**changes):
         "assignments": [],
         "steps": {},
     }
-    return Inputs(**defaults | changes)
+    return ReportInputs(**defaults | changes)
 
 
 def test_settings_are_shown_by_stage_with_dotted_names():
-    found = overview.sections({"seeds": [0, 1], "crf": {"rounds": 1, "bilateral": {"sigma": 3}}})
+    found = run_tables.sections({"seeds": [0, 1], "crf": {"rounds": 1, "bilateral": {"sigma": 3}}})
     assert found == [
         {"name": "seeds", "rows": [("", [0, 1])]},
         {"name": "crf", "rows": [("rounds", 1), ("bilateral.sigma", 3)]},
@@ -39,7 +39,7 @@ def test_counts_tell_what_became_of_the_images(tmp_path):
     shards.write_table(tmp_path / "masks.parquet", "masks", rows, {})
     candidates = [{"image_id": 1, "candidate_id": i, "cluster": 1} for i in range(5)]
     shards.write_table(tmp_path / "candidates.parquet", "candidates", candidates, {})
-    found = overview.counts(
+    found = run_tables.counts(
         inputs(
             masks={"val": [tmp_path / "masks.parquet"]},
             candidates={"val": [tmp_path / "candidates.parquet"]},
@@ -56,7 +56,7 @@ def test_counts_tell_what_became_of_the_images(tmp_path):
 def test_sources_are_what_shards_say_of_weights(tmp_path):
     made_by = provenance.record("masks", {"top_k": 1}, weights={"sha256": "abc"})
     shards.write_table(tmp_path / "masks.parquet", "masks", [], made_by)
-    found = overview.sources(inputs(masks={"val": [tmp_path / "masks.parquet"]}))
+    found = run_tables.sources(inputs(masks={"val": [tmp_path / "masks.parquet"]}))
     assert found == [("masks", "weights.sha256", "abc")]
 
 

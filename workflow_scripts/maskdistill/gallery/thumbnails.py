@@ -5,38 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from workflow_scripts.maskdistill.files import images, masks
-from workflow_scripts.maskdistill.pictures import drawing
+from workflow_scripts.maskdistill.pictures import drawing, overlays
 
 PICTURE_SIZE = 560  # longer side of a picture, in pixels
 THUMBNAIL_SIZE = 200
-
-
-def picture(image: np.ndarray) -> np.ndarray:
-    """An H x W x 3 uint8 image in the size that it is shown in."""
-    return drawing.thumbnail(image, PICTURE_SIZE)
-
-
-def picture_labels(labels: np.ndarray) -> np.ndarray:
-    """An H x W label map in the size of its `picture`."""
-    return drawing.thumbnail_labels(labels, PICTURE_SIZE)
-
-
-def visible(colour: np.ndarray) -> np.ndarray:
-    """A cluster's colour, RGB uint8; grey where it stands for background, whose colour is black."""
-    return colour if colour.any() else np.array([128, 128, 128], np.uint8)
-
-
-def overlay(labels: np.ndarray, colours: np.ndarray) -> bytes:
-    """A label map as a layer to lay over its picture.
-
-    Args:
-        labels: H x W integers.
-        colours: N x 3 uint8, label → colour; black ones are not painted.
-
-    Returns:
-        A PNG with transparency.
-    """
-    return drawing.transparent_png(_without_background(labels, colours), colours)
 
 
 def candidate_overlay(mask: np.ndarray, colour: np.ndarray, size: tuple[int, int]) -> bytes:
@@ -54,7 +26,7 @@ def candidate_overlay(mask: np.ndarray, colour: np.ndarray, size: tuple[int, int
     return drawing.transparent_png(labels, np.stack([colour, colour]), alpha=0.4)
 
 
-def thumbnails(
+def tiles(
     image: np.ndarray, layers: Mapping[str, np.ndarray], colours: Mapping[str, np.ndarray]
 ) -> bytes:
     """The image and all of its stages below each other.
@@ -71,13 +43,8 @@ def thumbnails(
     # Tiles end where the blocks of a JPEG end, so that none bleeds into the next.
     size = (max(8, round(height / 8) * 8), max(8, round(width / 8) * 8))
     small = images.resize(image, size)
-    tiles = [small]
+    stacked = [small]
     for stage, labels in layers.items():
-        shown = masks.resize_mask(_without_background(labels, colours[stage]), size)
-        tiles.append(drawing.overlay(small, shown, colours[stage]))
-    return drawing.jpeg(np.concatenate(tiles), quality=80, subsampling=0)
-
-
-def _without_background(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Clusters that stand for background have its colour, black, and are not painted."""
-    return np.where((colours == 0).all(axis=1)[labels], 0, labels)
+        shown = overlays.shown(labels, colours[stage], size)
+        stacked.append(drawing.overlay(small, shown, colours[stage]))
+    return drawing.jpeg(np.concatenate(stacked), quality=80, subsampling=0)

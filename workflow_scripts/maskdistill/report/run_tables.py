@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.files.json_io import leaves
-from workflow_scripts.maskdistill.report.sources import Inputs, read
+from workflow_scripts.maskdistill.report.inputs import ReportInputs, read
 
 
-def counts(inputs: Inputs, manifest: Mapping[str, Sequence[Mapping]]) -> list[dict]:
+def counts(inputs: ReportInputs, manifest: Mapping[str, Sequence[Mapping]]) -> list[dict]:
     """What every stage made of its images: rows, images, and rows by status."""
     result = []
     for split, rows in manifest.items():
@@ -50,7 +50,7 @@ def sections(settings: Mapping) -> list[dict]:
     ]
 
 
-def sources(inputs: Inputs) -> list[tuple[str, str, object]]:
+def sources(inputs: ReportInputs) -> list[tuple[str, str, object]]:
     """What shards say of their making besides settings and versions, e.g. checksums of weights."""
     first_files = [
         paths[0]

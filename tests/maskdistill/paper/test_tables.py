@@ -1,55 +1,19 @@
-import json
-from xml.etree import ElementTree
-
 import pytest
 
-from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.paper import ablations, comparison
-from workflow_scripts.maskdistill.repository import REPOSITORY
-
-PAPER = json.loads((REPOSITORY / "resources" / "paper_tables.json").read_text(encoding="utf-8"))
-VOC = PAPER["tableS2_voc_val_iou"]["classes"]
-
-
-def mean(value, sd=0.01, n=3):
-    return {"mean": value, "sd": sd, "n": n}
-
-
-def step(miou, method="hungarian"):
-    return {
-        "matching": [method],
-        "miou": mean(miou),
-        "per_class": {name: mean(miou / 2) for name in VOC},
-    }
-
-
-def instances(ap, method="hungarian", proposals=12.0):
-    triple = {"ap": mean(ap), "ap50": mean(2 * ap), "ap75": mean(ap / 2)}
-    result = {"matching": [method], **dict.fromkeys(comparison.AP_SETTINGS, triple)}
-    return {**result, "proposals_per_mask": mean(proposals)}
-
-
-ON = {"split": "instances", "images": 2913, "matched_on": {"split": "val", "images": 1449}}
-
-
-def summary(**parts):
-    return {"class_names": VOC, "images": 1449, "split": "val", "steps": {}, **parts}
-
-
-MAIN = summary(
-    steps={
-        "initial_masks": step(0.40),
-        "mask_rcnn": step(0.41),
-        "segmentation": step(0.46),
-        "segmentation_crf": step(0.50),
-    },
-    linear_probe={"steps": {"linear_probe": step(0.6, "supervised")}},
-    instances={**ON, "steps": {"initial_masks": instances(0.04), "mask_rcnn": instances(0.1)}},
+from tests.maskdistill.paper.summaries import (
+    MAIN,
+    ON,
+    VOC,
+    instances,
+    mean,
+    step,
+    summary,
+    swept,
+    tables,
 )
-
-
-def tables(item, others=None, sweep=None, paper=PAPER, dataset="voc"):
-    return ablations.tables(item, {"main": MAIN, **(others or {})}, sweep or {}, paper, dataset)
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.paper import comparison, items
+from workflow_scripts.maskdistill.paper import tables as paper_tables
 
 
 def test_table_1_has_every_component_beside_the_papers():
@@ -138,8 +102,8 @@ def test_after_crf_rounds_the_papers_numbers_stand_beside_what_they_are_of():
     cells = by_class["rows"][0]["cells"]
     assert list(cells) == list(expected)
     assert cells["segmentation_round_1_crf"]["paper"] == pytest.approx(0.854)
-    assert ablations.name_of("segmentation_round_1_crf") == "Segmentation round 1 + CRF"
-    assert ablations.name_of("striped_disc") == "striped_disc"
+    assert items.name_of("segmentation_round_1_crf") == "Segmentation round 1 + CRF"
+    assert items.name_of("striped_disc") == "striped_disc"
 
 
 def test_a_probe_that_is_scored_on_its_training_images_says_so():
@@ -170,27 +134,15 @@ def test_table_3_sets_the_baselines_beside_ours():
     }
 
 
-def swept(*found):
-    """(value, AP or mIoU, matching) of every variant."""
-    others, sweep = {}, {}
-    for value, number, method in found:
-        sweep[value] = f"variant-{value}"
-        others[sweep[value]] = summary(
-            steps={"mask_rcnn": step(number, method)},
-            instances={**ON, "steps": {"initial_masks": instances(number, method)}},
-        )
-    return others, sweep
-
-
 def test_figure_3_never_mixes_hungarian_and_majority_matching():
     others, sweep = swept((10, 0.1, "hungarian"), (20, 0.2, "hungarian"), (40, 0.4, "majority"))
     found = tables("figure_3", others, sweep)
     assert [table["matching"] for table in found] == ["hungarian", "majority"]
     assert [[row["name"] for row in table["rows"]] for table in found] == [["10", "20"], ["40"]]
-    assert "overclustering" in ablations.title_of(found[1])
-    comparable, apart = ablations.split_overclustering(found)
+    assert "overclustering" in items.title_of(found[1])
+    comparable, apart = paper_tables.split_overclustering(found)
     assert (comparable, apart) == ([found[0]], [found[1]])
-    assert ablations.split_overclustering([found[1]]) == ([found[1]], [])
+    assert paper_tables.split_overclustering([found[1]]) == ([found[1]], [])
 
 
 def test_figure_4_shows_ap_and_the_number_of_proposals():
@@ -209,41 +161,20 @@ def test_figure_5_shows_miou_of_what_all_thresholds_have():
     assert means == [0.3, 0.35, 0.41]
 
 
-def test_a_figure_is_one_svg_file_with_whiskers():
-    others, sweep = swept((10, 0.1, "hungarian"), (20, 0.2, "hungarian"), (40, 0.4, "majority"))
-    root = ElementTree.fromstring(ablations.figure("figure_3", tables("figure_3", others, sweep)))
-    name = "{http://www.w3.org/2000/svg}"
-    assert root.tag == f"{name}svg"
-    texts = [text.text for text in root.iter(f"{name}text")]
-    assert any("overclustering, majority" in text for text in texts)
-    # 14 px and bold: longer lines would be cut off.
-    titles = [text.text for text in root.iter(f"{name}text") if text.get("class") == "title"]
-    assert max(map(len, titles)) * 8.5 < int(root.get("width"))
-    assert {"AP50", "AP", "AP75", "clusters", "%"} <= set(texts)
-    assert len(list(root.iter(f"{name}circle"))) == 9  # 3 values x 3 columns
-
-
-def test_a_figure_of_nothing_says_so():
-    others, sweep = swept((10, 0.1, "hungarian"))
-    others["variant-10"]["steps"]["mask_rcnn"]["miou"] = mean(None, None, 0)
-    with pytest.raises(InputError, match="nothing to draw"):
-        ablations.figure("figure_5", tables("figure_5", others, sweep))
-
-
 def test_every_table_says_what_it_is_measured_and_matched_on():
     baselines = {
         name: summary(instances={**ON, "steps": {"initial_masks": instances(0.01)}})
         for name in ("dino_seg", "lost")
     }
-    found = {t["title"]: ablations.images_of(t) for t in tables("table_3", baselines)}
+    found = {t["title"]: items.images_of(t) for t in tables("table_3", baselines)}
     objects, matched = "2,913 images of “instances”", ", matched on 1,449 of “val”"
     assert found == {
         title: objects + (matched if "aware" in title else "")
         for title in comparison.AP_SETTINGS.values()
     }
     clustering, linear = tables("table_2")
-    assert ablations.images_of(clustering) == "1,449 images of “val”, matched on the same"
-    assert ablations.images_of(linear) == "1,449 images of “val”"
+    assert items.images_of(clustering) == "1,449 images of “val”, matched on the same"
+    assert items.images_of(linear) == "1,449 images of “val”"
 
 
 def test_variants_on_different_images_are_an_error():
@@ -255,7 +186,7 @@ def test_variants_on_different_images_are_an_error():
 
 def test_csv_rows_are_flat():
     (table,) = tables("table_1", {"all_pixels": summary(steps={"segmentation": step(0.43)})})
-    row = next(ablations.csv_rows([table], comparable=False))
+    row = next(paper_tables.csv_rows([table], comparable=False))
     assert row == {
         "table": "mIoU",
         "matching": "hungarian",

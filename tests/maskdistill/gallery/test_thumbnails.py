@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workflow_scripts.maskdistill.gallery import thumbnail_pictures
+from workflow_scripts.maskdistill.gallery import thumbnails
 
 COLOURS = np.array([[0, 0, 0], [200, 10, 10], [0, 0, 0], [10, 10, 200]], np.uint8)
 
@@ -14,25 +14,10 @@ def decoded(data: bytes, mode: str = "RGBA") -> np.ndarray:
         return np.asarray(image.convert(mode)).astype(int)
 
 
-def test_pictures_are_scaled_down_and_never_up():
-    assert thumbnail_pictures.picture(np.zeros((1000, 2000, 3), np.uint8)).shape == (280, 560, 3)
-    assert thumbnail_pictures.picture(np.zeros((30, 20, 3), np.uint8)).shape == (30, 20, 3)
-    assert thumbnail_pictures.picture_labels(np.zeros((1000, 2000), np.uint8)).shape == (280, 560)
-
-
-def test_what_stands_for_background_is_not_painted():
-    labels = np.array([[0, 1, 1], [2, 2, 3]]).repeat(8, 0).repeat(8, 1)
-    layer = decoded(thumbnail_pictures.overlay(labels, COLOURS))
-    np.testing.assert_array_equal(layer[..., 3] > 0, np.isin(labels, [1, 3]))
-    assert layer[3, 12].tolist() == [200, 10, 10, 153]
-    np.testing.assert_array_equal(thumbnail_pictures.visible(COLOURS[3]), [10, 10, 200])
-    np.testing.assert_array_equal(thumbnail_pictures.visible(COLOURS[2]), [128, 128, 128])
-
-
 def test_a_candidates_overlay_has_the_size_of_the_picture():
     mask = np.zeros((40, 60), bool)
     mask[10:30, 20:50] = True
-    layer = decoded(thumbnail_pictures.candidate_overlay(mask, COLOURS[1], (20, 30)))
+    layer = decoded(thumbnails.candidate_overlay(mask, COLOURS[1], (20, 30)))
     np.testing.assert_array_equal(layer[..., 3] > 0, mask[::2, ::2])
     assert layer[10, 17].tolist() == [200, 10, 10, 102]
 
@@ -41,7 +26,7 @@ def test_a_candidates_overlay_has_the_size_of_the_picture():
 def test_thumbnails_stand_below_each_other_in_whole_blocks(size):
     image = np.full((*size, 3), 90, np.uint8)
     layers = {"first": np.full(size, 1), "second": np.full(size, 2)}
-    data = thumbnail_pictures.thumbnails(image, layers, dict.fromkeys(layers, COLOURS))
+    data = thumbnails.tiles(image, layers, dict.fromkeys(layers, COLOURS))
     sheet = decoded(data, "RGB")
     assert sheet.shape[0] % 24 == sheet.shape[1] % 8 == 0
     plain, first, second = np.split(sheet, 3)

@@ -1,4 +1,4 @@
-"""Boxes for masks (Table S1): whole, or with the object cut out of them by GrabCut."""
+"""Masks made from boxes (Table S1): the whole box, or the object in it as GrabCut finds it."""
 
 import cv2
 import numpy as np

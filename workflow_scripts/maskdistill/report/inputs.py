@@ -12,7 +12,7 @@ ShardsBySplit = Mapping[str, Sequence[Path]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class ReportInputs:
     """What a report is made of; of several seeds, the pictures are those of the first."""
 
     dataset: str
@@ -34,7 +34,7 @@ class Inputs:
     verdict: Verdict | None = None  # on the files behind the report; None without a run
 
 
-def cluster_colours(inputs: Inputs) -> dict[str, StepColours]:
+def cluster_colours(inputs: ReportInputs) -> dict[str, StepColours]:
     """Colours of the clusters by step, see `step_colours`; of several seeds, of the first."""
     first = next(iter(inputs.metrics.values()), None)
     return step_colours(inputs.steps, len(inputs.settings["curation"]["names"]), first)

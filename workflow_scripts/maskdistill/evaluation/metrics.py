@@ -1,0 +1,59 @@
+"""The metrics of label maps: one row each in two tables, one per step and one per class.
+
+Every metric is computed from the same pixel counts, is a fraction of 1, and is better the higher
+it is. A row in a table is enough for metrics.json; `summarize` averages the metrics of steps.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from workflow_scripts.maskdistill.evaluation.boundaries import boundary_iou
+from workflow_scripts.maskdistill.evaluation.confusion_matrix import agreement, scores
+
+
+class PixelCounts(NamedTuple):
+    """What was counted over all images of one step.
+
+    Attributes:
+        confusion: (K + 1) x (C + 1) int64, see `confusion_matrix.ConfusionMatrix`.
+        mapping: C + 1 int64, cluster → class 0..K or `UNMATCHED`, see `matching.Matching`.
+        boundaries: 3 x (K + 1) int64, see `boundaries.boundary_counts`.
+    """
+
+    confusion: np.ndarray
+    mapping: np.ndarray
+    boundaries: np.ndarray
+
+
+class StepMetric(NamedTuple):
+    """One number per step: its name for people, and its function; nan means undefined."""
+
+    label: str
+    compute: Callable[[PixelCounts], float]
+
+
+def _mean_boundary_iou(counts: PixelCounts) -> float:
+    by_class = boundary_iou(counts.boundaries)
+    defined = by_class[~np.isnan(by_class)]
+    return float(defined.mean()) if len(defined) else np.nan
+
+
+STEP_METRICS = {
+    "miou": StepMetric("mIoU", lambda counts: scores(counts.confusion, counts.mapping).miou),
+    "pixel_accuracy": StepMetric(
+        "pixel accuracy", lambda counts: scores(counts.confusion, counts.mapping).pixel_accuracy
+    ),
+    "boundary_iou": StepMetric("boundary IoU", _mean_boundary_iou),
+    "nmi": StepMetric("NMI", lambda counts: agreement(counts.confusion).nmi),
+    "ari": StepMetric("ARI", lambda counts: agreement(counts.confusion).ari),
+    "purity": StepMetric("purity", lambda counts: agreement(counts.confusion).purity),
+}
+
+# Metric → function from the counts to its K + 1 values; nan where it is undefined for a class.
+# Those that are columns of `per_class` in files/schemas.py are in the tables per class too.
+CLASS_METRICS: dict[str, Callable[[PixelCounts], np.ndarray]] = {
+    "iou": lambda counts: scores(counts.confusion, counts.mapping).iou,
+    "boundary_iou": lambda counts: boundary_iou(counts.boundaries),
+}
