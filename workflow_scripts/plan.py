@@ -19,7 +19,8 @@ from workflow_scripts.maskdistill.inspection import terminal
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs import forecast
 from workflow_scripts.maskdistill.settings.downloads import read_catalogue
-from workflow_scripts.maskdistill.settings.layers import dataset_config, merge, read_yaml
+from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
+from workflow_scripts.maskdistill.settings.whole_config import dataset_config
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.segmentation import linear_probe
-from workflow_scripts.maskdistill.settings.sections.evaluation import LinearProbeSettings
+from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 

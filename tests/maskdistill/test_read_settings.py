@@ -33,11 +33,12 @@ from workflow_scripts.maskdistill.settings.section import Section
 from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.settings.sections.embedding import EmbeddingSettings
-from workflow_scripts.maskdistill.settings.sections.evaluation import LinearProbeSettings
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
+from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
+from workflow_scripts.maskdistill.settings.whole_config import dataset_config
 
 # The program of a rule has the rule's name, but for these.
 PROGRAMS = {
@@ -157,7 +158,7 @@ def run_all(run: Programs, folder: Path) -> None:
     """The workflow, from the images to the exports."""
     whole = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())
     whole["overrides"] = DEMO
-    demo = layers.dataset_config("demo", whole, [REPOSITORY / "config" / "datasets"])
+    demo = dataset_config("demo", whole, [REPOSITORY / "config" / "datasets"])
     other = layers.merge(demo, OTHER)
     coco = layers.merge(demo, {"dataset": COCO})
 

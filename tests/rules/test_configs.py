@@ -8,7 +8,8 @@ from PIL import Image
 
 from tests.rules.conftest import REPOSITORY, Workflow, copy_repository
 from workflow_scripts.maskdistill.demo import things
-from workflow_scripts.maskdistill.settings.layers import dataset_config, read_yaml
+from workflow_scripts.maskdistill.settings.layers import read_yaml
+from workflow_scripts.maskdistill.settings.whole_config import dataset_config
 
 DATASETS = sorted(path.stem for path in (REPOSITORY / "config" / "datasets").glob("*.yaml"))
 

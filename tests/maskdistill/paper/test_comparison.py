@@ -6,7 +6,7 @@ import yaml
 from workflow_scripts.maskdistill.paper import comparison
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.settings.config import rule_settings
-from workflow_scripts.maskdistill.settings.layers import dataset_config
+from workflow_scripts.maskdistill.settings.whole_config import dataset_config
 
 PAPER = json.loads((REPOSITORY / "resources" / "paper_tables.json").read_text(encoding="utf-8"))
 VOC_CLASSES = PAPER["tableS2_voc_val_iou"]["classes"]

@@ -15,7 +15,7 @@ from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.segmentation import learning, linear_probe
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
 from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_predictor
-from workflow_scripts.maskdistill.settings.sections.evaluation import LinearProbeSettings
+from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.training_run import Interrupted, TrainingRun
 

@@ -7,7 +7,11 @@ import yaml
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.settings import changes, checks, config, layers, splits
-from workflow_scripts.maskdistill.settings.whole_config import DatasetConfig, WorkflowConfig
+from workflow_scripts.maskdistill.settings.whole_config import (
+    DatasetConfig,
+    WorkflowConfig,
+    dataset_config,
+)
 
 FOLDER = REPOSITORY / "config"
 DEFAULT = yaml.safe_load((FOLDER / "default.yaml").read_text())
@@ -22,7 +26,7 @@ def dataset(tmp_path):
     def get(own, overrides=None):
         (tmp_path / "mine.yaml").write_text(own if isinstance(own, str) else yaml.safe_dump(own))
         whole = {**DEFAULT, "overrides": overrides or {}}
-        return layers.dataset_config("mine", whole, [tmp_path])
+        return dataset_config("mine", whole, [tmp_path])
 
     return get
 
@@ -30,9 +34,7 @@ def dataset(tmp_path):
 def shipped(name):
     """The config of a shipped dataset, as if all that can be downloaded were here."""
     catalogue = yaml.safe_load((FOLDER.parent / "resources" / "downloads.yaml").read_text())
-    return layers.dataset_config(
-        name, DEFAULT, [FOLDER / "datasets"], downloadable=catalogue["files"]
-    )
+    return dataset_config(name, DEFAULT, [FOLDER / "datasets"], downloadable=catalogue["files"])
 
 
 def test_merge():
@@ -155,7 +157,7 @@ def test_scientific_notation_that_yaml_reads_as_text(dataset):
 def test_unknown_dataset(dataset, tmp_path):
     dataset(MINE)
     with pytest.raises(InputError, match=r"'mein', did you mean 'mine'\?; known are mine"):
-        layers.dataset_config("mein", DEFAULT, [tmp_path])
+        dataset_config("mein", DEFAULT, [tmp_path])
 
 
 def test_earlier_folders_come_first(tmp_path):
@@ -164,9 +166,9 @@ def test_earlier_folders_come_first(tmp_path):
         content = yaml.safe_dump({**MINE, "masks": {"top_k": top_k}})
         (tmp_path / name / "mine.yaml").write_text(content)
     folders = [tmp_path / "first", tmp_path / "second"]
-    assert layers.dataset_config("mine", DEFAULT, folders)["masks"]["top_k"] == 0.1
+    assert dataset_config("mine", DEFAULT, folders)["masks"]["top_k"] == 0.1
     (tmp_path / "first" / "mine.yaml").unlink()
-    assert layers.dataset_config("mine", DEFAULT, folders)["masks"]["top_k"] == 0.2
+    assert dataset_config("mine", DEFAULT, folders)["masks"]["top_k"] == 0.2
 
 
 @pytest.mark.parametrize("content", ["a: [", "- 1", "", "text"])
@@ -344,8 +346,8 @@ def test_weights_that_can_be_downloaded_need_not_be_here(tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own))
     arguments = ("mine", DEFAULT, [tmp_path])
     with pytest.raises(InputError, match=r"there is no file data/weights/some\.pth"):
-        layers.dataset_config(*arguments)
-    layers.dataset_config(*arguments, downloadable=["data/weights/some.pth"])
+        dataset_config(*arguments)
+    dataset_config(*arguments, downloadable=["data/weights/some.pth"])
 
 
 @pytest.mark.parametrize(

@@ -331,7 +331,7 @@ import sys
 from pathlib import Path
 import torch
 from workflow_scripts.maskdistill.segmentation import linear_probe
-from workflow_scripts.maskdistill.settings.sections.evaluation import LinearProbeSettings
+from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 
 def main(arguments):

@@ -20,9 +20,8 @@ from workflow_scripts.maskdistill.settings.checks import validate
 from workflow_scripts.maskdistill.settings.cluster_names import curated, names_cautions, read_names
 from workflow_scripts.maskdistill.settings.config import check_support
 from workflow_scripts.maskdistill.settings.downloads import dataset_source, read_catalogue
-from workflow_scripts.maskdistill.settings.layers import dataset_config
 from workflow_scripts.maskdistill.settings.splits import is_downloaded
-from workflow_scripts.maskdistill.settings.whole_config import WorkflowConfig
+from workflow_scripts.maskdistill.settings.whole_config import WorkflowConfig, dataset_config
 
 VARIABLE = "MASKDISTILL_RUN"  # of the environment of jobs: path of the file
 _AGAIN = "let the other jobs end or stop them, and start snakemake again"

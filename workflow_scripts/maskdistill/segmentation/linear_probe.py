@@ -15,7 +15,7 @@ from workflow_scripts.maskdistill.segmentation import learning
 from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, DeepLab
 from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_predictor
 from workflow_scripts.maskdistill.segmentation.labelled_images import LabelSource
-from workflow_scripts.maskdistill.settings.sections.evaluation import LinearProbeSettings
+from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 
 GROUND_TRUTH = LabelSource(

@@ -1,15 +1,13 @@
 """Reading files of the config, and laying them over each other."""
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.settings.checks import check_files, validate
 from workflow_scripts.maskdistill.settings.section import nearest
-from workflow_scripts.maskdistill.settings.whole_config import DatasetConfig
 
 
 def read_yaml(path: Path) -> dict:
@@ -39,38 +37,6 @@ def merge(base: Mapping, *overrides: Mapping) -> dict:
             else:
                 result[key] = copy.deepcopy(value)
     return result
-
-
-def dataset_config(
-    name: str,
-    config: Mapping,
-    folders: Sequence[Path],
-    *,
-    downloadable: Collection[str] = (),
-) -> dict:
-    """The whole config of one dataset: defaults, then its own file, then the overrides.
-
-    A file with `extends: OTHER` goes over that other dataset's.
-
-    Args:
-        name: of the dataset; its file is `name`.yaml.
-        config: the workflow's config.
-        folders: where the files of datasets are; earlier folders come first.
-        downloadable: files that may be missing, because the workflow downloads them.
-
-    Raises:
-        InputError: an unknown dataset or key, or an unsuitable value; names it and the remedy.
-    """
-    known = known_datasets(folders)
-    if name not in known:
-        raise InputError(
-            f"unknown dataset {name!r}{nearest(name, sorted(known))}; known are "
-            f"{', '.join(sorted(known))}; describe your own in {folders[0] / name}.yaml"
-        )
-    merged = merge(config["defaults"], *layers(known[name], known), config["overrides"])
-    validate(DatasetConfig, merged, source=str(known[name]))
-    check_files(merged, known[name], downloadable)
-    return merged
 
 
 def known_datasets(folders: Sequence[Path]) -> dict[str, Path]:

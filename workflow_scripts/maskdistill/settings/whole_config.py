@@ -1,15 +1,21 @@
 """The whole config: of one dataset, and of the workflow."""
 
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.settings.checks import check_files, validate
+from workflow_scripts.maskdistill.settings.layers import known_datasets, layers, merge
 from workflow_scripts.maskdistill.settings.section import (
     UNIQUE,
     FileName,
     Natural,
     Section,
     listed,
+    nearest,
 )
 from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
 from workflow_scripts.maskdistill.settings.sections.clustering import ClusteringSettings
@@ -85,3 +91,35 @@ class WorkflowConfig(Section):
     runtime: RuntimeSettings = RuntimeSettings()
     # Checked together with the config of each dataset, which goes over it.
     defaults: dict[str, Any] = Field({}, description="Settings of every dataset.")
+
+
+def dataset_config(
+    name: str,
+    config: Mapping,
+    folders: Sequence[Path],
+    *,
+    downloadable: Collection[str] = (),
+) -> dict:
+    """The whole config of one dataset: defaults, then its own file, then the overrides.
+
+    A file with `extends: OTHER` goes over that other dataset's.
+
+    Args:
+        name: of the dataset; its file is `name`.yaml.
+        config: the workflow's config.
+        folders: where the files of datasets are; earlier folders come first.
+        downloadable: files that may be missing, because the workflow downloads them.
+
+    Raises:
+        InputError: an unknown dataset or key, or an unsuitable value; names it and the remedy.
+    """
+    known = known_datasets(folders)
+    if name not in known:
+        raise InputError(
+            f"unknown dataset {name!r}{nearest(name, sorted(known))}; known are "
+            f"{', '.join(sorted(known))}; describe your own in {folders[0] / name}.yaml"
+        )
+    merged = merge(config["defaults"], *layers(known[name], known), config["overrides"])
+    validate(DatasetConfig, merged, source=str(known[name]))
+    check_files(merged, known[name], downloadable)
+    return merged

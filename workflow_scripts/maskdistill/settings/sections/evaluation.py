@@ -8,33 +8,11 @@ from workflow_scripts.maskdistill.settings.section import (
     UNIQUE,
     Count,
     Natural,
-    NotNegative,
-    Positive,
     Section,
     Share,
     listed,
 )
-
-
-class LinearProbeSettings(Section):
-    """A linear classifier that learns with labels on frozen features."""
-
-    section: ClassVar[str] = "evaluation.linear_probe"
-
-    enabled: bool = Field(
-        False,
-        description="Train a linear classifier with the labels of `train` on the frozen features "
-        "of the segmentation.",
-    )
-    epochs: Count = Field(45, description="Passes over the training images.")
-    batch_size: Count = Field(24, description="Images of one step over all processes.")
-    learning_rate: Positive = Field(0.1, description="Learning rate at the beginning.")
-    learning_rate_milestones: listed(Natural) = Field(
-        (25,), description="Epochs after which the learning rate falls."
-    )
-    learning_rate_decay: Share = Field(0.1, description="Factor at each of them.")
-    momentum: Share = Field(0.9, description="Momentum of SGD.")
-    weight_decay: NotNegative = Field(0.0001, description="L2 penalty.")
+from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 
 
 class AblationSettings(Section):
