@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from tests.scripts.test_predict_segmentation import ARCHITECTURE
@@ -88,6 +89,9 @@ def test_the_card_says_what_it_is(exported):
     for text in ("| 1 | bird | 1, 3 |", "a \\| b", "2 training images", "12.3 %", "undefined",
                  "Not stated", "segmentation.depth | 10"):  # fmt: skip
         assert text in card
+    data = ModelCard.load(exported / "README.md").data
+    assert data.pipeline_tag == "image-segmentation"
+    assert data.license is None
     assert json.loads((exported / "classes.json").read_text()) == SETTINGS["curation"]["names"]
 
 
