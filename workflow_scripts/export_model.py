@@ -25,17 +25,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--metrics", help="metrics.json of the model's seed")
     parser.add_argument("--step", default="segmentation", help="step of the metrics to show")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    arguments = parser.parse_args(argv)
+    options = parser.parse_args(argv)
 
     metrics = None
-    if arguments.metrics:
-        metrics = read_json(arguments.metrics, remedy="evaluate writes it")
-    predictor = label_map_prediction.load_predictor(arguments.model, torch.device("cpu"))
+    if options.metrics:
+        metrics = read_json(options.metrics, remedy="evaluate writes it")
+    predictor = label_map_prediction.load_predictor(options.model, torch.device("cpu"))
     model = predictor.model
-    statuses = shards.read_table(arguments.images, ["status"])["status"].to_pylist()
+    statuses = shards.read_table(options.images, ["status"])["status"].to_pylist()
     program = deployment.export(model)
-    record = cli.record(arguments, "model_export")
-    with atomic.atomic_folder(arguments.output, record) as folder:
+    record = cli.record(options, "model_export")
+    with atomic.atomic_folder(options.output, record) as folder:
         torch.export.save(program, folder / "model.pt2")
         deployment.write_onnx(program, folder / "model.onnx")
         loaded = torch.export.load(folder / "model.pt2").module()
@@ -52,19 +52,19 @@ def main(argv: list[str] | None = None) -> int:
         }
         print(json.dumps(agreement))
         card = model_card.render(
-            dataset=arguments.dataset,
+            dataset=options.dataset,
             images=statuses.count(shards.OK),
-            settings=arguments.settings,
+            settings=options.settings,
             training=predictor.settings,
             metrics=metrics,
-            step=arguments.step,
+            step=options.step,
             agreement=agreement,
             sizes=deployment.CHECKED_SIZES,
-            digest=provenance.file_digest(arguments.model),
+            digest=provenance.file_digest(options.model),
             versions=record["versions"],
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
-        names = json.dumps(arguments.settings["curation"]["names"], ensure_ascii=False)
+        names = json.dumps(options.settings["curation"]["names"], ensure_ascii=False)
         (folder / "classes.json").write_text(names + "\n", encoding="utf-8")
     return 0
 

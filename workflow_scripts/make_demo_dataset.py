@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = arguments.settings["dataset"]["generate"]
 
-    with atomic.full_disk_named(arguments.output.parent):
+    with atomic.report_full_disk(arguments.output.parent):
         scenes.write_voc_tree(arguments.output.parent, **settings)
     record = cli.record(arguments, "scenes")
     description = {**settings, "classes": scenes.CLASS_NAMES, "provenance": record}

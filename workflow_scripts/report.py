@@ -20,27 +20,25 @@ from workflow_scripts.maskdistill.runs import frozen, verification
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the rule; see the module."""
-    arguments = cli.Parser("report", __doc__)
-    cli.add_root(arguments)
-    arguments.add_argument("--dataset", required=True, help="the dataset's name")
-    arguments.add_argument("--split", required=True, help="split that the examples are from")
-    _add_shards(arguments, "--images", "SPLIT", "manifest shards", required=True)
-    _add_shards(arguments, "--masks", "SPLIT", "masks", required=True)
-    _add_shards(arguments, "--candidates", "SPLIT", "candidates of Mask R-CNN")
-    _add_shards(arguments, "--confident", "SPLIT", "confident candidates")
-    _add_shards(arguments, "--step", "STEP", "label maps of --split", required=True)
-    arguments.add_input("--assignments", nargs="+", required=True, help="clusters of the masks")
-    _add_files(
-        arguments, "--metrics", "SEED", "output of evaluate; without any, no labels are read"
-    )
-    arguments.add_input("--summary", help="output of summarize")
-    _add_files(arguments, "--history", "STEP", "loss history of its training, CSV")
-    arguments.add_argument("--benchmarks", type=Path, help="folder of the dataset's benchmarks")
-    arguments.add_argument("--paper-tables", type=Path, help=comparison.PAPER_TABLES)
-    arguments.add_argument("--git-revision", default="unknown", help="as text")
-    arguments.add_argument("--output", type=Path, required=True, help="the report, HTML")
-    options = arguments.parse_args(argv)
+    """Write the report; exit code 0."""
+    parser = cli.Parser("report", __doc__)
+    cli.add_root(parser)
+    parser.add_argument("--dataset", required=True, help="the dataset's name")
+    parser.add_argument("--split", required=True, help="split that the examples are from")
+    _add_shards(parser, "--images", "SPLIT", "manifest shards", required=True)
+    _add_shards(parser, "--masks", "SPLIT", "masks", required=True)
+    _add_shards(parser, "--candidates", "SPLIT", "candidates of Mask R-CNN")
+    _add_shards(parser, "--confident", "SPLIT", "confident candidates")
+    _add_shards(parser, "--step", "STEP", "label maps of --split", required=True)
+    parser.add_input("--assignments", nargs="+", required=True, help="clusters of the masks")
+    _add_files(parser, "--metrics", "SEED", "output of evaluate; without any, no labels are read")
+    parser.add_input("--summary", help="output of summarize")
+    _add_files(parser, "--history", "STEP", "loss history of its training, CSV")
+    parser.add_argument("--benchmarks", type=Path, help="folder of the dataset's benchmarks")
+    parser.add_argument("--paper-tables", type=Path, help=comparison.PAPER_TABLES)
+    parser.add_argument("--git-revision", default="unknown", help="as text")
+    parser.add_argument("--output", type=Path, required=True, help="the report, HTML")
+    options = parser.parse_args(argv)
     if bool(options.metrics) != bool(options.summary):
         raise InputError("--metrics and --summary go together; give both or neither")
 
@@ -85,9 +83,9 @@ def _verdict(options: argparse.Namespace) -> verification.Verdict | None:
 
 
 def _add_shards(
-    arguments: cli.Parser, option: str, name: str, what: str, required: bool = False
+    parser: cli.Parser, option: str, name: str, what: str, required: bool = False
 ) -> None:
-    arguments.add_input(
+    parser.add_input(
         option,
         words=1,
         action="append",
@@ -99,8 +97,8 @@ def _add_shards(
     )
 
 
-def _add_files(arguments: cli.Parser, option: str, name: str, what: str) -> None:
-    arguments.add_input(
+def _add_files(parser: cli.Parser, option: str, name: str, what: str) -> None:
+    parser.add_input(
         option, words=1, action="append", nargs=2, default=[], metavar=(name, "FILE"), help=what
     )
 

@@ -33,31 +33,29 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--metrics", help="output of evaluate; without, no labels are read")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    arguments = parser.parse_args(argv)
+    options = parser.parse_args(argv)
 
     steps: dict[str, dict[str, list[Path]]] = {}
-    for split, name, *paths in arguments.step:
+    for split, name, *paths in options.step:
         steps.setdefault(split, {})[name] = [Path(path) for path in paths]
     site.write(
         GalleryInputs(
-            dataset=arguments.dataset,
-            root=arguments.root,
-            settings=arguments.settings,
-            images=_by_split(arguments.images),
-            masks=_by_split(arguments.masks),
-            assignments=_by_split(arguments.assignments),
-            candidates=_by_split(arguments.candidates),
-            confident=_by_split(arguments.confident),
+            dataset=options.dataset,
+            root=options.root,
+            settings=options.settings,
+            images=_by_split(options.images),
+            masks=_by_split(options.masks),
+            assignments=_by_split(options.assignments),
+            candidates=_by_split(options.candidates),
+            confident=_by_split(options.confident),
             steps=steps,
             metrics=(
-                read_json(arguments.metrics, remedy="run evaluate first")
-                if arguments.metrics
-                else None
+                read_json(options.metrics, remedy="run evaluate first") if options.metrics else None
             ),
         ),
-        arguments.output,
-        record=cli.record(arguments, "gallery"),
-        workers=arguments.workers,
+        options.output,
+        record=cli.record(options, "gallery"),
+        workers=options.workers,
     )
     return 0
 
