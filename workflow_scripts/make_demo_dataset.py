@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     settings = options.settings["dataset"]["generate"]
 
-    with atomic.full_disk_named(options.output.parent):
+    with atomic.report_full_disk(options.output.parent):
         scenes.write_voc_tree(options.output.parent, **settings)
     record = cli.record(options, "scenes")
     description = {**settings, "classes": things.CLASS_NAMES, "provenance": record}

@@ -20,7 +20,7 @@ from workflow_scripts.maskdistill.runs import frozen, verification
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the rule; see the module."""
+    """Write the report; exit code 0."""
     parser = cli.Parser("report", __doc__)
     cli.add_root(parser)
     parser.add_argument("--dataset", required=True, help="the dataset's name")

@@ -232,10 +232,10 @@ def test_listings_that_cannot_be(tmp_path):
 def test_names_and_ids_that_stand_twice(tmp_path):
     touch(tmp_path, "ImageSets/Segmentation/train.txt")
     (tmp_path / "ImageSets/Segmentation/train.txt").write_text("a\nb\na\n")
-    with pytest.raises(InputError, match=r"JPEGImages/a\.jpg' stands twice"):
+    with pytest.raises(InputError, match=r"JPEGImages/a\.jpg' is listed twice"):
         names(VOC, tmp_path)
     write_coco(tmp_path, [(1, "a.jpg"), (1, "b.jpg")])
-    with pytest.raises(InputError, match=r"a\.json: the image id 1 stands twice"):
+    with pytest.raises(InputError, match=r"a\.json: the image id 1 occurs twice"):
         names(COCO, tmp_path)
 
 

@@ -275,7 +275,7 @@ def test_annotations_of_images_that_are_not_listed_play_no_part(tmp_path):
         ({"categories": []}, "no classes"),
         ({"categories": [{"id": 1}]}, "no `name`"),
         ({"categories": [{"name": "cat"}]}, "`id` is None"),
-        ({"categories": [{"id": 1, "name": "a"}, {"id": "1", "name": "b"}]}, "id stands twice"),
+        ({"categories": [{"id": 1, "name": "a"}, {"id": "1", "name": "b"}]}, "id occurs twice"),
     ],
 )
 def test_coco_files_that_cannot_be(tmp_path, entries, message):

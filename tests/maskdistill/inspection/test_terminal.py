@@ -54,7 +54,7 @@ def test_histogram_shows_every_value():
 
 
 def test_courses_and_bars():
-    assert terminal.course(np.array([3.0, 2.0, 1.0, np.nan])) == "█▅▁?"
+    assert terminal.trend(np.array([3.0, 2.0, 1.0, np.nan])) == "█▅▁?"
     assert terminal.bar(0.5, width=4) == "██"
     assert terminal.bar(0.28125, width=4) == "█▏"
     assert terminal.bar(7.0, width=4) == "████"

@@ -59,7 +59,7 @@ def list_images(dataset: Mapping, root: Path, split: str) -> list[ListedImage]:
         if len(set(values)) < len(values):
             seen: set = set()
             twice = next(value for value in values if value in seen or seen.add(value))
-            raise InputError(f"{root}: {what} {twice!r} stands twice in the split '{split}'")
+            raise InputError(f"{root}: {what} {twice!r} is listed twice in the split '{split}'")
     return listed
 
 
@@ -145,7 +145,7 @@ def check_rejected(rows: Collection[Mapping], max_rejected: tuple[float, float],
         examples = "; ".join(f"{row['file_name']}: {row['status']}" for row in rejected[:5])
         raise InputError(
             f"{what}: {len(rejected)} of {len(rows)} images cannot be used ({examples}; …); "
-            "mend them, or raise images.max_rejected or images.max_rejected_count"
+            "repair them, or raise images.max_rejected or images.max_rejected_count"
         )
 
 
@@ -213,7 +213,7 @@ def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
 
 
 def _voc_name(listed: str) -> str:
-    """The file of an image that stands in a list, with or without its folder and suffix."""
+    """The file of an image from a list, with or without its folder and suffix."""
     name = PurePosixPath(listed).name
     stem, suffix = os.path.splitext(name)
     return f"JPEGImages/{stem if suffix.lower() in images.SUFFIXES else name}.jpg"
@@ -260,12 +260,12 @@ def coco_images(path: str) -> dict[int, str]:
     """image id → file name of a COCO annotation file.
 
     Raises:
-        InputError: an id stands twice, or the file is none of COCO's.
+        InputError: an id occurs twice, or the file is not in COCO's format.
     """
     names: dict[int, str] = {}
     for image in read_coco(path)["images"]:
         if names.setdefault(image["id"], image["file_name"]) != image["file_name"]:
-            raise InputError(f"{path}: the image id {image['id']} stands twice")
+            raise InputError(f"{path}: the image id {image['id']} occurs twice")
     return names
 
 

@@ -1,7 +1,7 @@
 """Downloads that resume, verify and appear whole.
 
-What has arrived waits in a hidden file beside the target, with a note of which version of the file
-it is of, and is continued by the next attempt or the next run.
+Downloaded bytes are kept in a hidden file next to the target, together with the version of the file
+that they belong to; the next attempt or the next run continues there.
 """
 
 import errno
@@ -232,8 +232,8 @@ def _digest(file: BinaryIO, kind: str) -> str:
 
 
 def _lock(file: BinaryIO, target: Path) -> None:
-    # The file itself is locked, and no lock is left beside the data. That is not for filelock, of
-    # which some versions empty the file that they lock.
+    # The file itself is locked, so that no lock file is left next to the data. The package filelock
+    # is not used, because some of its versions empty the file that they lock.
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

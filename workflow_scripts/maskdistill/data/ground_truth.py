@@ -80,7 +80,7 @@ class GroundTruth:
 
     Raises:
         InputError: no labels where the config promises some, a class that cannot be told from
-            others, or an entry of COCO's file that cannot be; names it.
+            others, or an invalid entry of COCO's file; the message names it.
     """
 
     def __init__(self, dataset: Mapping, root: Path, split: str) -> None:
@@ -178,7 +178,7 @@ class GroundTruth:
 
 
 def _check_class_names(names: Sequence[str], path: Path) -> None:
-    """Names of classes are keys of the metrics, beside `background`."""
+    """Check names of classes: they are keys of the metrics, as is `background`."""
     if not names:
         raise InputError(f"{path}: no classes; without labels set ground_truth: false")
     twice = {name for name in names if names.count(name) > 1}
@@ -187,7 +187,7 @@ def _check_class_names(names: Sequence[str], path: Path) -> None:
         raise InputError(f"{path}: the class name {name!r} {reason}; rename the class")
 
 
-# What can be done about an annotation that cannot be.
+# What can be done about an invalid annotation.
 _REMEDY = "correct or remove it, or set ground_truth: false"
 
 
@@ -211,7 +211,7 @@ def _categories(content: Mapping, path: Path) -> dict[int, str]:
         if not isinstance(category.get("name"), str):
             raise InputError(f"{what}: no `name`; {_REMEDY}")
         if number in found:
-            raise InputError(f"{what}: the id stands twice; {_REMEDY}")
+            raise InputError(f"{what}: the id occurs twice; {_REMEDY}")
         found[number] = category["name"]
     return dict(sorted(found.items()))
 

@@ -65,7 +65,7 @@ def export_names(file_names: Iterable[str]) -> dict[str, str]:
         for n, p in short.items()
     }
     if len({PurePosixPath(name).with_suffix("") for name in names.values()}) < len(names):
-        # Rare: `a_jpg.png` stood beside them.
+        # Rare: there was an `a_jpg.png` as well.
         names = {n: str(p.with_name(f"{i}_{p.name}")) for i, (n, p) in enumerate(short.items())}
     return names
 

@@ -1,4 +1,4 @@
-"""YOLO's segmentation format: one text file an image, one polygon an object.
+"""YOLO's segmentation format: one text file per image, one polygon per object.
 
 Lossy: borders move by up to `exports.polygon_tolerance` pixels and scores are left out. Parts and
 holes of an object are joined to one ring by cuts of no width.
@@ -30,7 +30,7 @@ def write(content: Content, folder: Path) -> None:
 
 
 def lines(picture: Picture, tolerance: float) -> str:
-    """A line an object: class, then x and y of every point as shares of width and height."""
+    """A line per object: class, then x and y of every point as shares of width and height."""
     result = []
     for row in picture.objects:
         mask = masks.decode_row(row)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from workflow_scripts.maskdistill.errors import InputError
 
-# Marks the folders of `atomic_folder`; hidden, like the file that Snakemake leaves beside it.
+# Marks the folders of `atomic_folder`; hidden, like Snakemake's own file next to it.
 FOLDER_MARK = ".maskdistill"
 _FOLDER_NOTE = "MaskDistill wrote this folder, and replaces it as a whole when it writes it again."
 
@@ -34,7 +34,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     for left_over in path.parent.glob(f".{glob.escape(path.name)}.tmp*"):
         left_over.unlink(missing_ok=True)
     try:
-        with full_disk_named(path):
+        with report_full_disk(path):
             yield temporary
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
@@ -44,7 +44,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def full_disk_named(path: str | os.PathLike) -> Iterator[None]:
+def report_full_disk(path: str | os.PathLike) -> Iterator[None]:
     """Turn the system's error about a full disk, quota or file size into an InputError."""
     try:
         yield
@@ -81,7 +81,7 @@ def atomic_folder(path: str | os.PathLike, record: Mapping | None = None) -> Ite
     shutil.rmtree(replaced, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        with full_disk_named(path):
+        with report_full_disk(path):
             yield temporary
             mark = json.dumps({"note": _FOLDER_NOTE, "provenance": record}, indent=1)
             (temporary / FOLDER_MARK).write_text(mark + "\n")

@@ -1,4 +1,4 @@
-"""Label maps: one class or cluster a pixel, stored as PNG.
+"""Label maps: one class or cluster per pixel, stored as PNG.
 
 8-bit palette images with PASCAL VOC's colours: 0 background, 1..C clusters, 255 ignore. Beyond 254
 clusters 16-bit grayscale, where 65535 is ignore.

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 
 class EncodedMask(NamedTuple):
-    """A mask as it stands in a Parquet row."""
+    """A mask with the columns that it has in Parquet files."""
 
     height: int
     width: int

@@ -74,7 +74,7 @@ def versions() -> dict[str, str]:
 def content_digest(path: str | os.PathLike) -> str:
     """16 hexadecimal digits of what a file holds.
 
-    For a Parquet file that MaskDistill wrote they are the digest of its rows, which stands in its
+    For a Parquet file that MaskDistill wrote they are the digest of its rows, which is in its
     footer: it does not depend on how the rows were made, and reading it takes no time. For other
     files they are the first digits of the SHA-256.
 

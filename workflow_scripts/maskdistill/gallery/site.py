@@ -30,7 +30,7 @@ from workflow_scripts.maskdistill.pictures import drawing, overlays
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.repository import REPOSITORY
 
-CANDIDATES_SHOWN = 24  # of an image: the best, and all that are confident
+CANDIDATES_SHOWN = 24  # per image: the best; confident ones are all shown
 # By their whole paths they are part of the digest of the gallery's code.
 PAGE_FILES = (
     "workflow_scripts/maskdistill/templates/gallery/index.html",
@@ -42,10 +42,10 @@ PAGE_FILES = (
 def write(inputs: GalleryInputs, folder: Path, *, record: Mapping, workers: int = 1) -> None:
     """Write the gallery; `folder` is replaced as a whole.
 
-    One shard at a time is in memory, besides a row of the index for every image.
+    One shard at a time is in memory, in addition to one row of the index per image.
 
     Args:
-        record: what the folder says of its making, see `provenance.record`.
+        record: how the folder was made, see `provenance.record`.
         workers: processes that draw.
 
     Raises:
@@ -61,7 +61,7 @@ def write(inputs: GalleryInputs, folder: Path, *, record: Mapping, workers: int 
             ) as pool,
             progress_bar(total=count_images(inputs), description="gallery", unit="image") as bar,
         ):
-            # Few images wait at a time, so that a shard is not copied into the queue at once.
+            # Few images wait at a time, so that the queue never holds a whole shard.
             waiting: collections.deque = collections.deque()
             for record in records(inputs):
                 waiting.append(pool.submit(_write_image, record))
@@ -145,7 +145,7 @@ class Writer:
         }
 
     def _statuses(self, record: Record) -> list[str]:
-        """What went differently from the usual; empty for an image that passed all stages."""
+        """What is unusual about an image; empty if it passed all stages as expected."""
         if record.image["status"] != shards.OK:
             return ["rejected"]
         found = {row["status"] for row in record.masks if row["status"] != shards.OK}

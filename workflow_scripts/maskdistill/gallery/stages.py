@@ -61,7 +61,7 @@ class Stages:
         return iter(self._colours)
 
     def colours(self, stage: str) -> np.ndarray:
-        """Label → colour, N x 3 uint8; black for what stands for background."""
+        """Label → colour, N x 3 uint8; black for clusters that stand for background."""
         return self._colours[stage].colours
 
     def layers(self, record: Record) -> dict[str, np.ndarray]:

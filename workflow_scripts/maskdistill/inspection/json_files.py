@@ -227,9 +227,8 @@ def _losses(path: Path, columns: Mapping[str, np.ndarray], count: int) -> Lines:
     for name, values in columns.items():
         if name != "step" and values.size:
             parts = np.array([part.mean() for part in np.array_split(values, min(30, values.size))])
-            course = terminal.course(parts)
-            rows.append([name, values[0], values.min(), values[-1], course])
-    yield from ["", *terminal.table(["", "first", "least", "last", "course"], rows)]
+            rows.append([name, values[0], values.min(), values[-1], terminal.trend(parts)])
+    yield from ["", *terminal.table(["", "first", "least", "last", "trend"], rows)]
 
 
 def benchmark(path: Path) -> Lines:

@@ -95,7 +95,7 @@ def histogram(values: np.ndarray, bins: int = 20) -> str:
     return "".join(_BLOCKS[height] for height in heights)
 
 
-def course(values: np.ndarray) -> str:
+def trend(values: np.ndarray) -> str:
     """A sequence as one character a value, its height between the least and the greatest."""
     finite = np.isfinite(values)
     if not finite.any():

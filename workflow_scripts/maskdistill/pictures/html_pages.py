@@ -10,10 +10,11 @@ from workflow_scripts.maskdistill.repository import REPOSITORY
 def render(
     template: str, *, filters: Mapping[str, Callable] | None = None, **values: object
 ) -> str:
-    """Fill in a template; what is no markup is escaped.
+    """Fill in a template; values are escaped unless they are `Markup`.
 
     Args:
-        template: path of its file in the repository; code that names it so has it in its digest.
+        template: path of its file in the repository. The digest of the code covers the file if the
+            calling code names this whole path.
         filters: further filters of the template.
         values: what the template uses; a missing one is an error.
     """

@@ -1,4 +1,4 @@
-"""The colours that clusters wear in the pictures of a step."""
+"""The colours of clusters in the pictures of a step."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ def step_colours(
 ) -> dict[str, StepColours]:
     """Colours of the clusters, those that were merged as one, in every step.
 
-    Without ground truth a cluster has its own colour of VOC's palette. With it, a cluster wears
+    Without ground truth a cluster has its own colour of VOC's palette. With it, a cluster has
     the colour of the class that it is matched with in that step, so that prediction and ground
-    truth compare at a glance; unmatched clusters have colours that no class has.
+    truth can be compared at a glance; unmatched clusters have colours that no class has.
 
     Args:
         metrics: metrics.json of one seed, or None without ground truth.

@@ -11,7 +11,7 @@ from workflow_scripts.maskdistill.report import figures, illustrations, run_tabl
 from workflow_scripts.maskdistill.report.inputs import ReportInputs, cluster_colours, read
 
 REJECTED_SHOWN = 200  # rows of the table of rejected images
-DIFFERENCES_SHOWN = 20  # files that are named where they are not what the config says
+DIFFERENCES_SHOWN = 20  # files named that do not match the config
 
 
 def render(inputs: ReportInputs) -> str:
@@ -54,7 +54,7 @@ def render(inputs: ReportInputs) -> str:
         ],
         rejected_shown=REJECTED_SHOWN,
         timings=times.timings(inputs.benchmarks, inputs.images, inputs.settings["seeds"]),
-        scores=scores.of_run(inputs) if scored else None,
+        scores=scores.score_tables(inputs) if scored else None,
         legend=illustrations.legend(inputs, clusters),
         colours_shown={c for e in examples for p in e["pictures"] for c in p["colours"]},
         examples=examples,
@@ -89,7 +89,7 @@ def _duration(seconds: float) -> str:
 
 
 def _plain(value: object) -> str:
-    """A setting as people write it."""
+    """A setting as text."""
     if value is None:
         return "none"
     if isinstance(value, bool):

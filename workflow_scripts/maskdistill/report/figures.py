@@ -39,7 +39,7 @@ def calibration(summary: Mapping) -> dict | None:
 
 
 def confusion(metrics: Mapping, step: str, mapping: np.ndarray) -> str:
-    """Rows are classes and sum to 1; columns are the classes that their pixels are taken for."""
+    """A confusion matrix as SVG: a row per class, a column per predicted class; rows sum to 1."""
     counts = np.array(metrics["steps"][step]["confusion_matrix"], dtype=np.int64)
     matched = matched_counts(counts, mapping)
     names = metrics["class_names"]
@@ -51,7 +51,7 @@ def confusion(metrics: Mapping, step: str, mapping: np.ndarray) -> str:
 
 
 def loss(name: str, path: Path) -> dict | None:
-    """The loss of one training, averaged over short stretches; None if nothing was recorded."""
+    """The loss of one training, averaged over short stretches; None if the history is empty."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

@@ -121,7 +121,7 @@ def contact_sheets(
         inputs.root,
         CROP_SIZE,
     )
-    # The first step is the one whose label maps are the clusters' own masks.
+    # The first step is the one whose label maps show the masks that were clustered.
     first = next(iter(clusters.values()), None)
     curation = inputs.settings["curation"]
     count = inputs.settings["clustering"]["clusters"]

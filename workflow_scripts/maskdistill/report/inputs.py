@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""The files and settings that a report is made from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ ShardsBySplit = Mapping[str, Sequence[Path]]
 
 @dataclass(frozen=True, kw_only=True)
 class ReportInputs:
-    """What a report is made of; of several seeds, the pictures are those of the first."""
+    """What a report is made from; its pictures show the first seed."""
 
     dataset: str
     split: str  # shown in the examples, and scored if there is ground truth
@@ -31,15 +31,15 @@ class ReportInputs:
     benchmarks: Path | None = None
     paper_tables: Mapping = field(default_factory=dict)
     git_revision: str = "unknown"
-    verdict: Verdict | None = None  # on the files behind the report; None without a run
+    verdict: Verdict | None = None  # whether the files match the config; None outside of a run
 
 
 def cluster_colours(inputs: ReportInputs) -> dict[str, StepColours]:
-    """Colours of the clusters by step, see `step_colours`; of several seeds, of the first."""
+    """Colours of the clusters of the first seed by step, see `step_colours`."""
     first = next(iter(inputs.metrics.values()), None)
     return step_colours(inputs.steps, len(inputs.settings["curation"]["names"]), first)
 
 
 def read(paths: Sequence[Path], columns: list[str] | None = None) -> list[dict]:
-    """Rows of shards; no shard has none."""
+    """All rows of shards; an empty list without shards."""
     return shards.read_table(paths, columns).to_pylist() if paths else []

@@ -1,4 +1,4 @@
-"""Scores of the report, beside the paper's."""
+"""Scores of the report, next to those of the paper."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,8 +15,8 @@ from workflow_scripts.maskdistill.report import figures
 from workflow_scripts.maskdistill.report.inputs import ReportInputs
 
 
-def of_run(inputs: ReportInputs) -> dict:
-    """Everything about metrics, for the template."""
+def score_tables(inputs: ReportInputs) -> dict:
+    """All scores, as the template of the report needs them."""
     first = next(iter(inputs.metrics.values()))
     summary, paper = inputs.summary, inputs.paper_tables
     names = first["class_names"]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps, shards
-from workflow_scripts.maskdistill.files.atomic import full_disk_named
+from workflow_scripts.maskdistill.files.atomic import report_full_disk
 from workflow_scripts.maskdistill.files.checkpoints import first_line, read_checkpoint
 from workflow_scripts.maskdistill.files.images import padded_size, read_listed
 from workflow_scripts.maskdistill.progress import progress
@@ -162,7 +162,7 @@ def write_predictions(
     folder = Path(path).parent
     folder.mkdir(parents=True, exist_ok=True)
     # Predictions come in any order: their PNGs are kept in a temporary file until all are there.
-    with full_disk_named(path), tempfile.TemporaryFile(dir=folder) as waiting:
+    with report_full_disk(path), tempfile.TemporaryFile(dir=folder) as waiting:
         places = {}
         for image_id, labels in progress(
             predicted, description="predict", unit="image", total=len(files)

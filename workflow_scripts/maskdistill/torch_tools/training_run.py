@@ -23,7 +23,7 @@ from torch import nn
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import provenance
-from workflow_scripts.maskdistill.files.atomic import atomic_path, full_disk_named
+from workflow_scripts.maskdistill.files.atomic import atomic_path, report_full_disk
 from workflow_scripts.maskdistill.files.checkpoints import read_checkpoint
 from workflow_scripts.maskdistill.torch_tools import distributed
 
@@ -162,7 +162,7 @@ class TrainingRun:
             return
         row = {"step": step, "loss": loss, **values}
         self.history.append(row)
-        with full_disk_named(self._history_file), open(self._history_file, "a") as file:
+        with report_full_disk(self._history_file), open(self._history_file, "a") as file:
             file.write(json.dumps(row) + "\n")
 
     def request_stop(self, *_: object) -> None:
