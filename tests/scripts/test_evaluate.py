@@ -110,13 +110,8 @@ def test_per_class_tables_agree(tree):
     perfect = {i: RENAMED[np.where(t == 255, 0, t)] for i, t in truth.items()}
     call(root, ["segmentation", write_step(root / "p.parquet", perfect)])
     rows = pq.read_table(root / "per_class.parquet").to_pylist()
-    assert rows[1] == {
-        "step": "segmentation",
-        "matching": "hungarian",
-        "class": "cat",
-        "iou": 1.0,
-        "clusters": "2",
-    }
+    expected = {"step": "segmentation", "matching": "hungarian", "class": "cat", "clusters": "2"}
+    assert rows[1].items() >= {**expected, "iou": 1.0}.items()
     with open(root / "per_class.csv", newline="") as file:
         as_text = list(csv.DictReader(file))
     assert as_text == [{name: str(value) for name, value in row.items()} for row in rows]
