@@ -27,6 +27,7 @@ from workflow_scripts.maskdistill.segmentation import confidence, crf, label_map
 from workflow_scripts.maskdistill.settings.checks import check_moved
 from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
+from workflow_scripts.maskdistill.settings.sections.predictions import PredictionSettings
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 _LEVELS = 2  # from round-R/segmentation to the folder of the seed
@@ -115,7 +116,7 @@ def _use(options: argparse.Namespace) -> dict:
     places = [above / "use.json" for above in (folder, *list(folder.parents)[:_LEVELS])]
     path = next(filter(Path.is_file, places), None)
     found = {} if path is None else read_json(path, remedy="describe_use writes it")
-    use = {"predictions": {"precision": "float32"}, "crf": None, "names": None, **found}
+    use = {"predictions": PredictionSettings().plain(), "crf": None, "names": None, **found}
     for name in ("predictions", "candidates", "confidence", "crf"):
         if name in options.settings:
             own = options.settings[name]
