@@ -188,9 +188,9 @@ def test_messages_name_settings_and_remedies_of_the_probe(tmp_path, model_file, 
     with pytest.raises(InputError, match=r"\(evaluation\.linear_probe\.learning_rate\)"):
         train(shard, model_file, learning_rate=1e30, epochs=9)
     monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setattr(linear_probe.training.distributed, "process_group", nullcontext)
-    monkeypatch.setattr(linear_probe.training.distributed, "from_first", lambda value: value)
-    monkeypatch.setattr(linear_probe.training.distributed, "parallel", lambda model, _: model)
+    monkeypatch.setattr(linear_probe.learning.distributed, "process_group", nullcontext)
+    monkeypatch.setattr(linear_probe.learning.distributed, "from_first", lambda value: value)
+    monkeypatch.setattr(linear_probe.learning.distributed, "parallel", lambda model, _: model)
     with pytest.raises(InputError, match=r"evaluation\.linear_probe\.batch_size: a batch of 6"):
         train(shard, model_file, "shared")
     monkeypatch.undo()

@@ -23,6 +23,7 @@ from workflow_scripts.maskdistill.pictures.overlays import write_overlay
 from workflow_scripts.maskdistill.segmentation import confidence, crf, label_map_prediction
 from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
+from workflow_scripts.maskdistill.settings.sections.predictions import PredictionSettings
 
 _LEVELS_TO_SEED = 2  # from round-R/segmentation up to the folder of the seed
 _SECTIONS = ("predictions", "candidates", "confidence", "crf")
@@ -43,7 +44,7 @@ def read_use(model: Path, settings: Mapping, *, needed: Sequence[str]) -> dict:
     places = [above / "use.json" for above in (folder, *list(folder.parents)[:_LEVELS_TO_SEED])]
     path = next(filter(Path.is_file, places), None)
     found = {} if path is None else read_json(path, remedy="describe_use writes it")
-    use = {"predictions": {"precision": "float32"}, "crf": None, "names": None, **found}
+    use = {"predictions": PredictionSettings().plain(), "crf": None, "names": None, **found}
     for name in _SECTIONS:
         if name in settings:
             own = settings[name]

@@ -24,10 +24,13 @@ from workflow_scripts.maskdistill.segmentation.deeplab import (
     upsample,
 )
 from workflow_scripts.maskdistill.segmentation.transforms import normalize
+from workflow_scripts.maskdistill.settings.sections.predictions import PredictionSettings
 from workflow_scripts.maskdistill.streaming import stream_batches
 from workflow_scripts.maskdistill.torch_tools.device import autocast
 from workflow_scripts.maskdistill.torch_tools.precision import check_precision
 from workflow_scripts.maskdistill.torch_tools.weights import load_strictly
+
+_PRECISION = PredictionSettings().precision
 
 
 class Prediction(NamedTuple):
@@ -54,7 +57,7 @@ class Predictor:
     clusters: int
     device: torch.device
     settings: Mapping  # that the model was trained with, from its file
-    precision: str = "float32"  # of the network's products
+    precision: str = _PRECISION  # of the network's products
 
     @torch.inference_mode()
     def predict(
@@ -113,7 +116,7 @@ class Predictor:
 
 
 def load_predictor(
-    path: str | os.PathLike, device: torch.device, *, precision: str = "float32"
+    path: str | os.PathLike, device: torch.device, *, precision: str = _PRECISION
 ) -> Predictor:
     """Load a model file that `learning.train` wrote.
 
