@@ -15,7 +15,7 @@ from workflow_scripts.maskdistill.files import provenance
 from workflow_scripts.maskdistill.files.atomic import atomic_path, write_text
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.paper import ablations, comparison
-from workflow_scripts.maskdistill.paper.variants import MAIN
+from workflow_scripts.maskdistill.runs.variants import MAIN
 from workflow_scripts.summarize import read_all, summarize, summarize_instances
 
 COLUMNS = ["table", "matching", "split", "images", "matched_on", "row", "column"]

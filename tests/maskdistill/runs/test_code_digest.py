@@ -154,7 +154,7 @@ def test_what_each_program_of_ours_depends_on():
             "write_ground_truth",
             "train_linear_probe",
             "export_dataset",
-            "inspect",
+            "inspect_files",
             "write_gallery",
         ):
             assert not {

@@ -13,8 +13,8 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation.step_titles import STEP_TITLES, step_title
 from workflow_scripts.maskdistill.paper import comparison
 from workflow_scripts.maskdistill.paper.comparison import beside
-from workflow_scripts.maskdistill.paper.variants import BASELINES, MAIN
 from workflow_scripts.maskdistill.pictures import charts, html_pages
+from workflow_scripts.maskdistill.runs.variants import BASELINES, MAIN
 
 TITLES = {
     "table_1": "Table 1: what each component adds",
