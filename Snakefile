@@ -37,4 +37,4 @@ include: "rules/ablation_tables.smk"
 rule all:
     default_target: True
     input:
-        [target for dataset in config["datasets"] for target in targets(dataset)],
+        [target for dataset in config["datasets"] for target in RUN.targets(dataset)],

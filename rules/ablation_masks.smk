@@ -8,10 +8,14 @@ use rule make_masks as make_variant_masks with:
         "logs/{dataset}/ablations/{variant}/{split}/masks/{shard}.log",
     benchmark:
         "benchmarks/{dataset}/ablations/{variant}/{split}/masks/{shard}.tsv"
-    params:
-        settings=variant_settings("make_masks"),
     message:
         "Make masks of {wildcards.dataset} {wildcards.split}, variant {wildcards.variant}"
+
+
+BASELINE_SETTINGS = {
+    "dino_seg": settings("evaluation.ablations.dino_seg_mass"),
+    "lost": settings("masks.center_keys", "evaluation.ablations.lost_patches"),
+}
 
 
 rule find_baseline_masks:
@@ -31,8 +35,8 @@ rule find_baseline_masks:
         mem_mb=attempts(4000),
         runtime=attempts(60),
     params:
-        settings=lambda wildcards: settings_of(wildcards.baseline)(wildcards),
-        code=code_of("find_baseline_masks"),
+        settings=lambda wildcards: BASELINE_SETTINGS[wildcards.baseline](wildcards),
+        code=RUN.code("find_baseline_masks"),
     message:
         "Find masks of {wildcards.dataset} {wildcards.split} by {wildcards.baseline}"
     shell:
@@ -60,8 +64,8 @@ use rule embed_masks as embed_variant_masks with:
 use rule cluster_masks as cluster_variant_masks with:
     input:
         embeddings=shards_of_variant("masks", "train/mask_embeddings", "train"),
-        support=support_embeddings,
-        support_images=support_images,
+        support=support_shards("mask_embeddings"),
+        support_images=support_shards("images"),
     output:
         assignments="results/{dataset}/ablations/{variant}/seed-{seed}/clusters/assignments.parquet",
         centroids="results/{dataset}/ablations/{variant}/seed-{seed}/clusters/centroids.parquet",
@@ -69,8 +73,6 @@ use rule cluster_masks as cluster_variant_masks with:
         "logs/{dataset}/ablations/{variant}/seed-{seed}/clusters/assignments.log",
     benchmark:
         "benchmarks/{dataset}/ablations/{variant}/seed-{seed}/clusters/assignments.tsv"
-    params:
-        settings=variant_settings("cluster_masks"),
     message:
         "Cluster masks of {wildcards.dataset}, variant {wildcards.variant}, seed {wildcards.seed}"
 
@@ -92,12 +94,12 @@ use rule assign_masks as assign_variant_masks with:
 def variant_assignments(wildcards):
     """Clusters of the masks of a shard in a variant, or of all where objects are evaluated."""
     base = f"results/{wildcards.dataset}/ablations/{wildcards.variant}/seed-{wildcards.seed}"
-    split = wildcards.get("split", instance_split(CONFIGS[wildcards.dataset]))
+    split = wildcards.get("split", RUN.instance_split(wildcards.dataset))
     if split == "train":
         return f"{base}/clusters/assignments.parquet"
     if hasattr(wildcards, "shard"):
         return f"{base}/{split}/assignments/{wildcards.shard}.parquet"
-    return shards_of(wildcards.dataset, f"{base}/{split}/assignments/{{shard}}.parquet", split)
+    return shards_of(wildcards.dataset, split, f"{base}/{split}/assignments")
 
 
 use rule paint_masks as paint_variant_masks with:
@@ -111,7 +113,5 @@ use rule paint_masks as paint_variant_masks with:
         "logs/{dataset}/ablations/{variant}/seed-{seed}/{split}/initial_label_maps/{shard}.log",
     benchmark:
         "benchmarks/{dataset}/ablations/{variant}/seed-{seed}/{split}/initial_label_maps/{shard}.tsv"
-    params:
-        settings=variant_settings("paint_masks"),
     message:
         "Paint masks of {wildcards.dataset} {wildcards.split}, variant {wildcards.variant}"

@@ -3,7 +3,7 @@
 
 use rule write_pseudo_labels as write_variant_pseudo_labels with:
     input:
-        images=all_shards("results/{dataset}/train/images/{shard}.parquet"),
+        images=all_shards("results/{dataset}/train/images"),
         masks=shards_of_variant("masks", "train/masks", "train"),
         assignments="results/{dataset}/ablations/{variant}/seed-{seed}/clusters/assignments.parquet",
     output:
@@ -12,8 +12,6 @@ use rule write_pseudo_labels as write_variant_pseudo_labels with:
         "logs/{dataset}/ablations/{variant}/seed-{seed}/pseudo_labels.log",
     benchmark:
         "benchmarks/{dataset}/ablations/{variant}/seed-{seed}/pseudo_labels.tsv"
-    params:
-        settings=variant_settings("write_pseudo_labels"),
     message:
         "Write pseudo-labels of {wildcards.dataset}, variant {wildcards.variant}"
 
@@ -58,8 +56,6 @@ use rule filter_candidates as filter_variant_candidates with:
         "logs/{dataset}/ablations/{variant}/seed-{seed}/{split}/confident/{shard}.log",
     benchmark:
         "benchmarks/{dataset}/ablations/{variant}/seed-{seed}/{split}/confident/{shard}.tsv"
-    params:
-        settings=variant_settings("filter_candidates"),
     message:
         "Filter candidates of {wildcards.dataset} {wildcards.split}, variant {wildcards.variant}"
 
@@ -76,7 +72,6 @@ use rule train_segmentation as train_variant_segmentation with:
     benchmark:
         "benchmarks/{dataset}/ablations/{variant}/seed-{seed}/segmentation/model.tsv"
     params:
-        settings=variant_settings("train_segmentation"),
         label_maps=of_variant("confident", "seed-{seed}/train/label_maps"),
     message:
         "Train DeepLab-v3 on {wildcards.dataset}, variant {wildcards.variant}"
@@ -92,8 +87,6 @@ use rule predict_segmentation as predict_variant_segmentation with:
         "logs/{dataset}/ablations/{variant}/seed-{seed}/{split}/predictions/{shard}.log",
     benchmark:
         "benchmarks/{dataset}/ablations/{variant}/seed-{seed}/{split}/predictions/{shard}.tsv"
-    params:
-        settings=variant_settings("predict_segmentation"),
     message:
         "Predict label maps of {wildcards.dataset} {wildcards.split}, variant {wildcards.variant}"
 
@@ -115,13 +108,13 @@ rule paint_boxes:
         mem_mb=attempts(2000),
         runtime=attempts(240),
     params:
-        settings=settings_of("paint_boxes"),
-        code=code_of("paint_boxes"),
+        settings=settings("clustering.clusters"),
+        code=RUN.code("paint_boxes"),
         option=lambda wildcards: "--grabcut" if wildcards.boxes == "grabcut" else "",
     message:
         "Paint boxes of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.paint_boxes --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}} --images {input.images}"
+        " --root {ROOT:{wildcards.dataset}} --images {input.images}"
         " --confident {input.confident} {params.option} --output {output} > {log} 2>&1"

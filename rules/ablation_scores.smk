@@ -4,13 +4,13 @@
 def variant_steps(wildcards):
     """The steps of a variant that are scored: name → folder of label maps."""
     dataset, variant = wildcards.dataset, wildcards.variant
-    split = evaluated_split(CONFIGS[dataset])
+    split = RUN.evaluated_split(dataset)
     base = f"results/{dataset}/ablations/{variant}/seed-{wildcards.seed}/{split}"
     if variant == "boxes":
         return {"mask_rcnn_boxes": f"{base}/boxes", "mask_rcnn_boxes_grabcut": f"{base}/grabcut"}
     if variant == "all_pixels":
         return {"segmentation": f"{base}/predictions"}
-    if VARIANTS[dataset][variant].first == "confident":
+    if RUN.variants[dataset][variant].first == "confident":
         steps = {"mask_rcnn": f"{base}/label_maps"}
         if CONFIGS[dataset]["evaluation"]["ablations"]["train_segmentation"]:
             steps["segmentation"] = f"{base}/predictions"
@@ -23,7 +23,7 @@ def variant_steps(wildcards):
 
 use rule evaluate as evaluate_variant with:
     input:
-        images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
+        images=all_shards("results/{dataset}/{split}/images", RUN.evaluated_split),
         steps=lambda wildcards: step_shards(wildcards.dataset, variant_steps(wildcards)),
     output:
         metrics="results/{dataset}/ablations/{variant}/seed-{seed}/metrics.json",
@@ -34,7 +34,6 @@ use rule evaluate as evaluate_variant with:
     benchmark:
         "benchmarks/{dataset}/ablations/{variant}/seed-{seed}/metrics.tsv"
     params:
-        settings=variant_settings("evaluate"),
         steps=lambda wildcards: options_of_steps(wildcards.dataset, variant_steps(wildcards)),
     message:
         "Evaluate {wildcards.dataset}, variant {wildcards.variant}, seed {wildcards.seed}"
@@ -42,7 +41,7 @@ use rule evaluate as evaluate_variant with:
 
 use rule evaluate_instances as evaluate_variant_instances with:
     input:
-        images=with_objects("results/{dataset}/{split}/images/{shard}.parquet"),
+        images=all_shards("results/{dataset}/{split}/images", RUN.instance_split),
         masks=shards_of_variant("masks", "{split}/masks"),
         assignments=variant_assignments,
         candidates=lambda wildcards: (
@@ -57,7 +56,5 @@ use rule evaluate_instances as evaluate_variant_instances with:
         "logs/{dataset}/ablations/{variant}/seed-{seed}/instances.log",
     benchmark:
         "benchmarks/{dataset}/ablations/{variant}/seed-{seed}/instances.tsv"
-    params:
-        settings=variant_settings("evaluate_instances"),
     message:
         "Evaluate masks of {wildcards.dataset}, variant {wildcards.variant}, seed {wildcards.seed}"

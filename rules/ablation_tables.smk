@@ -1,5 +1,5 @@
 # The paper's tables and figures, and a page with all of them.
-from workflow_scripts.maskdistill.paper.variants import ITEMS, SWEEPS, sweep
+from workflow_scripts.maskdistill.runs.variants import ITEMS, MAIN, SWEEPS, sweep
 
 
 wildcard_constraints:
@@ -8,7 +8,7 @@ wildcard_constraints:
 
 def ablation_seeds(dataset):
     """Seeds of the ablations; where the run lacks one, its own stages are run with it too."""
-    return CONFIGS[dataset]["evaluation"]["ablations"]["seeds"] or CONFIGS[dataset]["seeds"]
+    return CONFIGS[dataset]["evaluation"]["ablations"]["seeds"] or RUN.seeds(dataset)
 
 
 def ablation_sources(dataset, item):
@@ -27,7 +27,7 @@ def ablation_sources(dataset, item):
     return {
         kind: {
             variant: [
-                f"{base_of(dataset, variant, 'segmentation')}/seed-{seed}/{kind}.json"
+                f"{RUN.folder(dataset, variant, 'segmentation')}/seed-{seed}/{kind}.json"
                 for seed in ablation_seeds(dataset)
             ]
             for variant in dict.fromkeys([MAIN] * (kind == "metrics") + list(names))
@@ -85,8 +85,16 @@ rule tabulate_ablation:
         mem_mb=attempts(1000),
         runtime=attempts(30),
     params:
-        settings=settings_of("tabulate_ablation"),
-        code=code_of("tabulate_ablation"),
+        settings=settings(
+            "dataset.adapter",
+            "features.backbone",
+            "features.weights",
+            "embedding.backbone",
+            "mask_rcnn.weights",
+            "segmentation.weights",
+            "clustering.clusters",
+        ),
+        code=RUN.code("tabulate_ablation"),
         options=ablation_options,
     message:
         "Tabulate {wildcards.item} of {wildcards.dataset}"
@@ -129,7 +137,7 @@ rule report_ablations:
         mem_mb=attempts(1000),
         runtime=attempts(30),
     params:
-        code=code_of("report_ablations"),
+        code=RUN.code("report_ablations"),
     message:
         "Write the report of the ablations of {wildcards.dataset}"
     shell:
@@ -138,7 +146,7 @@ rule report_ablations:
         " --items {input.tables} --figures {input.figures} --output {output} > {log} 2>&1"
 
 
-SCORED = [name for name in config["datasets"] if has_ground_truth(name)]
+SCORED = [name for name in config["datasets"] if RUN.has_ground_truth(name)]
 
 
 rule ablations:

@@ -15,8 +15,21 @@ rule describe_use:
         mem_mb=attempts(1000),
         runtime=attempts(30),
     params:
-        settings=settings_of("describe_use"),
-        code=code_of("describe_use"),
+        settings=settings(
+            "candidates",
+            "confidence.threshold",
+            "predictions.precision",
+            "crf.enabled",
+            "crf.iterations",
+            "crf.gaussian_weight",
+            "crf.gaussian_sigma",
+            "crf.bilateral_weight",
+            "crf.bilateral_sigma_xy",
+            "crf.bilateral_sigma_rgb",
+            "crf.min_probability",
+            "curation.names",
+        ),
+        code=RUN.code("describe_use"),
     message:
         "Describe the use of the models of {wildcards.dataset}, seed {wildcards.seed}"
     shell:
@@ -24,40 +37,11 @@ rule describe_use:
         " --code {params.code} --output {output} > {log} 2>&1"
 
 
-def applied_folder(wildcards, stage):
-    """Folder of the shards of a stage, of a folder of new images."""
-    dataset, split, seed = wildcards.dataset, wildcards.split, first_seed(wildcards.dataset)
-    base = f"results/{dataset}"
-    return {
-        "images": f"{base}/{split}/images",
-        "confident": f"{base}/seed-{seed}/{split}/confident",
-        "predictions": (
-            f"{base}/seed-{seed}/round-{last_round(dataset)}/{split}/{final_predictions(dataset)}"
-        ),
-    }[stage]
-
-
-def applied_shards(stage):
-    """An input function: all shards of a stage."""
-    return lambda wildcards: shards_of(
-        wildcards.dataset, f"{applied_folder(wildcards, stage)}/{{shard}}.parquet", wildcards.split
-    )
-
-
-def applied_options(wildcards):
-    """The shards on the command line, for the shell to expand."""
-    shards = SHARDS[f"{wildcards.dataset}/{wildcards.split}"]
-    return " ".join(
-        f"--{stage} {shlex.quote(applied_folder(wildcards, stage))}/{shards}.parquet"
-        for stage in ("images", "confident", "predictions")
-    )
-
-
 rule write_applied:
     input:
-        images=applied_shards("images"),
-        confident=applied_shards("confident"),
-        predictions=applied_shards("predictions"),
+        images=result_shards("images"),
+        confident=result_shards("confident"),
+        predictions=result_shards("predictions"),
     output:
         label_maps=directory("results/{dataset}/{split}/label_maps"),
         overlays=directory("results/{dataset}/{split}/overlays"),
@@ -76,15 +60,15 @@ rule write_applied:
         mem_mb=attempts(4000),
         runtime=attempts(120),
     params:
-        settings=settings_of("write_applied"),
-        code=code_of("write_applied"),
-        options=applied_options,
+        settings=settings("curation.names"),
+        code=RUN.code("write_applied"),
+        options=result_options,
     message:
         "Write what was found in {wildcards.split} by {wildcards.dataset}"
     shell:
         "exec python -m workflow_scripts.write_applied --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} {params.options}"
+        " --root {ROOT:{wildcards.dataset}/{wildcards.split}} {params.options}"
         " --label-maps {output.label_maps:q} --overlays {output.overlays:q}"
         " --objects {output.coco:q} --rejected {output.rejected:q} > {log:q} 2>&1"
 
@@ -94,9 +78,9 @@ rule apply:
         [
             path
             for dataset in config["datasets"]
-            for split in APPLIED
+            for split in RUN.applied
             for path in (
                 f"results/{dataset}/{split}/objects.json",
-                f"results/{dataset}/seed-{first_seed(dataset)}/{split}/candidates.json",
+                f"results/{dataset}/seed-{RUN.first_seed(dataset)}/{split}/candidates.json",
             )
         ],

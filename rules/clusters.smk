@@ -1,57 +1,37 @@
 # Pseudo-classes from the embeddings of the masks.
 
 
-def support_embeddings(wildcards):
-    """Embeddings of the training masks of the datasets that support the clustering."""
-    return [
+def support_shards(stage):
+    """An input function: shards of the training images of the datasets that support the clustering."""
+    return lambda wildcards: [
         path
         for name in CONFIGS[wildcards.dataset]["clustering"]["support"]
-        for path in shards_of(
-            name, f"results/{name}/train/mask_embeddings/{{shard}}.parquet", "train"
-        )
+        for path in shards_of(name, "train", f"results/{name}/train/{stage}")
     ]
 
 
-def support_images(wildcards):
-    """Manifests of the same images."""
-    return [
-        path
-        for name in CONFIGS[wildcards.dataset]["clustering"]["support"]
-        for path in shards_of(name, f"results/{name}/train/images/{{shard}}.parquet", "train")
-    ]
-
-
-SUPPORT = ByDataset(
-    {
-        name: " ".join(
-            f"--support results/{support}/train/mask_embeddings/{SHARDS[support]}.parquet"
-            f" --support-images {TOLERATED[support]}"
-            f" results/{support}/train/images/{SHARDS[support]}.parquet"
-            for support in settings["clustering"]["support"]
+def support_options(dataset):
+    """The same on the command line."""
+    options = []
+    for name in CONFIGS[dataset]["clustering"]["support"]:
+        embeddings, images = (
+            in_shell(shards_of(name, "train", f"results/{name}/train/{stage}"))
+            for stage in ("mask_embeddings", "images")
         )
-        for name, settings in CONFIGS.items()
-    }
-)
+        options += [f"--support {embeddings}"]
+        options += [f"--support-images {RUN.max_rejected(name)} {images}"]
+    return " ".join(options)
 
 
-class ByPath(dict):
-    """A value for some paths and nothing for others, filled in like that of `ByDataset`."""
+def expected_assignments(path):
+    """The option that stops a job whose clusters are not those that people have named."""
+    found = re.fullmatch(r"results/([^/]+)/seed-(\d+)/clusters/assignments\.parquet", path)
+    digest = RUN.expected_assignments(found[1], int(found[2])) if found else None
+    return f"--expected-assignments {digest}" if digest else ""
 
-    def __format__(self, path):
-        return self.get(path, "")
 
-
-# Whether the clusters are those that were named changes no result, only whether there is one.
-EXPECTED = ByPath(
-    {
-        f"results/{name}/seed-{seed}/clusters/assignments.parquet": (
-            f"--expected-assignments {digest}"
-        )
-        for name, named in NAMES.items()
-        for seed, values in named.items()
-        if (digest := values.get("assignments"))
-    }
-)
+SUPPORT = AtStart(support_options)
+EXPECTED_ASSIGNMENTS = AtStart(expected_assignments)
 
 
 def assignments(wildcards):
@@ -64,9 +44,9 @@ def assignments(wildcards):
 
 rule cluster_masks:
     input:
-        embeddings=all_shards("results/{dataset}/train/mask_embeddings/{shard}.parquet"),
-        support=support_embeddings,
-        support_images=support_images,
+        embeddings=all_shards("results/{dataset}/train/mask_embeddings"),
+        support=support_shards("mask_embeddings"),
+        support_images=support_shards("images"),
     output:
         assignments="results/{dataset}/seed-{seed}/clusters/assignments.parquet",
         centroids="results/{dataset}/seed-{seed}/clusters/centroids.parquet",
@@ -81,8 +61,16 @@ rule cluster_masks:
         mem_mb=attempts(8000),
         runtime=attempts(60),
     params:
-        settings=settings_of("cluster_masks"),
-        code=code_of("cluster_masks"),
+        settings=settings(
+            "clustering.clusters",
+            "clustering.metric",
+            "clustering.standardize",
+            "clustering.iterations",
+            "clustering.redo",
+            "clustering.max_points",
+            merged=False,
+        ),
+        code=RUN.code("cluster_masks"),
     message:
         "Cluster masks of {wildcards.dataset}, seed {wildcards.seed}"
     shell:
@@ -111,8 +99,8 @@ rule assign_masks:
         mem_mb=attempts(2000),
         runtime=attempts(30),
     params:
-        settings=settings_of("assign_masks"),
-        code=code_of("assign_masks"),
+        settings=settings("clustering.metric", "clustering.standardize"),
+        code=RUN.code("assign_masks"),
     message:
         "Assign masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
@@ -140,8 +128,8 @@ rule paint_masks:
         mem_mb=attempts(2000),
         runtime=attempts(30),
     params:
-        settings=settings_of("paint_masks"),
-        code=code_of("paint_masks"),
+        settings=settings("clustering.clusters", "curation.classes"),
+        code=RUN.code("paint_masks"),
     message:
         "Paint masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
@@ -153,8 +141,8 @@ rule paint_masks:
 
 rule write_pseudo_labels:
     input:
-        images=all_shards("results/{dataset}/train/images/{shard}.parquet"),
-        masks=all_shards("results/{dataset}/train/masks/{shard}.parquet"),
+        images=all_shards("results/{dataset}/train/images"),
+        masks=all_shards("results/{dataset}/train/masks"),
         assignments="results/{dataset}/seed-{seed}/clusters/assignments.parquet",
     output:
         "results/{dataset}/seed-{seed}/pseudo_labels.json",
@@ -169,24 +157,24 @@ rule write_pseudo_labels:
         mem_mb=attempts(8000),
         runtime=attempts(60),
     params:
-        settings=settings_of("write_pseudo_labels"),
-        code=code_of("write_pseudo_labels"),
+        settings=settings("clustering.clusters", "curation.classes"),
+        code=RUN.code("write_pseudo_labels"),
     message:
         "Write pseudo-labels of {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.write_pseudo_labels --settings {params.settings:q}"
         " --code {params.code}"
-        " --images results/{wildcards.dataset}/train/images/{SHARDS:{wildcards.dataset}}.parquet"
-        " --max-rejected {TOLERATED:{wildcards.dataset}} --masks {ALL:{input.masks}}"
-        " --assignments {input.assignments} {EXPECTED:{input.assignments}}"
+        " --images {ALL:{input.images}}"
+        " --max-rejected {MAX_REJECTED:{wildcards.dataset}} --masks {ALL:{input.masks}}"
+        " --assignments {input.assignments} {EXPECTED_ASSIGNMENTS:{input.assignments}}"
         " --output {output} > {log} 2>&1"
 
 
 rule draw_contact_sheets:
     input:
-        images=all_shards("results/{dataset}/train/images/{shard}.parquet"),
-        masks=all_shards("results/{dataset}/train/masks/{shard}.parquet"),
-        embeddings=all_shards("results/{dataset}/train/mask_embeddings/{shard}.parquet"),
+        images=all_shards("results/{dataset}/train/images"),
+        masks=all_shards("results/{dataset}/train/masks"),
+        embeddings=all_shards("results/{dataset}/train/mask_embeddings"),
         assignments="results/{dataset}/seed-{seed}/clusters/assignments.parquet",
         centroids="results/{dataset}/seed-{seed}/clusters/centroids.parquet",
     output:
@@ -202,18 +190,18 @@ rule draw_contact_sheets:
         mem_mb=attempts(4000),
         runtime=attempts(60),
     params:
-        settings=settings_of("draw_contact_sheets"),
-        code=code_of("draw_contact_sheets"),
+        settings=settings("clustering.metric", "clustering.standardize", "report.crops"),
+        code=RUN.code("draw_contact_sheets"),
     message:
         "Draw contact sheets of {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.draw_contact_sheets --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}}"
-        " --images results/{wildcards.dataset}/train/images/{SHARDS:{wildcards.dataset}}.parquet"
-        " --masks results/{wildcards.dataset}/train/masks/{SHARDS:{wildcards.dataset}}.parquet"
+        " --root {ROOT:{wildcards.dataset}}"
+        " --images {ALL:{input.images}}"
+        " --masks {ALL:{input.masks}}"
         " --embeddings"
-        " results/{wildcards.dataset}/train/mask_embeddings/{SHARDS:{wildcards.dataset}}.parquet"
+        " {ALL:{input.embeddings}}"
         " --assignments {input.assignments} --centroids {input.centroids} --seed {wildcards.seed}"
         " --output {output} > {log} 2>&1"
 
@@ -223,5 +211,5 @@ rule contact_sheets:
         [
             f"results/{dataset}/seed-{seed}/contact_sheets"
             for dataset in config["datasets"]
-            for seed in CONFIGS[dataset]["seeds"]
+            for seed in RUN.seeds(dataset)
         ],

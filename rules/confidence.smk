@@ -19,8 +19,8 @@ rule filter_candidates:
         mem_mb=attempts(2000),
         runtime=attempts(60),
     params:
-        settings=settings_of("filter_candidates"),
-        code=code_of("filter_candidates"),
+        settings=settings("confidence.threshold", "clustering.clusters"),
+        code=RUN.code("filter_candidates"),
     message:
         "Filter candidates of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:

@@ -3,17 +3,17 @@
 
 DOWNLOADED = "data/{name}/downloaded.json"  # written last
 MISSING_DATASETS = [
-    name for name in CATALOGUE["datasets"] if not Path(DOWNLOADED.format(name=name)).is_file()
+    name for name in RUN.catalogue["datasets"] if not Path(DOWNLOADED.format(name=name)).is_file()
 ]
 
 
 def downloaded_files(wildcards):
     """The marker of a downloaded dataset, and the lists of its images."""
-    if wildcards.split in APPLIED:
+    if wildcards.split in RUN.applied:
         return []
     dataset = CONFIGS[wildcards.dataset]["dataset"]
     files = []
-    if is_downloaded(CONFIGS[wildcards.dataset]):
+    if RUN.origin(wildcards.dataset) == "downloaded":
         files.append(DOWNLOADED.format(name=dataset["download"]))
     if dataset["adapter"] == "coco":
         split = dataset["splits"][wildcards.split]
@@ -43,7 +43,7 @@ rule download_dataset:
         mem_mb=attempts(4000),
         runtime=attempts(720),
     params:
-        settings=lambda wildcards: canonical_json(CATALOGUE["datasets"][wildcards.name]),
+        settings=lambda wildcards: canonical_json(RUN.catalogue["datasets"][wildcards.name]),
     message:
         "Download and unpack {wildcards.name}"
     shell:

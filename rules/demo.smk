@@ -15,8 +15,8 @@ rule make_demo_dataset:
         mem_mb=attempts(2000),
         runtime=attempts(30),
     params:
-        settings=settings_of("make_demo_dataset"),
-        code=code_of("make_demo_dataset"),
+        settings=settings("dataset.generate"),
+        code=RUN.code("make_demo_dataset"),
     message:
         "Generate scenes for {wildcards.dataset}"
     shell:

@@ -3,93 +3,47 @@
 
 def steps_of(dataset, seed):
     """The steps that are scored: name → folder of label maps of the evaluated split."""
-    split = evaluated_split(CONFIGS[dataset])
+    split = RUN.evaluated_split(dataset)
     base = f"results/{dataset}/seed-{seed}"
     steps = {
         "initial_masks": f"{base}/{split}/initial_label_maps",
         "mask_rcnn": f"{base}/{split}/label_maps",
     }
-    for number in range(last_round(dataset) + 1):
+    for number in RUN.rounds(dataset):
         name = step_in_round("segmentation", number)
         folder = f"{base}/round-{number}/{split}"
         steps[name] = f"{folder}/predictions"
-        if CONFIGS[dataset]["crf"]["enabled"]:
+        if RUN.has_crf(dataset):
             steps[f"{name}_crf"] = f"{folder}/predictions_crf"
     return steps
 
 
-def evaluated_shards(dataset):
-    """All shards of the evaluated split, for the shell to expand."""
-    return SHARDS[f"{dataset}/{evaluated_split(CONFIGS[dataset])}"]
-
-
 def options_of_steps(dataset, folders):
     """`--step NAME SHARD…` for every step, in their order."""
+    split = RUN.evaluated_split(dataset)
     return " ".join(
-        f"--step {name} {folder}/{evaluated_shards(dataset)}.parquet"
+        f"--step {name} {in_shell(shards_of(dataset, split, folder))}"
         for name, folder in folders.items()
     )
 
 
 def step_shards(dataset, folders):
     """All label maps of steps: name → folder."""
-    split = evaluated_split(CONFIGS[dataset])
-    return [
-        path
-        for folder in folders.values()
-        for path in shards_of(dataset, f"{folder}/{{shard}}.parquet", split)
-    ]
-
-
-def evaluated(pattern, split_of=evaluated_split):
-    """An input function: all shards of the evaluated split, which is filled in."""
-
-    def paths(wildcards):
-        split = split_of(CONFIGS[wildcards.dataset])
-        return shards_of(wildcards.dataset, pattern.replace("{split}", split), split)
-
-    return paths
-
-
-def with_objects(pattern):
-    """As `evaluated`, of the split whose objects are evaluated."""
-    return evaluated(pattern, instance_split)
-
-
-EVALUATED = ByDataset({name: evaluated_split(settings) for name, settings in CONFIGS.items()})
-WITH_OBJECTS = ByDataset({name: instance_split(settings) for name, settings in CONFIGS.items()})
-
-
-def labels_digest(dataset, split, *, objects=False, shard=None):
-    """Digest of the labels of a split or of one shard: what reads them is stale when one changes."""
-    if origin := made_by_rule(dataset, split):
-        return origin
-    described = CONFIGS[dataset]["dataset"]
-
-    def digest():
-        images = listing(dataset, split)
-        if shard is not None:
-            images = images_by_shard(dataset, split).get(int(shard), [])
-        root = Path(described["root"])
-        return datasets.labels_digest(described, root, split, images, objects=objects)
-
-    what = "objects" if objects else "labels"
-    return RUN.once(f"{what} of {dataset}, {split}, shard {shard}", digest)
+    split = RUN.evaluated_split(dataset)
+    return [path for folder in folders.values() for path in shards_of(dataset, split, folder)]
 
 
 def labels_of(split_of, *, objects=False):
     """A parameter of rules that read labels of a split: a function of the wildcards."""
 
-    def labels(wildcards):
-        split = split_of(CONFIGS[wildcards.dataset])
-        return labels_digest(wildcards.dataset, split, objects=objects)
-
-    return labels
+    return lambda wildcards: RUN.labels_digest(
+        wildcards.dataset, split_of(wildcards.dataset), objects=objects
+    )
 
 
 rule evaluate:
     input:
-        images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
+        images=all_shards("results/{dataset}/{split}/images", RUN.evaluated_split),
         steps=lambda wildcards: step_shards(
             wildcards.dataset, steps_of(wildcards.dataset, wildcards.seed)
         ),
@@ -113,9 +67,15 @@ rule evaluate:
         mem_mb=attempts(4000),
         runtime=attempts(120),
     params:
-        settings=settings_of("evaluate"),
-        code=code_of("evaluate"),
-        labels=labels_of(evaluated_split),
+        settings=settings(
+            "dataset.adapter",
+            "dataset.classes",
+            "dataset.ground_truth",
+            "dataset.splits.{evaluated}.annotations",
+            "clustering.clusters",
+        ),
+        code=RUN.code("evaluate"),
+        labels=labels_of(RUN.evaluated_split),
         steps=lambda wildcards: options_of_steps(
             wildcards.dataset, steps_of(wildcards.dataset, wildcards.seed)
         ),
@@ -124,9 +84,9 @@ rule evaluate:
     shell:
         "exec python -m workflow_scripts.evaluate --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}} --split {EVALUATED:{wildcards.dataset}}"
+        " --root {ROOT:{wildcards.dataset}} --split {EVALUATED_SPLIT:{wildcards.dataset}}"
         " --labels {params.labels:q}"
-        " --images {ALL:{input.images}} --max-rejected {TOLERATED:{wildcards.dataset}}"
+        " --images {ALL:{input.images}} --max-rejected {MAX_REJECTED:{wildcards.dataset}}"
         " {params.steps} --workers {threads}"
         " --output {output.metrics} --per-class-csv {output.csv}"
         " --per-class-parquet {output.parquet} > {log} 2>&1"
@@ -134,18 +94,20 @@ rule evaluate:
 
 def assignments_with_objects(wildcards):
     """Clusters of the masks of the split whose objects are evaluated."""
-    if instance_split(CONFIGS[wildcards.dataset]) == "train":
+    if RUN.instance_split(wildcards.dataset) == "train":
         return f"results/{wildcards.dataset}/seed-{wildcards.seed}/clusters/assignments.parquet"
-    pattern = "results/{dataset}/seed-{seed}/{split}/assignments/{shard}.parquet"
-    return with_objects(pattern)(wildcards)
+    folder = "results/{dataset}/seed-{seed}/{split}/assignments"
+    return all_shards(folder, RUN.instance_split)(wildcards)
 
 
 rule evaluate_instances:
     input:
-        images=with_objects("results/{dataset}/{split}/images/{shard}.parquet"),
-        masks=with_objects("results/{dataset}/{split}/masks/{shard}.parquet"),
+        images=all_shards("results/{dataset}/{split}/images", RUN.instance_split),
+        masks=all_shards("results/{dataset}/{split}/masks", RUN.instance_split),
         assignments=assignments_with_objects,
-        candidates=with_objects("results/{dataset}/seed-{seed}/{split}/candidates/{shard}.parquet"),
+        candidates=all_shards(
+            "results/{dataset}/seed-{seed}/{split}/candidates", RUN.instance_split
+        ),
         metrics="results/{dataset}/seed-{seed}/metrics.json",
     output:
         report(
@@ -165,17 +127,23 @@ rule evaluate_instances:
         mem_mb=attempts(16000),
         runtime=attempts(240),
     params:
-        settings=settings_of("evaluate_instances"),
-        code=code_of("evaluate_instances"),
-        labels=labels_of(instance_split, objects=True),
+        settings=settings(
+            "dataset.adapter",
+            "dataset.classes",
+            "dataset.ground_truth",
+            "dataset.splits.{instances}.annotations",
+            "curation.classes",
+        ),
+        code=RUN.code("evaluate_instances"),
+        labels=labels_of(RUN.instance_split, objects=True),
     message:
         "Evaluate masks of {wildcards.dataset} against objects, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.evaluate_instances --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}} --split {WITH_OBJECTS:{wildcards.dataset}}"
+        " --root {ROOT:{wildcards.dataset}} --split {INSTANCE_SPLIT:{wildcards.dataset}}"
         " --labels {params.labels:q}"
-        " --images {ALL:{input.images}} --max-rejected {TOLERATED:{wildcards.dataset}}"
+        " --images {ALL:{input.images}} --max-rejected {MAX_REJECTED:{wildcards.dataset}}"
         " --masks {ALL:{input.masks}}"
         " --assignments {input.assignments} --candidates {ALL:{input.candidates}}"
         " --metrics {input.metrics} --workers {threads} --output {output} > {log} 2>&1"
@@ -184,7 +152,7 @@ rule evaluate_instances:
 def seeds_of(pattern):
     """An input function: the files of all seeds."""
     return lambda wildcards: expand(
-        pattern, dataset=wildcards.dataset, seed=CONFIGS[wildcards.dataset]["seeds"]
+        pattern, dataset=wildcards.dataset, seed=RUN.seeds(wildcards.dataset)
     )
 
 
@@ -194,7 +162,7 @@ rule summarize:
         instances=seeds_of("results/{dataset}/seed-{seed}/instances.json"),
         linear_probes=lambda wildcards: (
             seeds_of("results/{dataset}/seed-{seed}/linear_probe.json")(wildcards)
-            if has_linear_probe(wildcards.dataset)
+            if RUN.has_linear_probe(wildcards.dataset)
             else []
         ),
     output:
@@ -215,8 +183,8 @@ rule summarize:
         mem_mb=attempts(1000),
         runtime=attempts(30),
     params:
-        settings=settings_of("summarize"),
-        code=code_of("summarize"),
+        settings=settings(),
+        code=RUN.code("summarize"),
     message:
         "Summarize {wildcards.dataset} over its seeds"
     shell:

@@ -19,12 +19,12 @@ rule extract_features:
         mem_mb=attempts(8000),
         runtime=attempts(120),
     params:
-        settings=settings_of("extract_features"),
-        code=code_of("extract_features"),
+        settings=settings("features"),
+        code=RUN.code("extract_features"),
     message:
         "Extract features of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.extract_features --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}} --images {input.images}"
+        " --root {ROOT:{wildcards.dataset}} --images {input.images}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"

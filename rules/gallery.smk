@@ -6,15 +6,15 @@ def gallery_steps(dataset, split):
 
     Initial masks and candidates are painted by the gallery itself.
     """
-    seed = first_seed(dataset)
-    if split == evaluated_split(CONFIGS[dataset]):
+    seed = RUN.first_seed(dataset)
+    if split == RUN.evaluated_split(dataset):
         steps = steps_of(dataset, seed)
         del steps["initial_masks"]
         return steps
     # Of the training images there is what the next stage is trained on.
     base = f"results/{dataset}/seed-{seed}"
     steps = {"mask_rcnn": f"{base}/{split}/label_maps"}
-    for number in range(last_round(dataset)):
+    for number in range(RUN.last_round(dataset)):
         steps[f"{step_in_round('segmentation', number)}_crf"] = (
             f"{base}/round-{number}/{split}/predictions_crf"
         )
@@ -24,7 +24,7 @@ def gallery_steps(dataset, split):
 def gallery_folders(dataset, split):
     """Option → folder of shards of a split."""
     base = f"results/{dataset}"
-    seeded = f"{base}/seed-{first_seed(dataset)}/{split}"
+    seeded = f"{base}/seed-{RUN.first_seed(dataset)}/{split}"
     folders = {f"--{stage}": f"{base}/{split}/{stage}" for stage in ("images", "masks")}
     folders |= {f"--{stage}": f"{seeded}/{stage}" for stage in ("candidates", "confident")}
     if split != "train":
@@ -42,9 +42,9 @@ def gallery_inputs(wildcards):
             *gallery_steps(dataset, split).values(),
         ]
         for folder in folders:
-            files += shards_of(dataset, f"{folder}/{{shard}}.parquet", split)
-    if has_ground_truth(dataset):
-        files.append(report_metrics(dataset)[first_seed(dataset)])
+            files += shards_of(dataset, split, folder)
+    if RUN.has_ground_truth(dataset):
+        files.append(report_metrics(dataset)[RUN.first_seed(dataset)])
     return files
 
 
@@ -53,17 +53,16 @@ def gallery_options(wildcards):
     dataset = wildcards.dataset
     options = [f"--assignments train {' '.join(report_assignments(dataset))}"]
     for split in report_splits(dataset):
-        shards = SHARDS[f"{dataset}/{split}"]
         options += [
-            f"{option} {split} {folder}/{shards}.parquet"
+            f"{option} {split} {in_shell(shards_of(dataset, split, folder))}"
             for option, folder in gallery_folders(dataset, split).items()
         ]
         options += [
-            f"--step {split} {name} {folder}/{shards}.parquet"
+            f"--step {split} {name} {in_shell(shards_of(dataset, split, folder))}"
             for name, folder in gallery_steps(dataset, split).items()
         ]
-    if has_ground_truth(dataset):
-        options.append(f"--metrics {report_metrics(dataset)[first_seed(dataset)]}")
+    if RUN.has_ground_truth(dataset):
+        options.append(f"--metrics {report_metrics(dataset)[RUN.first_seed(dataset)]}")
     return " ".join(options)
 
 
@@ -83,15 +82,23 @@ rule write_gallery:
         mem_mb=attempts(8000),
         runtime=attempts(240),
     params:
-        settings=settings_of("write_gallery"),
-        code=code_of("write_gallery"),
+        settings=settings(
+            "dataset.adapter",
+            "dataset.classes",
+            "dataset.ground_truth",
+            "dataset.splits.{evaluated}.annotations",
+            "clustering.clusters",
+            "curation.classes",
+            "curation.names",
+        ),
+        code=RUN.code("write_gallery"),
         options=gallery_options,
     message:
         "Write the gallery of {wildcards.dataset}"
     shell:
         "exec python -m workflow_scripts.write_gallery --settings {params.settings:q}"
         " --code {params.code}"
-        " --dataset {wildcards.dataset} --root {ROOTS:{wildcards.dataset}} {params.options}"
+        " --dataset {wildcards.dataset} --root {ROOT:{wildcards.dataset}} {params.options}"
         " --workers {threads} --output {output} > {log} 2>&1"
 
 

@@ -17,24 +17,29 @@ rule write_ground_truth:
         mem_mb=attempts(4000),
         runtime=attempts(60),
     params:
-        settings=settings_of("write_ground_truth"),
-        code=code_of("write_ground_truth"),
-        labels=lambda wildcards: labels_digest(
-            wildcards.dataset, wildcards.split, shard=wildcards.shard
+        settings=settings(
+            "dataset.adapter",
+            "dataset.classes",
+            "dataset.ground_truth",
+            "dataset.splits.train.annotations",
+        ),
+        code=RUN.code("write_ground_truth"),
+        labels=lambda wildcards: RUN.labels_digest(
+            wildcards.dataset, wildcards.split, shard=int(wildcards.shard)
         ),
     message:
         "Write ground truth of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.write_ground_truth --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}} --split {wildcards.split}"
+        " --root {ROOT:{wildcards.dataset}} --split {wildcards.split}"
         " --labels {params.labels:q} --images {input}"
         " --output {output} > {log} 2>&1"
 
 
 rule train_linear_probe:
     input:
-        ground_truth=all_shards("results/{dataset}/train/ground_truth/{shard}.parquet"),
+        ground_truth=all_shards("results/{dataset}/train/ground_truth"),
         model="results/{dataset}/seed-{seed}/round-{round}/segmentation/model.pt",
     output:
         model="results/{dataset}/seed-{seed}/round-{round}/linear_probe/model.pt",
@@ -51,15 +56,32 @@ rule train_linear_probe:
         mem_mb=attempts(16000),
         runtime=attempts(1440),
     params:
-        settings=settings_of("train_linear_probe"),
-        code=code_of("train_linear_probe"),
+        settings=settings(
+            "dataset.adapter",
+            "dataset.classes",
+            "dataset.ground_truth",
+            "dataset.splits.train.annotations",
+            "segmentation.crop_size",
+            "segmentation.scale",
+            "segmentation.rotation",
+            "segmentation.flip",
+            "predictions.precision",
+            "evaluation.linear_probe.epochs",
+            "evaluation.linear_probe.batch_size",
+            "evaluation.linear_probe.learning_rate",
+            "evaluation.linear_probe.learning_rate_milestones",
+            "evaluation.linear_probe.learning_rate_decay",
+            "evaluation.linear_probe.momentum",
+            "evaluation.linear_probe.weight_decay",
+        ),
+        code=RUN.code("train_linear_probe"),
     message:
         "Train a linear probe on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.train_linear_probe --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}} --split train --ground-truth"
-        " results/{wildcards.dataset}/train/ground_truth/{SHARDS:{wildcards.dataset}}.parquet"
+        " --root {ROOT:{wildcards.dataset}} --split train"
+        " --ground-truth {ALL:{input.ground_truth}}"
         " --segmentation-model {input.model}"
         " --work-dir checkpoints/{wildcards.dataset}/seed-{wildcards.seed}/linear_probe"
         " --seed {wildcards.seed} {DEVICE} --workers {threads}"
@@ -98,20 +120,20 @@ use rule refine_predictions as refine_linear_probe with:
 def linear_probe_folders(wildcards):
     """Step → folder of the label maps of a probe, of every round."""
     dataset = wildcards.dataset
-    split = evaluated_split(CONFIGS[dataset])
+    split = RUN.evaluated_split(dataset)
     steps = {}
-    for number in range(last_round(dataset) + 1):
+    for number in RUN.rounds(dataset):
         name = step_in_round("linear_probe", number)
         folder = f"results/{dataset}/seed-{wildcards.seed}/round-{number}/{split}"
         steps[name] = f"{folder}/linear_probe"
-        if CONFIGS[dataset]["crf"]["enabled"]:
+        if RUN.has_crf(dataset):
             steps[f"{name}_crf"] = f"{folder}/linear_probe_crf"
     return steps
 
 
 use rule evaluate as evaluate_linear_probe with:
     input:
-        images=evaluated("results/{dataset}/{split}/images/{shard}.parquet"),
+        images=all_shards("results/{dataset}/{split}/images", RUN.evaluated_split),
         steps=lambda wildcards: step_shards(wildcards.dataset, linear_probe_folders(wildcards)),
     output:
         metrics="results/{dataset}/seed-{seed}/linear_probe.json",
@@ -127,8 +149,13 @@ use rule evaluate as evaluate_linear_probe with:
     benchmark:
         "benchmarks/{dataset}/seed-{seed}/linear_probe.tsv"
     params:
-        settings=settings_of("evaluate_linear_probe"),
-        code=code_of("evaluate"),
+        settings=settings(
+            "dataset.adapter",
+            "dataset.classes",
+            "dataset.ground_truth",
+            "dataset.splits.{evaluated}.annotations",
+        ),
+        code=RUN.code("evaluate"),
         steps=lambda wildcards: "--supervised "
         + options_of_steps(wildcards.dataset, linear_probe_folders(wildcards)),
     message:

@@ -29,14 +29,14 @@ rule train_mask_rcnn:
         mem_mb=attempts(16000 * TRAINING_PROCESSES),
         runtime=attempts(1440),
     params:
-        settings=settings_of("train_mask_rcnn"),
-        code=code_of("train_mask_rcnn"),
+        settings=settings("mask_rcnn"),
+        code=RUN.code("train_mask_rcnn"),
     message:
         "Train Mask R-CNN on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "exec {TRAIN:{resources.gpu}} workflow_scripts.train_mask_rcnn --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}} --pseudo-labels {input.pseudo_labels}"
+        " --root {ROOT:{wildcards.dataset}} --pseudo-labels {input.pseudo_labels}"
         " --work-dir checkpoints/{wildcards.dataset}/seed-{wildcards.seed}/mask_rcnn"
         " --seed {wildcards.seed} {DEVICE} --workers {threads} {CHECKPOINTS}"
         " --model {output.model} --history {output.history} > {log} 2>&1"
@@ -60,22 +60,22 @@ rule predict_candidates:
         mem_mb=attempts(8000),
         runtime=attempts(240),
     params:
-        settings=settings_of("predict_candidates"),
-        code=code_of("predict_candidates"),
+        settings=settings("candidates"),
+        code=RUN.code("predict_candidates"),
     message:
         "Predict candidates of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.predict_candidates --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
+        " --root {ROOT:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
         " --model {input.model}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
 
 
 rule write_results:
     input:
-        images=all_shards("results/{dataset}/{split}/images/{shard}.parquet"),
-        candidates=all_shards("results/{dataset}/seed-{seed}/{split}/candidates/{shard}.parquet"),
+        images=all_shards("results/{dataset}/{split}/images"),
+        candidates=all_shards("results/{dataset}/seed-{seed}/{split}/candidates"),
     output:
         "results/{dataset}/seed-{seed}/{split}/candidates.json",
     log:
@@ -89,15 +89,13 @@ rule write_results:
         mem_mb=attempts(2000),
         runtime=attempts(60),
     params:
-        settings=settings_of("write_results"),
-        code=code_of("write_results"),
+        settings=settings(),
+        code=RUN.code("write_results"),
     message:
         "Write candidates of {wildcards.dataset} {wildcards.split} as COCO results"
     shell:
         "exec python -m workflow_scripts.write_results --settings {params.settings:q}"
         " --code {params.code}"
-        " --images results/{wildcards.dataset}/{wildcards.split}/images/"
-        "{SHARDS:{wildcards.dataset}/{wildcards.split}}.parquet"
-        " --max-rejected {TOLERATED:{wildcards.dataset}}"
-        " --candidates results/{wildcards.dataset}/seed-{wildcards.seed}/{wildcards.split}/"
-        "candidates/{SHARDS:{wildcards.dataset}/{wildcards.split}}.parquet --output {output} > {log} 2>&1"
+        " --images {ALL:{input.images}}"
+        " --max-rejected {MAX_REJECTED:{wildcards.dataset}}"
+        " --candidates {ALL:{input.candidates}} --output {output} > {log} 2>&1"

@@ -24,8 +24,8 @@ rule make_masks:
         mem_mb=attempts(4000),
         runtime=attempts(60),
     params:
-        settings=settings_of("make_masks"),
-        code=code_of("make_masks"),
+        settings=settings("masks"),
+        code=RUN.code("make_masks"),
     message:
         "Make masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
@@ -58,14 +58,14 @@ rule extract_masks:
         mem_mb=attempts(8000),
         runtime=attempts(120),
     params:
-        settings=settings_of("extract_masks"),
-        code=code_of("extract_masks"),
+        settings=settings("features", "masks"),
+        code=RUN.code("extract_masks"),
     message:
         "Extract masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.extract_masks --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}} --images {input.images}"
+        " --root {ROOT:{wildcards.dataset}} --images {input.images}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
 
 
@@ -88,12 +88,19 @@ rule embed_masks:
         mem_mb=attempts(8000),
         runtime=attempts(120),
     params:
-        settings=settings_of("embed_masks"),
-        code=code_of("embed_masks"),
+        settings=settings(
+            "features.backbone",
+            "features.backbone_options",
+            "features.weights",
+            "features.shorter_side",
+            "features.longer_side",
+            "embedding",
+        ),
+        code=RUN.code("embed_masks"),
     message:
         "Embed masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.embed_masks --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}} --images {input.images} --masks {input.masks}"
+        " --root {ROOT:{wildcards.dataset}} --images {input.images} --masks {input.masks}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"

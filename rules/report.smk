@@ -18,31 +18,37 @@ PAPER = shlex.quote(str(HOME / "resources" / "paper_tables.json"))  # in shell c
 
 def report_splits(dataset):
     """The splits that candidates exist of: the training images, and the evaluated ones."""
-    return list(dict.fromkeys(["train", evaluated_split(CONFIGS[dataset])]))
+    return list(dict.fromkeys(["train", RUN.evaluated_split(dataset)]))
+
+
+def report_folders(dataset):
+    """Folders of the shards that the report shows of each split, with the split."""
+    base, seed = f"results/{dataset}", RUN.first_seed(dataset)
+    return [
+        (f"{folder}/{split}/{stage}", split)
+        for split in report_splits(dataset)
+        for folder, stage in (
+            (base, "images"),
+            (base, "masks"),
+            (f"{base}/seed-{seed}", "candidates"),
+            (f"{base}/seed-{seed}", "confident"),
+        )
+    ]
 
 
 def report_inputs(wildcards):
     """Everything that the report shows."""
     dataset = wildcards.dataset
-    base, seed = f"results/{dataset}", first_seed(dataset)
-    folders = [
-        (f"{base}/{split}/{stage}", split)
-        for split in report_splits(dataset)
-        for stage in ("images", "masks")
-    ] + [
-        (f"{base}/seed-{seed}/{split}/{stage}", split)
-        for split in report_splits(dataset)
-        for stage in ("candidates", "confident")
-    ]
+    base, seed = f"results/{dataset}", RUN.first_seed(dataset)
     files = [
         path
-        for folder, split in folders
-        for path in shards_of(dataset, f"{folder}/{{shard}}.parquet", split)
+        for folder, split in report_folders(dataset)
+        for path in shards_of(dataset, split, folder)
     ]
     files += step_shards(dataset, steps_of(dataset, seed))
     files += report_assignments(dataset)
     files += report_histories(dataset).values()
-    if has_ground_truth(dataset):
+    if RUN.has_ground_truth(dataset):
         files += report_metrics(dataset).values()
         files.append(f"{base}/metrics.json")
     return files
@@ -50,69 +56,69 @@ def report_inputs(wildcards):
 
 def report_assignments(dataset):
     """Clusters of the masks that the contact sheets show: those of the training images."""
-    return [f"results/{dataset}/seed-{first_seed(dataset)}/clusters/assignments.parquet"]
+    return [f"results/{dataset}/seed-{RUN.first_seed(dataset)}/clusters/assignments.parquet"]
 
 
 def report_histories(dataset):
     """Training → loss history, of the first seed."""
-    base = f"results/{dataset}/seed-{first_seed(dataset)}"
+    base = f"results/{dataset}/seed-{RUN.first_seed(dataset)}"
     histories = {"mask_rcnn": f"{base}/mask_rcnn/history.csv"} | {
         step_in_round("segmentation", number): f"{base}/round-{number}/segmentation/history.csv"
-        for number in range(last_round(dataset) + 1)
+        for number in RUN.rounds(dataset)
     }
-    if has_linear_probe(dataset):
+    if RUN.has_linear_probe(dataset):
         histories |= {
             step_in_round("linear_probe", number): f"{base}/round-{number}/linear_probe/history.csv"
-            for number in range(last_round(dataset) + 1)
+            for number in RUN.rounds(dataset)
         }
     return histories
 
 
 def report_metrics(dataset):
     """Seed → its metrics."""
-    return {
-        seed: f"results/{dataset}/seed-{seed}/metrics.json" for seed in CONFIGS[dataset]["seeds"]
-    }
+    return {seed: f"results/{dataset}/seed-{seed}/metrics.json" for seed in RUN.seeds(dataset)}
 
 
 def report_options(wildcards):
     """The command line of the report, less what changes no picture and no number."""
     dataset = wildcards.dataset
-    base, seed = f"results/{dataset}", first_seed(dataset)
+    base, seed = f"results/{dataset}", RUN.first_seed(dataset)
     options = [
-        f"--split {evaluated_split(CONFIGS[dataset])}",
+        f"--split {RUN.evaluated_split(dataset)}",
         options_of_steps(dataset, steps_of(dataset, seed)),
     ]
-    for split in report_splits(dataset):
-        shards = SHARDS[f"{dataset}/{split}"]
-        options += [
-            f"--images {split} {base}/{split}/images/{shards}.parquet",
-            f"--masks {split} {base}/{split}/masks/{shards}.parquet",
-            f"--candidates {split} {base}/seed-{seed}/{split}/candidates/{shards}.parquet",
-            f"--confident {split} {base}/seed-{seed}/{split}/confident/{shards}.parquet",
-        ]
+    options += [
+        f"--{os.path.basename(folder)} {split} {in_shell(shards_of(dataset, split, folder))}"
+        for folder, split in report_folders(dataset)
+    ]
     options += [f"--assignments {' '.join(report_assignments(dataset))}"]
     options += [f"--history {name} {path}" for name, path in report_histories(dataset).items()]
-    if has_ground_truth(dataset):
+    if RUN.has_ground_truth(dataset):
         options += [f"--metrics {seed} {path}" for seed, path in report_metrics(dataset).items()]
         options += [f"--summary {base}/metrics.json"]
     return " ".join(options)
 
 
-def unpacked_shards(wildcards):
-    """Folder of the label maps that are unpacked: of the first seed and the evaluated split."""
-    dataset, split = wildcards.dataset, evaluated_split(CONFIGS[wildcards.dataset])
-    base = f"results/{dataset}/seed-{first_seed(dataset)}"
-    if wildcards.kind == "label_maps":
-        return f"{base}/{split}/label_maps"
-    return f"{base}/round-{last_round(dataset)}/{split}/{final_predictions(dataset)}"
+def result_shards(stage):
+    """An input function: all shards of a stage of `Run.results`, of the evaluated split if no other."""
+
+    def paths(wildcards):
+        dataset = wildcards.dataset
+        split = wildcards.get("split", RUN.evaluated_split(dataset))
+        return shards_of(dataset, split, RUN.results(dataset, split)[stage])
+
+    return paths
+
+
+def result_options(wildcards, input):
+    """The same on the command line."""
+    stages = ("images", "confident", "predictions")
+    return " ".join(f"--{stage} {in_shell(input.get(stage))}" for stage in stages)
 
 
 rule unpack_label_maps:
     input:
-        lambda wildcards: step_shards(
-            wildcards.dataset, {wildcards.kind: unpacked_shards(wildcards)}
-        ),
+        lambda wildcards: result_shards(wildcards.kind)(wildcards),
     output:
         directory("results/{dataset}/{kind,label_maps|predictions}"),
     log:
@@ -126,8 +132,8 @@ rule unpack_label_maps:
         mem_mb=attempts(2000),
         runtime=attempts(60),
     params:
-        settings=settings_of("unpack_label_maps"),
-        code=code_of("unpack_label_maps"),
+        settings=settings("curation.names"),
+        code=RUN.code("unpack_label_maps"),
     message:
         "Unpack {wildcards.kind} of {wildcards.dataset}"
     shell:
@@ -158,16 +164,26 @@ rule report:
         mem_mb=attempts(4000),
         runtime=attempts(60),
     params:
-        settings=lambda wildcards: canonical_json(
-            report_settings(CONFIGS[wildcards.dataset], names_of(wildcards))
+        settings=settings(
+            "*",
+            without=(
+                "exports",
+                "evaluation.ablations",
+                "images.max_rejected",
+                "images.max_rejected_count",
+                "dataset.root",
+                "dataset.generate",
+                "dataset.download",
+            ),
+            merged=False,
         ),
-        code=code_of("report"),
+        code=RUN.code("report"),
         options=report_options,
     message:
         "Write the report of {wildcards.dataset}"
     shell:
         "exec python -m workflow_scripts.report --settings {params.settings:q}"
         " --code {params.code}"
-        " --dataset {wildcards.dataset} --root {ROOTS:{wildcards.dataset}} {params.options}"
+        " --dataset {wildcards.dataset} --root {ROOT:{wildcards.dataset}} {params.options}"
         " --benchmarks benchmarks/{wildcards.dataset} --paper-tables {PAPER}"
         " --git-revision {REVISION} --output {output} > {log} 2>&1"

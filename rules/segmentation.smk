@@ -12,7 +12,7 @@ def training_label_maps(wildcards):
 rule train_segmentation:
     input:
         label_maps=lambda wildcards: shards_of(
-            wildcards.dataset, f"{training_label_maps(wildcards)}/{{shard}}.parquet", "train"
+            wildcards.dataset, "train", training_label_maps(wildcards)
         ),
         weights=weights_of("segmentation"),
     output:
@@ -30,16 +30,16 @@ rule train_segmentation:
         mem_mb=attempts(16000 * TRAINING_PROCESSES),
         runtime=attempts(1440),
     params:
-        settings=settings_of("train_segmentation"),
-        code=code_of("train_segmentation"),
+        settings=settings("segmentation", "clustering.clusters"),
+        code=RUN.code("train_segmentation"),
         label_maps=training_label_maps,
     message:
         "Train DeepLab-v3 on {wildcards.dataset}, seed {wildcards.seed}, round {wildcards.round}"
     shell:
         "exec {TRAIN:{resources.gpu}} workflow_scripts.train_segmentation --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}}"
-        " --label-maps {params.label_maps}/{SHARDS:{wildcards.dataset}}.parquet"
+        " --root {ROOT:{wildcards.dataset}}"
+        " --label-maps {ALL:{input.label_maps}}"
         " --work-dir checkpoints/{wildcards.dataset}/seed-{wildcards.seed}/segmentation"
         " --seed {wildcards.seed} {DEVICE} --workers {threads}"
         " --model {output.model} --history {output.history} > {log} 2>&1"
@@ -63,14 +63,14 @@ rule predict_segmentation:
         mem_mb=attempts(8000),
         runtime=attempts(240),
     params:
-        settings=settings_of("predict_segmentation"),
-        code=code_of("predict_segmentation"),
+        settings=settings("predictions.precision"),
+        code=RUN.code("predict_segmentation"),
     message:
         "Predict label maps of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.predict_segmentation --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
+        " --root {ROOT:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
         " --model {input.model}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
 
@@ -93,13 +93,22 @@ rule refine_predictions:
         mem_mb=attempts(8000),
         runtime=attempts(480),
     params:
-        settings=settings_of("refine_predictions"),
-        code=code_of("refine_predictions"),
+        settings=settings(
+            "predictions.precision",
+            "crf.iterations",
+            "crf.gaussian_weight",
+            "crf.gaussian_sigma",
+            "crf.bilateral_weight",
+            "crf.bilateral_sigma_xy",
+            "crf.bilateral_sigma_rgb",
+            "crf.min_probability",
+        ),
+        code=RUN.code("refine_predictions"),
     message:
         "Refine predictions of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.refine_predictions --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOTS:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
+        " --root {ROOT:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
         " --model {input.model}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"

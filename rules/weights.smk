@@ -1,7 +1,7 @@
 # Files that others publish: weights. Whatever is here already is no rule's output,
 # so that nothing ever removes it or fetches it again; put a file at its path to do without network.
 
-MISSING_FILES = [path for path in CATALOGUE["files"] if not Path(path).is_file()]
+MISSING_FILES = [path for path in RUN.catalogue["files"] if not Path(path).is_file()]
 
 
 localrules:
@@ -24,7 +24,7 @@ rule download_file:
         mem_mb=attempts(1000),
         runtime=attempts(240),
     params:
-        settings=lambda wildcards: canonical_json(CATALOGUE["files"][wildcards.file]),
+        settings=lambda wildcards: canonical_json(RUN.catalogue["files"][wildcards.file]),
     message:
         "Download {wildcards.file}"
     shell:

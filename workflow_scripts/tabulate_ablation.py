@@ -14,7 +14,7 @@ from workflow_scripts.maskdistill.files.csv_files import write_csv
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.paper import comparison, figures, tables
 from workflow_scripts.maskdistill.paper.items import TITLES
-from workflow_scripts.maskdistill.paper.variants import MAIN
+from workflow_scripts.maskdistill.runs.variants import MAIN
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.rules.conftest import Workflow, logs
-from workflow_scripts.maskdistill.paper.variants import ITEMS
+from workflow_scripts.maskdistill.runs.variants import ITEMS
 from workflow_scripts.maskdistill.settings.layers import merge
 
 pytestmark = [pytest.mark.workflow, pytest.mark.ablations]

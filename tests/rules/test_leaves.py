@@ -13,12 +13,8 @@ import pytest
 
 from tests.rules.conftest import REPOSITORY, Workflow, following
 from workflow_scripts.maskdistill.files.json_io import leaves
+from workflow_scripts.maskdistill.runs.declared_settings import declared_settings
 from workflow_scripts.maskdistill.settings.cluster_names import curated
-from workflow_scripts.maskdistill.settings.config import (
-    RULE_SETTINGS,
-    report_settings,
-    rule_settings,
-)
 from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
 
 pytestmark = pytest.mark.workflow
@@ -26,6 +22,7 @@ DEFAULTS = merge(
     read_yaml(REPOSITORY / "config" / "default.yaml")["defaults"],
     {"dataset": {"splits": {"train": "train"}}},
 )
+DECLARED = declared_settings(REPOSITORY)
 SCHEMA = read_yaml(REPOSITORY / "config" / "schemas" / "dataset.schema.yaml")
 # They change which jobs there are, beyond what a rule is told: see tests/rules/test_staleness.py.
 SHAPES_THE_PLAN = re.compile(
@@ -104,12 +101,11 @@ def changed(settings: Mapping, key: str) -> dict:
 def reached(before: Mapping, key: str) -> frozenset[str]:
     """The rules that are told of a key."""
     after = changed(before, key)
-    rules = {
-        rule for rule in RULE_SETTINGS if rule_settings(rule, before) != rule_settings(rule, after)
-    }
-    if report_settings(before) != report_settings(after):
-        rules.add("report")
-    return frozenset(rules)
+    return frozenset(
+        rule
+        for rule, declared in DECLARED.items()
+        if declared.select(before, split="train") != declared.select(after, split="train")
+    )
 
 
 def groups() -> Iterator[tuple[frozenset[str], list[str]]]:

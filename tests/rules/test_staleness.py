@@ -11,7 +11,7 @@ import yaml
 from tests.rules.conftest import REPOSITORY, Workflow, copy_repository, following
 from tests.rules.test_leaves import DEFAULTS, reached
 from workflow_scripts.maskdistill.runs.code_digest import import_closure
-from workflow_scripts.maskdistill.settings.config import RULE_SETTINGS
+from workflow_scripts.maskdistill.runs.declared_settings import declared_settings
 from workflow_scripts.maskdistill.settings.layers import merge
 
 pytestmark = pytest.mark.workflow
@@ -320,7 +320,7 @@ def test_changed_code(
 def test_the_programs_that_hold_a_module(module: str, programs: set) -> None:
     """What these make is stale after a change of the module, and what follows from it."""
     paths = (REPOSITORY / "workflow_scripts").glob("*.py")
-    rules = {path.stem for path in paths} & {*RULE_SETTINGS, "report"}
+    rules = {path.stem for path in paths} & {*declared_settings(REPOSITORY)}
     name = f"workflow_scripts.maskdistill.{module}"
     found = {
         rule for rule in rules if name in import_closure(f"workflow_scripts.{rule}", REPOSITORY)

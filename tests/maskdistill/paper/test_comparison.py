@@ -5,7 +5,7 @@ import yaml
 
 from workflow_scripts.maskdistill.paper import comparison
 from workflow_scripts.maskdistill.repository import REPOSITORY
-from workflow_scripts.maskdistill.settings.config import rule_settings
+from workflow_scripts.maskdistill.runs.declared_settings import declared_settings
 from workflow_scripts.maskdistill.settings.whole_config import dataset_config
 
 PAPER = json.loads((REPOSITORY / "resources" / "paper_tables.json").read_text(encoding="utf-8"))
@@ -195,7 +195,7 @@ def test_the_recipe_is_the_papers_experiment(name, expected):
     )
     found = comparison.obstacles(settings, with_rounds(settings["crf"]["rounds"]))
     assert [phrase.partition(":")[0] for phrase in found] == expected
-    known = rule_settings("tabulate_ablation", settings)
+    known = declared_settings(REPOSITORY)["tabulate_ablation"].select(settings)
     assert comparison.obstacles(known, with_rounds(settings["crf"]["rounds"])) == found
 
 

@@ -1,11 +1,12 @@
 import json
+import os
 
 import pytest
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs import frozen
-from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
+from workflow_scripts.maskdistill.settings.layers import dataset_config, merge, read_yaml
 
 DEFAULT = read_yaml(REPOSITORY / "config" / "default.yaml")
 
@@ -72,3 +73,33 @@ def test_the_file_is_json_for_people_to_look_at(folder):
     frozen.write(parse(), folder / "run.json")
     content = json.loads((folder / "run.json").read_text())
     assert content["configs"]["demo"]["clustering"]["clusters"] == 6
+
+
+def test_support_is_embedded_in_the_same_way():
+    catalogue = read_yaml(REPOSITORY / "resources" / "downloads.yaml")
+
+    def shipped(name):
+        folders = [REPOSITORY / "config" / "datasets"]
+        return dataset_config(name, DEFAULT, folders, downloadable=catalogue["files"])
+
+    for name in ("voc2012", "voc2012_official", "coco20k", "coco20k_official"):
+        own = shipped(name)
+        (support,) = own["clustering"]["support"]
+        frozen.check_support({name: own, support: shipped(support)}, REPOSITORY)
+    mixed = {"voc2012": shipped("voc2012"), "voc2007": shipped("voc2007_official")}
+    with pytest.raises(InputError, match="voc2007 has other settings of `features` or"):
+        frozen.check_support(mixed, REPOSITORY)
+
+
+def test_files_of_runs_that_ended_long_ago_are_removed(folder):
+    month = 31 * 24 * 3600
+    ended, living = folder / "2020-01-01T00-00-00-99999999.json", folder / f"a-{os.getpid()}.json"
+    recent = folder / "2020-01-02T00-00-00-99999998.json"
+    for path in (ended, living, recent):
+        path.write_text("{}")
+        if path != recent:
+            os.utime(path, (path.stat().st_atime, path.stat().st_mtime - month))
+    frozen.write(parse(), folder / "new-1.json")
+    assert not ended.exists()
+    assert living.exists()
+    assert recent.exists()

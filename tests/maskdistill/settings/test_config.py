@@ -6,9 +6,8 @@ import yaml
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.repository import REPOSITORY
-from workflow_scripts.maskdistill.settings import changes, checks, config, layers, splits
+from workflow_scripts.maskdistill.settings import changes, checks, layers, splits
 from workflow_scripts.maskdistill.settings.whole_config import (
-    DatasetConfig,
     WorkflowConfig,
     dataset_config,
 )
@@ -189,20 +188,6 @@ def test_canonical_json():
     assert changes.canonical_json({"a": [1, 2]}) != changes.canonical_json({"a": [2, 1]})
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_configs_are_valid_and_give_every_rule_its_settings(name):
-    merged = shipped(name)
-    checks.validate(DatasetConfig, merged, source=name)
-    for rule, paths in config.RULE_SETTINGS.items():
-        settings = config.rule_settings(rule, merged)
-        assert set(settings) == {path.split(".")[0] for path in paths}
-        for section, values in settings.items():
-            if section in paths and section not in ("dataset", "curation"):
-                assert values == merged[section]
-        changes.canonical_json(settings)
-    changes.canonical_json(config.report_settings(merged))
-
-
 def test_the_default_config_is_valid():
     checks.validate(WorkflowConfig, DEFAULT, source="default")
     assert set(DEFAULT["datasets"]) <= set(SHIPPED)
@@ -218,108 +203,6 @@ def test_names_of_datasets_are_names_of_files(name):
     checks.validate(WorkflowConfig, {**DEFAULT, "datasets": ["VOC_2012-b.v2"]}, source="config")
 
 
-def stale_after(change, name="demo"):
-    before = shipped(name)
-    after = layers.merge(before, change)
-    return {
-        rule
-        for rule in config.RULE_SETTINGS
-        if changes.canonical_json(config.rule_settings(rule, before))
-        != changes.canonical_json(config.rule_settings(rule, after))
-    }
-
-
-READS_LABELS = {
-    "evaluate",
-    "evaluate_instances",
-    "write_ground_truth",
-    "train_linear_probe",
-    "evaluate_linear_probe",
-    "write_gallery",
-    "export_dataset",
-}
-
-
-# The table of DESIGN.md: what a change makes stale by itself; what comes after it follows.
-@pytest.mark.parametrize(
-    ("change", "stale"),
-    [
-        (
-            {"features": {"shorter_side": 99}},
-            {"extract_features", "extract_masks", "embed_masks"},
-        ),
-        ({"features": {"precision": "float16"}}, {"extract_features", "extract_masks"}),
-        ({"masks": {"center_keys": False}}, {"make_masks", "extract_masks", "lost"}),
-        ({"masks": {"top_k": 0.11}}, {"make_masks", "extract_masks"}),
-        ({"store_features": False}, set()),  # other jobs
-        ({"embedding": {"input": "box_crop"}}, {"embed_masks"}),
-        ({"mask_rcnn": {"iterations": 7, "longer_side": 77}}, {"train_mask_rcnn"}),
-        ({"mask_rcnn": {"precision": "bfloat16"}}, {"train_mask_rcnn"}),
-        (
-            {"candidates": {"longer_side": 77, "score_floor": 0.2, "precision": "float16"}},
-            {"predict_candidates", "describe_use"},
-        ),
-        ({"confidence": {"threshold": 0.123}}, {"filter_candidates", "describe_use"}),
-        ({"segmentation": {"epochs": 77, "precision": "float16"}}, {"train_segmentation"}),
-        ({"segmentation": {"crop_size": 77}}, {"train_segmentation", "train_linear_probe"}),
-        (
-            {"predictions": {"precision": "bfloat16"}},
-            {"predict_segmentation", "refine_predictions", "train_linear_probe", "describe_use"},
-        ),
-        ({"crf": {"iterations": 77}}, {"refine_predictions", "describe_use"}),
-        ({"crf": {"rounds": 7}}, set()),  # more jobs, but the same ones
-        ({"seeds": [7, 8]}, set()),
-        ({"report": {"examples": 77}}, set()),
-        ({"dataset": {"root": "elsewhere"}}, set()),
-        ({"evaluation": {"linear_probe": {"epochs": 7}}}, {"train_linear_probe"}),
-        ({"evaluation": {"linear_probe": {"enabled": False}}}, set()),
-        ({"clustering": {"support": ["other"]}}, set()),  # other input files
-        ({"dataset": {"ground_truth": False, "classes": []}}, READS_LABELS),
-        ({"images": {"min_side": 77}}, {"list_images"}),
-        ({"images": {"max_rejected": 0.7, "max_rejected_count": 77}}, set()),
-        (
-            {"clustering": {"clusters": 77}},
-            {
-                "cluster_masks",
-                "paint_masks",
-                "write_pseudo_labels",
-                "filter_candidates",
-                "train_segmentation",
-                "evaluate",
-                "write_gallery",
-                # the names of the clusters
-                "unpack_label_maps",
-                "export_dataset",
-                "export_model",
-                "write_applied",
-                "describe_use",
-                "paint_boxes",
-                "tabulate_ablation",
-            },
-        ),
-        ({"evaluation": {"ablations": {"clusters": [7], "seeds": [7]}}}, set()),
-        ({"evaluation": {"ablations": {"lost_patches": 7}}}, {"lost"}),
-        ({"evaluation": {"ablations": {"dino_seg_mass": 0.7}}}, {"dino_seg"}),
-        ({"clustering": {"redo": 77}}, {"cluster_masks"}),
-        (
-            {"clustering": {"standardize": True}},
-            {"cluster_masks", "assign_masks", "draw_contact_sheets"},
-        ),
-        ({"embedding": {"crop_side": None}}, {"embed_masks"}),
-        ({"dataset": {"download": "elsewhere"}}, set()),
-    ],
-)
-def test_what_a_change_makes_stale(change, stale):
-    assert stale_after(change) == stale
-
-
-def test_how_many_images_may_be_unusable_is_no_setting_of_a_result():
-    before = shipped("demo")
-    after = layers.merge(before, {"images": {"max_rejected": 0.7, "max_rejected_count": 77}})
-    assert config.report_settings(after) == config.report_settings(before)
-    assert config.report_settings(after)["images"] == {"max_pixels": 100_000_000, "min_side": 16}
-
-
 def test_extending_another_dataset(tmp_path, dataset):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({**MINE, "masks": {"top_k": 0.3}}))
     (tmp_path / "middle.yaml").write_text("extends: base\nmasks: { per_image: 2 }")
@@ -329,16 +212,6 @@ def test_extending_another_dataset(tmp_path, dataset):
     assert "'bse', did you mean 'base'?" in error_of(dataset, {"extends": "bse"})
     (tmp_path / "base.yaml").write_text("extends: middle")
     assert "extends itself" in error_of(dataset, {"extends": "middle"})
-
-
-def test_support_is_embedded_in_the_same_way():
-    for name in ("voc2012", "voc2012_official", "coco20k", "coco20k_official"):
-        own = shipped(name)
-        (support,) = own["clustering"]["support"]
-        config.check_support(name, {name: own, support: shipped(support)})
-    mixed = {"voc2012": shipped("voc2012"), "voc2007": shipped("voc2007_official")}
-    with pytest.raises(InputError, match="voc2007 has other settings of `features` or"):
-        config.check_support("voc2012", mixed)
 
 
 def test_weights_that_can_be_downloaded_need_not_be_here(tmp_path):
@@ -366,53 +239,6 @@ def test_a_key_that_has_moved_names_the_new_one(dataset, old, new):
     assert message.endswith(f"mine.yaml: {old} is now {new}; write it there (config/README.md)")
     section, key = new.split(".")
     assert key in DEFAULT["defaults"][section]
-
-
-def test_a_rule_depends_on_the_labels_of_its_own_split():
-    coco = shipped("coco20k")
-    splits = {name: {"annotations": f"{name}.json", "images": "."} for name in ("train", "val")}
-    changed = layers.merge(coco, {"dataset": {"splits": splits}})
-
-    def annotations(rule, of):
-        return config.rule_settings(rule, of)["dataset"]["splits"]
-
-    assert annotations("write_ground_truth", changed) == {"train": {"annotations": "train.json"}}
-    assert annotations("evaluate", changed) == {"val": {"annotations": "val.json"}}
-    assert annotations("evaluate_instances", changed) == {"val": {"annotations": "val.json"}}
-    assert list(annotations("evaluate", coco)) == ["train"]
-    # VOC's label maps lie in the dataset's root, whatever its lists of images are called.
-    assert "splits" not in config.rule_settings("evaluate", shipped("voc2012"))["dataset"]
-
-
-def test_merging_and_renaming_clusters_make_other_rules_stale():
-    demo = shipped("demo")
-
-    def stale(before, after):
-        return {
-            rule
-            for rule in config.RULE_SETTINGS
-            if config.rule_settings(rule, demo, before) != config.rule_settings(rule, demo, after)
-        }
-
-    renamed = {"unpack_label_maps", "export_dataset", "export_model", "write_applied"}
-    renamed |= {"write_gallery", "describe_use"}
-    assert stale({}, {1: "a", 5: "b"}) == renamed
-    assert stale({1: "a", 2: "a"}, {1: "b", 2: "b", 4: "c"}) == renamed
-    merged = {"paint_masks", "write_pseudo_labels", "filter_candidates", "train_segmentation",
-              "evaluate", "evaluate_instances", "paint_boxes", "tabulate_ablation"}  # fmt: skip
-    assert stale({}, {1: "a", 5: "a"}) == stale({}, {3: "background"}) == renamed | merged
-    # As many classes as before, but others.
-    assert stale({1: "a", 5: "a"}, {1: "a", 4: "a"}) >= {"paint_masks", "write_pseudo_labels"}
-    found = config.rule_settings("cluster_masks", demo, {1: "a", 5: "a"})["clustering"]
-    assert found["clusters"] == demo["clustering"]["clusters"]
-    assert config.report_settings(demo, {1: "a"})["curation"]["names"][0] == "a"
-
-
-def test_ablations_are_no_setting_of_the_report():
-    before = shipped("demo")
-    after = layers.merge(before, {"evaluation": {"ablations": {"top_k": [0.123]}}})
-    assert config.report_settings(before) == config.report_settings(after)
-    assert "linear_probe" in config.report_settings(before)["evaluation"]
 
 
 def test_the_evaluated_split():

@@ -12,7 +12,7 @@ from workflow_scripts.maskdistill.evaluation import summary as seeds_summary
 from workflow_scripts.maskdistill.paper import comparison
 from workflow_scripts.maskdistill.paper.comparison import compare
 from workflow_scripts.maskdistill.paper.items import NAMES
-from workflow_scripts.maskdistill.paper.variants import BASELINES, MAIN
+from workflow_scripts.maskdistill.runs.variants import BASELINES, MAIN
 
 CSV_COLUMNS = ["table", "matching", "split", "images", "matched_on", "row", "column"]
 CSV_COLUMNS += ["mean", "sd", "n", "paper", "difference", "comparable"]

@@ -6,9 +6,11 @@ rules that are no longer those of the run.
 """
 
 import dataclasses
+import datetime
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +18,16 @@ from pathlib import Path
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.atomic import write_text
 from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.runs.code_digest import rules_digest
+from workflow_scripts.maskdistill.runs.declared_settings import declared_settings
 from workflow_scripts.maskdistill.settings.checks import validate
 from workflow_scripts.maskdistill.settings.cluster_names import curated, names_cautions, read_names
-from workflow_scripts.maskdistill.settings.config import check_support
 from workflow_scripts.maskdistill.settings.downloads import dataset_source, read_catalogue
 from workflow_scripts.maskdistill.settings.splits import is_downloaded
 from workflow_scripts.maskdistill.settings.whole_config import WorkflowConfig, dataset_config
 
 VARIABLE = "MASKDISTILL_RUN"  # of the environment of jobs: path of the file
+_KEPT = 30 * 24 * 3600  # seconds that the files of ended runs are kept
 _AGAIN = "let the other jobs end or stop them, and start snakemake again"
 
 
@@ -51,6 +55,23 @@ class FrozenRun:
         if name not in self.found:
             self.found[name] = find()
         return self.found[name]
+
+
+def this_run(config: Mapping, home: Path, *, is_main_process: bool) -> FrozenRun:
+    """The run that Snakemake is about to start, or the one that this process is a job of.
+
+    The main process names the file of a new run in the environment, for its jobs.
+
+    Raises:
+        InputError: see `parse` and `read`.
+    """
+    rules = rules_digest(home)
+    if not is_main_process:
+        return read(os.environ.get(VARIABLE), rules=rules)
+    run = parse(config, home, rules=rules)
+    started = datetime.datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    os.environ[VARIABLE] = os.path.abspath(f".snakemake/runs/{started}-{os.getpid()}.json")
+    return run
 
 
 def parse(config: Mapping, home: Path, *, rules: str) -> FrozenRun:
@@ -107,9 +128,24 @@ def _configs(config: Mapping, home: Path, catalogue: Mapping) -> dict[str, dict]
                 f"{name}: there is no folder {root}; set dataset.root in "
                 f"config/datasets/{name}.yaml to where the images lie"
             )
-    for name in configs:
-        check_support(name, configs)
+    check_support(configs, home)
     return configs
+
+
+def check_support(configs: Mapping[str, Mapping], home: Path) -> None:
+    """Check that every dataset's support is embedded in the same way as the dataset itself.
+
+    Raises:
+        InputError: names both.
+    """
+    embedding = declared_settings(home)["embed_masks"]
+    for name, config in configs.items():
+        for support in config["clustering"]["support"]:
+            if embedding.select(config) != embedding.select(configs[support]):
+                raise InputError(
+                    f"{name}: clustering.support: {support} has other settings of `features` or "
+                    "`embedding`, so that their embeddings cannot share clusters; make them equal"
+                )
 
 
 def _names(dataset: str, config: Mapping, folders: list[Path]) -> dict[int, dict]:
@@ -150,8 +186,13 @@ def cautions(run: FrozenRun) -> list[str]:
 
 
 def write(run: FrozenRun, path: str | os.PathLike) -> None:
-    """Write it down for the jobs of the run."""
+    """Write it down for the jobs of the run, and remove what is left of old runs next to it."""
     write_text(path, json.dumps(dataclasses.asdict(run)))
+    for other in Path(path).parent.glob("*-*.json"):
+        process = other.stem.rpartition("-")[2]
+        # Jobs of a run on another machine may wait for days, those of a living process for longer.
+        if other.stat().st_mtime < time.time() - _KEPT and not Path("/proc", process).exists():
+            other.unlink(missing_ok=True)
 
 
 def read(path: str | os.PathLike | None, *, rules: str | None = None) -> FrozenRun:

@@ -15,16 +15,13 @@ from pathlib import Path
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import provenance
-from workflow_scripts.maskdistill.paper.variants import has_own, variants
 from workflow_scripts.maskdistill.progress import progress
 from workflow_scripts.maskdistill.runs.code_digest import code_digest
+from workflow_scripts.maskdistill.runs.declared_settings import declared_settings
 from workflow_scripts.maskdistill.runs.frozen import FrozenRun
+from workflow_scripts.maskdistill.runs.run import Run
+from workflow_scripts.maskdistill.runs.variants import has_own, variants
 from workflow_scripts.maskdistill.settings.changes import canonical_json, changed_settings
-from workflow_scripts.maskdistill.settings.config import (
-    listing_settings,
-    report_settings,
-    rule_settings,
-)
 from workflow_scripts.maskdistill.settings.layers import merge
 from workflow_scripts.maskdistill.settings.splits import split_shards
 
@@ -111,14 +108,14 @@ class _Expectation:
     """What the config says of outputs."""
 
     def __init__(self, run: FrozenRun, dataset: str, home: Path) -> None:
-        self._run = run
+        self._run, self._dataset = Run(run, home), dataset
+        self._declared = declared_settings(home)
         self._config, self._names = run.configs[dataset], run.names[dataset]
         self._variants = variants(self._config)
         ablation_seeds = self._config["evaluation"]["ablations"]["seeds"] or []
         self._seeds = {*self._config["seeds"], *ablation_seeds}
         self._digest = functools.cache(provenance.content_digest)
         self._code = functools.cache(lambda name: code_digest(f"workflow_scripts.{name}", home))
-        self._listing = functools.cache(self._list)
 
     def place(self, path: Path) -> _Place | None:
         """What a path relative to the dataset's results stands for; None if for nothing now."""
@@ -172,22 +169,22 @@ class _Expectation:
         yield from changed_settings(record["settings"], json.loads(canonical_json(now)))
 
     def _settings(self, record: Mapping, where: _Place) -> dict:
-        """The settings that the program of a record is given now."""
+        """The settings that the program of a record is given now.
+
+        Raises:
+            KeyError: no rule declares settings for it.
+        """
         program = record["program"]
-        if program == "report":
-            return report_settings(where.config, where.names)
         if program == "report_ablations":
             return {}
-        if program == "list_images":
-            described = self._described(where.split)
-            applied = where.split in self._run.applied
-            images = len(self._listing(where.split)) if applied else None
-            return listing_settings(where.config, described, where.split, images)
         if program == "find_baseline_masks":
-            return rule_settings(record["baseline"], where.config)
+            program = record["baseline"]
         if record.get("supervised"):
-            return rule_settings("evaluate_linear_probe", where.config, where.names)
-        return rule_settings(program, where.config, where.names)
+            program = "evaluate_linear_probe"
+        declaration, config = self._declared[program], where.config
+        if declaration.of_split:
+            config = self._run.config_of_split(self._dataset, where.split)
+        return declaration.select(config, where.names, where.split)
 
     def _of_inputs(self, inputs: Mapping[str, str]) -> Iterator[str]:
         gone = [path for path in inputs if not Path(path).exists()]
@@ -205,16 +202,18 @@ class _Expectation:
     def _of_data(self, record: Mapping, path: Path, where: _Place) -> Iterator[str]:
         """Images and labels against the digests of when the output was made."""
         split = record.get("split", where.split)
-        described = self._described(split)
+        described = self._run.described(self._dataset, split)
         root = Path(described["root"])
         try:
             if "listing" in record:
                 shards = record["settings"]["shards"]
-                own = datasets.images_of_shard(self._listing(split), int(path.stem), shards)
+                own = datasets.images_of_shard(
+                    self._run.listing(self._dataset, split), int(path.stem), shards
+                )
                 if datasets.listing_digest(own, root) != record["listing"]:
                     yield f"images in {root} were added, removed or replaced since it was made"
             if record.get("labels", "") not in ("", *datasets.WATCHED_ORIGINS):
-                images = self._listing(split)
+                images = self._run.listing(self._dataset, split)
                 if record["program"] == "write_ground_truth":
                     count = split_shards(self._config, split)
                     images = datasets.images_of_shard(images, int(path.stem), count)
@@ -224,13 +223,6 @@ class _Expectation:
                     yield f"labels in {root} were added, removed or replaced since it was made"
         except InputError as error:
             yield f"what it was made from cannot be read: {error}"
-
-    def _described(self, split: str | None) -> Mapping:
-        return datasets.described(self._config["dataset"], split, self._run.applied)
-
-    def _list(self, split: str) -> list[datasets.ListedImage]:
-        described = self._described(split)
-        return datasets.list_images(described, Path(described["root"]), split)
 
 
 def _number(name: str, parts: Iterable[str], default: int) -> int:

@@ -1,6 +1,6 @@
 import pytest
 
-from workflow_scripts.maskdistill.paper import variants
+from workflow_scripts.maskdistill.runs import variants
 
 CONFIG = {
     "masks": {"top_k": 0.4},

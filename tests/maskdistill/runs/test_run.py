@@ -1,0 +1,101 @@
+"""What the rules ask of a run."""
+
+import json
+
+import pytest
+
+from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.runs import frozen
+from workflow_scripts.maskdistill.runs.declared_settings import Declaration
+from workflow_scripts.maskdistill.runs.run import Run, in_shell
+from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
+
+DEFAULT = read_yaml(REPOSITORY / "config" / "default.yaml")
+
+
+@pytest.fixture
+def run_of(tmp_path, monkeypatch):
+    """A function that gives the run of the demo with these settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("resources/demo_backbone.safetensors", "resources/demo_resnet.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def get(overrides, **changes):
+        config = merge(DEFAULT, {"overrides": overrides, **changes})
+        return Run(frozen.parse(config, REPOSITORY, rules="abc"), REPOSITORY)
+
+    return get
+
+
+def test_all_shards_on_a_command_line_are_one_short_text():
+    assert in_shell([]) == ""
+    assert in_shell(["a/b/0000.parquet"]) == "a/b/{0000..0000}.parquet"
+    paths = [f"a/b/{number:04d}.parquet" for number in range(1024)]
+    assert in_shell(paths) == "a/b/{0000..1023}.parquet"
+
+
+def test_shards_of_splits_and_of_new_folders(run_of, tmp_path):
+    folder = tmp_path / "my.photos"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.jpg").touch()
+    run = run_of({"shards": {"train": 3, "val": 2}}, apply=str(folder))
+    assert run.shards("demo", "train") == ["0000", "0001", "0002"]
+    assert run.shards("demo", "val") == ["0000", "0001"]
+    assert run.shards("demo", "applied/my.photos") == ["0000"]
+    assert run.root("demo") == run.root("demo/val") == "data/demo"
+    assert run.root("demo/applied/my.photos") == str(folder)
+    declared = Declaration(("dataset.adapter", "dataset.splits.{split}", "shards"))
+    job = {"dataset": "demo", "split": "applied/my.photos", "shard": "0000"}
+    assert json.loads(run.settings(declared, job)) == {
+        "dataset": {"adapter": "folder", "splits": {"applied/my.photos": "."}},
+        "shards": 1,
+    }
+    before = run.listing_digest("demo", "applied/my.photos", 0)
+    (folder / "3.jpg").touch()
+    assert run.listing_digest("demo", "applied/my.photos", 0) == before  # of when it was planned
+    again = run_of({}, apply=str(folder))
+    assert again.listing_digest("demo", "applied/my.photos", 0) != before
+    assert again.listing_digest("demo", "train", 0) == again.labels_digest("demo", "val")
+    assert again.labels_digest("demo", "val") == "generated"
+
+
+def test_settings_and_names_of_a_variant(run_of, tmp_path):
+    (tmp_path / "config" / "names").mkdir(parents=True)
+    names = "seeds: {0: {assignments: 0123456789abcdef, clusters: {2: bird, 5: bird}}}"
+    (tmp_path / "config" / "names" / "demo.yaml").write_text(names)
+    run = run_of({"evaluation": {"ablations": {"clusters": [9], "threshold": [0.5]}}})
+    declared = Declaration(("clustering.clusters", "confidence.threshold"))
+
+    def settings(**wildcards):
+        found = json.loads(run.settings(declared, {"dataset": "demo", **wildcards}))
+        return found["clustering"]["clusters"], found["confidence"]["threshold"]
+
+    own = run.config("demo")
+    threshold = own["confidence"]["threshold"]
+    assert settings(seed="0") == settings() == (5, threshold)
+    assert settings(seed="1") == (6, threshold)
+    assert settings(seed="0", variant="threshold-0.5") == (5, 0.5)
+    assert settings(seed="0", variant="clusters-9") == (9, threshold)
+    assert run.folder("demo", "clusters-9", "masks") == "results/demo"
+    assert run.folder("demo", "clusters-9", "clusters") == "results/demo/ablations/clusters-9"
+    assert run.folder("demo", "main", "segmentation") == "results/demo"
+    assert run.expected_assignments("demo", 0) == "0123456789abcdef"
+    assert run.expected_assignments("demo", 1) is None
+
+
+def test_what_is_made_follows_the_config(run_of):
+    run = run_of({"seeds": [3, 4], "crf": {"enabled": True, "rounds": 1}})
+    assert run.results("demo", "val")["predictions"] == (
+        "results/demo/seed-3/round-1/val/predictions_crf"
+    )
+    assert run.targets("demo")[-3:] == [
+        "results/demo/seed-3/use.json",
+        "results/demo/seed-4/use.json",
+        "results/demo/metrics.json",
+    ]
+    unlabelled = run_of({"dataset": {"ground_truth": False}, "crf": {"enabled": False}})
+    assert "results/demo/metrics.json" not in unlabelled.targets("demo")
+    assert not unlabelled.has_linear_probe("demo")
+    assert unlabelled.results("demo", "val")["predictions"].endswith("/val/predictions")

@@ -1,0 +1,290 @@
+"""What the rules ask of a run: settings, images and shards, labels, and what the config decides."""
+
+import functools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from workflow_scripts.maskdistill.data import datasets
+from workflow_scripts.maskdistill.runs.code_digest import code_digest
+from workflow_scripts.maskdistill.runs.declared_settings import Declaration
+from workflow_scripts.maskdistill.runs.frozen import FrozenRun
+from workflow_scripts.maskdistill.runs.variants import MAIN, has_own, variants
+from workflow_scripts.maskdistill.settings import splits
+from workflow_scripts.maskdistill.settings.changes import canonical_json
+from workflow_scripts.maskdistill.settings.layers import merge
+
+_APPLIED_SHARD = 500  # most images of a shard of new images, if there are shards enough
+
+
+def in_shell(shards: Sequence[str]) -> str:
+    """The files of all shards of a stage, for the shell to expand; no text for no file.
+
+    Spelled out, a thousand of them would be longer than a command may be.
+
+    Args:
+        shards: their paths, 0000.parquet and so on in one folder.
+    """
+    if not shards:
+        return ""
+    return f"{os.path.dirname(shards[0])}/{{0000..{len(shards) - 1:04d}}}.parquet"
+
+
+class Run:
+    """A run of the workflow.
+
+    Args:
+        frozen: what its main process has parsed.
+        home: folder of the repository.
+    """
+
+    def __init__(self, frozen: FrozenRun, home: Path) -> None:
+        self._frozen, self._home = frozen, home
+        self.configs, self.catalogue, self.applied = (
+            frozen.configs,
+            frozen.catalogue,
+            frozen.applied,
+        )
+        self.variants = {name: variants(config) for name, config in self.configs.items()}
+        # All shards of a split have the same; a plan asks for each of them.
+        self.config = functools.cache(self._config)
+        self.listing = functools.cache(self._listing)
+        self.shard_count = functools.cache(self._shard_count)
+        self._by_shard = functools.cache(self._images_by_shard)
+        self._settings_text = functools.cache(self._select)
+
+    def _config(self, dataset: str, variant: str | None = None) -> dict:
+        """The settings of a dataset, in a variant of its run if one is named."""
+        own = self.configs[dataset]
+        return merge(own, self.variants[dataset][variant].changes) if variant else own
+
+    def names(self, dataset: str, seed: int, variant: str | None = None) -> dict[int, str]:
+        """Cluster → name. Names of the run's clusters hold in variants that have no others."""
+        if variant and has_own(self.variants[dataset][variant], "clusters"):
+            return {}
+        return self._frozen.names[dataset].get(seed, {}).get("clusters", {})
+
+    def expected_assignments(self, dataset: str, seed: int) -> str | None:
+        """Digest of the clusters that people have named, if their file says it."""
+        return self._frozen.names[dataset].get(seed, {}).get("assignments")
+
+    def settings(self, declaration: Declaration, wildcards: Mapping[str, str]) -> str:
+        """What a rule declares of the settings, as one canonical text.
+
+        Args:
+            wildcards: of a job: the dataset, perhaps a variant, a seed and a split.
+        """
+        seed = wildcards.get("seed")
+        return self._settings_text(
+            declaration,
+            wildcards["dataset"],
+            wildcards.get("variant"),
+            None if seed is None else int(seed),
+            wildcards["split"] if declaration.of_split else None,
+        )
+
+    def _select(
+        self,
+        declaration: Declaration,
+        dataset: str,
+        variant: str | None,
+        seed: int | None,
+        split: str | None,
+    ) -> str:
+        config = self.config(dataset, variant)
+        if split is not None:
+            config = self.config_of_split(dataset, split)
+        seed = self.first_seed(dataset) if seed is None else seed
+        return canonical_json(declaration.select(config, self.names(dataset, seed, variant), split))
+
+    def config_of_split(self, dataset: str, split: str) -> dict:
+        """The settings of a dataset as they hold for the listing of one split."""
+        described, shards = self.described(dataset, split), self.shard_count(dataset, split)
+        return {**self.configs[dataset], "dataset": described, "shards": shards}
+
+    def code(self, program: str) -> str:
+        """Digest of the logic of a program, as it was when the run was started."""
+        name = f"workflow_scripts.{program}"
+        return self._frozen.once(f"code of {program}", lambda: code_digest(name, self._home))
+
+    # Images and labels.
+
+    def root(self, place: str) -> str:
+        """Folder of the images of DATASET or DATASET/SPLIT."""
+        dataset, _, split = place.partition("/")
+        return self.described(dataset, split)["root"]
+
+    def max_rejected(self, dataset: str) -> str:
+        """How many images may be unusable, as the option --max-rejected takes it."""
+        images = self.configs[dataset]["images"]
+        return f"{images['max_rejected']} {images['max_rejected_count']}"
+
+    def described(self, dataset: str, split: str | None) -> Mapping:
+        """How the images of a split are found: adapter, splits and root."""
+        return datasets.described(self.configs[dataset]["dataset"], split, self.applied)
+
+    def _listing(self, dataset: str, split: str) -> list[datasets.ListedImage]:
+        """All images of a split."""
+        described = self.described(dataset, split)
+        return datasets.list_images(described, Path(described["root"]), split)
+
+    def check_listings(self) -> None:
+        """Find missing lists, empty folders and the like before any job starts.
+
+        Raises:
+            InputError: names what is missing.
+        """
+        for name, config in self.configs.items():
+            if self.origin(name) is None:
+                for split in config["dataset"]["splits"]:
+                    self.listing(name, split)
+            for split in self.applied:
+                self.shard_count(name, split)
+
+    def origin(self, dataset: str, split: str | None = None) -> str | None:
+        """How a rule makes the images of a split, `generated` or `downloaded`; else None."""
+        if split in self.applied:
+            return None
+        if self.configs[dataset]["dataset"]["generate"] is not None:
+            return "generated"
+        return "downloaded" if splits.is_downloaded(self.configs[dataset]) else None
+
+    def _shard_count(self, dataset: str, split: str) -> int:
+        """Number of shards of a split; small folders of new images have few."""
+        count = splits.split_shards(self.configs[dataset], split)
+        if split not in self.applied:
+            return count
+        images = self._frozen.once(f"images of {split}", lambda: len(self.listing(dataset, split)))
+        return min(count, math.ceil(images / _APPLIED_SHARD))
+
+    def shards(self, dataset: str, split: str) -> list[str]:
+        """The numbers of all shards of a split, as in the names of their files."""
+        return [f"{number:04d}" for number in range(self.shard_count(dataset, split))]
+
+    def _images_by_shard(self, dataset: str, split: str) -> dict[int, list[datasets.ListedImage]]:
+        found: dict[int, list[datasets.ListedImage]] = {}
+        count = self.shard_count(dataset, split)
+        for image in self.listing(dataset, split):
+            found.setdefault(datasets.shard_of(image.file_name, count), []).append(image)
+        return found
+
+    def images_of_shard(self, dataset: str, split: str, shard: int) -> list[datasets.ListedImage]:
+        """The images of one shard."""
+        return self._by_shard(dataset, split).get(shard, [])
+
+    def listing_digest(self, dataset: str, split: str, shard: int) -> str:
+        """Digest of a shard's files, which changes when an image comes, goes or is replaced.
+
+        Images that a rule makes are watched through its output; the digest is then their origin.
+        """
+        if origin := self.origin(dataset, split):
+            return origin
+
+        def digest() -> str:
+            root = Path(self.described(dataset, split)["root"])
+            return datasets.listing_digest(self.images_of_shard(dataset, split, shard), root)
+
+        return self._frozen.once(f"images of {dataset}, {split}, shard {shard}", digest)
+
+    def labels_digest(
+        self, dataset: str, split: str, *, objects: bool = False, shard: int | None = None
+    ) -> str:
+        """Digest of the labels of a split or of one shard, as `listing_digest`.
+
+        Args:
+            objects: whether objects are read, or the map of classes alone.
+        """
+        if origin := self.origin(dataset, split):
+            return origin
+        described = self.configs[dataset]["dataset"]
+
+        def digest() -> str:
+            images = (
+                self.listing(dataset, split)
+                if shard is None
+                else self.images_of_shard(dataset, split, shard)
+            )
+            root = Path(described["root"])
+            return datasets.labels_digest(described, root, split, images, objects=objects)
+
+        what = "objects" if objects else "labels"
+        return self._frozen.once(f"{what} of {dataset}, {split}, shard {shard}", digest)
+
+    # What the config decides.
+
+    def evaluated_split(self, dataset: str) -> str:
+        """The split that predictions are made and judged on."""
+        return splits.evaluated_split(self.configs[dataset])
+
+    def instance_split(self, dataset: str) -> str:
+        """The split that AP of masks is measured on."""
+        return splits.instance_split(self.configs[dataset])
+
+    def seeds(self, dataset: str) -> list[int]:
+        """The seeds of a dataset's run."""
+        return self.configs[dataset]["seeds"]
+
+    def first_seed(self, dataset: str) -> int:
+        """The seed whose pictures are shown and unpacked."""
+        return self.seeds(dataset)[0]
+
+    def last_round(self, dataset: str) -> int:
+        """The number of the last training round of the segmentation model."""
+        return self.configs[dataset]["crf"]["rounds"]
+
+    def rounds(self, dataset: str) -> range:
+        """The numbers of the training rounds of the segmentation model."""
+        return range(self.last_round(dataset) + 1)
+
+    def has_crf(self, dataset: str) -> bool:
+        """Whether a CRF refines the predictions."""
+        return self.configs[dataset]["crf"]["enabled"]
+
+    def has_ground_truth(self, dataset: str) -> bool:
+        """Whether there is anything to evaluate with."""
+        return self.configs[dataset]["dataset"]["ground_truth"]
+
+    def has_linear_probe(self, dataset: str) -> bool:
+        """Whether the linear protocol is part of the evaluation."""
+        enabled = self.configs[dataset]["evaluation"]["linear_probe"]["enabled"]
+        return self.has_ground_truth(dataset) and enabled
+
+    def folder(self, dataset: str, variant: str, stage: str) -> str:
+        """Where a stage of a variant lies: in a folder of its own, or that of the run.
+
+        Args:
+            variant: its name, or `MAIN`.
+            stage: one of `variants.STAGES`.
+        """
+        own = variant != MAIN and has_own(self.variants[dataset][variant], stage)
+        return f"results/{dataset}/ablations/{variant}" if own else f"results/{dataset}"
+
+    def results(self, dataset: str, split: str) -> dict[str, str]:
+        """Folders of the shards that the results of a split are read from, of the first seed.
+
+        Returns:
+            images, confident candidates, their label maps, and the predictions that count in the
+            end → folder.
+        """
+        seeded = f"results/{dataset}/seed-{self.first_seed(dataset)}"
+        predictions = "predictions_crf" if self.has_crf(dataset) else "predictions"
+        return {
+            "images": f"results/{dataset}/{split}/images",
+            "confident": f"{seeded}/{split}/confident",
+            "label_maps": f"{seeded}/{split}/label_maps",
+            "predictions": f"{seeded}/round-{self.last_round(dataset)}/{split}/{predictions}",
+        }
+
+    def targets(self, dataset: str) -> list[str]:
+        """What `snakemake all` makes of a dataset."""
+        base = f"results/{dataset}"
+        split = self.evaluated_split(dataset)
+        files = [
+            f"{base}/report.html",
+            f"{base}/label_maps",
+            f"{base}/predictions",
+            f"{base}/seed-{self.first_seed(dataset)}/{split}/candidates.json",
+            *(f"{base}/seed-{seed}/use.json" for seed in self.seeds(dataset)),
+        ]
+        return [*files, f"{base}/metrics.json"] if self.has_ground_truth(dataset) else files
