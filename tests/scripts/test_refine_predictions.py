@@ -15,7 +15,15 @@ from workflow_scripts.refine_predictions import main
 
 SIZES = [(40, 56), (48, 48), (40, 56), (33, 47)]
 PREDICTIONS = {"predictions": {"precision": "float32"}}
-SETTINGS = {"iterations": 3, "bilateral_sigma_xy": 20.0}
+SETTINGS = {
+    "iterations": 3,
+    "gaussian_weight": 3,
+    "gaussian_sigma": 1,
+    "bilateral_weight": 4,
+    "bilateral_sigma_xy": 20.0,
+    "bilateral_sigma_rgb": 3,
+    "min_probability": 0,
+}
 ARCHITECTURE = {
     "depth": 18,
     "output_stride": 16,
