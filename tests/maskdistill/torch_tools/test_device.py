@@ -6,9 +6,9 @@ import torch
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.torch_tools.device import (
     autocast,
-    begin_copy,
     choose_device,
     gradient_scaler,
+    start_copy_to_host,
 )
 from workflow_scripts.maskdistill.torch_tools.precision import PRECISIONS
 
@@ -90,7 +90,7 @@ def test_a_copy_is_awaited_on_the_stream_of_its_device(monkeypatch):
     module = SimpleNamespace(Event=Event, current_stream=lambda device: f"stream of {device}")
     monkeypatch.setattr(torch, "get_device_module", lambda device: module)
     tensors = (torch.arange(6.0), torch.arange(4.0).half())
-    wait = begin_copy(tensors)
+    wait = start_copy_to_host(tensors)
     assert calls == [("record", "stream of cpu")]
     arrays = wait()
     assert calls[1:] == ["synchronize"]

@@ -13,8 +13,8 @@ from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.files import images, shards
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
-from workflow_scripts.maskdistill.streaming import some_ahead, stream_batches
-from workflow_scripts.maskdistill.torch_tools.device import begin_copy, choose_device
+from workflow_scripts.maskdistill.streaming import prefetch, stream_batches
+from workflow_scripts.maskdistill.torch_tools.device import choose_device, start_copy_to_host
 
 Batch = list[tuple[Mapping, np.ndarray | images.ImageRejected]]
 
@@ -73,7 +73,7 @@ def feature_rows(
     batches = stream_batches(listed, load, shape=size, batch_size=batch_size, workers=workers)
     ahead = int(fetch and backbone.device.type == "cuda")
     with progress_bar(total=len(listed), description="features", unit="image") as bar:
-        for batch, computed in some_ahead(map(launch, batches), ahead):
+        for batch, computed in prefetch(map(launch, batches), ahead):
             for row, image in batch:
                 if isinstance(image, images.ImageRejected):
                     print(f"rejected {row['file_name']}: {image}")
@@ -91,7 +91,7 @@ def _launch(
     affinities, keys = backbone.last_block_features(pixels)
     # Half precision halves the bytes that are copied.
     features = (affinities, keys.half())
-    collect = begin_copy(features) if fetch else lambda: features
+    collect = start_copy_to_host(features) if fetch else lambda: features
 
     def rows() -> Iterator[dict]:
         for (row, image), affinity, key in zip(batch, *collect(), strict=True):

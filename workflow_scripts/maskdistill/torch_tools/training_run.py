@@ -183,7 +183,7 @@ class TrainingRun:
             writer = csv.DictWriter(file, columns or ["step", "loss"])
             writer.writeheader()
             writer.writerows(self.history)
-        provenance.write_beside(path, record)
+        provenance.write_record(path, record)
 
 
 def fingerprint_text(fingerprint: Mapping) -> str:
