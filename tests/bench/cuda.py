@@ -36,7 +36,7 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 def rows() -> Iterator[Row]:
     """Everything at the paper's sizes."""
     if not torch.cuda.is_available():
-        print("cuda: this machine shows no CUDA GPU; nothing measured", file=sys.stderr)
+        print("cuda: this machine has no CUDA GPU; nothing is measured", file=sys.stderr)
         return
     device = torch.device("cuda")
     with tempfile.TemporaryDirectory() as directory:

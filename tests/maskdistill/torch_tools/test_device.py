@@ -27,12 +27,12 @@ def gpus(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "count", "message"),
     [
-        ("gpu", 1, "device gpu: there is no such device; set runtime.device to auto, cpu,"),
+        ("gpu", 1, "device gpu: no such device; set runtime.device to auto, cpu,"),
         ("cuda:x", 1, "no such device"),
         ("", 1, "no such device"),
-        ("cuda", 0, "device cuda: this machine shows no CUDA GPU; use runtime.device: auto"),
+        ("cuda", 0, "device cuda: this machine has no CUDA GPU; use runtime.device: auto"),
         ("cuda:0", 0, "shows no CUDA GPU"),
-        ("cuda:9", 2, "device cuda:9: this machine shows 2 CUDA GPUs, counted from 0; use runtime"),
+        ("cuda:9", 2, "device cuda:9: this machine has 2 CUDA GPUs, counted from 0; use runtime"),
         ("cuda:2", 2, "shows 2 CUDA GPUs"),
     ],
 )
