@@ -31,9 +31,9 @@ def gpus(monkeypatch):
         ("cuda:x", 1, "no such device"),
         ("", 1, "no such device"),
         ("cuda", 0, "device cuda: this machine has no CUDA GPU; use runtime.device: auto"),
-        ("cuda:0", 0, "shows no CUDA GPU"),
+        ("cuda:0", 0, "has no CUDA GPU"),
         ("cuda:9", 2, "device cuda:9: this machine has 2 CUDA GPUs, counted from 0; use runtime"),
-        ("cuda:2", 2, "shows 2 CUDA GPUs"),
+        ("cuda:2", 2, "has 2 CUDA GPUs"),
     ],
 )
 def test_devices_that_there_are_not_are_one_line(gpus, name, count, message):
