@@ -29,8 +29,8 @@ try:
     )
 except ImportError as error:
     raise InputError(
-        f"mask_rcnn.engine: Detectron2 cannot be imported here ({error}); install it (README, "
-        "section Detectron2; for conda: envs/detectron2.yaml) or set mask_rcnn.engine: torchvision"
+        f"mask_rcnn.engine: Detectron2 cannot be imported here ({error}); install it "
+        "(docs/paper.md; for conda: envs/detectron2.yaml) or set mask_rcnn.engine: torchvision"
     ) from error
 
 
