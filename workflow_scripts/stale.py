@@ -23,6 +23,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs.code_digest import code_digest
+from workflow_scripts.maskdistill.runs.run import parts
 from workflow_scripts.maskdistill.settings.changes import changed_settings
 
 LABELS = "labels were added, removed or replaced"
@@ -117,7 +118,8 @@ class _Collector(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         # Targets have no wildcards; downloads belong to no dataset.
         if getattr(record, "event", None) == LogEvent.JOB_INFO and record.wildcards:
-            dataset = record.wildcards.get("dataset", "-")
+            place = record.wildcards.get("run") or record.wildcards.get("dataset", "-")
+            dataset = parts(place).dataset
             outputs = tuple(map(str, record.output))
             self.jobs.append(Job(record.rule_name, dataset, outputs, record.reason))
         return record.levelno >= logging.WARNING

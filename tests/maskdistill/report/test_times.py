@@ -8,11 +8,11 @@ from workflow_scripts.maskdistill.report import times
 from workflow_scripts.maskdistill.repository import REPOSITORY
 
 WILDCARDS = {
-    "{dataset}": "tiny",
     "{split}": "val",
     "{shard}": "0003",
     "{seed}": "7",
     "{round}": "1",
+    "{in_round}": "round-1/",
     "{kind}": "predictions",
     "{format}": "voc",
 }
@@ -47,7 +47,7 @@ def test_the_rule_of_every_benchmark_in_the_workflow():
     texts = [path.read_text() for path in sorted((REPOSITORY / "rules").glob("*.smk"))]
     found = re.findall(
         r"^(?:rule|use rule \w+ as) (\w+)(?::| with:)\n(?:(?:    .*)?\n)*?    benchmark:\n"
-        r'        "benchmarks/{dataset}/(?!ablations/)(.+)"$',
+        r'        "benchmarks/{(?:dataset|run)}/(?!ablations/)(.+)"$',
         "\n".join(texts),
         re.MULTILINE,
     )
