@@ -31,7 +31,7 @@ test: export GOMP_SPINCOUNT = 1000
 test: setup  ## Lint, then run all tests, two at a time but for those of SLURM; what fails stops nothing
 	@failed=""; \
 	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --ignore tests/slurm || failed="$$failed tests"; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/slurm || failed="$$failed tests"; \
 	$(BIN)/python -m pytest tests/slurm || failed="$$failed tests/slurm"; \
 	if [ -n "$$failed" ]; then echo "make test: failed:$$failed" >&2; exit 1; fi
 

@@ -80,7 +80,7 @@ def variant_steps(run, folder):
     Args:
         folder: of the evaluated split of a seed.
     """
-    dataset, variant, _ = parts(run)
+    dataset, variant, _ = parts_of(run)
     if variant == "boxes":
         return {
             "mask_rcnn_boxes": f"{folder}/boxes",

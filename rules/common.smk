@@ -14,7 +14,7 @@ sys.path.insert(0, str(HOME))
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.runs import frozen
 from workflow_scripts.maskdistill.runs.declared_settings import Declaration
-from workflow_scripts.maskdistill.runs.run import Run, in_shell, parts, run_name
+from workflow_scripts.maskdistill.runs.run import Run, in_shell, parts_of, run_name
 from workflow_scripts.maskdistill.runs.variants import BASELINES, MAIN
 from workflow_scripts.maskdistill.settings.changes import canonical_json
 from workflow_scripts.maskdistill.errors import InputError
@@ -80,7 +80,7 @@ class AtStart:
 
 def of_dataset(text_of):
     """The same of a run, which is a dataset or one of its variants; the text is of the dataset."""
-    return AtStart(lambda run: text_of(parts(run).dataset))
+    return AtStart(lambda run: text_of(parts_of(run).dataset))
 
 
 def program_start(gpus):
@@ -138,7 +138,7 @@ def run_of(wildcards):
 
 def dataset_of(wildcards):
     """The dataset of a job."""
-    return parts(run_of(wildcards)).dataset
+    return parts_of(run_of(wildcards)).dataset
 
 
 def of_stage(stage, path):

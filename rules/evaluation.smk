@@ -3,7 +3,7 @@
 
 def steps_of(run, seed):
     """The steps that are scored: name → folder of label maps of the evaluated split."""
-    dataset, variant, _ = parts(run)
+    dataset, variant, _ = parts_of(run)
     split = RUN.evaluated_split(dataset)
     base = f"results/{run}/seed-{seed}"
     if variant:

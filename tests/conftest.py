@@ -13,19 +13,12 @@ from safetensors.torch import save_file
 from tests import results_tree
 from workflow_scripts.maskdistill.files import provenance, shards
 
+LONGEST = "test_staleness.py"
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a module, and those of the finished workflow, go to the same pytest-xdist worker.
-
-    The longest groups come first, so that no worker is left alone with one at the end.
-    """
-    for item in items:
-        group = "finished" if "finished" in item.fixturenames else item.module.__name__
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(
-        key=lambda item: ("finished" not in item.fixturenames, item.path.parent.name != "rules")
-    )
+    """The longest modules come first, so that both workers of pytest-xdist end at one time."""
+    items.sort(key=lambda item: (item.path.parent.name != "rules", item.path.name != LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """One small run of the whole workflow, shared by the tests of this folder."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import timm
 import torch
 import yaml
+from filelock import FileLock
 
 from tests.rules import planning
 from workflow_scripts.maskdistill.repository import REPOSITORY
@@ -155,15 +157,23 @@ def write_backbone(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
-    """The demo dataset, tiny, after `snakemake all`."""
-    directory = tmp_path_factory.mktemp("workflow")
-    write_backbone(directory / "backbone.pth")
+    """The demo dataset, tiny, after `snakemake all`: made once, and copied by each worker."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    original, complete = shared / "finished", shared / "finished.complete"
     scenes = {"generate": {"train": 14, "val": 6, "seed": 7}}
     shards = {"train": 2, "val": 1}  # what takes those of another split fails
-    workflow = Workflow(directory, ["demo"], {**SMALL, "dataset": scenes, "shards": shards})
-    done = workflow.snakemake("all")
-    assert done.returncode == 0, done.stdout[-6000:] + logs(directory)
-    return workflow
+    overrides = {**SMALL, "dataset": scenes, "shards": shards}
+    with FileLock(shared / "finished.lock"):
+        if not complete.exists():
+            shutil.rmtree(original, ignore_errors=True)
+            original.mkdir()
+            write_backbone(original / "backbone.pth")
+            done = Workflow(original, ["demo"], overrides).snakemake("all")
+            assert done.returncode == 0, done.stdout[-6000:] + logs(original)
+            complete.touch()
+    directory = shutil.copytree(original, tmp_path_factory.mktemp("workflow") / "finished")
+    return Workflow(directory, ["demo"], overrides)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import yaml
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs.declared_settings import Declaration, declared_settings
 from workflow_scripts.maskdistill.settings import changes, checks, layers
-from workflow_scripts.maskdistill.settings.whole_config import DatasetConfig
+from workflow_scripts.maskdistill.settings.whole_config import DatasetConfig, dataset_config
 
 FOLDER = REPOSITORY / "config"
 DEFAULT = yaml.safe_load((FOLDER / "default.yaml").read_text())
@@ -17,9 +17,7 @@ DECLARED = declared_settings(REPOSITORY)
 def shipped(name):
     """The config of a shipped dataset, as if all that can be downloaded were here."""
     catalogue = yaml.safe_load((FOLDER.parent / "resources" / "downloads.yaml").read_text())
-    return layers.dataset_config(
-        name, DEFAULT, [FOLDER / "datasets"], downloadable=catalogue["files"]
-    )
+    return dataset_config(name, DEFAULT, [FOLDER / "datasets"], downloadable=catalogue["files"])
 
 
 def test_declarations_are_read_from_the_text_of_the_rules(tmp_path):

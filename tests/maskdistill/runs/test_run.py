@@ -7,7 +7,7 @@ import pytest
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs import frozen
 from workflow_scripts.maskdistill.runs.declared_settings import Declaration
-from workflow_scripts.maskdistill.runs.run import Run, in_shell, parts, run_name
+from workflow_scripts.maskdistill.runs.run import Run, in_shell, parts_of, run_name
 from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
 
 DEFAULT = read_yaml(REPOSITORY / "config" / "default.yaml")
@@ -90,7 +90,7 @@ def test_settings_and_names_of_a_variant(run_of, tmp_path):
 @pytest.mark.parametrize("variant", ["main", "top_k-0.3", "lost"])
 def test_the_name_of_a_run_says_what_it_is(variant, split):
     place = "/".join(filter(None, [run_name("demo", variant), split]))
-    assert parts(place) == ("demo", None if variant == "main" else variant, split)
+    assert parts_of(place) == ("demo", None if variant == "main" else variant, split)
 
 
 def test_variants_have_candidates_of_their_own_where_asked(run_of):

@@ -1,59 +1,17 @@
 """Time and memory of every rule, from Snakemake's benchmark files."""
 
 import csv
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Collection
+from itertools import zip_longest
 from pathlib import Path
 
 from workflow_scripts.maskdistill.data.datasets import SPLITS
 from workflow_scripts.maskdistill.files import shards
-
-# Rules that write the same files: the provenance of a file says which of them has made it, and its
-# benchmark is of the same job.
-MASKS = ("make_masks", "extract_masks")
-# Path of a rule's benchmark file, without split, round and numbers → rule, in the workflow's order.
-# Of several rules it is what is shown where the provenance cannot be read.
-RULES = {
-    "make_demo_dataset": "make_demo_dataset",
-    "images/*": "list_images",
-    "features/*": "extract_features",
-    "masks/*": " or ".join(MASKS),
-    "mask_embeddings/*": "embed_masks",
-    "seed/clusters/assignments": "cluster_masks",
-    "seed/assignments/*": "assign_masks",
-    "seed/initial_label_maps/*": "paint_masks",
-    "seed/pseudo_labels": "write_pseudo_labels",
-    "seed/mask_rcnn/model": "train_mask_rcnn",
-    "seed/candidates/*": "predict_candidates",
-    "seed/candidates": "write_results",
-    "seed/confident/*": "filter_candidates",
-    "seed/segmentation/model": "train_segmentation",
-    "seed/predictions/*": "predict_segmentation",
-    "seed/predictions_crf/*": "refine_predictions",
-    "seed/metrics": "evaluate",
-    "seed/instances": "evaluate_instances",
-    "ground_truth/*": "write_ground_truth",
-    "seed/linear_probe/model": "train_linear_probe",
-    "seed/linear_probe/*": "predict_linear_probe",
-    "seed/linear_probe_crf/*": "refine_linear_probe",
-    "seed/linear_probe": "evaluate_linear_probe",
-    "metrics": "summarize",
-    "unpacked_label_maps": "unpack_label_maps",
-    "unpacked_predictions": "unpack_label_maps",
-    "gallery": "write_gallery",
-    "seed/contact_sheets": "draw_contact_sheets",
-    **dict.fromkeys(
-        (
-            f"exports/{name}"
-            for name in ("coco", "voc", "fiftyone", "label_studio", "huggingface", "yolo")
-        ),
-        "export_dataset",
-    ),
-    "exports/model": "export_model",
-    "seed/use": "describe_use",
-    "label_maps": "write_applied",
-}
+from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.runs.rule_texts import benchmark_paths
 
 
 def timings(benchmarks: Path | None, splits: Collection[str], seeds: Collection[int]) -> list[dict]:
@@ -81,8 +39,7 @@ def timings(benchmarks: Path | None, splits: Collection[str], seeds: Collection[
                 rule = rule_of_benchmark(path.relative_to(benchmarks), splits, results)
                 jobs[rule].append((_float(row.get("s")), _float(row.get("max_rss"))))
     total = sum(seconds for found in jobs.values() for seconds, _ in found)
-    order = {rule: i for i, rule in enumerate(RULES.values())}
-    order |= dict.fromkeys(MASKS, order[RULES["masks/*"]])
+    order = {rule: number for number, rule in enumerate(benchmark_paths(REPOSITORY))}
     return [
         {
             "rule": rule,
@@ -92,35 +49,49 @@ def timings(benchmarks: Path | None, splits: Collection[str], seeds: Collection[
             "memory": max(memory for _, memory in found),
             "share": sum(seconds for seconds, _ in found) / total if total else 0.0,
         }
-        for rule, found in sorted(jobs.items(), key=lambda j: (order.get(j[0], len(order)), j[0]))
+        for rule, found in sorted(
+            jobs.items(), key=lambda job: order.get(job[0].partition(" or ")[0], len(order))
+        )
     ]
 
 
 def rule_of_benchmark(path: Path, splits: Collection[str], results: Path) -> str:
-    """The rule that a benchmark file belongs to; its path has the stem of the rule's output.
+    """The rule that a benchmark file belongs to, by the paths that the rules name.
+
+    Of several rules that write the same file, the provenance of the file says which one did; it has
+    the same stem as the benchmark.
 
     Args:
         path: relative to the dataset's benchmarks, e.g. `seed-0/val/candidates/0003.tsv`.
         splits: names of the dataset's splits.
         results: folder of the dataset's results.
     """
-    parts = []
-    # Folders of new images, applied/NAME, are like splits. A stem may be called like a split.
-    folders = "|".join(["applied/[^/]+", *SPLITS, *map(re.escape, splits)])
-    name = re.sub(rf"(^|/)({folders})/", r"\1", path.with_suffix("").as_posix())
-    for part in name.split("/"):
-        if part.startswith("seed-"):
-            parts.append("seed")
-        elif part.isdigit():
-            parts.append("*")
-        elif not part.startswith("round-"):
-            parts.append(part)
-    name = "/".join(parts)
-    rule = RULES.get(name, name)
+    matching = {
+        rule: pattern.groups
+        for rule, pattern in _patterns(tuple(splits)).items()
+        if pattern.fullmatch(path.as_posix())
+    }
+    # exports/model is not one of exports/{format}.
+    rules = [rule for rule, count in matching.items() if count == min(matching.values())]
     made = results / path.with_suffix(".parquet")
-    if name == "masks/*" and made.is_file():
-        return shards.read_metadata(made).get("program", rule)
-    return rule
+    if len(rules) > 1 and made.is_file():
+        return shards.read_metadata(made).get("program", rules[0])
+    return " or ".join(rules) or path.with_suffix("").as_posix()
+
+
+@functools.cache
+def _patterns(splits: tuple[str, ...]) -> dict[str, re.Pattern]:
+    """Rule → the paths of its benchmarks, a group for each wildcard."""
+    folders = "|".join(["applied/[^/]+", *SPLITS, *map(re.escape, splits)])
+    known = {"split": folders, "shard": r"\d{4}", "seed": r"\d+", "round": r"\d+"}
+    known["in_round"] = r"round-\d+/"
+    found = {}
+    for rule, path in benchmark_paths(REPOSITORY).items():
+        parts = re.split(r"{(\w+)}", path)
+        wildcards = [f"({known.get(name, '[^/]+')})" for name in parts[1::2]]
+        texts = map(re.escape, parts[::2])
+        found[rule] = re.compile("".join(map("".join, zip_longest(texts, wildcards, fillvalue=""))))
+    return found
 
 
 def _float(text: str | None) -> float:

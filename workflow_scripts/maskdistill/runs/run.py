@@ -38,7 +38,7 @@ def run_name(dataset: str, variant: str) -> str:
     return dataset if variant == MAIN else f"{dataset}/ablations/{variant}"
 
 
-def parts(place: str) -> Parts:
+def parts_of(place: str) -> Parts:
     """The parts of RUN or RUN/SPLIT."""
     return Parts(*_PLACE.fullmatch(place).groups())
 
@@ -101,7 +101,7 @@ class Run:
             wildcards: of a job: the dataset or the run, perhaps a seed and a split.
         """
         seed = wildcards.get("seed")
-        dataset, variant, _ = parts(wildcards.get("run") or wildcards["dataset"])
+        dataset, variant, _ = parts_of(wildcards.get("run") or wildcards["dataset"])
         return self._settings_text(
             declaration,
             dataset,
@@ -138,7 +138,7 @@ class Run:
 
     def root(self, place: str) -> str:
         """Folder of the images of RUN or RUN/SPLIT."""
-        dataset, _, split = parts(place)
+        dataset, _, split = parts_of(place)
         return self.described(dataset, split)["root"]
 
     def max_rejected(self, dataset: str) -> str:
@@ -278,7 +278,7 @@ class Run:
 
     def has_candidates(self, run: str) -> bool:
         """Whether a run has a Mask R-CNN, and so candidates, of its own."""
-        dataset, variant, _ = parts(run)
+        dataset, variant, _ = parts_of(run)
         if variant is None:
             return True
         own = has_own(self.variants[dataset][variant], "candidates") and variant not in BASELINES
@@ -290,7 +290,7 @@ class Run:
         Args:
             stage: one of `variants.STAGES`, or `images`, which no variant changes.
         """
-        dataset, variant, _ = parts(run)
+        dataset, variant, _ = parts_of(run)
         own = variant and stage != "images" and has_own(self.variants[dataset][variant], stage)
         return f"results/{run if own else dataset}"
 

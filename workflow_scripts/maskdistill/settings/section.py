@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -32,6 +32,7 @@ Positive = Annotated[float, Field(gt=0), _AS_WRITTEN]
 NotNegative = Annotated[float, Field(ge=0), _AS_WRITTEN]
 Precision = Literal["float32", "bfloat16", "float16"]
 ResNetDepth = Literal[10, 18, 50]
+RESNET_DEPTHS = f"Depth of the ResNet: {', '.join(map(str, get_args(ResNetDepth)))}."
 
 
 def listed(item: object, *, least: int = 0, most: int | None = None) -> object:

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from workflow_scripts.maskdistill.settings.section import (
+    RESNET_DEPTHS,
     Count,
     Natural,
     NotNegative,
@@ -28,7 +29,7 @@ class MaskRCNNSettings(Section):
     engine: Literal["torchvision", "detectron2"] = Field(
         "torchvision", description="torchvision, or detectron2 (C4 with MoCo's detection recipe)."
     )
-    depth: ResNetDepth = Field(50, description="Depth of the ResNet: 10, 18 or 50.")
+    depth: ResNetDepth = Field(50, description=RESNET_DEPTHS)
     fpn: bool = Field(False, description="Feature pyramid instead of C4.")
     fpn_channels: Count = Field(256, description="Channels of the pyramid.")
     roi_size: Count = Field(

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from workflow_scripts.maskdistill.settings.section import (
+    RESNET_DEPTHS,
     Count,
     Natural,
     NotNegative,
@@ -23,7 +24,7 @@ class SegmentationSettings(Section):
 
     section: ClassVar[str] = "segmentation"
 
-    depth: ResNetDepth = Field(50, description="Depth of the ResNet: 10, 18 or 50.")
+    depth: ResNetDepth = Field(50, description=RESNET_DEPTHS)
     output_stride: Literal[8, 16] = Field(8, description="8 or 16.")
     weights: str | None = Field(
         None, description="Initial weights of the ResNet; null draws them at random."
