@@ -27,10 +27,7 @@ include: "rules/report.smk"
 include: "rules/gallery.smk"
 include: "rules/exports.smk"
 include: "rules/apply.smk"
-include: "rules/ablation_variants.smk"
-include: "rules/ablation_masks.smk"
-include: "rules/ablation_models.smk"
-include: "rules/ablation_scores.smk"
+include: "rules/ablations.smk"
 include: "rules/ablation_tables.smk"
 
 

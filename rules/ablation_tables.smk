@@ -1,5 +1,6 @@
-# The paper's tables and figures, and a page with all of them.
-from workflow_scripts.maskdistill.runs.variants import ITEMS, MAIN, SWEEPS, sweep
+# The paper's tables and figures, and a page with all of them: `snakemake ablations`, or one of
+# them, `snakemake table_1`.
+from workflow_scripts.maskdistill.runs.variants import ITEMS, SWEEPS, sweep
 
 
 wildcard_constraints:
@@ -27,7 +28,7 @@ def ablation_sources(dataset, item):
     return {
         kind: {
             variant: [
-                f"{RUN.folder(dataset, variant, 'segmentation')}/seed-{seed}/{kind}.json"
+                f"results/{run_name(dataset, variant)}/seed-{seed}/{kind}.json"
                 for seed in ablation_seeds(dataset)
             ]
             for variant in dict.fromkeys([MAIN] * (kind == "metrics") + list(names))

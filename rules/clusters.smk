@@ -5,7 +5,7 @@ def support_shards(stage):
     """An input function: shards of the training images of the datasets that support the clustering."""
     return lambda wildcards: [
         path
-        for name in CONFIGS[wildcards.dataset]["clustering"]["support"]
+        for name in CONFIGS[dataset_of(wildcards)]["clustering"]["support"]
         for path in shards_of(name, "train", f"results/{name}/train/{stage}")
     ]
 
@@ -30,30 +30,37 @@ def expected_assignments(path):
     return f"--expected-assignments {digest}" if digest else ""
 
 
-SUPPORT = AtStart(support_options)
+SUPPORT = of_dataset(support_options)
 EXPECTED_ASSIGNMENTS = AtStart(expected_assignments)
 
 
 def assignments(wildcards):
-    """Clusters of the masks of a split: those of `train` were clustered, others are assigned."""
-    base = f"results/{wildcards.dataset}/seed-{wildcards.seed}"
-    if wildcards.split == "train":
+    """Clusters of the masks of a shard, or of all masks of the split whose objects are evaluated.
+
+    Those of `train` were clustered, others are assigned.
+    """
+    dataset = dataset_of(wildcards)
+    split = wildcards.get("split", RUN.instance_split(dataset))
+    base = f"{RUN.folder(wildcards.run, 'clusters')}/seed-{wildcards.seed}"
+    if split == "train":
         return f"{base}/clusters/assignments.parquet"
-    return f"{base}/{wildcards.split}/assignments/{wildcards.shard}.parquet"
+    if hasattr(wildcards, "shard"):
+        return f"{base}/{split}/assignments/{wildcards.shard}.parquet"
+    return shards_of(dataset, split, f"{base}/{split}/assignments")
 
 
 rule cluster_masks:
     input:
-        embeddings=all_shards("results/{dataset}/train/mask_embeddings"),
+        embeddings=all_shards("masks", "train/mask_embeddings"),
         support=support_shards("mask_embeddings"),
         support_images=support_shards("images"),
     output:
-        assignments="results/{dataset}/seed-{seed}/clusters/assignments.parquet",
-        centroids="results/{dataset}/seed-{seed}/clusters/centroids.parquet",
+        assignments="results/{run}/seed-{seed}/clusters/assignments.parquet",
+        centroids="results/{run}/seed-{seed}/clusters/centroids.parquet",
     log:
-        "logs/{dataset}/seed-{seed}/clusters/assignments.log",
+        "logs/{run}/seed-{seed}/clusters/assignments.log",
     benchmark:
-        "benchmarks/{dataset}/seed-{seed}/clusters/assignments.tsv"
+        "benchmarks/{run}/seed-{seed}/clusters/assignments.tsv"
     conda:
         "../envs/maskdistill.yaml"
     threads: RUNTIME["threads"]
@@ -72,26 +79,26 @@ rule cluster_masks:
         ),
         code=RUN.code("cluster_masks"),
     message:
-        "Cluster masks of {wildcards.dataset}, seed {wildcards.seed}"
+        "Cluster masks of {wildcards.run}, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.cluster_masks --settings {params.settings:q}"
         " --code {params.code}"
         " --embeddings {ALL:{input.embeddings}}"
-        " {SUPPORT:{wildcards.dataset}}"
+        " {SUPPORT:{wildcards.run}}"
         " --seed {wildcards.seed}"
         " --assignments {output.assignments} --centroids {output.centroids} > {log} 2>&1"
 
 
 rule assign_masks:
     input:
-        embeddings="results/{dataset}/{split}/mask_embeddings/{shard}.parquet",
-        centroids="results/{dataset}/seed-{seed}/clusters/centroids.parquet",
+        embeddings=of_stage("masks", "{split}/mask_embeddings/{shard}.parquet"),
+        centroids="results/{run}/seed-{seed}/clusters/centroids.parquet",
     output:
-        "results/{dataset}/seed-{seed}/{split}/assignments/{shard}.parquet",
+        "results/{run}/seed-{seed}/{split}/assignments/{shard}.parquet",
     log:
-        "logs/{dataset}/seed-{seed}/{split}/assignments/{shard}.log",
+        "logs/{run}/seed-{seed}/{split}/assignments/{shard}.log",
     benchmark:
-        "benchmarks/{dataset}/seed-{seed}/{split}/assignments/{shard}.tsv"
+        "benchmarks/{run}/seed-{seed}/{split}/assignments/{shard}.tsv"
     conda:
         "../envs/maskdistill.yaml"
     threads: 1
@@ -102,7 +109,7 @@ rule assign_masks:
         settings=settings("clustering.metric", "clustering.standardize"),
         code=RUN.code("assign_masks"),
     message:
-        "Assign masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+        "Assign masks of {wildcards.run} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.assign_masks --settings {params.settings:q}"
         " --code {params.code}"
@@ -112,15 +119,15 @@ rule assign_masks:
 
 rule paint_masks:
     input:
-        images="results/{dataset}/{split}/images/{shard}.parquet",
-        masks="results/{dataset}/{split}/masks/{shard}.parquet",
+        images=of_stage("images", "{split}/images/{shard}.parquet"),
+        masks=of_stage("masks", "{split}/masks/{shard}.parquet"),
         assignments=assignments,
     output:
-        "results/{dataset}/seed-{seed}/{split}/initial_label_maps/{shard}.parquet",
+        "results/{run}/seed-{seed}/{split}/initial_label_maps/{shard}.parquet",
     log:
-        "logs/{dataset}/seed-{seed}/{split}/initial_label_maps/{shard}.log",
+        "logs/{run}/seed-{seed}/{split}/initial_label_maps/{shard}.log",
     benchmark:
-        "benchmarks/{dataset}/seed-{seed}/{split}/initial_label_maps/{shard}.tsv"
+        "benchmarks/{run}/seed-{seed}/{split}/initial_label_maps/{shard}.tsv"
     conda:
         "../envs/maskdistill.yaml"
     threads: 1
@@ -131,7 +138,7 @@ rule paint_masks:
         settings=settings("clustering.clusters", "curation.classes"),
         code=RUN.code("paint_masks"),
     message:
-        "Paint masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+        "Paint masks of {wildcards.run} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.paint_masks --settings {params.settings:q}"
         " --code {params.code}"
@@ -141,15 +148,15 @@ rule paint_masks:
 
 rule write_pseudo_labels:
     input:
-        images=all_shards("results/{dataset}/train/images"),
-        masks=all_shards("results/{dataset}/train/masks"),
-        assignments="results/{dataset}/seed-{seed}/clusters/assignments.parquet",
+        images=all_shards("images", "train/images"),
+        masks=all_shards("masks", "train/masks"),
+        assignments="results/{run}/seed-{seed}/clusters/assignments.parquet",
     output:
-        "results/{dataset}/seed-{seed}/pseudo_labels.json",
+        "results/{run}/seed-{seed}/pseudo_labels.json",
     log:
-        "logs/{dataset}/seed-{seed}/pseudo_labels.log",
+        "logs/{run}/seed-{seed}/pseudo_labels.log",
     benchmark:
-        "benchmarks/{dataset}/seed-{seed}/pseudo_labels.tsv"
+        "benchmarks/{run}/seed-{seed}/pseudo_labels.tsv"
     conda:
         "../envs/maskdistill.yaml"
     threads: 1
@@ -160,21 +167,21 @@ rule write_pseudo_labels:
         settings=settings("clustering.clusters", "curation.classes"),
         code=RUN.code("write_pseudo_labels"),
     message:
-        "Write pseudo-labels of {wildcards.dataset}, seed {wildcards.seed}"
+        "Write pseudo-labels of {wildcards.run}, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.write_pseudo_labels --settings {params.settings:q}"
         " --code {params.code}"
         " --images {ALL:{input.images}}"
-        " --max-rejected {MAX_REJECTED:{wildcards.dataset}} --masks {ALL:{input.masks}}"
+        " --max-rejected {MAX_REJECTED:{wildcards.run}} --masks {ALL:{input.masks}}"
         " --assignments {input.assignments} {EXPECTED_ASSIGNMENTS:{input.assignments}}"
         " --output {output} > {log} 2>&1"
 
 
 rule draw_contact_sheets:
     input:
-        images=all_shards("results/{dataset}/train/images"),
-        masks=all_shards("results/{dataset}/train/masks"),
-        embeddings=all_shards("results/{dataset}/train/mask_embeddings"),
+        images=all_shards("images", "train/images"),
+        masks=all_shards("masks", "train/masks"),
+        embeddings=all_shards("masks", "train/mask_embeddings"),
         assignments="results/{dataset}/seed-{seed}/clusters/assignments.parquet",
         centroids="results/{dataset}/seed-{seed}/clusters/centroids.parquet",
     output:

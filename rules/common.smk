@@ -14,7 +14,8 @@ sys.path.insert(0, str(HOME))
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.runs import frozen
 from workflow_scripts.maskdistill.runs.declared_settings import Declaration
-from workflow_scripts.maskdistill.runs.run import Run, in_shell
+from workflow_scripts.maskdistill.runs.run import Run, in_shell, parts_of, run_name
+from workflow_scripts.maskdistill.runs.variants import BASELINES, MAIN
 from workflow_scripts.maskdistill.settings.changes import canonical_json
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation.step_titles import step_in_round
@@ -77,6 +78,11 @@ class AtStart:
         return self.text_of(value)
 
 
+def of_dataset(text_of):
+    """The same of a run, which is a dataset or one of its variants; the text is of the dataset."""
+    return AtStart(lambda run: text_of(parts_of(run).dataset))
+
+
 def program_start(gpus):
     """How to start a training: under torchrun with more than one GPU."""
     launcher = f" workflow_scripts.torchrun --nproc-per-node {gpus} -m" if int(gpus) > 1 else ""
@@ -85,10 +91,11 @@ def program_start(gpus):
 
 ALL = AtStart(lambda paths: in_shell(paths.split()))
 ROOT = AtStart(lambda place: shlex.quote(RUN.root(place)))
-MAX_REJECTED = AtStart(RUN.max_rejected)
+MAX_REJECTED = of_dataset(RUN.max_rejected)
+DATASET = of_dataset(str)
 TRAIN = AtStart(program_start)
-EVALUATED_SPLIT = AtStart(RUN.evaluated_split)
-INSTANCE_SPLIT = AtStart(RUN.instance_split)
+EVALUATED_SPLIT = of_dataset(RUN.evaluated_split)
+INSTANCE_SPLIT = of_dataset(RUN.instance_split)
 DEVICE = f"--device {RUNTIME['device']}"
 BATCH = f"--batch-size {RUNTIME['batch_size']}"
 CHECKPOINTS = f"--checkpoint-every {RUNTIME['checkpoint_every']}"
@@ -103,8 +110,10 @@ def one_of(values):
     return "|".join(map(re.escape, values)) or r"(?!)"
 
 
+# A run is a dataset, or a variant of it for the ablations: results/DATASET/ablations/VARIANT.
 wildcard_constraints:
     dataset=one_of(CONFIGS),
+    run=one_of(run_name(name, one) for name in CONFIGS for one in (MAIN, *RUN.variants[name])),
     split=one_of([*datasets.SPLITS, *RUN.applied]),
     shard=r"\d{4}",
     seed=r"\d+",
@@ -122,20 +131,39 @@ def shards_of(dataset, split, folder):
     return [f"{folder}/{shard}.parquet" for shard in RUN.shards(dataset, split)]
 
 
-def all_shards(folder, split_of=lambda dataset: "train"):
-    """An input function: all shards in a folder, of the job's split or else that of the dataset."""
+def run_of(wildcards):
+    """The run of a job, by the name of its folder in results."""
+    return wildcards.get("run") or wildcards.dataset
+
+
+def dataset_of(wildcards):
+    """The dataset of a job."""
+    return parts_of(run_of(wildcards)).dataset
+
+
+def of_stage(stage, path):
+    """An input function: a file of a stage, where the run has it from, see `Run.folder`."""
+    return lambda wildcards: (
+        f"{RUN.folder(run_of(wildcards), stage)}/{path.format(**dict(wildcards.items()))}"
+    )
+
+
+def all_shards(stage, folder, split_of=lambda dataset: "train"):
+    """An input function: the same of all shards of the job's split, or else that of the dataset."""
 
     def paths(wildcards):
-        split = wildcards.get("split", split_of(wildcards.dataset))
+        dataset = dataset_of(wildcards)
+        split = wildcards.get("split", split_of(dataset))
         known = {**dict(wildcards.items()), "split": split}
-        return shards_of(wildcards.dataset, split, folder.format(**known))
+        base = RUN.folder(run_of(wildcards), stage)
+        return shards_of(dataset, split, f"{base}/{folder.format(**known)}")
 
     return paths
 
 
 def weights_of(stage):
     """An input function: the local weights file of a stage, if there is one."""
-    return lambda wildcards: CONFIGS[wildcards.dataset][stage]["weights"] or []
+    return lambda wildcards: CONFIGS[dataset_of(wildcards)][stage]["weights"] or []
 
 
 def attempts(size):

@@ -3,15 +3,15 @@
 
 rule filter_candidates:
     input:
-        images="results/{dataset}/{split}/images/{shard}.parquet",
-        candidates="results/{dataset}/seed-{seed}/{split}/candidates/{shard}.parquet",
+        images=of_stage("images", "{split}/images/{shard}.parquet"),
+        candidates=of_stage("candidates", "seed-{seed}/{split}/candidates/{shard}.parquet"),
     output:
-        confident="results/{dataset}/seed-{seed}/{split}/confident/{shard}.parquet",
-        label_maps="results/{dataset}/seed-{seed}/{split}/label_maps/{shard}.parquet",
+        confident="results/{run}/seed-{seed}/{split}/confident/{shard}.parquet",
+        label_maps="results/{run}/seed-{seed}/{split}/label_maps/{shard}.parquet",
     log:
-        "logs/{dataset}/seed-{seed}/{split}/confident/{shard}.log",
+        "logs/{run}/seed-{seed}/{split}/confident/{shard}.log",
     benchmark:
-        "benchmarks/{dataset}/seed-{seed}/{split}/confident/{shard}.tsv"
+        "benchmarks/{run}/seed-{seed}/{split}/confident/{shard}.tsv"
     conda:
         "../envs/maskdistill.yaml"
     threads: 1
@@ -22,7 +22,7 @@ rule filter_candidates:
         settings=settings("confidence.threshold", "clustering.clusters"),
         code=RUN.code("filter_candidates"),
     message:
-        "Filter candidates of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+        "Filter candidates of {wildcards.run} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.filter_candidates --settings {params.settings:q}"
         " --code {params.code}"

@@ -1,10 +1,13 @@
 # Scores against the ground truth, the only stage that reads labels.
 
 
-def steps_of(dataset, seed):
+def steps_of(run, seed):
     """The steps that are scored: name → folder of label maps of the evaluated split."""
+    dataset, variant, _ = parts_of(run)
     split = RUN.evaluated_split(dataset)
-    base = f"results/{dataset}/seed-{seed}"
+    base = f"results/{run}/seed-{seed}"
+    if variant:
+        return variant_steps(run, f"{base}/{split}")
     steps = {
         "initial_masks": f"{base}/{split}/initial_label_maps",
         "mask_rcnn": f"{base}/{split}/label_maps",
@@ -36,30 +39,32 @@ def step_shards(dataset, folders):
 def labels_of(split_of, *, objects=False):
     """A parameter of rules that read labels of a split: a function of the wildcards."""
 
-    return lambda wildcards: RUN.labels_digest(
-        wildcards.dataset, split_of(wildcards.dataset), objects=objects
-    )
+    def digest(wildcards):
+        dataset = dataset_of(wildcards)
+        return RUN.labels_digest(dataset, split_of(dataset), objects=objects)
+
+    return digest
 
 
 rule evaluate:
     input:
-        images=all_shards("results/{dataset}/{split}/images", RUN.evaluated_split),
+        images=all_shards("images", "{split}/images", RUN.evaluated_split),
         steps=lambda wildcards: step_shards(
-            wildcards.dataset, steps_of(wildcards.dataset, wildcards.seed)
+            dataset_of(wildcards), steps_of(wildcards.run, wildcards.seed)
         ),
     output:
-        metrics="results/{dataset}/seed-{seed}/metrics.json",
+        metrics="results/{run}/seed-{seed}/metrics.json",
         csv=report(
-            "results/{dataset}/seed-{seed}/per_class.csv",
+            "results/{run}/seed-{seed}/per_class.csv",
             caption="captions/per_class.rst",
             category="Scores",
-            labels={"dataset": "{dataset}", "what": "by class", "seed": "{seed}"},
+            labels={"dataset": "{run}", "what": "by class", "seed": "{seed}"},
         ),
-        parquet="results/{dataset}/seed-{seed}/per_class.parquet",
+        parquet="results/{run}/seed-{seed}/per_class.parquet",
     log:
-        "logs/{dataset}/seed-{seed}/metrics.log",
+        "logs/{run}/seed-{seed}/metrics.log",
     benchmark:
-        "benchmarks/{dataset}/seed-{seed}/metrics.tsv"
+        "benchmarks/{run}/seed-{seed}/metrics.tsv"
     conda:
         "../envs/maskdistill.yaml"
     threads: 2
@@ -77,49 +82,45 @@ rule evaluate:
         code=RUN.code("evaluate"),
         labels=labels_of(RUN.evaluated_split),
         steps=lambda wildcards: options_of_steps(
-            wildcards.dataset, steps_of(wildcards.dataset, wildcards.seed)
+            dataset_of(wildcards), steps_of(wildcards.run, wildcards.seed)
         ),
     message:
-        "Evaluate {wildcards.dataset}, seed {wildcards.seed}"
+        "Evaluate {wildcards.run}, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.evaluate --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}} --split {EVALUATED_SPLIT:{wildcards.dataset}}"
+        " --root {ROOT:{wildcards.run}} --split {EVALUATED_SPLIT:{wildcards.run}}"
         " --labels {params.labels:q}"
-        " --images {ALL:{input.images}} --max-rejected {MAX_REJECTED:{wildcards.dataset}}"
+        " --images {ALL:{input.images}} --max-rejected {MAX_REJECTED:{wildcards.run}}"
         " {params.steps} --workers {threads}"
         " --output {output.metrics} --per-class-csv {output.csv}"
         " --per-class-parquet {output.parquet} > {log} 2>&1"
 
 
-def assignments_with_objects(wildcards):
-    """Clusters of the masks of the split whose objects are evaluated."""
-    if RUN.instance_split(wildcards.dataset) == "train":
-        return f"results/{wildcards.dataset}/seed-{wildcards.seed}/clusters/assignments.parquet"
-    folder = "results/{dataset}/seed-{seed}/{split}/assignments"
-    return all_shards(folder, RUN.instance_split)(wildcards)
-
-
 rule evaluate_instances:
     input:
-        images=all_shards("results/{dataset}/{split}/images", RUN.instance_split),
-        masks=all_shards("results/{dataset}/{split}/masks", RUN.instance_split),
-        assignments=assignments_with_objects,
-        candidates=all_shards(
-            "results/{dataset}/seed-{seed}/{split}/candidates", RUN.instance_split
+        images=all_shards("images", "{split}/images", RUN.instance_split),
+        masks=all_shards("masks", "{split}/masks", RUN.instance_split),
+        assignments=assignments,
+        candidates=lambda wildcards: (
+            all_shards("candidates", "seed-{seed}/{split}/candidates", RUN.instance_split)(
+                wildcards
+            )
+            if RUN.has_candidates(wildcards.run)
+            else []
         ),
-        metrics="results/{dataset}/seed-{seed}/metrics.json",
+        metrics="results/{run}/seed-{seed}/metrics.json",
     output:
         report(
-            "results/{dataset}/seed-{seed}/instances.json",
+            "results/{run}/seed-{seed}/instances.json",
             caption="captions/instances.rst",
             category="Scores",
-            labels={"dataset": "{dataset}", "what": "objects", "seed": "{seed}"},
+            labels={"dataset": "{run}", "what": "objects", "seed": "{seed}"},
         ),
     log:
-        "logs/{dataset}/seed-{seed}/instances.log",
+        "logs/{run}/seed-{seed}/instances.log",
     benchmark:
-        "benchmarks/{dataset}/seed-{seed}/instances.tsv"
+        "benchmarks/{run}/seed-{seed}/instances.tsv"
     conda:
         "../envs/maskdistill.yaml"
     threads: 2
@@ -137,13 +138,13 @@ rule evaluate_instances:
         code=RUN.code("evaluate_instances"),
         labels=labels_of(RUN.instance_split, objects=True),
     message:
-        "Evaluate masks of {wildcards.dataset} against objects, seed {wildcards.seed}"
+        "Evaluate masks of {wildcards.run} against objects, seed {wildcards.seed}"
     shell:
         "exec python -m workflow_scripts.evaluate_instances --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}} --split {INSTANCE_SPLIT:{wildcards.dataset}}"
+        " --root {ROOT:{wildcards.run}} --split {INSTANCE_SPLIT:{wildcards.run}}"
         " --labels {params.labels:q}"
-        " --images {ALL:{input.images}} --max-rejected {MAX_REJECTED:{wildcards.dataset}}"
+        " --images {ALL:{input.images}} --max-rejected {MAX_REJECTED:{wildcards.run}}"
         " --masks {ALL:{input.masks}}"
         " --assignments {input.assignments} --candidates {ALL:{input.candidates}}"
         " --metrics {input.metrics} --workers {threads} --output {output} > {log} 2>&1"

@@ -64,7 +64,7 @@ def final_model(wildcards):
 rule export_model:
     input:
         model=final_model,
-        images=all_shards("results/{dataset}/train/images"),
+        images=all_shards("images", "train/images"),
         metrics=lambda wildcards: (
             f"results/{wildcards.dataset}/seed-{RUN.first_seed(wildcards.dataset)}/metrics.json"
             if RUN.has_ground_truth(wildcards.dataset)

@@ -39,7 +39,7 @@ rule write_ground_truth:
 
 rule train_linear_probe:
     input:
-        ground_truth=all_shards("results/{dataset}/train/ground_truth"),
+        ground_truth=all_shards("images", "train/ground_truth"),
         model="results/{dataset}/seed-{seed}/round-{round}/segmentation/model.pt",
     output:
         model="results/{dataset}/seed-{seed}/round-{round}/linear_probe/model.pt",
@@ -91,16 +91,16 @@ rule train_linear_probe:
 # A probe's model file is one of DeepLab, with classes for clusters.
 use rule predict_segmentation as predict_linear_probe with:
     input:
-        images="results/{dataset}/{split}/images/{shard}.parquet",
-        model="results/{dataset}/seed-{seed}/round-{round}/linear_probe/model.pt",
+        images=of_stage("images", "{split}/images/{shard}.parquet"),
+        model="results/{run}/seed-{seed}/round-{round}/linear_probe/model.pt",
     output:
-        "results/{dataset}/seed-{seed}/round-{round}/{split}/linear_probe/{shard}.parquet",
+        "results/{run}/seed-{seed}/round-{round}/{split}/linear_probe/{shard}.parquet",
     log:
-        "logs/{dataset}/seed-{seed}/round-{round}/{split}/linear_probe/{shard}.log",
+        "logs/{run}/seed-{seed}/round-{round}/{split}/linear_probe/{shard}.log",
     benchmark:
-        "benchmarks/{dataset}/seed-{seed}/round-{round}/{split}/linear_probe/{shard}.tsv"
+        "benchmarks/{run}/seed-{seed}/round-{round}/{split}/linear_probe/{shard}.tsv"
     message:
-        "Predict by linear probe on {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+        "Predict by linear probe on {wildcards.run} {wildcards.split}, shard {wildcards.shard}"
 
 
 use rule refine_predictions as refine_linear_probe with:
@@ -119,12 +119,12 @@ use rule refine_predictions as refine_linear_probe with:
 
 def linear_probe_folders(wildcards):
     """Step → folder of the label maps of a probe, of every round."""
-    dataset = wildcards.dataset
+    dataset = dataset_of(wildcards)
     split = RUN.evaluated_split(dataset)
     steps = {}
     for number in RUN.rounds(dataset):
         name = step_in_round("linear_probe", number)
-        folder = f"results/{dataset}/seed-{wildcards.seed}/round-{number}/{split}"
+        folder = f"results/{wildcards.run}/seed-{wildcards.seed}/round-{number}/{split}"
         steps[name] = f"{folder}/linear_probe"
         if RUN.has_crf(dataset):
             steps[f"{name}_crf"] = f"{folder}/linear_probe_crf"
@@ -133,21 +133,21 @@ def linear_probe_folders(wildcards):
 
 use rule evaluate as evaluate_linear_probe with:
     input:
-        images=all_shards("results/{dataset}/{split}/images", RUN.evaluated_split),
-        steps=lambda wildcards: step_shards(wildcards.dataset, linear_probe_folders(wildcards)),
+        images=all_shards("images", "{split}/images", RUN.evaluated_split),
+        steps=lambda wildcards: step_shards(dataset_of(wildcards), linear_probe_folders(wildcards)),
     output:
-        metrics="results/{dataset}/seed-{seed}/linear_probe.json",
+        metrics="results/{run}/seed-{seed}/linear_probe.json",
         csv=report(
-            "results/{dataset}/seed-{seed}/linear_probe_per_class.csv",
+            "results/{run}/seed-{seed}/linear_probe_per_class.csv",
             caption="captions/per_class.rst",
             category="Scores",
-            labels={"dataset": "{dataset}", "what": "linear probe by class", "seed": "{seed}"},
+            labels={"dataset": "{run}", "what": "linear probe by class", "seed": "{seed}"},
         ),
-        parquet="results/{dataset}/seed-{seed}/linear_probe_per_class.parquet",
+        parquet="results/{run}/seed-{seed}/linear_probe_per_class.parquet",
     log:
-        "logs/{dataset}/seed-{seed}/linear_probe.log",
+        "logs/{run}/seed-{seed}/linear_probe.log",
     benchmark:
-        "benchmarks/{dataset}/seed-{seed}/linear_probe.tsv"
+        "benchmarks/{run}/seed-{seed}/linear_probe.tsv"
     params:
         settings=settings(
             "dataset.adapter",
@@ -157,6 +157,6 @@ use rule evaluate as evaluate_linear_probe with:
         ),
         code=RUN.code("evaluate"),
         steps=lambda wildcards: "--supervised "
-        + options_of_steps(wildcards.dataset, linear_probe_folders(wildcards)),
+        + options_of_steps(dataset_of(wildcards), linear_probe_folders(wildcards)),
     message:
-        "Evaluate the linear probe of {wildcards.dataset}, seed {wildcards.seed}"
+        "Evaluate the linear probe of {wildcards.run}, seed {wildcards.seed}"

@@ -3,7 +3,7 @@
 
 def engine_environment(wildcards):
     """The conda environment of the engine that is chosen for a dataset."""
-    engine = CONFIGS[wildcards.dataset]["mask_rcnn"]["engine"]
+    engine = CONFIGS[dataset_of(wildcards)]["mask_rcnn"]["engine"]
     return {
         "torchvision": "../envs/maskdistill.yaml",
         "detectron2": "../envs/detectron2.yaml",
@@ -12,15 +12,15 @@ def engine_environment(wildcards):
 
 rule train_mask_rcnn:
     input:
-        pseudo_labels="results/{dataset}/seed-{seed}/pseudo_labels.json",
+        pseudo_labels="results/{run}/seed-{seed}/pseudo_labels.json",
         weights=weights_of("mask_rcnn"),
     output:
-        model="results/{dataset}/seed-{seed}/mask_rcnn/model.pt",
-        history="results/{dataset}/seed-{seed}/mask_rcnn/history.csv",
+        model="results/{run}/seed-{seed}/mask_rcnn/model.pt",
+        history="results/{run}/seed-{seed}/mask_rcnn/history.csv",
     log:
-        "logs/{dataset}/seed-{seed}/mask_rcnn/model.log",
+        "logs/{run}/seed-{seed}/mask_rcnn/model.log",
     benchmark:
-        "benchmarks/{dataset}/seed-{seed}/mask_rcnn/model.tsv"
+        "benchmarks/{run}/seed-{seed}/mask_rcnn/model.tsv"
     conda:
         engine_environment
     threads: RUNTIME["threads"] * TRAINING_PROCESSES
@@ -32,26 +32,26 @@ rule train_mask_rcnn:
         settings=settings("mask_rcnn"),
         code=RUN.code("train_mask_rcnn"),
     message:
-        "Train Mask R-CNN on {wildcards.dataset}, seed {wildcards.seed}"
+        "Train Mask R-CNN on {wildcards.run}, seed {wildcards.seed}"
     shell:
         "exec {TRAIN:{resources.gpu}} workflow_scripts.train_mask_rcnn --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}} --pseudo-labels {input.pseudo_labels}"
-        " --work-dir checkpoints/{wildcards.dataset}/seed-{wildcards.seed}/mask_rcnn"
+        " --root {ROOT:{wildcards.run}} --pseudo-labels {input.pseudo_labels}"
+        " --work-dir checkpoints/{DATASET:{wildcards.run}}/seed-{wildcards.seed}/mask_rcnn"
         " --seed {wildcards.seed} {DEVICE} --workers {threads} {CHECKPOINTS}"
         " --model {output.model} --history {output.history} > {log} 2>&1"
 
 
 rule predict_candidates:
     input:
-        images="results/{dataset}/{split}/images/{shard}.parquet",
-        model="results/{dataset}/seed-{seed}/mask_rcnn/model.pt",
+        images=of_stage("images", "{split}/images/{shard}.parquet"),
+        model="results/{run}/seed-{seed}/mask_rcnn/model.pt",
     output:
-        "results/{dataset}/seed-{seed}/{split}/candidates/{shard}.parquet",
+        "results/{run}/seed-{seed}/{split}/candidates/{shard}.parquet",
     log:
-        "logs/{dataset}/seed-{seed}/{split}/candidates/{shard}.log",
+        "logs/{run}/seed-{seed}/{split}/candidates/{shard}.log",
     benchmark:
-        "benchmarks/{dataset}/seed-{seed}/{split}/candidates/{shard}.tsv"
+        "benchmarks/{run}/seed-{seed}/{split}/candidates/{shard}.tsv"
     conda:
         engine_environment
     threads: RUNTIME["threads"]
@@ -63,19 +63,19 @@ rule predict_candidates:
         settings=settings("candidates"),
         code=RUN.code("predict_candidates"),
     message:
-        "Predict candidates of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+        "Predict candidates of {wildcards.run} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.predict_candidates --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
+        " --root {ROOT:{wildcards.run}/{wildcards.split}} --images {input.images}"
         " --model {input.model}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
 
 
 rule write_results:
     input:
-        images=all_shards("results/{dataset}/{split}/images"),
-        candidates=all_shards("results/{dataset}/seed-{seed}/{split}/candidates"),
+        images=all_shards("images", "{split}/images"),
+        candidates=all_shards("candidates", "seed-{seed}/{split}/candidates"),
     output:
         "results/{dataset}/seed-{seed}/{split}/candidates.json",
     log:

@@ -3,20 +3,20 @@
 
 def embedder_weights(wildcards):
     """Local weights of the network that embeds, if there are any."""
-    own = CONFIGS[wildcards.dataset]["embedding"]["backbone"] is not None
+    own = CONFIGS[dataset_of(wildcards)]["embedding"]["backbone"] is not None
     return weights_of("embedding" if own else "features")(wildcards)
 
 
 rule make_masks:
     input:
-        images="results/{dataset}/{split}/images/{shard}.parquet",
-        features="results/{dataset}/{split}/features/{shard}.parquet",
+        images=of_stage("images", "{split}/images/{shard}.parquet"),
+        features=of_stage("images", "{split}/features/{shard}.parquet"),
     output:
-        "results/{dataset}/{split}/masks/{shard}.parquet",
+        "results/{run}/{split}/masks/{shard}.parquet",
     log:
-        "logs/{dataset}/{split}/masks/{shard}.log",
+        "logs/{run}/{split}/masks/{shard}.log",
     benchmark:
-        "benchmarks/{dataset}/{split}/masks/{shard}.tsv"
+        "benchmarks/{run}/{split}/masks/{shard}.tsv"
     conda:
         "../envs/maskdistill.yaml"
     threads: 1
@@ -27,7 +27,7 @@ rule make_masks:
         settings=settings("masks"),
         code=RUN.code("make_masks"),
     message:
-        "Make masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+        "Make masks of {wildcards.run} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.make_masks --settings {params.settings:q}"
         " --code {params.code}"
@@ -71,15 +71,15 @@ rule extract_masks:
 
 rule embed_masks:
     input:
-        images="results/{dataset}/{split}/images/{shard}.parquet",
-        masks="results/{dataset}/{split}/masks/{shard}.parquet",
+        images=of_stage("images", "{split}/images/{shard}.parquet"),
+        masks=of_stage("masks", "{split}/masks/{shard}.parquet"),
         weights=embedder_weights,
     output:
-        "results/{dataset}/{split}/mask_embeddings/{shard}.parquet",
+        "results/{run}/{split}/mask_embeddings/{shard}.parquet",
     log:
-        "logs/{dataset}/{split}/mask_embeddings/{shard}.log",
+        "logs/{run}/{split}/mask_embeddings/{shard}.log",
     benchmark:
-        "benchmarks/{dataset}/{split}/mask_embeddings/{shard}.tsv"
+        "benchmarks/{run}/{split}/mask_embeddings/{shard}.tsv"
     conda:
         "../envs/maskdistill.yaml"
     threads: RUNTIME["threads"]
@@ -98,9 +98,9 @@ rule embed_masks:
         ),
         code=RUN.code("embed_masks"),
     message:
-        "Embed masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+        "Embed masks of {wildcards.run} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.embed_masks --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}} --images {input.images} --masks {input.masks}"
+        " --root {ROOT:{wildcards.run}} --images {input.images} --masks {input.masks}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"

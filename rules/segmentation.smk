@@ -1,27 +1,33 @@
 # DeepLab-v3 trained on label maps, its predictions, and their refinement by a CRF.
 
 
+# A run trains once and again in every round, a variant once and without a folder of the round.
+wildcard_constraints:
+    in_round=r"(round-\d+/)?",
+
+
 def training_label_maps(wildcards):
-    """Folder of what a round is trained on: confident candidates, later refined predictions."""
-    base = f"results/{wildcards.dataset}/seed-{wildcards.seed}"
-    if wildcards.round == "0":
-        return f"{base}/train/label_maps"
-    return f"{base}/round-{int(wildcards.round) - 1}/train/predictions_crf"
+    """Folder of what a model is trained on: confident candidates, later refined predictions."""
+    number = wildcards.in_round.removeprefix("round-").removesuffix("/")
+    if number in ("", "0"):
+        return f"{RUN.folder(wildcards.run, 'confident')}/seed-{wildcards.seed}/train/label_maps"
+    last = int(number) - 1
+    return f"results/{wildcards.run}/seed-{wildcards.seed}/round-{last}/train/predictions_crf"
 
 
 rule train_segmentation:
     input:
         label_maps=lambda wildcards: shards_of(
-            wildcards.dataset, "train", training_label_maps(wildcards)
+            dataset_of(wildcards), "train", training_label_maps(wildcards)
         ),
         weights=weights_of("segmentation"),
     output:
-        model="results/{dataset}/seed-{seed}/round-{round}/segmentation/model.pt",
-        history="results/{dataset}/seed-{seed}/round-{round}/segmentation/history.csv",
+        model="results/{run}/seed-{seed}/{in_round}segmentation/model.pt",
+        history="results/{run}/seed-{seed}/{in_round}segmentation/history.csv",
     log:
-        "logs/{dataset}/seed-{seed}/round-{round}/segmentation/model.log",
+        "logs/{run}/seed-{seed}/{in_round}segmentation/model.log",
     benchmark:
-        "benchmarks/{dataset}/seed-{seed}/round-{round}/segmentation/model.tsv"
+        "benchmarks/{run}/seed-{seed}/{in_round}segmentation/model.tsv"
     conda:
         "../envs/maskdistill.yaml"
     threads: RUNTIME["threads"] * TRAINING_PROCESSES
@@ -34,27 +40,27 @@ rule train_segmentation:
         code=RUN.code("train_segmentation"),
         label_maps=training_label_maps,
     message:
-        "Train DeepLab-v3 on {wildcards.dataset}, seed {wildcards.seed}, round {wildcards.round}"
+        "Train DeepLab-v3 of {wildcards.run}: {output.model}"
     shell:
         "exec {TRAIN:{resources.gpu}} workflow_scripts.train_segmentation --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}}"
+        " --root {ROOT:{wildcards.run}}"
         " --label-maps {ALL:{input.label_maps}}"
-        " --work-dir checkpoints/{wildcards.dataset}/seed-{wildcards.seed}/segmentation"
+        " --work-dir checkpoints/{DATASET:{wildcards.run}}/seed-{wildcards.seed}/segmentation"
         " --seed {wildcards.seed} {DEVICE} --workers {threads}"
         " --model {output.model} --history {output.history} > {log} 2>&1"
 
 
 rule predict_segmentation:
     input:
-        images="results/{dataset}/{split}/images/{shard}.parquet",
-        model="results/{dataset}/seed-{seed}/round-{round}/segmentation/model.pt",
+        images=of_stage("images", "{split}/images/{shard}.parquet"),
+        model="results/{run}/seed-{seed}/{in_round}segmentation/model.pt",
     output:
-        "results/{dataset}/seed-{seed}/round-{round}/{split}/predictions/{shard}.parquet",
+        "results/{run}/seed-{seed}/{in_round}{split}/predictions/{shard}.parquet",
     log:
-        "logs/{dataset}/seed-{seed}/round-{round}/{split}/predictions/{shard}.log",
+        "logs/{run}/seed-{seed}/{in_round}{split}/predictions/{shard}.log",
     benchmark:
-        "benchmarks/{dataset}/seed-{seed}/round-{round}/{split}/predictions/{shard}.tsv"
+        "benchmarks/{run}/seed-{seed}/{in_round}{split}/predictions/{shard}.tsv"
     conda:
         "../envs/maskdistill.yaml"
     threads: RUNTIME["threads"]
@@ -66,11 +72,11 @@ rule predict_segmentation:
         settings=settings("predictions.precision"),
         code=RUN.code("predict_segmentation"),
     message:
-        "Predict label maps of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
+        "Predict label maps of {wildcards.run} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.predict_segmentation --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
+        " --root {ROOT:{wildcards.run}/{wildcards.split}} --images {input.images}"
         " --model {input.model}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
 

@@ -32,17 +32,17 @@ STEPS_OF_TRAINED = {
 }
 # What a new number of clusters takes, with two shards of `train` and one of `val`.
 CLUSTERS = {
-    "cluster_variant_masks": 1,
-    "assign_variant_masks": 1,
-    "paint_variant_masks": 1,
-    "evaluate_variant": 1,
-    "evaluate_variant_instances": 1,
+    "cluster_masks": 1,
+    "assign_masks": 1,
+    "paint_masks": 1,
+    "evaluate": 1,
+    "evaluate_instances": 1,
     "draw_ablation": 1,
     "report_ablations": 1,
     "ablations": 1,
 }
 # What new masks take, after themselves.
-MASKS = {**CLUSTERS, "embed_variant_masks": 3}
+MASKS = {**CLUSTERS, "embed_masks": 3}
 
 
 def copy_of(finished: Workflow, directory: Path, **ablations) -> Workflow:
@@ -140,12 +140,12 @@ def test_boxes_are_no_masks(ablated: Workflow) -> None:
     [
         ({"clusters": [6, 9, 12]}, CLUSTERS),
         ({"clusters": [6]}, {"draw_ablation": 1, "report_ablations": 1, "ablations": 1}),
-        ({"top_k": [0.1, 0.2, 0.3]}, {**MASKS, "make_variant_masks": 3}),
+        ({"top_k": [0.1, 0.2, 0.3]}, {**MASKS, "make_masks": 3}),
         (
             {"threshold": [0.25, 0.5, 0.75]},
             {
-                "filter_variant_candidates": 1,
-                "evaluate_variant": 1,
+                "filter_candidates": 1,
+                "evaluate": 1,
                 "draw_ablation": 1,
                 "report_ablations": 1,
                 "ablations": 1,
@@ -172,9 +172,9 @@ def test_a_setting_of_lost_concerns_lost_alone(ablated: Workflow) -> None:
 def test_one_item_is_a_target(finished: Workflow, tmp_path: Path) -> None:
     workflow = copy_of(finished, tmp_path)
     assert workflow.stale("table_1") == {
-        "train_variant_segmentation": 1,
-        "predict_variant_segmentation": 1,
-        "evaluate_variant": 1,
+        "train_segmentation": 1,
+        "predict_segmentation": 1,
+        "evaluate": 1,
         "tabulate_ablation": 1,
         "table_1": 1,
     }
@@ -188,10 +188,10 @@ def test_models_are_trained_for_every_value_where_asked(finished: Workflow, tmp_
     figures = ("figure_3", "figure_4", "figure_5")
     planned = {figure: workflow.stale(figure) for figure in figures}
     for figure in ("figure_3", "figure_4"):
-        assert planned[figure]["train_variant_mask_rcnn"] == 1
-        assert "train_variant_segmentation" not in planned[figure]
-    assert planned["figure_5"]["train_variant_segmentation"] == 1
-    assert "train_variant_mask_rcnn" not in planned["figure_5"]
+        assert planned[figure]["train_mask_rcnn"] == 1
+        assert "train_segmentation" not in planned[figure]
+    assert planned["figure_5"]["train_segmentation"] == 1
+    assert "train_mask_rcnn" not in planned["figure_5"]
 
     done = workflow.snakemake(*figures)
     assert done.returncode == 0, done.stdout[-6000:] + logs(workflow.directory)
@@ -231,6 +231,7 @@ def test_merged_clusters_hold_for_variants_that_share_them(
 def test_more_seeds_run_the_stages_of_the_seed(finished: Workflow, tmp_path: Path) -> None:
     workflow = copy_of(finished, tmp_path, seeds=[0, 1])
     jobs = workflow.stale("table_1")
-    assert (jobs["train_mask_rcnn"], jobs["train_variant_segmentation"]) == (1, 2)
+    # Two rounds of the new seed, and of both seeds a model that learns from all pixels.
+    assert (jobs["train_mask_rcnn"], jobs["train_segmentation"]) == (1, 4)
     assert "extract_features" not in jobs
     assert workflow.stale("all") == {}

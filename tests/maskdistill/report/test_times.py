@@ -8,11 +8,11 @@ from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs.rule_texts import benchmark_paths
 
 WILDCARDS = {
-    "{dataset}": "tiny",
     "{split}": "val",
     "{shard}": "0003",
     "{seed}": "7",
     "{round}": "1",
+    "{in_round}": "round-1/",
     "{kind}": "predictions",
     "{format}": "voc",
 }

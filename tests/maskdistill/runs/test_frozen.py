@@ -6,7 +6,8 @@ import pytest
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs import frozen
-from workflow_scripts.maskdistill.settings.layers import dataset_config, merge, read_yaml
+from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
+from workflow_scripts.maskdistill.settings.whole_config import dataset_config
 
 DEFAULT = read_yaml(REPOSITORY / "config" / "default.yaml")
 

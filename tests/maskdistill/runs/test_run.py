@@ -7,7 +7,7 @@ import pytest
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs import frozen
 from workflow_scripts.maskdistill.runs.declared_settings import Declaration
-from workflow_scripts.maskdistill.runs.run import Run, in_shell
+from workflow_scripts.maskdistill.runs.run import Run, in_shell, parts_of, run_name
 from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
 
 DEFAULT = read_yaml(REPOSITORY / "config" / "default.yaml")
@@ -76,13 +76,31 @@ def test_settings_and_names_of_a_variant(run_of, tmp_path):
     threshold = own["confidence"]["threshold"]
     assert settings(seed="0") == settings() == (5, threshold)
     assert settings(seed="1") == (6, threshold)
-    assert settings(seed="0", variant="threshold-0.5") == (5, 0.5)
-    assert settings(seed="0", variant="clusters-9") == (9, threshold)
-    assert run.folder("demo", "clusters-9", "masks") == "results/demo"
-    assert run.folder("demo", "clusters-9", "clusters") == "results/demo/ablations/clusters-9"
-    assert run.folder("demo", "main", "segmentation") == "results/demo"
+    assert settings(seed="0", run="demo/ablations/threshold-0.5") == (5, 0.5)
+    assert settings(seed="0", run="demo/ablations/clusters-9") == (9, threshold)
+    clusters = run_name("demo", "clusters-9")
+    assert run.folder(clusters, "images") == run.folder(clusters, "masks") == "results/demo"
+    assert run.folder(clusters, "clusters") == "results/demo/ablations/clusters-9"
+    assert run.folder("demo", "segmentation") == "results/demo"
     assert run.expected_assignments("demo", 0) == "0123456789abcdef"
     assert run.expected_assignments("demo", 1) is None
+
+
+@pytest.mark.parametrize("split", [None, "val", "applied/ablations", "applied/my.photos"])
+@pytest.mark.parametrize("variant", ["main", "top_k-0.3", "lost"])
+def test_the_name_of_a_run_says_what_it_is(variant, split):
+    place = "/".join(filter(None, [run_name("demo", variant), split]))
+    assert parts_of(place) == ("demo", None if variant == "main" else variant, split)
+
+
+def test_variants_have_candidates_of_their_own_where_asked(run_of):
+    for asked in (False, True):
+        ablations = {"clusters": [9], "threshold": [0.5], "train_mask_rcnn": asked}
+        run = run_of({"evaluation": {"ablations": ablations}})
+        assert run.has_candidates("demo")
+        assert run.has_candidates(run_name("demo", "clusters-9")) == asked
+        for shared in ("threshold-0.5", "boxes", "all_pixels", "lost"):
+            assert not run.has_candidates(run_name("demo", shared))
 
 
 def test_what_is_made_follows_the_config(run_of):

@@ -3,19 +3,44 @@
 import functools
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.runs.code_digest import code_digest
 from workflow_scripts.maskdistill.runs.declared_settings import Declaration
 from workflow_scripts.maskdistill.runs.frozen import FrozenRun
-from workflow_scripts.maskdistill.runs.variants import MAIN, has_own, variants
+from workflow_scripts.maskdistill.runs.variants import BASELINES, MAIN, has_own, variants
 from workflow_scripts.maskdistill.settings import splits
 from workflow_scripts.maskdistill.settings.changes import canonical_json
 from workflow_scripts.maskdistill.settings.layers import merge
 
 _APPLIED_SHARD = 500  # most images of a shard of new images, if there are shards enough
+_PLACE = re.compile("([^/]+)(?:/ablations/([^/]+))?(?:/(.+))?")
+
+
+class Parts(NamedTuple):
+    """What the name of a run says, or that of one of its splits."""
+
+    dataset: str
+    variant: str | None
+    split: str | None
+
+
+def run_name(dataset: str, variant: str) -> str:
+    """Name of a run: the dataset, or DATASET/ablations/VARIANT.
+
+    Args:
+        variant: its name, or `MAIN`.
+    """
+    return dataset if variant == MAIN else f"{dataset}/ablations/{variant}"
+
+
+def parts_of(place: str) -> Parts:
+    """The parts of RUN or RUN/SPLIT."""
+    return Parts(*_PLACE.fullmatch(place).groups())
 
 
 def in_shell(shards: Sequence[str]) -> str:
@@ -73,13 +98,14 @@ class Run:
         """What a rule declares of the settings, as one canonical text.
 
         Args:
-            wildcards: of a job: the dataset, perhaps a variant, a seed and a split.
+            wildcards: of a job: the dataset or the run, perhaps a seed and a split.
         """
         seed = wildcards.get("seed")
+        dataset, variant, _ = parts_of(wildcards.get("run") or wildcards["dataset"])
         return self._settings_text(
             declaration,
-            wildcards["dataset"],
-            wildcards.get("variant"),
+            dataset,
+            variant,
             None if seed is None else int(seed),
             wildcards["split"] if declaration.of_split else None,
         )
@@ -111,8 +137,8 @@ class Run:
     # Images and labels.
 
     def root(self, place: str) -> str:
-        """Folder of the images of DATASET or DATASET/SPLIT."""
-        dataset, _, split = place.partition("/")
+        """Folder of the images of RUN or RUN/SPLIT."""
+        dataset, _, split = parts_of(place)
         return self.described(dataset, split)["root"]
 
     def max_rejected(self, dataset: str) -> str:
@@ -250,15 +276,23 @@ class Run:
         enabled = self.configs[dataset]["evaluation"]["linear_probe"]["enabled"]
         return self.has_ground_truth(dataset) and enabled
 
-    def folder(self, dataset: str, variant: str, stage: str) -> str:
-        """Where a stage of a variant lies: in a folder of its own, or that of the run.
+    def has_candidates(self, run: str) -> bool:
+        """Whether a run has a Mask R-CNN, and so candidates, of its own."""
+        dataset, variant, _ = parts_of(run)
+        if variant is None:
+            return True
+        own = has_own(self.variants[dataset][variant], "candidates") and variant not in BASELINES
+        return own and self.configs[dataset]["evaluation"]["ablations"]["train_mask_rcnn"]
+
+    def folder(self, run: str, stage: str) -> str:
+        """Where the files of a stage of a run lie: those of a variant may be the dataset's.
 
         Args:
-            variant: its name, or `MAIN`.
-            stage: one of `variants.STAGES`.
+            stage: one of `variants.STAGES`, or `images`, which no variant changes.
         """
-        own = variant != MAIN and has_own(self.variants[dataset][variant], stage)
-        return f"results/{dataset}/ablations/{variant}" if own else f"results/{dataset}"
+        dataset, variant, _ = parts_of(run)
+        own = variant and stage != "images" and has_own(self.variants[dataset][variant], stage)
+        return f"results/{run if own else dataset}"
 
     def results(self, dataset: str, split: str) -> dict[str, str]:
         """Folders of the shards that the results of a split are read from, of the first seed.

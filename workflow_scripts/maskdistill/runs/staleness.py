@@ -19,6 +19,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs.code_digest import code_digest
 from workflow_scripts.maskdistill.runs.rule_texts import parameters
+from workflow_scripts.maskdistill.runs.run import parts_of
 from workflow_scripts.maskdistill.settings.changes import changed_settings
 
 # Parameter of a rule, other than settings and code → what its change means.
@@ -94,7 +95,8 @@ class _Collector(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         # Targets have no wildcards; downloads belong to no dataset.
         if getattr(record, "event", None) == LogEvent.JOB_INFO and record.wildcards:
-            dataset = record.wildcards.get("dataset", "-")
+            run = record.wildcards.get("run") or record.wildcards.get("dataset", "-")
+            dataset = parts_of(run).dataset
             outputs = tuple(map(str, record.output))
             self.jobs.append(Job(record.rule_name, dataset, outputs, record.reason))
         return record.levelno >= logging.WARNING
