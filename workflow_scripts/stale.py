@@ -1,7 +1,7 @@
 """Print which stages would run again, how many jobs of each, and why.
 
-Snakemake plans without running anything; what it was asked for is compared with what made the
-files that are there. Options that are not listed here go to Snakemake, for instance
+Snakemake plans without running anything, and compares the config with the provenance of existing
+files. Options that are not listed here are passed to Snakemake, for instance
 --config datasets='[mine]' or --configfile my_overrides.yaml. Without --profile it is
 profiles/local, and without a target `all`.
 """
@@ -26,7 +26,7 @@ from workflow_scripts.maskdistill.runs.code_digest import code_digest
 from workflow_scripts.maskdistill.settings.changes import changed_settings
 
 LABELS = "labels were added, removed or replaced"
-# What else is a parameter of a rule: a digest or a part of the command line.
+# Other parameters of rules: digests and parts of command lines.
 OTHER_PARAMETERS = {
     "download_dataset": "resources/downloads.yaml names other archives",
     "download_file": "resources/downloads.yaml names another file",
@@ -42,7 +42,7 @@ OTHER_PARAMETERS = {
     "write_gallery": "other stages are shown, or its page changed",
     "write_ground_truth": LABELS,
 }
-# Snakemake's words for the parts of a reason.
+# Snakemake's texts for the parts of a reason.
 UPSTREAM = "Input files updated by another job"
 PARAMETERS = "Params have changed since last execution"
 EXPLAINED = {
@@ -154,7 +154,7 @@ def describe(jobs: Iterable[Job]) -> str:
 
 
 def reasons(job: Job) -> Iterator[str]:
-    """Why a job runs, for people, beside what other jobs make."""
+    """Readable reasons for a job, except inputs that other jobs make."""
     for part in _PARTS.split(job.reason):
         what, _, rest = part.partition(": ")
         if what == PARAMETERS:
@@ -162,7 +162,7 @@ def reasons(job: Job) -> Iterator[str]:
         elif what in EXPLAINED:
             files = rest.split(", ")
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            # Which shard it is would make a line of every job.
+            # Shard numbers would give every job its own line.
             yield EXPLAINED[what].format(files=re.sub(r"\b\d{4}\.", "*.", files[0]) + more)
         elif what != UPSTREAM:
             yield part
