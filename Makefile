@@ -1,4 +1,4 @@
-# make demo: see it work.  make test: pass the tests.  Both set up by themselves.
+# make demo runs the workflow on generated scenes, make test runs the tests; both set up .venv first.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ DATASET ?= voc2012
 
 .PHONY: help setup demo plan stale test kills bench lint format clean
 
-help:  ## Show what can be made
+help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 setup: $(VENV)/complete  ## Set up .venv with pinned versions
@@ -23,25 +23,25 @@ demo: setup  ## Run the whole workflow on generated scenes (CPU, a few minutes)
 	@cat logs/demo/metrics.log
 	@echo "report: results/demo/report.html"
 
-plan: setup  ## Say what a run of DATASET would do and need, before it starts: make plan DATASET=voc2012
+plan: setup  ## Print what a run of DATASET would do and need: make plan DATASET=voc2012
 	@$(BIN)/python -m workflow_scripts.plan --dataset $(DATASET)
 
-# Threads that wait for others soon sleep, see rules/common.smk.
+# Waiting OpenMP threads sleep instead of spinning, see rules/common.smk.
 test: export GOMP_SPINCOUNT = 1000
-test: setup  ## Lint, then run all tests, two at a time but for those of SLURM; what fails stops nothing
+test: setup  ## Lint, then run all tests (two at a time, except those of SLURM), and list failures
 	@failed=""; \
 	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/slurm || failed="$$failed tests"; \
 	$(BIN)/python -m pytest tests/slurm || failed="$$failed tests/slurm"; \
 	if [ -n "$$failed" ]; then echo "make test: failed:$$failed" >&2; exit 1; fi
 
-stale: setup  ## Say what would run again and why; ARGS go to Snakemake
+stale: setup  ## Print which jobs would run again and why; ARGS are passed to Snakemake
 	@$(BIN)/python -m workflow_scripts.stale $(ARGS)
 
-kills: setup  ## Kill jobs and Snakemake fifty times at random moments, and compare (an hour)
+kills: setup  ## Kill jobs and Snakemake fifty times at random, and compare the outputs (an hour)
 	$(BIN)/python -m tests.rules.kills $(ARGS)
 
-bench: setup  ## Measure, and print a table with ratios
+bench: setup  ## Run the benchmarks and print a table
 	$(BIN)/python -m tests.bench $(ARGS)
 
 lint: setup
@@ -54,5 +54,5 @@ format: setup  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile rules
 
-clean:  ## Remove everything that runs have made, checkpoints included; downloads in data/ stay
+clean:  ## Remove all outputs of runs, including checkpoints, but not the downloads in data/
 	rm -rf results logs benchmarks checkpoints data/demo .snakemake

@@ -1,4 +1,4 @@
-"""Measurements for a card, at small sizes on the CPU: that they run, not what they say."""
+"""Benchmarks for a GPU, run at small sizes on the CPU only to check that they work."""
 
 import pytest
 import timm
@@ -29,7 +29,7 @@ def test_rows_of_extraction(weights):
     rows = list(cuda.extraction(backbone, other, SIDES, batch_size=2))
     assert len(rows) == 2 * len(cuda.PRECISIONS)
     assert all(row.value > 0 and row.reference > 0 for row in rows)
-    assert len(list(cuda.masks_on_the_card(backbone, SIDES, batch_size=2))) == 2
+    assert len(list(cuda.masks_on_the_gpu(backbone, SIDES, batch_size=2))) == 2
 
 
 def test_rows_of_programs(weights, tmp_path, monkeypatch):

@@ -1,1 +1,1 @@
-"""Command-line programs, one a rule of the workflow, and the library behind them."""
+"""Command-line programs, one per rule of the workflow, and the library that they use."""

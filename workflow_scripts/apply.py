@@ -21,11 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, help="segmentation model.pt")
     parser.add_argument("--mask-rcnn", type=Path, help="Mask R-CNN model.pt")
     parser.add_argument("--image", type=Path, nargs="+", required=True, help="pictures")
-    parser.add_argument(
-        "--threshold", type=float, help="τ: objects of a higher score are kept, 0..1"
-    )
-    parser.add_argument("--classes", type=Path, help="classes.json of export_model: names")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write into")
+    parser.add_argument("--threshold", type=float, help="τ: keep objects with a higher score, 0..1")
+    parser.add_argument("--classes", type=Path, help="names: classes.json of export_model")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
     options = parser.parse_args(argv)
     stems = [path.stem for path in options.image]

@@ -1,7 +1,7 @@
 """Make the augmented training set of PASCAL VOC 2012 from a copy of VOC and one of SBD.
 
-Both copies are only read. The list, `ImageSets/Segmentation/train_aug.txt` in --output, can be
-named by its absolute path as `dataset.splits.train`. Data that the workflow downloads have it.
+Both copies are only read. Set `dataset.splits.train` to the absolute path of the resulting list,
+`ImageSets/Segmentation/train_aug.txt` in --output. Downloaded datasets already have this list.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--sbd", type=Path, required=True, help="SBD's folder `dataset`, with train.txt and cls/"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder to write into")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     options = parser.parse_args(argv)
     count = voc_augmentation.write_augmentation(options.voc, options.sbd, options.output)
     print(f"{count} images in {options.output / 'ImageSets/Segmentation/train_aug.txt'}")

@@ -1,4 +1,4 @@
-"""The parts of the command line that programs share, and the run of a program from a shell."""
+"""Options that several programs share, and running a program from a shell."""
 
 import argparse
 import ctypes
@@ -19,7 +19,7 @@ from workflow_scripts.maskdistill.settings.sections.runtime import RuntimeSettin
 class Parser(argparse.ArgumentParser):
     """Parser of a program's command line, which always has `--settings` and `--code`.
 
-    It knows which options name input files, so that outputs can say what they were made from.
+    It knows which options name input files, for the provenance records of outputs.
 
     Args:
         program: name of the module in `workflow_scripts`.
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
         """Add an option for input files.
 
         Args:
-            words: how many of its first values are not files, for instance the name of a step.
+            words: number of leading values that are not files, for instance the name of a step.
             keywords: further arguments of `add_argument`.
         """
         if not words:
@@ -62,8 +62,8 @@ class Parser(argparse.ArgumentParser):
         """Parse a command line.
 
         Returns:
-            The options and, besides, `program` (its name), `inputs` (paths of the input files, as
-            they were given) and `code` (digest of the program's code).
+            The options and, additionally, `program` (its name), `inputs` (paths of the input files,
+            as given) and `code` (digest of the program's code).
 
         Raises:
             InputError: the program's code has another digest than `--code`.
@@ -77,14 +77,14 @@ class Parser(argparse.ArgumentParser):
         if options.code not in (None, digest):
             raise InputError(
                 f"the code of {self.prog} has changed since this run of the workflow was started, "
-                "and its result would not be what the run says; start snakemake again"
+                "and its result would not belong to this run; start snakemake again"
             )
         options.code = digest
         return options
 
 
 def _files(value: object, words: int) -> Iterator[str]:
-    """The files among the values of an option: None, a path, a list, or a list of lists."""
+    """The files in the value of an option: None, a path, a list, or a list of lists."""
     if isinstance(value, str | os.PathLike):
         yield os.fspath(value)
     elif value and isinstance(value[0], list):
@@ -101,13 +101,13 @@ def record(
     files: Iterable[str | os.PathLike | None] = (),
     **extra: object,
 ) -> dict:
-    """The record that an output carries of how it was made, see `provenance.record`.
+    """The provenance record of an output, see `provenance.record`.
 
     Args:
-        options: what `Parser.parse_args` returns.
+        options: result of `Parser.parse_args`.
         stage: the kind of output.
         files: further input files, for instance weights; None is skipped.
-        extra: further facts that determine or describe the output.
+        extra: further entries.
     """
     return provenance.record(
         stage,
@@ -214,8 +214,8 @@ def run(main: Callable[[list[str] | None], int]) -> None:
 def _end_when_snakemake_ends() -> None:
     """Ask Linux to send SIGTERM to this program when Snakemake is killed; trainings then save.
 
-    Otherwise the program would go on unnoticed, and overwrite what a later run has made. Nothing
-    is done where Snakemake did not start the program.
+    Otherwise the program would continue unnoticed, and overwrite the outputs of a later run. This
+    does nothing if Snakemake did not start the program.
     """
     snakemake = os.environ.get("MASKDISTILL_SNAKEMAKE")  # process id
     if snakemake is None or not sys.platform.startswith("linux"):
@@ -224,4 +224,4 @@ def _end_when_snakemake_ends() -> None:
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
     if not os.path.exists(f"/proc/{snakemake}"):  # ended while this program was starting
-        sys.exit(f"error: Snakemake (process {snakemake}) is gone")
+        sys.exit(f"error: Snakemake (process {snakemake}) has ended")

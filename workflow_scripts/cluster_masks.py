@@ -9,7 +9,7 @@ from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.discovery import clustering
 from workflow_scripts.maskdistill.files import cluster_files, shards
 
-ROWS_PER_GROUP = 16_384  # of assignments, which are small and which others read as a whole
+ROWS_PER_GROUP = 16_384  # large, because rows of assignments are small and are read all at once
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,10 +30,10 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=[],
         metavar=("SHARE", "COUNT SHARD"),
-        help="share and number of unusable images that are tolerated in one of those datasets, and "
-        "its manifests; repeatable",
+        help="tolerated share and number of unusable images in one of those datasets, and its "
+        "manifests; repeatable",
     )
-    parser.add_argument("--seed", type=int, required=True, help="of starts and samples")
+    parser.add_argument("--seed", type=int, required=True, help="seed of starts and samples")
     parser.add_argument("--assignments", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--centroids", type=Path, required=True, help="Parquet file to write")
     options = parser.parse_args(argv)
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     centroids = clustering.fit(points, **chosen, seed=options.seed)
     del points
 
-    # assign_masks takes the standard deviation from here.
+    # assign_masks reads the standard deviation.
     metadata = cli.record(options, "clusters", seed=options.seed, **extra)
     sizes = np.zeros(len(centroids), np.int64)
     with shards.shard_writer(

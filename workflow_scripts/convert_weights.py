@@ -1,8 +1,8 @@
 """Convert a published ResNet checkpoint to the names of torchvision or of Detectron2.
 
-Reads MoCo v1, v2 and v3, DINO (teacher or student) and torchvision checkpoints; what is not of the
-network itself (projector, queue, momentum encoder, classifier) is left out. The workflow does not
-need this: it reads such checkpoints as they are. Detectron2 loads the result by MODEL.WEIGHTS.
+Reads MoCo v1, v2 and v3, DINO (teacher or student) and torchvision checkpoints; parameters outside
+of the ResNet (projector, queue, momentum encoder, classifier) are left out. The workflow does not
+need this, as it reads such checkpoints itself. Detectron2 loads the result by MODEL.WEIGHTS.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint to read")
-    parser.add_argument("--depth", type=int, choices=BLOCKS, default=50, help="of the ResNet")
+    parser.add_argument("--depth", type=int, choices=BLOCKS, default=50, help="depth of the ResNet")
     parser.add_argument(
         "--names", choices=("torchvision", "detectron2"), required=True, help="names to write"
     )
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.names == "torchvision":
         publish(state, options.output)
     else:
-        # Detectron2 then looks for the module (backbone, res5 in the heads) that each name fits.
+        # Detectron2 then finds the module (backbone, or res5 in the heads) for each name.
         content = {"model": detectron2_names(state), "matching_heuristics": True}
         publish(content, options.output)
     return 0

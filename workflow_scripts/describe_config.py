@@ -1,7 +1,6 @@
-"""Write the files that follow from the classes of the settings, after a change of one of them.
+"""Write the files that are generated from the classes of the settings.
 
-These are config/default.yaml, the schemas in config/schemas and the table of all keys in
-config/README.md.
+These are config/default.yaml, the schemas in config/schemas and the tables in config/README.md.
 """
 
 import argparse
@@ -22,7 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail if a file is out of date"
+    )
     options = parser.parse_args(argv)
     for path, text in documents(REPOSITORY / "config").items():
         if path.is_file() and path.read_text(encoding="utf-8") == text:

@@ -1,7 +1,7 @@
-"""Write what the use of a run's trained models needs, besides the models: use.json.
+"""Write use.json, the settings that `apply` needs in addition to the trained models.
 
-`apply` finds it in the folder of a model or above it, so that single images get what the workflow
-gives them: the same confidence threshold, selection of candidates, precision, CRF and names.
+`apply` finds it in the folder of a model or above it, so that single images are processed as in the
+workflow: with the same confidence threshold, selection of candidates, precision, CRF and names.
 """
 
 import json

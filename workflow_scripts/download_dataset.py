@@ -1,7 +1,7 @@
-"""Download and unpack a dataset: archives verified, and a folder that appears whole or not at all.
+"""Download, verify and unpack a dataset; its folder appears only when it is complete.
 
-The file given as --output marks the folder around it as complete. Archives that are already here
-are verified and used; after unpacking they are removed.
+The file given as --output marks its folder as complete. Existing archives are verified and used;
+archives are removed after unpacking.
 """
 
 import json
@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     root = options.output.parent
     if root.is_dir() and any(root.iterdir()):
         raise InputError(
-            f"{root}: holds files that are no complete download; to use them as they are set "
-            "dataset.root to a path outside of data/, or else remove the folder"
+            f"{root}: holds files, but not of a complete download; to use them, set "
+            "dataset.root to a path outside of data/; otherwise remove the folder"
         )
 
     fetched = [fetch(source, options) for source in options.settings["archives"]]
@@ -52,14 +52,14 @@ def main(argv: list[str] | None = None) -> int:
     }
     (staging / options.output.name).write_text(json.dumps(marker, indent=2) + "\n")
     root.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(staging, root)  # over an empty folder, if there is one
+    os.rename(staging, root)  # replaces an empty folder, if there is one
     for path, _ in fetched:
         path.unlink()
     return 0
 
 
 def fetch(source: dict, options) -> tuple[Path, str]:
-    """An archive and its SHA-256, downloaded unless it is already here."""
+    """An archive, downloaded unless it exists, and its SHA-256."""
     path = options.archives / archive_name(source)
     source = download.pinned(source, options.checksums)
     get = download.verify if path.is_file() else download.download

@@ -1,6 +1,6 @@
-"""Download one file, for instance weights: resumed where it stopped, verified, whole or not at all.
+"""Download and verify one file, for instance weights; an interrupted download is continued.
 
-A file whose SHA-256 is not published gets it recorded, and must be the same ever after.
+If no SHA-256 is published, that of the first download is recorded, and later ones must match it.
 """
 
 from pathlib import Path

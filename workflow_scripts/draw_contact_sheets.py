@@ -1,4 +1,4 @@
-"""Draw a contact sheet of every cluster, and write a file of names that is ready to edit.
+"""Draw a contact sheet of every cluster, and write a template of a file of names.
 
 A sheet shows the masks nearest to the centroid, and those that are nearly as near to another one.
 """
@@ -19,10 +19,10 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_root(parser)
     parser.add_input("--images", nargs="+", required=True, help="manifests")
     parser.add_input("--masks", nargs="+", required=True, help="their masks")
-    parser.add_input("--embeddings", nargs="+", required=True, help="of these masks")
+    parser.add_input("--embeddings", nargs="+", required=True, help="embeddings of these masks")
     parser.add_input("--assignments", required=True, help="of cluster_masks")
     parser.add_input("--centroids", required=True, help="of cluster_masks")
-    parser.add_argument("--seed", type=int, required=True, help="of the clustering")
+    parser.add_argument("--seed", type=int, required=True, help="seed of the clustering")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     options = parser.parse_args(argv)
     settings = options.settings

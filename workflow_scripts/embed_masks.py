@@ -1,6 +1,6 @@
 """Embed masked objects: [CLS] of the image without its background, or of a crop.
 
-Another network than that of the features may be named for it.
+The network is that of the features unless the settings name another one.
 """
 
 from pathlib import Path

@@ -30,12 +30,12 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         required=True,
         metavar=("NAME", "SHARD"),
-        help="a step's name and its shards of label maps; repeat for every step, in their order",
+        help="a step's name and its shards of label maps; repeat for every step, in order",
     )
     parser.add_argument(
         "--supervised",
         action="store_true",
-        help="label maps hold the classes themselves (linear probe): nothing is matched",
+        help="label maps hold classes (linear probe), so that no clusters are matched",
     )
     parser.add_argument("--workers", type=int, default=1, help="threads that decode and count")
     parser.add_argument("--output", type=Path, required=True, help="metrics, JSON")

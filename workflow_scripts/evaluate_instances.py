@@ -1,8 +1,8 @@
 """Score initial masks and candidates against the annotated objects: mask AP, coverage, calibration.
 
-Class-aware numbers take the matching of clusters with classes from the metrics of the same step
-(`initial_masks`, `mask_rcnn`): that of the label maps of `val`, also where objects of more images
-are evaluated.
+Class-aware scores use the matching of clusters with classes in the metrics of the same step
+(`initial_masks`, `mask_rcnn`). It is that of the label maps of `val`, even if objects of more
+images are evaluated.
 """
 
 import json
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         "split": options.split,
         "images": len(images),
         "objects": sum(count for count, _ in objects.values()),
-        # The images whose label maps the clusters were matched with classes on.
+        # The images on whose label maps the clusters were matched with classes.
         "matched_on": {"split": metrics["split"], "images": metrics["images"]},
         "class_names": list(truth.class_names),
         "steps": steps,

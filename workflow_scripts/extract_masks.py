@@ -1,6 +1,6 @@
-"""Make object masks from images in one go: extract_features and make_masks, and nothing stored.
+"""Make object masks from images: extract_features and make_masks without storing the features.
 
-The masks are the same. Another top-k, say, then needs the backbone once more.
+The masks are the same. After a change of a setting such as top-k, the backbone runs again.
 """
 
 import functools
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         options.root,
         batch_size=options.batch_size,
         workers=options.workers,
-        # On a card masks are made there, on the host by NumPy.
+        # On a GPU masks are computed there by torch, on the host by NumPy.
         fetch=backbone.device.type == "cpu",
     )
     metadata = cli.record(

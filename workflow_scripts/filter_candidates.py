@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     clusters = options.settings["clustering"]["clusters"]
 
     images = shards.read_usable(options.images)
-    # Most candidates are not confident, and are forgotten at once.
+    # Most candidates are not confident and are not kept in memory.
     by_image: dict[int, list] = {}
     candidates = shards.read_rows(options.candidates)
     for image_id, found in itertools.groupby(candidates, key=operator.itemgetter("image_id")):
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         for image in images:
             rows = by_image[image["image_id"]]
             ranked = confidence.confident(rows, threshold)
-            # An image without candidates keeps its row, as in the candidates.
+            # An image without candidates has one row, as in the candidates.
             for row in ranked or rows:
                 confident_writer.write(row)
             labels = confidence.paint(ranked, (image["height"], image["width"]), clusters)

@@ -1,6 +1,6 @@
 """Make the object masks of a baseline from the features of one shard: DINO-seg or LOST.
 
-An image without a mask keeps a row that says why in `status`.
+An image without a mask has one row, whose `status` says why.
 """
 
 import numpy as np

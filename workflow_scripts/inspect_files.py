@@ -1,4 +1,4 @@
-"""Look into any output of any stage: what it is, how it was made, what it holds.
+"""Describe any output of any stage: what it is, how it was made, what it contains.
 
 PATH is a file, a folder, or a quoted pattern: shards, label maps, COCO files, models, metrics, loss
 histories, logs. For a folder with many stages an overview is printed.
@@ -25,7 +25,7 @@ CONFIGS = (Path("config/datasets"), REPOSITORY / "config" / "datasets")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print what was found; exit code 0, or 1 if any file is damaged or foreign."""
+    """Print descriptions; exit code 0, or 1 if any file is damaged or foreign."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--image",
         metavar="ID",
-        help="draw everything that is known of one image, given by its id or file name; PATH is "
+        help="draw the results of all stages for one image, given by its id or file name; PATH is "
         "the dataset's folder under results, or anything in it",
     )
     parser.add_argument(
@@ -69,11 +69,11 @@ def main(argv: list[str] | None = None) -> int:
         "--sql",
         metavar="QUERY",
         help="query the shards in DuckDB's dialect; every stage is a table (images, masks, "
-        "candidates, …) with its own columns, the column file and, where there are several, "
+        "candidates, …) with its own columns, the column file and, if there are several, "
         "split, seed and round; `SHOW TABLES` lists the tables",
     )
     options = parser.parse_args(argv)
-    # A terminal that cannot show a character gets an escape, not a traceback.
+    # Print an escape instead of failing if the terminal cannot show a character.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 0
     if options.sql is not None:
-        # DuckDB takes a second to import.
+        # Imported only when needed, because DuckDB takes a second to import.
         from workflow_scripts.maskdistill.inspection import queries
 
         print("\n".join(queries.run(options.paths, options.sql)))

@@ -1,6 +1,6 @@
-"""List the images of one shard: check that each can be read, and note its size.
+"""List the images of one shard: check that each can be read, and record its size.
 
-An image that cannot be read gets a row with the reason in `status`; later stages leave it out.
+An image that cannot be read has a row with the reason in `status`; later stages skip it.
 """
 
 import concurrent.futures
@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--listing",
         default="",
-        help="digest of the shard's files when the workflow was started: if it is another one now, "
-        "nothing is done",
+        help="digest of the shard's files when the workflow was started; the program refuses to "
+        "run if they have changed since then",
     )
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     options = parser.parse_args(argv)
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     for row in rows:
         if row["status"] != shards.OK:
             print(f"rejected {row['file_name']}: {row['status']}")
-    # Early; stages that merge the shards look at all images of the split.
+    # An early check; stages that merge the shards check all images of the split.
     what = f"shard {options.shard} of {options.root}"
     datasets.check_rejected(rows, options.max_rejected, what)
     shards.write_table(

@@ -1,6 +1,6 @@
 """Generate the demo dataset: scenes of textured shapes with ground truth, as a PASCAL VOC tree.
 
-The file given as --output is written last and marks the tree beside it as complete.
+The file given as --output is written last and marks its folder as complete.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Make object masks from features: top-k, source, diffusion over the key affinity.
 
-An image without a mask keeps a row that says why in `status`.
+An image without a mask has one row, whose `status` says why.
 """
 
 import functools

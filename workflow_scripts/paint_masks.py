@@ -1,7 +1,7 @@
 """Paint the initial masks of one shard, with their clusters, into label maps.
 
-Of several masks in an image the one found first, nearest to [CLS], is on top. Masks of clusters
-that were dropped are not painted.
+If an image has several masks, the first one (nearest to [CLS]) is on top. Masks of dropped clusters
+are not painted.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("paint_masks", __doc__)
     parser.add_input("--images", required=True, help="the shard's manifest")
     parser.add_input("--masks", required=True, help="the shard's masks")
-    parser.add_input("--assignments", required=True, help="of these masks, perhaps among others")
+    parser.add_input("--assignments", required=True, help="assignments that include these masks")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     options = parser.parse_args(argv)
     clusters = options.settings["clustering"]["clusters"]

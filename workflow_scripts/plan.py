@@ -1,7 +1,7 @@
-"""Print what a run will do before it starts: jobs, GPU hours, space on the disk. Runs nothing.
+"""Print jobs, GPU hours and disk space of a run, without running anything.
 
-Jobs are those of Snakemake's dry-run. Hours are expected from resources/throughput.json, whose
-numbers say what they rest on, and are of all jobs of a rule, also where some are done already.
+Jobs are those of Snakemake's dry-run. Hours are estimated from resources/throughput.json, whose
+numbers name their source, for all jobs of a rule, including those that are already done.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def lines(options, config: dict, catalogue: dict, throughput: dict) -> list[str]
 
 
 def split_text(counts: dict[str, int]) -> str:
-    """Numbers of images, for people."""
+    """Numbers of images as text."""
     return ", ".join(f"{count:,} images ({split})" for split, count in counts.items())
 
 
@@ -123,7 +123,7 @@ def planned_jobs(dataset: str, configfile: Path | None) -> dict[str, int]:
     """Rule → jobs that Snakemake would run.
 
     Raises:
-        InputError: Snakemake refuses; with its last words.
+        InputError: Snakemake fails; the message is the last line of its output.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
     command += [

@@ -1,7 +1,4 @@
-"""Predict the candidate masks of one shard of images with a trained Mask R-CNN.
-
-The architecture is that of the model file.
-"""
+"""Predict the candidate masks of one shard of images with a trained Mask R-CNN."""
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.files import shards
@@ -12,7 +9,7 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the rule predict_candidates."""
+    """Write the candidates of one shard; exit code 0."""
     options = cli.prediction_parser("predict_candidates", __doc__).parse_args(argv)
 
     settings = CandidateSettings.read(options.settings["candidates"])

@@ -1,4 +1,4 @@
-"""Predict label maps with a trained DeepLab-v3 (rule predict_segmentation)."""
+"""Predict the label maps of one shard of images with a trained DeepLab-v3."""
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.files import shards
@@ -7,7 +7,7 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line `argv`."""
+    """Write the label maps of one shard; exit code 0."""
     options = cli.prediction_parser("predict_segmentation", __doc__).parse_args(argv)
     predictor = label_map_prediction.load_predictor(
         options.model,

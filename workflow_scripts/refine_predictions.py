@@ -1,6 +1,6 @@
-"""Predict label maps with a trained DeepLab-v3 and refine them by a CRF (rule refine_predictions).
+"""Predict label maps with a trained DeepLab-v3 and refine them by a CRF.
 
-The model runs again: its probabilities would take too much room on disk.
+The model runs again, because its probabilities would need too much disk space.
 """
 
 from workflow_scripts import cli
@@ -11,7 +11,7 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line `argv`."""
+    """Write the refined label maps of one shard; exit code 0."""
     options = cli.prediction_parser("refine_predictions", __doc__).parse_args(argv)
     settings = CRFSettings.read_part(options.settings["crf"])
     with crf.start_workers(options.workers, settings) as workers:

@@ -1,6 +1,6 @@
 """Write the report of one dataset: a single HTML file with pictures, scores and settings.
 
-Options with a NAME are given once for every split, step, seed or training; steps in their order.
+Options with SPLIT, STEP or SEED are repeated for each of these; steps are given in order.
 """
 
 import argparse
@@ -24,16 +24,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("report", __doc__)
     cli.add_root(parser)
     parser.add_argument("--dataset", required=True, help="the dataset's name")
-    parser.add_argument("--split", required=True, help="split that the examples are from")
+    parser.add_argument("--split", required=True, help="split of the examples")
     _add_shards(parser, "--images", "SPLIT", "manifest shards", required=True)
     _add_shards(parser, "--masks", "SPLIT", "masks", required=True)
     _add_shards(parser, "--candidates", "SPLIT", "candidates of Mask R-CNN")
     _add_shards(parser, "--confident", "SPLIT", "confident candidates")
     _add_shards(parser, "--step", "STEP", "label maps of --split", required=True)
     parser.add_input("--assignments", nargs="+", required=True, help="clusters of the masks")
-    _add_files(parser, "--metrics", "SEED", "output of evaluate; without any, no labels are read")
+    _add_files(parser, "--metrics", "SEED", "output of evaluate; if missing, no labels are read")
     parser.add_input("--summary", help="output of summarize")
-    _add_files(parser, "--history", "STEP", "loss history of its training, CSV")
+    _add_files(parser, "--history", "STEP", "loss history of the step's training, CSV")
     parser.add_argument("--benchmarks", type=Path, help="folder of the dataset's benchmarks")
     parser.add_argument("--paper-tables", type=Path, help=comparison.PAPER_TABLES)
     parser.add_argument("--git-revision", default="unknown", help="as text")
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _verdict(options: argparse.Namespace) -> verification.Verdict | None:
-    """Whether the files behind the report are what the run says; None outside of a run."""
+    """Whether the report's input files match the config of the run; None outside of a run."""
     run = os.environ.get(frozen.VARIABLE)
     if run is None:
         return None

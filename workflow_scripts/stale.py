@@ -1,7 +1,7 @@
 """Print which stages would run again, how many jobs of each, and why.
 
-Snakemake plans without running anything; what it was asked for is compared with what made the
-files that are there. Options that are not listed here go to Snakemake, for instance
+Snakemake plans without running anything, and compares what it would run with its records of what
+made the existing files. Options that are not listed here are passed to Snakemake, for instance
 --config datasets='[mine]' or --configfile my_overrides.yaml. Without --profile it is
 profiles/local, and without a target `all`.
 """

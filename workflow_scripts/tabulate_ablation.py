@@ -1,6 +1,6 @@
-"""Write one table or figure of the paper with our numbers: mean, sd and n over seeds.
+"""Write one table or figure of the paper with the run's numbers: mean, sd and n over seeds.
 
-Files are given by variant, one per seed; the variant `main` is the run itself.
+Files are given for each variant, one per seed; the variant `main` is the run itself.
 """
 
 import json
@@ -18,7 +18,7 @@ from workflow_scripts.maskdistill.runs.variants import MAIN
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the tables, and of a figure its charts; exit code 0."""
+    """Write the tables and, for a figure, its charts; exit code 0."""
     parser = cli.Parser("tabulate_ablation", __doc__)
     parser.add_argument(
         "--item", choices=list(TITLES), required=True, help="table or figure to write"
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         nargs=2,
         default=[],
         metavar=("VALUE", "VARIANT"),
-        help="of a figure: a value and its variant; repeat in rising order",
+        help="for a figure: a value and its variant; repeat in ascending order",
     )
     parser.add_argument(
         "--seeds", type=int, nargs="+", required=True, help="seeds of the files, in their order"
@@ -43,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--overclustering-csv",
         type=Path,
-        help="CSV for numbers of majority matching, which do not compare with Hungarian ones",
+        help="CSV for numbers of majority matching, which are not comparable to Hungarian ones",
     )
-    parser.add_argument("--svg", type=Path, help="of a figure: the charts, SVG")
+    parser.add_argument("--svg", type=Path, help="for a figure: the charts, SVG")
     options = parser.parse_args(argv)
     if bool(options.svg) != bool(options.sweep):
         raise InputError("--svg and --sweep go together; give both for a figure, else neither")

@@ -1,6 +1,7 @@
-"""Remake the weights of the demo, self-supervised, on generated clips and on a CPU.
+"""Train the weights of the demo, self-supervised, on generated clips and on a CPU.
 
-The transformer makes resources/demo_backbone.safetensors, the resnet demo_resnet.safetensors.
+The results are resources/demo_backbone.safetensors (transformer) and demo_resnet.safetensors
+(resnet).
 """
 
 import argparse
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         describe=options.network == "resnet",
     )
     model, curve = pretrain(recipe, clips)
-    # Half precision halves the file; activations are computed in float32 all the same.
+    # Half precision halves the file; the weights are used in float32.
     weights = {
         name: value.half() if value.is_floating_point() else value
         for name, value in model.state_dict().items()

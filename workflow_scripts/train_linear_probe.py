@@ -1,7 +1,7 @@
 """Train a linear classifier with labels on the frozen features of the segmentation model.
 
-Checkpoints are kept under --work-dir, by fingerprint of settings, model and labels: a run that was
-killed goes on where it was. Several processes train together under torchrun.
+Checkpoints are kept under --work-dir, by fingerprint of settings, model and labels, so that a
+training that was killed continues from its last checkpoint. Under torchrun it uses several GPUs.
 """
 
 from pathlib import Path
@@ -15,18 +15,18 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line `argv`."""
+    """Write the model and its loss history; exit code 0."""
     parser = cli.Parser("train_linear_probe", __doc__)
     parser.add_input(
         "--ground-truth", nargs="+", required=True, help="shards of write_ground_truth"
     )
     cli.add_root(parser)
-    parser.add_argument("--split", required=True, help="split that these labels are of")
+    parser.add_argument("--split", required=True, help="split of these labels")
     parser.add_input("--segmentation-model", required=True, help="model whose features are probed")
-    parser.add_argument("--work-dir", type=Path, required=True, help="keeps the checkpoints")
+    parser.add_argument("--work-dir", type=Path, required=True, help="folder of checkpoints")
     parser.add_argument("--model", type=Path, required=True, help="model file to write")
     parser.add_argument("--history", type=Path, required=True, help="loss history to write, CSV")
-    parser.add_argument("--seed", type=int, required=True, help="of order and augmentation")
+    parser.add_argument("--seed", type=int, required=True, help="seed of order and augmentation")
     cli.add_runtime(parser, batch_size=False)
     options = parser.parse_args(argv)
     settings = options.settings

@@ -1,7 +1,7 @@
 """Train Mask R-CNN on pseudo-masks.
 
-A training that was killed goes on from its last checkpoint when the same command is run again.
-Under torchrun it runs on several GPUs.
+A training that was killed continues from its last checkpoint when the same command is run again.
+Under torchrun it uses several GPUs.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the rule train_mask_rcnn."""
+    """Write the model and its loss history; exit code 0."""
     parser = cli.Parser("train_mask_rcnn", __doc__)
     parser.add_input("--pseudo-labels", required=True, help="COCO dataset file to train on")
     cli.add_root(parser)
@@ -25,7 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--model", type=Path, required=True, help="model file to write")
     parser.add_argument("--history", type=Path, required=True, help="CSV of losses to write")
-    parser.add_argument("--seed", type=int, required=True, help="of order, augmentation, weights")
+    parser.add_argument(
+        "--seed", type=int, required=True, help="seed of order, augmentation, weights"
+    )
     parser.add_argument(
         "--checkpoint-every",
         type=int,

@@ -1,7 +1,7 @@
-"""Train DeepLab-v3 on label maps (rule train_segmentation).
+"""Train DeepLab-v3 on label maps.
 
-Checkpoints are kept under --work-dir, by fingerprint of settings and label maps: a run that was
-killed goes on where it was. Several processes train together under torchrun.
+Checkpoints are kept under --work-dir, by fingerprint of settings and label maps, so that a training
+that was killed continues from its last checkpoint. Under torchrun it uses several GPUs.
 """
 
 from pathlib import Path
@@ -14,15 +14,15 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line `argv`."""
+    """Write the model and its loss history; exit code 0."""
     parser = cli.Parser("train_segmentation", __doc__)
     parser.add_input("--label-maps", nargs="+", required=True, help="shards of label maps")
     cli.add_root(parser)
-    parser.add_argument("--work-dir", type=Path, required=True, help="keeps the checkpoints")
+    parser.add_argument("--work-dir", type=Path, required=True, help="folder of checkpoints")
     parser.add_argument("--model", type=Path, required=True, help="model file to write")
     parser.add_argument("--history", type=Path, required=True, help="loss history to write, CSV")
     parser.add_argument(
-        "--seed", type=int, required=True, help="of order, augmentation and initial weights"
+        "--seed", type=int, required=True, help="seed of order, augmentation and weights"
     )
     cli.add_runtime(parser, batch_size=False)
     options = parser.parse_args(argv)

@@ -1,6 +1,6 @@
 """Unpack label maps from Parquet shards to PNG files, named like their images.
 
-`labelmap.txt` beside them says which colour is which cluster, as CVAT has it.
+CVAT's `labelmap.txt` next to them has the name and the colour of every cluster.
 """
 
 import collections
@@ -12,13 +12,13 @@ from workflow_scripts.maskdistill.files import atomic, label_maps, shards
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write one PNG a row; exit code 0."""
+    """Write one PNG per row; exit code 0."""
     parser = cli.Parser("unpack_label_maps", __doc__)
     parser.add_input("--shards", nargs="+", required=True, help="label maps")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     options = parser.parse_args(argv)
 
-    # `a.jpg` and `a.png` side by side would both be `a.png`; then they keep their whole names.
+    # `a.jpg` and `a.png` would both become `a.png`; in this case the suffix stays in the name.
     names = collections.Counter(
         row["image"]["path"]
         for shard in options.shards
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
                 name = row["image"]["path"]
                 path = folder / (name if names[name] == 1 else f"{row['file_name']}.png")
                 if not path.resolve().is_relative_to(folder.resolve()):
-                    raise InputError(f"{shard}: {name} lies outside of the folder")
+                    raise InputError(f"{shard}: {name} would be outside of the folder")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(row["image"]["bytes"])
         (folder / "labelmap.txt").write_text(legend, encoding="utf-8")

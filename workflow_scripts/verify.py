@@ -1,7 +1,7 @@
-"""Check whether every output of a dataset is what config, code and input files say now.
+"""Check whether every output of a dataset matches the current config, code and input files.
 
-Reads what the outputs in results/DATASET say of their making and names each one that was made with
-other settings, by other code, or from other files. The exit code is 1 if any differs.
+Reads the provenance of the outputs in results/DATASET and lists each one that was made with other
+settings, by other code, or from other files. The exit code is 1 if there are any.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Write what was found in new images: label maps, overlays, objects, and unusable images."""
+"""Write the results for new images: label maps, overlays, objects, and unusable images."""
 
 import json
 from collections.abc import Iterator

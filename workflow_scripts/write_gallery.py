@@ -1,6 +1,6 @@
-"""Write the gallery of one dataset: a folder of static pages that opens from disk.
+"""Write the gallery of one dataset: a folder with a static page to open in a browser.
 
-Options with a SPLIT are given once for every split; shards of all stages in the same order.
+Options with a SPLIT are repeated for every split; shards of all stages are in the same order.
 """
 
 from pathlib import Path
@@ -28,9 +28,9 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=[],
         metavar=("SPLIT", "STEP SHARD"),
-        help="label maps of a step: split, name of the step, shards; the steps in their order",
+        help="label maps of a step: split, name of the step, shards; repeat for every step",
     )
-    parser.add_input("--metrics", help="output of evaluate; without, no labels are read")
+    parser.add_input("--metrics", help="output of evaluate; if missing, no labels are read")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     options = parser.parse_args(argv)

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
             if labels.shape != (row["height"], row["width"]):
                 raise InputError(
                     f"{row['file_name']}: labels of {labels.shape[0]} x {labels.shape[1]} px, but "
-                    f"the image has {row['height']} x {row['width']}; give it labels of its size"
+                    f"the image has {row['height']} x {row['width']}; correct the labels"
                 )
             writer.write(label_maps.row(row["image_id"], row["file_name"], labels))
     return 0

@@ -1,7 +1,7 @@
 """Write masks and clusters of the training images as one COCO dataset file.
 
-It holds every readable image, also those in which no mask was found. Masks of clusters that were
-dropped are left out, and clusters that were merged are one category.
+It lists every readable image, including those without a mask. Masks of dropped clusters are left
+out, and merged clusters are one category.
 """
 
 import itertools
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--assignments", required=True, help="of cluster_masks")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument(
-        "--expected-assignments", help="their digest when their clusters were named, if they were"
+        "--expected-assignments", help="digest of the assignments whose clusters were named, if any"
     )
     options = parser.parse_args(argv)
     settings = options.settings
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     expected = options.expected_assignments
     if expected and (found := cluster_files.assignments_digest(options.assignments)) != expected:
         raise InputError(
-            f"{options.assignments}: other clusters ({found}) than those that were named "
+            f"{options.assignments}: the clusters ({found}) differ from those that were named "
             f"({expected}); look at the new ones with `snakemake "
             "contact_sheets` and correct config/names, or remove its line `assignments`"
         )
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     place = {row["image_id"]: number for number, row in enumerate(listed)}
     classes = settings["curation"]["classes"]
     class_of = cluster_files.read_classes(options.assignments, classes)
-    # Compact columns; they become rows a few at a time, when they are written.
+    # Columns need less memory; they become rows a few at a time, when written.
     table = shards.read_table(options.masks, MASK_COLUMNS).combine_chunks()
     keys = list(zip(table["image_id"].to_pylist(), table["mask_id"].to_pylist(), strict=True))
     shards.assert_same_images(place, (image_id for image_id, _ in keys), "the masks")

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         for number, result in enumerate(coco_json.results(rows)):
             file.write((",\n" if number else "\n") + json.dumps(result))
         file.write("\n]\n")
-    # A results list is an array: there is no place in it.
+    # The record is in a separate file, because a results list is a plain array.
     provenance.write_record(options.output, cli.record(options, "results"))
     return 0
 

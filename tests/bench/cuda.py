@@ -1,4 +1,4 @@
-"""Extraction and training on a card; no row where there is none."""
+"""Extraction and training on a GPU; no rows without one."""
 
 import contextlib
 import copy
@@ -48,7 +48,7 @@ def rows() -> Iterator[Row]:
         for block in compiled.model.blocks:
             block.compile()
         yield from extraction(backbone, compiled, SIDES, BATCH)
-        yield from masks_on_the_card(backbone, SIDES, BATCH)
+        yield from masks_on_the_gpu(backbone, SIDES, BATCH)
         yield program(Path(directory), weights, device)
     yield deeplab(device, images=16, side=512)
 
@@ -72,7 +72,7 @@ def extraction(
             value=seconds,
             unit="s/image",
             reference=products,
-            against="its matrix products alone, at the card's rate",
+            against="its matrix products alone, at the rate of the GPU",
             at_most=1 / 0.4,
         )
         variants = {"compiled": functools.partial(compiled.last_block_features, batch)}
@@ -113,17 +113,17 @@ def matrix_products(backbone: Backbone, batch: Tensor) -> Callable[[], object]:
 
 def cuda_graph(call: Callable[[], object]) -> Callable[[], object]:
     """Launches all of the call's work at once."""
-    beside = torch.cuda.Stream()
-    with torch.cuda.stream(beside):
+    side_stream = torch.cuda.Stream()
+    with torch.cuda.stream(side_stream):
         call()
-    torch.cuda.current_stream().wait_stream(beside)
+    torch.cuda.current_stream().wait_stream(side_stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
     return graph.replay
 
 
-def masks_on_the_card(backbone: Backbone, sides: tuple[int, int], batch_size: int) -> Iterator[Row]:
+def masks_on_the_gpu(backbone: Backbone, sides: tuple[int, int], batch_size: int) -> Iterator[Row]:
     """Masks where the features are, against features that are copied back first."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (batch_size, *sides, 3), dtype=np.uint8)
@@ -140,7 +140,7 @@ def masks_on_the_card(backbone: Backbone, sides: tuple[int, int], batch_size: in
     copied = synchronized(start_copy_to_host((affinities, keys)), backbone.device)
     yield Row(what="features to the host", value=1000 * copied / batch_size, unit="ms/image")
     yield Row(
-        what="masks on the card",
+        what="masks on the GPU",
         value=1000 * synchronized(there, backbone.device) / batch_size,
         unit="ms/image",
         reference=1000
@@ -155,7 +155,7 @@ def masks_on_the_card(backbone: Backbone, sides: tuple[int, int], batch_size: in
 
 
 def program(folder: Path, weights: Path, device: torch.device, images: int = 256) -> Row:
-    """extract_features on JPEG files: how much of its time the card is busy."""
+    """extract_features on JPEG files: share of the time that the GPU is busy."""
     manifest = list_photographs(folder, images)
     changes = {"backbone": NAME, "weights": str(weights), "precision": "float16"}
     settings = {"features": DEFAULTS["features"] | changes}

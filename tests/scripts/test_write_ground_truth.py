@@ -53,7 +53,7 @@ def test_missing_labels_are_an_error(root):
 
 def test_labels_of_another_size_than_their_image_are_an_error(root):
     Image.fromarray(np.zeros((9, 8), np.uint8)).save(root / "SegmentationClass" / "1.png")
-    message = r"1\.jpg: labels of 9 x 8 px, but the image has 8 x 9; give it labels of its size"
+    message = r"1\.jpg: labels of 9 x 8 px, but the image has 8 x 9; correct the labels"
     with pytest.raises(InputError, match=message):
         call(root)
     assert not (root / "ground_truth.parquet").exists()

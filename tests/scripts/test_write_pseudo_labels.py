@@ -109,6 +109,6 @@ def test_clusters_that_nobody_looked_at_are_an_error(call, tmp_path):
     digest = cluster_files.assignments_digest(tmp_path / "clusters")
     call(more=[f"--expected-assignments={digest}"])
     (tmp_path / "a.json").unlink()
-    with pytest.raises(InputError, match="other clusters"):
+    with pytest.raises(InputError, match="the clusters"):
         call(more=["--expected-assignments=0123456789abcdef"])
     assert not (tmp_path / "a.json").exists()

@@ -91,7 +91,7 @@ def test_a_mask_that_is_none_is_found_by_checking(copied):
 
 def test_parquet_files_of_others(tmp_path):
     pq.write_table(pa.table({"image_id": [1]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match=r"a\.parquet: .*not one of MaskDistill"):
+    with pytest.raises(InputError, match=r"a\.parquet: .*not written by MaskDistill"):
         describe(tmp_path / "a.parquet")
 
 

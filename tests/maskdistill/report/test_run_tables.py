@@ -61,5 +61,5 @@ def test_sources_are_what_shards_say_of_weights(tmp_path):
 
 
 def test_a_split_without_manifest_is_one_line():
-    with pytest.raises(InputError, match="'val': no manifest"):
+    with pytest.raises(InputError, match="'val': its manifest is missing"):
         render(inputs())

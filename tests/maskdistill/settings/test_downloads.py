@@ -29,7 +29,9 @@ def test_the_numbers_of_images_add_up(shipped):
 
 
 def test_an_unknown_dataset(shipped):
-    with pytest.raises(InputError, match=r"no 'voc2011' in resources/downloads\.yaml; it has coco"):
+    with pytest.raises(
+        InputError, match=r"no 'voc2011' in resources/downloads\.yaml; choose from coco"
+    ):
         downloads.dataset_source("voc2011", shipped)
 
 

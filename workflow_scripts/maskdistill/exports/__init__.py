@@ -1,1 +1,1 @@
-"""Datasets in the formats of other tools; the module `content` says what they hold."""
+"""Export of datasets in the formats of other tools; their content is in the module `content`."""

@@ -1,6 +1,6 @@
-"""COCO instances: confident objects with scores, and the pseudo-labels under their names.
+"""COCO instances: confident objects with scores, and the pseudo-labels with names of classes.
 
-Images stay where they are: `file_name` is relative to the dataset's root.
+Images are not copied: `file_name` is relative to the dataset's root.
 """
 
 import json
@@ -29,7 +29,7 @@ def instances(pictures: Iterable[Picture], names: Sequence[str]) -> dict:
     """Confident objects as a COCO dataset whose annotations have a score.
 
     Args:
-        names: of pseudo-classes 1..K.
+        names: names of pseudo-classes 1..K.
     """
     images, rows = [], []
     for picture in pictures:
@@ -51,7 +51,7 @@ def instances(pictures: Iterable[Picture], names: Sequence[str]) -> dict:
 
 
 def with_polygons(dataset: Mapping, tolerance: float) -> dict:
-    """A COCO dataset with polygons instead of run lengths; areas and boxes stay those of the masks.
+    """A COCO dataset with polygons instead of run lengths; areas and boxes are not changed.
 
     Args:
         tolerance: in pixels, see `polygons.simplify`.

@@ -1,4 +1,4 @@
-"""What an exported dataset holds: images, label maps, confident objects, and any ground truth."""
+"""Content of an exported dataset: images, label maps, confident objects, optional ground truth."""
 
 import collections
 import os
@@ -16,11 +16,11 @@ from workflow_scripts.maskdistill.progress import progress
 
 
 class Picture(NamedTuple):
-    """One image with what was found in it."""
+    """One image and its results."""
 
     image_id: int
     file_name: str  # relative to the dataset's root
-    name: str  # in the export, with the suffix of the image
+    name: str  # name in the export, with the suffix of the image
     height: int
     width: int
     labels: np.ndarray  # H x W, 0 background, 1..K
@@ -34,13 +34,13 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """All that a format may write; `pictures()` streams the images as often as it is called."""
+    """The content that formats can write; each call of `pictures()` streams the images."""
 
     dataset: str
     root: Path
     split: str
-    names: Sequence[str]  # of pseudo-classes 1..K
-    truth_names: Sequence[str] | None  # of the classes of the ground truth
+    names: Sequence[str]  # names of pseudo-classes 1..K
+    truth_names: Sequence[str] | None  # names of the classes of the ground truth
     pictures: Callable[[], Iterator[Picture]]
     pseudo_labels: Path  # COCO dataset file of the training images
     polygons: bool  # whether COCO has a copy with polygons
@@ -50,8 +50,8 @@ class Content:
 def export_names(file_names: Iterable[str]) -> dict[str, str]:
     """File name → name in an export.
 
-    The folder that all have in common is left out. `a.jpg` and `a.png` side by side, whose label
-    files would be the same, become `a_jpg.jpg` and `a_png.png`.
+    Their common folder is left out. If `a.jpg` and `a.png` are in one folder, they become
+    `a_jpg.jpg` and `a_png.png`, because their label files would have the same name.
     """
     file_names = list(file_names)
     common = os.path.commonpath([str(PurePosixPath(n).parent) for n in file_names] or ["."])
@@ -65,7 +65,7 @@ def export_names(file_names: Iterable[str]) -> dict[str, str]:
         for n, p in short.items()
     }
     if len({PurePosixPath(name).with_suffix("") for name in names.values()}) < len(names):
-        # Rare: there was an `a_jpg.png` as well.
+        # Rare: there is also a file `a_jpg.png`.
         names = {n: str(p.with_name(f"{i}_{p.name}")) for i, (n, p) in enumerate(short.items())}
     return names
 
@@ -82,7 +82,7 @@ def read_pictures(
         truth: gives the ground truth of an image by its id and file name.
 
     Raises:
-        InputError: shards that do not fit together.
+        InputError: the shards have different images.
     """
     listed = list(map(shards.read_usable, manifests))
     names = export_names(row["file_name"] for rows in listed for row in rows)
@@ -113,12 +113,12 @@ def read_pictures(
 
 
 def copy_image(source: Path, target: Path) -> None:
-    """Copy an image, byte by byte, but turn it upright if its EXIF data ask for that.
+    """Copy an image byte by byte, or turned upright if its EXIF orientation requires it.
 
-    Label maps are of the upright image, and not all tools look at EXIF data.
+    Label maps belong to the upright image, and not all tools read EXIF data.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Not by its path: see `images`.
+    # Not opened by its path, see `images._open`.
     with open(source, "rb") as file, Image.open(file) as image:
         if image.getexif().get(0x0112, 1) != 1:
             upright = ImageOps.exif_transpose(image)
@@ -129,10 +129,10 @@ def copy_image(source: Path, target: Path) -> None:
 
 
 def write_label_map(labels: np.ndarray, path: Path, *, palette: bool = True) -> None:
-    """Write a label map as PNG, with its folder.
+    """Write a label map as PNG; its folder is made if missing.
 
     Args:
-        palette: whether 8-bit maps have VOC's colours; some tools would read those, not the labels.
+        palette: whether 8-bit maps have VOC's colours, which some tools would read as the labels.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if palette:

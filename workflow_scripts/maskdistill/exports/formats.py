@@ -1,4 +1,4 @@
-"""The function that writes each format: `write` of the module that has the format's name."""
+"""The function that writes each format: `write` in the module with the format's name."""
 
 from collections.abc import Callable
 from pathlib import Path

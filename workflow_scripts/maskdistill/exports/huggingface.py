@@ -46,7 +46,7 @@ def _row(picture: Picture) -> dict:
     return {
         "file_name": f"images/{picture.name}",
         "mask_file_name": f"masks/{picture.with_suffix('.png')}",
-        # As text: JSON numbers of 52 bits would be safe, but ids of other datasets need not be.
+        # As text, because ids of some datasets may exceed the 53 bits that JSON numbers can hold.
         "image_id": str(picture.image_id),
         "objects": {
             "category": [row["cluster"] for row in objects],

@@ -1,6 +1,6 @@
-"""Label Studio: tasks with brush predictions, and the labelling interface that they fit.
+"""Label Studio: tasks with brush predictions, and the labelling interface for them.
 
-Images are named as local files: set LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and
+Images are referenced as local files: set LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and
 LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT to the dataset's root.
 """
 
@@ -15,7 +15,7 @@ from workflow_scripts.maskdistill.exports.content import Content, Picture
 from workflow_scripts.maskdistill.files import label_maps, masks
 from workflow_scripts.maskdistill.pictures import drawing
 
-# Bits of a run's length: each run takes the shortest of these that holds it.
+# Numbers of bits for the length of a run; each run uses the smallest sufficient one.
 SIZES = (3, 4, 8, 16)
 INTERFACE = """<View>
   <Image name="image" value="$image" zoom="true"/>
@@ -75,8 +75,8 @@ def encode(mask: np.ndarray) -> list[int]:
         mask: H x W bool; inside is 255 in all four channels.
 
     Returns:
-        The bytes of: 32 bits number of values, 5 bits size of a value, 4 x 4 bits of `SIZES`
-        (each less one), then for every run 1, 2 bits for its size, its length less one, its value.
+        Bytes with: number of values (32 bits), size of a value minus 1 (5 bits), `SIZES` minus 1
+        (4 x 4 bits), then for every run: 1, index into `SIZES` (2 bits), length minus 1, value.
     """
     values = mask.ravel()
     starts = np.flatnonzero(np.diff(values, prepend=~values[:1]))

@@ -1,4 +1,4 @@
-"""The model card: what a trained model is, from what it comes, and how to use it."""
+"""The model card: description, training data, scores and use of a trained model."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from workflow_scripts.maskdistill.repository import REPOSITORY
 
 TEMPLATE = "workflow_scripts/maskdistill/templates/model_card.md.j2"
 
-# Runs in the folder of the exported model, next to a picture; shown in the README too.
+# Runs in the folder of the exported model with a photo.jpg; also shown in the README.
 SNIPPET = """\
 import json
 
@@ -42,12 +42,12 @@ def render(
 
     Args:
         images: number of training images.
-        settings: of the rule export_model.
-        training: settings that the model was trained with.
+        settings: settings of the rule export_model.
+        training: settings of the model's training.
         metrics: content of metrics.json, if there is ground truth.
-        step: step of the metrics that scores this model without a CRF.
-        agreement: file → what `deployment.agreement` found.
-        sizes: height and width of the images that were compared.
+        step: step of the metrics with the scores of this model without a CRF.
+        agreement: file → result of `deployment.agreement`.
+        sizes: (height, width) of the images that were compared.
         digest: SHA-256 of the trained model's file.
         versions: package → version.
     """

@@ -1,4 +1,4 @@
-"""Masks to polygons along the borders of their pixels.
+"""Conversion of masks to polygons along the borders of their pixels.
 
 Points are (x, y) in pixels from the upper left corner of the image; the centre of the first pixel
 is (0.5, 0.5). Without simplification a polygon encloses the centres of exactly the mask's pixels.
@@ -15,15 +15,15 @@ from scipy import ndimage
 def trace(mask: np.ndarray, tolerance: float = 0.0) -> list[np.ndarray]:
     """One ring for every 4-connected part of a mask.
 
-    Holes are joined to their ring by a cut of no width, which even-odd and non-zero filling leave
-    open alike.
+    Holes are joined to their ring by a cut of zero width; both even-odd and non-zero filling leave
+    them open.
 
     Args:
         mask: H x W bool.
-        tolerance: the most, in pixels, that simplification moves a border.
+        tolerance: largest distance in pixels by which simplification moves a border.
 
     Returns:
-        Rings of n x 2 float64, the first point not repeated; parts in the order of their rows.
+        Rings of n x 2 float64 without repeating the first point; parts in the order of their rows.
     """
     parts, _ = ndimage.label(mask)
     outer: dict[int, np.ndarray] = {}
@@ -32,7 +32,7 @@ def trace(mask: np.ndarray, tolerance: float = 0.0) -> list[np.ndarray]:
         column, row = ring[0].astype(int)
         simple = simplify(ring, tolerance)
         if not is_hole:
-            # A part that would vanish stays as it is.
+            # A part that would vanish is not simplified.
             outer[parts[row, column]] = simple if len(simple) >= 3 else ring
         elif len(simple) >= 3:
             holes[parts[row, column]].append(simple)
@@ -40,7 +40,7 @@ def trace(mask: np.ndarray, tolerance: float = 0.0) -> list[np.ndarray]:
 
 
 def join(rings: Sequence[np.ndarray]) -> np.ndarray:
-    """Rings to one, by cuts of no width between their nearest points."""
+    """Join rings to one by cuts of zero width between their nearest points."""
     result = rings[0]
     for ring in rings[1:]:
         distances = ((result[:, None] - ring[None]) ** 2).sum(axis=2)
@@ -51,15 +51,15 @@ def join(rings: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def simplify(ring: np.ndarray, tolerance: float) -> np.ndarray:
-    """Leave out points of a ring (Douglas and Peucker, 1973).
+    """Remove points of a ring (Douglas and Peucker, 1973).
 
     Args:
         ring: n x 2.
-        tolerance: pixels that a point left out may lie off the new border; 0 keeps all points.
+        tolerance: largest distance in pixels of a removed point from the new border; 0 keeps all.
     """
     if tolerance <= 0 or len(ring) < 4:
         return ring
-    # Two points far apart stay for sure, and divide the ring into two lines.
+    # Two distant points are kept and divide the ring into two lines.
     start = int(((ring - ring.mean(axis=0)) ** 2).sum(axis=1).argmax())
     ring = np.roll(ring, -start, axis=0)
     middle = int(((ring - ring[0]) ** 2).sum(axis=1).argmax())
@@ -81,7 +81,7 @@ def simplify(ring: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 def _distances(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Distances of points to the stretch from `start` to `end`."""
+    """Distances of points to the line segment from `start` to `end`."""
     direction = end - start
     length = float(direction @ direction)
     along = np.clip((points - start) @ direction / length, 0, 1) if length else 0.0
@@ -92,10 +92,10 @@ def _distances(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.nda
 def _rings(mask: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
     """The borders of all 4-connected parts of a mask and of their holes.
 
-    OpenCV joins pixels that touch at a corner; to keep the parts of the mask apart, its background
-    is traced: borders around it are holes of the mask, and borders of its holes are parts. OpenCV's
-    contours run through the centres of pixels. In a picture of twice the size, such a centre lies
-    next to one corner of the original pixel, and the border runs through these corners.
+    OpenCV joins pixels that touch at a corner. To separate the parts of the mask, its background is
+    traced: borders around it are holes of the mask, and borders of its holes are parts. OpenCV's
+    contours run through the centres of pixels. In an image of twice the size, such a centre is next
+    to one corner of the original pixel, and the border runs through these corners.
 
     Yields:
         A ring of n x 2 float64 (x, y) with the mask on its right, and whether it is a hole. Its
@@ -107,11 +107,11 @@ def _rings(mask: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
     for contour, (*_, parent) in zip(contours, tree[0], strict=True):
         is_hole = parent < 0
         walk = (contour[:, 0] + 1) // 2 - 1
-        if is_hole and walk.min() < 0:  # the frame of the whole picture
+        if is_hole and walk.min() < 0:  # the frame of the whole image
             continue
         walk = walk[(walk != np.roll(walk, 1, axis=0)).any(axis=1)]
         steps = np.roll(walk, -1, axis=0) - walk
-        # Points where the border changes its direction.
+        # Points at which the border changes direction.
         ring = walk[(steps != np.roll(steps, 1, axis=0)).any(axis=1)]
         if (_signed_area(ring) > 0) == is_hole:
             ring = ring[::-1]
@@ -121,6 +121,6 @@ def _rings(mask: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
 
 
 def _signed_area(ring: np.ndarray) -> float:
-    """Positive for a ring that has its inside on the right (rows count downwards)."""
+    """Positive for a ring with its inside on the right (y points downwards)."""
     x, y = ring.T
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)

@@ -1,7 +1,7 @@
-"""Trained models of a run, applied to single images: label map, overlay and objects of each.
+"""Applies trained models of a run to single images: label map, overlay and objects of each.
 
-How a run uses its models (confidence threshold, selection of candidates, precision, CRF, names) is
-in use.json, which the program `describe_use` writes.
+The settings for this (confidence threshold, selection of candidates, precision, CRF, names) are in
+use.json, which the program `describe_use` writes.
 """
 
 import json
@@ -30,15 +30,15 @@ _SECTIONS = ("predictions", "candidates", "confidence", "crf")
 
 
 def read_use(model: Path, settings: Mapping, *, needed: Sequence[str]) -> dict:
-    """How the models of a run are used: its use.json, with `settings` merged over it.
+    """The settings for applying the models of a run: use.json, overridden by `settings`.
 
     Args:
         model: the segmentation model; use.json is in its folder or in one of the two above.
-        settings: parts of a dataset's config, of `predictions`, `candidates`, `confidence`, `crf`.
-        needed: those of these sections that must be known.
+        settings: settings of the sections `predictions`, `candidates`, `confidence`, `crf`.
+        needed: sections that must be given.
 
     Raises:
-        InputError: there is neither use.json nor a setting for a section that is needed.
+        InputError: a needed section is neither in use.json nor in `settings`.
     """
     folder = model.absolute().parent
     places = [above / "use.json" for above in (folder, *list(folder.parents)[:_LEVELS_TO_SEED])]
@@ -65,7 +65,7 @@ class Outputs(NamedTuple):
 
     label_map: Path
     overlay: Path
-    objects: Path  # only with a Mask R-CNN
+    objects: Path  # only written if there is a Mask R-CNN
 
     @classmethod
     def of(cls, image: Path, folder: Path) -> "Outputs":
@@ -74,7 +74,7 @@ class Outputs(NamedTuple):
 
 
 def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path]) -> None:
-    """Check that no output is an input, under whatever path.
+    """Check that no output is an input, even by another path.
 
     Raises:
         InputError: an output would overwrite an input.
@@ -83,23 +83,23 @@ def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path]) -> Non
     for output in filter(Path.exists, outputs):
         if any(output.samefile(path) for path in existing):
             raise InputError(
-                f"{output}: an input of this command, which its output would overwrite; "
+                f"{output}: the output would overwrite an input of this command; "
                 "choose another folder as --output"
             )
 
 
 class Models:
-    """A segmentation model and, where objects are wanted, a Mask R-CNN.
+    """A segmentation model and, to find objects, a Mask R-CNN.
 
     Args:
         segmentation: file of the segmentation model.
         mask_rcnn: file of the Mask R-CNN, or None.
-        use: see `read_use`.
+        use: result of `read_use`.
         classes: JSON list of names of the classes, instead of the names in `use`.
-        threshold: objects of a higher score are kept; None takes it from `use`.
+        threshold: objects with a higher score are kept; None for the threshold in `use`.
 
     Raises:
-        InputError: the number of names is not the model's number of classes.
+        InputError: the number of names differs from the model's number of classes.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Models:
         """Write the label map, the overlay and, with a Mask R-CNN, the objects of one image.
 
         Returns:
-            Name and share of the image's pixels of `background` and every class that was found.
+            Name and share of pixels of `background` and of every class in the image.
 
         Raises:
             InputError: the image is unusable.

@@ -1,7 +1,7 @@
 """PASCAL VOC's folders for segmentation, which CVAT imports as "Segmentation mask".
 
-SegmentationClass holds the final label maps. SegmentationObject holds their connected regions, so
-that both agree in every pixel; a region is an object only as far as objects do not touch.
+SegmentationClass has the final label maps. SegmentationObject has their connected regions, so that
+both agree in every pixel; objects of one class that touch are one region.
 """
 
 from pathlib import Path
@@ -42,7 +42,7 @@ def write(content: Content, folder: Path) -> None:
 def regions(labels: np.ndarray) -> np.ndarray:
     """Connected regions of one label, numbered by falling size.
 
-    There are 254 numbers. Where there are more regions, the smallest of each label share one.
+    If there are more than 254 regions, the smallest ones of each label share a number.
 
     Args:
         labels: H x W, 0 background, 255 ignore.

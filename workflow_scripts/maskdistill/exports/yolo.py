@@ -1,7 +1,7 @@
 """YOLO's segmentation format: one text file per image, one polygon per object.
 
 Lossy: borders move by up to `exports.polygon_tolerance` pixels and scores are left out. Parts and
-holes of an object are joined to one ring by cuts of no width.
+holes of an object are joined to one ring by cuts of zero width.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ def write(content: Content, folder: Path) -> None:
         path = folder / "labels" / content.split / picture.with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(lines(picture, content.polygon_tolerance), encoding="ascii")
-    # Training asks for both splits; there are labels of one.
+    # YOLO's training needs both splits, but only one has labels.
     images = f"images/{content.split}"
     data = {"train": images, "val": images, "names": dict(enumerate(content.names))}
     text = yaml.safe_dump(data, allow_unicode=True, sort_keys=False)
@@ -30,7 +30,7 @@ def write(content: Content, folder: Path) -> None:
 
 
 def lines(picture: Picture, tolerance: float) -> str:
-    """A line per object: class, then x and y of every point as shares of width and height."""
+    """One line per object: class, then x and y of every point relative to width and height."""
     result = []
     for row in picture.objects:
         mask = masks.decode_row(row)

@@ -1,1 +1,1 @@
-"""A static web gallery of one dataset: every image with every stage, to filter and to compare."""
+"""A static web page of one dataset that shows the results of all stages for every image."""

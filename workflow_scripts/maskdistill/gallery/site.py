@@ -1,8 +1,8 @@
 """The gallery's page: its data as scripts, and its files.
 
-A page cannot fetch files from the disk that it was opened from, so all data are scripts: `index.js`
-holds a row for every image, to filter by, and each image has a script of its own with its picture
-and overlays, which is loaded when it is opened. Thumbnails of all stages of an image are one JPEG.
+A page that is opened from disk cannot fetch other files, so all data are scripts. `index.js` has a
+row for every image, for filters. Each image has its own script with its picture and overlays, which
+is loaded when the image is opened. The thumbnails of all stages of an image are one JPEG.
 """
 
 import collections
@@ -30,8 +30,8 @@ from workflow_scripts.maskdistill.pictures import drawing, overlays
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.repository import REPOSITORY
 
-CANDIDATES_SHOWN = 24  # per image: the best; confident ones are all shown
-# By their whole paths they are part of the digest of the gallery's code.
+CANDIDATES_SHOWN = 24  # most candidates per image; all confident ones are shown
+# Written as whole paths, so that the digest of the gallery's code includes these files.
 PAGE_FILES = (
     "workflow_scripts/maskdistill/templates/gallery/index.html",
     "workflow_scripts/maskdistill/templates/gallery/gallery.css",
@@ -42,11 +42,11 @@ PAGE_FILES = (
 def write(inputs: GalleryInputs, folder: Path, *, record: Mapping, workers: int = 1) -> None:
     """Write the gallery; `folder` is replaced as a whole.
 
-    One shard at a time is in memory, in addition to one row of the index per image.
+    One shard of each stage and one row of the index per image are in memory.
 
     Args:
-        record: how the folder was made, see `provenance.record`.
-        workers: processes that draw.
+        record: provenance record of the folder.
+        workers: number of drawing processes.
 
     Raises:
         InputError: an input is missing, damaged, or does not fit the others.
@@ -61,7 +61,7 @@ def write(inputs: GalleryInputs, folder: Path, *, record: Mapping, workers: int 
             ) as pool,
             progress_bar(total=count_images(inputs), description="gallery", unit="image") as bar,
         ):
-            # Few images wait at a time, so that the queue never holds a whole shard.
+            # The queue is short, so that it never holds a whole shard.
             waiting: collections.deque = collections.deque()
             for record in records(inputs):
                 waiting.append(pool.submit(_write_image, record))
@@ -89,7 +89,7 @@ def _write_image(record: Record) -> dict:
 
 
 class Writer:
-    """Writes the files of images, and describes what is in them."""
+    """Writes the files of images and makes their rows of the index."""
 
     def __init__(self, inputs: GalleryInputs, folder: Path) -> None:
         self._inputs = inputs
@@ -145,7 +145,7 @@ class Writer:
         }
 
     def _statuses(self, record: Record) -> list[str]:
-        """What is unusual about an image; empty if it passed all stages as expected."""
+        """Notable results of an image; empty if it passed all stages normally."""
         if record.image["status"] != shards.OK:
             return ["rejected"]
         found = {row["status"] for row in record.masks if row["status"] != shards.OK}
@@ -163,7 +163,7 @@ class Writer:
     def _content(
         self, record: Record, picture: np.ndarray, layers: Mapping[str, np.ndarray]
     ) -> dict:
-        """An image's picture, overlays, and what is known of its masks and candidates."""
+        """An image's picture and overlays, and data of its masks and candidates."""
         return {
             "picture": drawing.data_uri(picture, quality=82),
             "layers": {
@@ -202,7 +202,7 @@ class Writer:
         }
 
     def index(self, rows: Sequence[Mapping]) -> dict:
-        """What the page needs to know of the whole dataset."""
+        """The page's data about the whole dataset."""
         found = {stage for row in rows for stage in row.get("tiles", ())}
         return {
             "dataset": self._inputs.dataset,
@@ -233,7 +233,7 @@ def _labels_in(labels: np.ndarray) -> list[int]:
 
 
 def _write_script(path: Path, function: str, content: object) -> None:
-    """A script that hands `content` to the page; plain ASCII, whatever names it holds."""
+    """Write a script that passes `content` to a function of the page; non-ASCII is escaped."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     path.write_text(f"GALLERY.{function}({text});\n", encoding="ascii")

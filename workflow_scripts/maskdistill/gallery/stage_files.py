@@ -1,4 +1,4 @@
-"""What a gallery shows: the shards of all stages, read one image after the other."""
+"""The input files of a gallery: the shards of all stages, read image by image."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ ShardsBySplit = Mapping[str, Sequence[Path]]
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryInputs:
-    """What a gallery shows, of one seed. Shards of all stages of a split are in the same order."""
+    """The inputs of a gallery for one seed; shards of all stages are in the same order."""
 
     dataset: str
     root: Path
@@ -26,12 +26,12 @@ class GalleryInputs:
     candidates: ShardsBySplit
     confident: ShardsBySplit
     steps: Mapping[str, Mapping[str, Sequence[Path]]]  # split → step → label maps
-    metrics: Mapping | None = None  # metrics.json; without, no label is read
+    metrics: Mapping | None = None  # metrics.json; if None, no label is read
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """All that is known of one image."""
+    """The rows of all stages for one image."""
 
     split: str
     image: Mapping  # row of the manifest
@@ -45,7 +45,7 @@ def check_shards(inputs: GalleryInputs) -> None:
     """Check that all stages of a split have as many shards as there are manifests, or none.
 
     Raises:
-        InputError: one has not.
+        InputError: a stage has another number of shards.
     """
     for split, manifests in inputs.images.items():
         stages = {
@@ -63,7 +63,7 @@ def check_shards(inputs: GalleryInputs) -> None:
 
 
 def count_images(inputs: GalleryInputs) -> int:
-    """Images of all splits, rejected ones among them."""
+    """Number of images of all splits, including rejected ones."""
     return sum(shards.count_rows(path) for paths in inputs.images.values() for path in paths)
 
 
@@ -71,7 +71,7 @@ def records(inputs: GalleryInputs) -> Iterator[Record]:
     """Every image of every split; one shard of each stage at a time is in memory.
 
     Raises:
-        InputError: a shard is missing, damaged, or not of the same images as its manifest.
+        InputError: a shard is missing, damaged, or has other images than its manifest.
     """
     for split, manifests in inputs.images.items():
         assigned = Assignments(
@@ -114,7 +114,7 @@ def records(inputs: GalleryInputs) -> Iterator[Record]:
 
 
 class Assignments:
-    """Clusters of many masks, in little memory; of merged ones their pseudo-class, of dropped 0."""
+    """Pseudo-classes of many masks, in little memory; 0 for masks of dropped clusters."""
 
     def __init__(self, paths: Sequence[Path], classes: Sequence[int] | None) -> None:
         columns = ["image_id", "mask_id", "cluster", "distance"]
@@ -126,7 +126,7 @@ class Assignments:
         self._ids = self._columns["image_id"][self._order]
 
     def of(self, image_id: int, mask_id: int) -> dict:
-        """`cluster` and `distance` of a mask; None for both where it has not been clustered."""
+        """`cluster` and `distance` of a mask; None for both if it was not clustered."""
         first, last = np.searchsorted(self._ids, [image_id, image_id + 1])
         for row in self._order[first:last]:
             if self._columns["mask_id"][row] == mask_id:

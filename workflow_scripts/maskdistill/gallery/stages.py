@@ -1,4 +1,4 @@
-"""The stages that an image is shown in: label maps, colours, and agreement with ground truth."""
+"""The stages that are shown for an image: label maps, colours, and IoU with the ground truth."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,7 +19,7 @@ TITLES = {MASKS: "Initial masks", CANDIDATES: "Candidates", GROUND_TRUTH: "Groun
 
 
 class Stages:
-    """Stage → label maps, colours and names; ground truth is read where there are metrics.
+    """Label maps, colours and names of all stages; ground truth is read if there are metrics.
 
     Raises:
         InputError: labels are missing or damaged.
@@ -41,7 +41,7 @@ class Stages:
         self._mappings = {step: stored_mapping(inputs.metrics, step) for step in scored}
         self._truth = None
         self.evaluated: str | None = None  # the split with ground truth
-        # Of the images that clusters were matched with classes on: split, number and methods.
+        # Split, number and matching methods of the images on which clusters were matched.
         self.matched: dict | None = None
         if inputs.metrics:
             methods = {step["matching"]["method"] for step in scored.values()}
@@ -61,7 +61,7 @@ class Stages:
         return iter(self._colours)
 
     def colours(self, stage: str) -> np.ndarray:
-        """Label → colour, N x 3 uint8; black for clusters that stand for background."""
+        """Label → colour, N x 3 uint8; black for clusters matched with background."""
         return self._colours[stage].colours
 
     def layers(self, record: Record) -> dict[str, np.ndarray]:
@@ -71,7 +71,7 @@ class Stages:
         if record.split in self._inputs.masks:
             result[MASKS] = self._paint(size, record.masks)
         if record.split in self._inputs.candidates:
-            # All of them, whether or not they are confident enough.
+            # All candidates, not only the confident ones.
             result[CANDIDATES] = self._paint(size, record.candidates)
         for step, data in record.label_maps.items():
             result[step] = label_maps.decode_png(data)

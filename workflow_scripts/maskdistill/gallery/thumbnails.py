@@ -1,4 +1,4 @@
-"""The pictures of a gallery: images, overlays to lay over them, and thumbnails of all stages."""
+"""The pictures of a gallery: images, overlays, and thumbnails of all stages."""
 
 from collections.abc import Mapping
 
@@ -12,12 +12,12 @@ THUMBNAIL_SIZE = 200
 
 
 def candidate_overlay(mask: np.ndarray, colour: np.ndarray, size: tuple[int, int]) -> bytes:
-    """A candidate's mask as a layer, paler than label maps, as several may overlap.
+    """A candidate's mask as a layer, paler than label maps because candidates may overlap.
 
     Args:
         mask: H x W bool, of the whole image.
         colour: RGB uint8.
-        size: height and width of the picture.
+        size: (height, width) of the picture.
 
     Returns:
         A PNG with transparency.
@@ -37,10 +37,10 @@ def tiles(
         colours: stage → N x 3 uint8, label → colour; black ones are not painted.
 
     Returns:
-        A JPEG of one tile more than there are stages.
+        A JPEG with one tile for the image and one for each stage.
     """
     height, width = drawing.thumbnail(image, THUMBNAIL_SIZE).shape[:2]
-    # Tiles end where the blocks of a JPEG end, so that none bleeds into the next.
+    # Tiles are aligned with the blocks of a JPEG, so that artefacts do not cross their borders.
     size = (max(8, round(height / 8) * 8), max(8, round(width / 8) * 8))
     small = images.resize(image, size)
     stacked = [small]

@@ -1,1 +1,1 @@
-"""What a file of this workflow is, how it was made, and what it holds, as text."""
+"""Describes files of the workflow as text: what they are, how they were made, what they contain."""

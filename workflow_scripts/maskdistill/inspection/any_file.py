@@ -1,4 +1,4 @@
-"""The files that a path stands for, what each is, and an overview of a whole tree."""
+"""Descriptions of the files of a path, and an overview of a whole folder."""
 
 import collections
 import glob
@@ -25,10 +25,10 @@ from workflow_scripts.maskdistill.inspection.blocks import (
     titled,
 )
 
-SAMPLE = 500  # label maps that are decoded, unless all are asked for
+SAMPLE = 500  # default number of label maps that are decoded
 LOCK = "lock"  # in the folder of a training; always empty
 TENSORBOARD = "events.out.tfevents."  # in the folder of a training with Detectron2
-# Folders with a record whose PNGs are label maps.
+# Stages of folders whose PNGs are label maps.
 LABEL_MAP_STAGES = ("png_label_maps", "applied")
 
 READERS: dict[str, Callable[[Path], Lines]] = {
@@ -48,16 +48,16 @@ READERS: dict[str, Callable[[Path], Lines]] = {
 
 
 def expand(path: str) -> list[list[Path]]:
-    """The files that a path stands for, those that belong together in one group.
+    """The files of a path, in groups of files that are described together.
 
-    The shards of a stage belong together, and so do the pictures of a folder. A folder that was
+    The shards of a stage are one group, and so are the pictures of a folder. A folder that was
     written as a whole, such as a gallery or an export, is one group that begins with its record.
 
     Args:
-        path: a file, a pattern with `*`, or a folder, which stands for all of its files.
+        path: a file, a pattern with `*`, or a folder for all of its files.
 
     Raises:
-        InputError: nothing is there.
+        InputError: there are no files.
     """
     if Path(path).exists():
         found = [Path(path)]
@@ -85,7 +85,7 @@ def expand(path: str) -> list[list[Path]]:
 
 
 def _group(file: Path) -> tuple:
-    """What files that are described together have in common."""
+    """A key that is equal for files that are described together."""
     suffix = file.suffix.lower()
     if (suffix == ".parquet" and file.stem.isdigit()) or suffix in images.SUFFIXES:
         return file.parent, suffix
@@ -93,10 +93,10 @@ def _group(file: Path) -> tuple:
 
 
 def describe(paths: Sequence[Path], *, sample: int = SAMPLE, check: bool = False) -> list[str]:
-    """Describe files that belong together, as lines of text.
+    """Describe a group of files as lines of text.
 
     Args:
-        paths: a group of `expand`.
+        paths: a group from `expand`.
         sample: number of label maps that are decoded for statistics, evenly spread; 0 for all.
         check: also read every byte and decode every mask, label map and picture.
 
@@ -111,7 +111,7 @@ def describe(paths: Sequence[Path], *, sample: int = SAMPLE, check: bool = False
         empty = path.stat().st_size == 0
         if empty and path.name == LOCK:
             return [terminal.plain(path), "  lock of a training, which holds it while it runs"]
-        # Many jobs print nothing.
+        # Logs are allowed to be empty, as many jobs print nothing.
         if empty and path.suffix != ".log":
             raise InputError(f"{path}: empty file (0 bytes); remove it and run again")
     try:
@@ -123,7 +123,7 @@ def describe(paths: Sequence[Path], *, sample: int = SAMPLE, check: bool = False
     except InputError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        # The file has the suffix and keys of a known kind, but other content.
+        # The file has the suffix and keys of a known kind, but unexpected content.
         where = paths[0] if len(paths) == 1 else paths[0].parent
         reason = f"{type(error).__name__} {error}"
         raise damaged(where, "or made by another version of the workflow", reason) from error
@@ -143,7 +143,7 @@ def _lines(paths: Sequence[Path], sample: int, check: bool) -> Lines:
 
 
 def _recorded(path: Path) -> list[str] | None:
-    """A file described by its record, or by the record of the folder that it is part of."""
+    """Description of a file by its record, or by the record of its folder."""
     for place in (path, *path.absolute().parents[:-1]):
         if record := provenance.read(place):
             size = terminal.size(path.stat().st_size)
@@ -194,15 +194,15 @@ def _check(path: Path) -> None:
 def describe_paths(
     paths: Iterable[str], *, sample: int = SAMPLE, check: bool = False
 ) -> Iterator[tuple[list[str], list[str]]]:
-    """Describe everything that the paths stand for, block by block.
+    """Describe all files of the paths, block by block.
 
     Args:
         sample: see `describe`.
         check: see `describe`.
 
     Yields:
-        The lines of one group of files, or of the overview of a folder with many stages; and what
-        is damaged or foreign.
+        The lines of one group of files, or of the overview of a folder with many stages; and
+        messages about damaged or foreign files.
     """
     for path in paths:
         try:
@@ -222,10 +222,10 @@ def describe_paths(
 
 
 def overview(paths: Iterable[Sequence[Path]]) -> tuple[list[str], list[str]]:
-    """One line for every group of files of a whole tree.
+    """One line for every group of files of a folder.
 
     Returns:
-        The table's lines, and what is damaged or foreign.
+        The table's lines, and messages about damaged or foreign files.
     """
     rows, faults = [], []
     for group in paths:
@@ -236,7 +236,7 @@ def overview(paths: Iterable[Sequence[Path]]) -> tuple[list[str], list[str]]:
             if group[0].suffix == ".parquet":
                 title, count = parquet_files.title_of(group)
             else:
-                # A few label maps tell what all of them are.
+                # A few label maps are enough for an overview.
                 title = describe(group, sample=1)[1].strip()
         except InputError as error:
             faults.append(str(error))
@@ -244,7 +244,7 @@ def overview(paths: Iterable[Sequence[Path]]) -> tuple[list[str], list[str]]:
         files = [path for path in group if path.name != FOLDER_MARK]
         bytes_ = sum(path.stat().st_size for path in files)
         rows.append([str(where), title, len(files), count, terminal.size(bytes_)])
-    # No path is cut, so that all can be copied.
+    # Paths are not truncated, so that they can be copied.
     width = max([60, *(len(row[0]) for row in rows)])
     header = ["path", "what it is", "files", "rows", "size"]
     return terminal.table(header, rows, width=width), faults

@@ -1,4 +1,4 @@
-"""Blocks of lines that descriptions of several kinds of files share."""
+"""Parts of descriptions that several kinds of files share."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +16,11 @@ Lines = Iterator[str]
 
 
 def damaged(path: Path, what: str, reason: object = "") -> InputError:
-    """The one line that names a damaged file, and what to do.
+    """The error for a damaged file.
 
     Args:
-        what: what is wrong with it.
-        reason: the message of the library that could not read it.
+        what: what is wrong with the file.
+        reason: message of the library that could not read it.
     """
     extra = f" ({' '.join(str(reason).split())})" if str(reason) else ""
     return InputError(f"{path}: damaged, {what}{extra}; remove it and run again")
@@ -31,12 +31,12 @@ class ForeignFile(InputError):
 
 
 def foreign(path: Path, what: str) -> ForeignFile:
-    """The one line that names a file of something else, and what to do."""
+    """The error for a file that this workflow does not write."""
     return ForeignFile(f"{path}: a foreign file: {what}; give an output of this workflow")
 
 
 def titled(path: Path, title: str, lines: Sequence[str] = ()) -> Lines:
-    """A file, what it is, and what it holds."""
+    """The lines for a file: its path, its title, and its content."""
     yield terminal.plain(path)
     yield f"  {terminal.plain(title)}"
     yield from lines
@@ -46,7 +46,7 @@ def read_text(path: Path) -> str:
     """Read a text file.
 
     Raises:
-        InputError: it is not UTF-8, or holds zero bytes.
+        InputError: it is not UTF-8, or contains zero bytes.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -58,10 +58,10 @@ def read_text(path: Path) -> str:
 
 
 def check_end(path: Path, text: str, end: str = "") -> None:
-    """Check that a text ends as all texts of this workflow do: with `end` and a line break.
+    """Check that a text ends with `end` and a line break, as all texts of this workflow.
 
     Raises:
-        InputError: cut off.
+        InputError: the text is truncated.
     """
     if not text.endswith(f"{end}\n") and not (end and text.endswith(end)):
         raise damaged(path, "its end is cut off")
@@ -71,7 +71,7 @@ _NOT_LISTED = ("settings", "versions", "stage", "inputs")
 
 
 def provenance(metadata: Mapping) -> Lines:
-    """Settings, checksums and versions, as a block of facts."""
+    """Lines with settings, checksums and versions."""
     pairs = [(key, value(found)) for key, found in leaves(metadata.get("settings", {}))]
     pairs += [
         (key, value(found))
@@ -95,7 +95,7 @@ def value(found: object) -> str:
 
 
 def distributions(columns: Mapping[str, np.ndarray]) -> Lines:
-    """A table of quantiles of every column of numbers, with its shape."""
+    """A table of quantiles and a histogram of every column of numbers."""
     rows = []
     for name, values in columns.items():
         if values.size:
@@ -113,7 +113,7 @@ def distributions(columns: Mapping[str, np.ndarray]) -> Lines:
 
 
 def counts(title: str, found: Mapping[str, int]) -> Lines:
-    """A table of how often things occur, the most frequent first."""
+    """A table of numbers of occurrences, the most frequent first."""
     total = sum(found.values())
     rows = [
         [name, count, f"{count / total:.1%}", terminal.bar(count / total)]

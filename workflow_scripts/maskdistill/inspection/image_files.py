@@ -1,4 +1,4 @@
-"""Label maps and pictures, described."""
+"""Descriptions of label maps and pictures."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,10 @@ from workflow_scripts.maskdistill.progress import progress
 
 
 def label_map_shards(paths: Sequence[Path], rows: int, sample: int) -> Lines:
-    """Labels of shards of label maps.
+    """Statistics of the labels in shards of label maps.
 
     Args:
-        rows: of all shards together.
+        rows: number of rows of all shards.
         sample: number of label maps that are decoded, evenly spread; 0 for all.
 
     Raises:
@@ -44,12 +44,12 @@ def label_map_shards(paths: Sequence[Path], rows: int, sample: int) -> Lines:
 
 
 def pictures(paths: Sequence[Path], sample: int, *, check: bool = False) -> Lines:
-    """Label maps as files, or other pictures.
+    """Describe label maps as files, or other pictures.
 
     Args:
-        paths: of one kind.
+        paths: files of one kind.
         sample: number of label maps that are decoded, evenly spread; 0 for all.
-        check: decode every picture as a whole.
+        check: decode every picture completely.
 
     Raises:
         InputError: one is damaged.
@@ -71,7 +71,7 @@ def _probe(path: Path) -> tuple[int, int]:
 
 
 def decode(path: Path) -> None:
-    """Read every byte of a picture; decoding alone does not compare all checksums of a PNG.
+    """Read every byte of a picture and verify a PNG's checksums, which decoding does not.
 
     Raises:
         InputError: damaged.
@@ -97,7 +97,7 @@ def _label_map_files(paths: Sequence[Path], sample: int) -> Lines:
 
 
 def labels_of_files(paths: Sequence[Path], sample: int) -> Lines:
-    """Labels of label maps that are files.
+    """Statistics of the labels in label maps that are files.
 
     Args:
         sample: number of label maps that are decoded, evenly spread; 0 for all.
@@ -130,7 +130,7 @@ def _describe_pictures(paths: Sequence[Path]) -> Lines:
 
 
 def _spread(count: int, sample: int) -> set[int]:
-    """Evenly spread positions of 0..count - 1; all of them where `sample` is 0."""
+    """`sample` evenly spread positions of 0..count - 1; all of them if `sample` is 0."""
     if not sample or sample >= count:
         return set(range(count))
     return {int((i + 0.5) * count / sample) for i in range(sample)}

@@ -1,4 +1,4 @@
-"""Everything that a results tree knows of one image."""
+"""Reads the results of all stages for one image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ from workflow_scripts.maskdistill.pictures import overlays
 from workflow_scripts.maskdistill.settings.layers import known_datasets, layers, merge
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
-LINEAR_PROBE = "linear_probe"  # its steps' names begin so; their labels are classes
+LINEAR_PROBE = "linear_probe"  # beginning of the names of steps whose labels are classes
 APPLIED = "applied"  # folder of the splits of new images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What make_masks looked at for one mask; patches are (row, column) on the grid."""
+    """The search of make_masks for one mask; patches are (row, column) on the grid."""
 
     source: tuple[int, int]
     proposals: list[tuple[int, int]]  # P
@@ -31,7 +31,7 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRecord:
-    """One image through all stages; what is not there yet is empty or None."""
+    """The results of all stages for one image; missing ones are empty or None."""
 
     split: str
     image: Mapping  # row of the manifest
@@ -39,24 +39,24 @@ class ImageRecord:
     cls_affinity: np.ndarray | None = None  # rows x columns, a_CLS
     searches: Sequence[Search] = ()
     patch_size: int = 0
-    # Rows with `cluster` (of merged ones their pseudo-class, of dropped 0) and `distance`, or None
-    # for both.
+    # Rows with `cluster` (the pseudo-class of a merged one, 0 for a dropped one) and `distance`, or
+    # None for both.
     masks: Sequence[Mapping] = ()
     candidates: Sequence[Mapping] = ()  # the most confident first
     confident: frozenset[int] = frozenset()  # candidate ids
     steps: Mapping[str, np.ndarray] = field(default_factory=dict)  # step → label map
     ground_truth: np.ndarray | None = None
-    metrics: Mapping | None = None  # metrics.json of the seed: what clusters are matched with
+    metrics: Mapping | None = None  # metrics.json of the seed, with the matching of clusters
 
 
 def results_tree(path: Path) -> Path:
-    """The folder results/DATASET that a path lies in.
+    """The folder results/DATASET that contains a path.
 
     Raises:
-        InputError: it lies in none.
+        InputError: the path is in no such folder.
     """
     for folder in (path, *path.absolute().parents):
-        # Folders of new images lie one level deeper.
+        # Folders of new images are one level deeper.
         if folder.name != APPLIED and folder.is_dir() and any(folder.glob("*/images/*.parquet")):
             return folder
     raise InputError(
@@ -68,11 +68,11 @@ def find_image(tree: Path, wanted: str, path: Path | None = None) -> tuple[str, 
     """Split and manifest row of an image.
 
     Args:
-        wanted: its id, its file name, or the last part of that.
-        path: of an image in several splits, the one of the split that this lies in is meant.
+        wanted: id, file name, or last part of the file name.
+        path: if several splits have the image, the split that contains this path is chosen.
 
     Raises:
-        InputError: there is no such image, or several with that last part.
+        InputError: there is no such image, or several have this last part.
     """
     exact, alike = [], []
     manifests = [*tree.glob("*/images/*.parquet"), *tree.glob(f"{APPLIED}/*/images/*.parquet")]
@@ -97,17 +97,17 @@ def find_image(tree: Path, wanted: str, path: Path | None = None) -> tuple[str, 
 
     def order(item: tuple[str, dict]) -> tuple[bool, bool, bool]:
         meant = path is not None and path.absolute().is_relative_to(tree.absolute() / item[0])
-        # Most is known where it is evaluated, least where only its objects are, or if it is new.
+        # Evaluated splits have most results; splits for objects only and new images have fewest.
         return not meant, item[0] != "val", item[0] != "train"
 
     return min(found, key=order)
 
 
 def dataset_root(tree: Path, split: str, folders: Sequence[Path]) -> Path:
-    """Where the images of a split lie, by the dataset's config.
+    """The folder of a split's images, from the dataset's config.
 
     Raises:
-        InputError: no config says so.
+        InputError: there is no config of the dataset.
     """
     if split.startswith(f"{APPLIED}/"):
         raise InputError(f"{tree}/{split}: give the folder that these images lie in as --root")
@@ -122,10 +122,10 @@ def dataset_root(tree: Path, split: str, folders: Sequence[Path]) -> Path:
 
 
 def collect(tree: Path, split: str, image: Mapping, root: Path, seed: str | None) -> ImageRecord:
-    """Gather what every stage has of an image.
+    """Read the results of every stage for an image.
 
     Args:
-        seed: number of the seed; None takes the first there is.
+        seed: number of the seed; None for the first one.
 
     Raises:
         InputError: a file is damaged, or there is no such seed.
@@ -138,7 +138,7 @@ def collect(tree: Path, split: str, image: Mapping, root: Path, seed: str | None
         return shards.rows_of_image(path, image_id) if path and path.is_file() else []
 
     mask_rows = rows(tree / split / "masks" / name)
-    # Training masks were clustered all together, others were assigned shard by shard.
+    # Training masks have one file of assignments, others have one per shard.
     clustered = Path("clusters/assignments.parquet")
     assignments = clustered if split == "train" else Path(split, "assignments", name)
     assigned = {row["mask_id"]: row for row in rows(base and base / assignments)}
@@ -174,14 +174,14 @@ def collect(tree: Path, split: str, image: Mapping, root: Path, seed: str | None
 
 
 def _classes(label_maps_file: Path | None) -> Sequence[int] | None:
-    """Pseudo-class of cluster 1, 2, … when the masks were painted; None where none was merged."""
+    """Pseudo-classes of clusters 1, 2, … when masks were painted; None if none was merged."""
     if label_maps_file is None or not label_maps_file.is_file():
         return None
     return shards.read_metadata(label_maps_file)["settings"].get("curation", {}).get("classes")
 
 
 def step_folders(base: Path | None, split: str) -> dict[str, Path]:
-    """The folders of label maps of one seed that there are: step → folder."""
+    """Step → existing folder of label maps, for one seed."""
     if base is None:
         return {}
     folders = {
@@ -210,7 +210,7 @@ def _seed_folder(tree: Path, seed: str | None) -> Path | None:
 
 
 def _features(folder: Path, name: str, image_id: int) -> dict:
-    """a_CLS and what the search for masks looked at, with the settings that made the masks."""
+    """a_CLS and the searches for masks, with the settings that made the masks."""
     path, mask_path = folder / "features" / name, folder / "masks" / name
     rows = shards.rows_of_image(path, image_id) if path.is_file() else []
     if not rows or rows[0]["status"] != shards.OK:
@@ -234,7 +234,7 @@ def _features(folder: Path, name: str, image_id: int) -> dict:
 def _searches(
     keys: np.ndarray, heads: np.ndarray, grid: tuple[int, int], settings: Mapping
 ) -> list[Search]:
-    """Proposals and voters of every mask, which the masks' rows only count."""
+    """Proposals and voters of every mask; the rows of masks only have their numbers."""
     if not settings:
         return []
     found = affinity.object_masks(keys, heads, grid, MaskSettings.read(settings))
@@ -261,7 +261,7 @@ def _searches(
 def _ground_truth(
     metrics: Mapping | None, split: str, image: Mapping, root: Path
 ) -> np.ndarray | None:
-    """Labels of the image, where the evaluation has read some: its metrics say how."""
+    """Label map of the ground truth, if the evaluation has read labels."""
     if metrics is None or metrics["split"] != split:
         return None
     truth = GroundTruth(metrics["provenance"]["settings"]["dataset"], root, split)

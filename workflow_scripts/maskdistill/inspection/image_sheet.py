@@ -1,4 +1,4 @@
-"""One picture of everything that is known of an image, panel by panel."""
+"""Draws the results of all stages for one image as panels of one picture."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from workflow_scripts.maskdistill.pictures import drawing, fonts, overlays
 from workflow_scripts.maskdistill.pictures.step_colours import StepColours, step_colours
 
 PANEL = 360  # longer side of a picture, in pixels
-ENLARGED = 3.0  # small images are scaled up to this factor at most
+ENLARGED = 3.0  # largest factor by which small images are scaled up
 GAP = 20
 CAPTION = 46  # height of the two lines below a panel
 MARGIN = 28
@@ -26,7 +26,7 @@ COLUMNS = 4
 CANDIDATES_DRAWN = 12
 
 PAPER, INK, SOFT = (252, 252, 250), (29, 33, 38), (92, 102, 112)
-# From dark to light through blue, red and yellow: it rises in lightness all along.
+# Colour map from dark to light through blue, red and yellow, with increasing lightness.
 HEAT = np.array(
     [[11, 9, 36], [66, 24, 104], [145, 38, 103], [216, 72, 70], [250, 144, 35], [250, 246, 160]]
 )
@@ -51,18 +51,18 @@ def write(
     seed: str | None,
     configs: Sequence[Path],
 ) -> Path:
-    """Write everything that is known of one image as one PNG.
+    """Write the results of all stages for one image as one PNG.
 
     Args:
         path: the dataset's folder of results, or anything in it.
         wanted: id or file name of the image.
-        output: file to write; None writes IMAGE_ID.png into the working directory.
+        output: file to write; None writes IMAGE_ID.png to the working directory.
         root: folder of the dataset's images; None reads it from the dataset's config.
-        seed: seed whose results are shown; None takes the first.
+        seed: seed whose results are shown; None for the first.
         configs: folders of datasets' configs.
 
     Returns:
-        The file written.
+        The path of the file.
 
     Raises:
         InputError: the image is unknown, was rejected, or has changed; or a file is damaged.
@@ -84,7 +84,7 @@ def write(
 
 
 def _facts(record: ImageRecord) -> list[str]:
-    """The lines at the head of a sheet."""
+    """The lines at the top of a sheet."""
     row = record.image
     lines = [
         terminal.plain(row["file_name"]),
@@ -105,8 +105,8 @@ def draw(record: ImageRecord, image: np.ndarray, facts: Sequence[str]) -> np.nda
     """Draw all panels of an image on one sheet.
 
     Args:
-        image: H x W x 3 uint8, as `images.read_image` gives it.
-        facts: lines for the head of the sheet, the first of them its title.
+        image: H x W x 3 uint8, result of `images.read_image`.
+        facts: lines for the top of the sheet; the first one is its title.
 
     Returns:
         H x W x 3 uint8.
@@ -115,7 +115,7 @@ def draw(record: ImageRecord, image: np.ndarray, facts: Sequence[str]) -> np.nda
     panels = _panels(record, image, colours)
     legend = _legend(record, colours)
     columns = min(COLUMNS, len(panels))
-    # Cells are as large as the pictures, which all have the image's shape.
+    # All pictures, and thus cells, have the image's shape.
     height, width = panels[0].picture.shape[:2]
     cell = max(width, 200)
     rows = math.ceil(len(panels) / columns)
@@ -147,7 +147,7 @@ def draw(record: ImageRecord, image: np.ndarray, facts: Sequence[str]) -> np.nda
 
 
 def _colours(record: ImageRecord) -> dict[str, StepColours]:
-    """Colours of every step: those of the matched classes, where there was an evaluation."""
+    """Colours of every step: those of the matched classes if there are metrics."""
     steps = dict.fromkeys([INITIAL, CANDIDATES, *record.steps])
     found = [_label(row) for row in record.masks]
     found += [row["cluster"] for row in record.candidates]
@@ -164,7 +164,7 @@ def _colours(record: ImageRecord) -> dict[str, StepColours]:
 
 
 def _label(mask: Mapping) -> int:
-    """The label that a mask is painted with; where its cluster is not known yet, one of its own."""
+    """The label to paint a mask with: its cluster, or its own number if it has no cluster."""
     return mask["mask_id"] + 1 if mask["cluster"] is None else mask["cluster"]
 
 
@@ -191,7 +191,7 @@ def _panels(
 
 
 def _affinity_panels(record: ImageRecord, small: np.ndarray) -> list[Panel]:
-    """a_CLS as a heat map, and the patches that were looked at."""
+    """a_CLS as a heat map, and the sources, proposals and voters."""
     values = record.cls_affinity
     low, high = float(values.min()), float(values.max())
     steps = (values - low) / ((high - low) or 1.0) * (len(HEAT) - 1)
@@ -277,7 +277,7 @@ def _candidate_panel(
 def _label_panel(
     title: str, labels: np.ndarray, small: np.ndarray, colours: StepColours, note: str = ""
 ) -> Panel:
-    # Clusters that stand for background are listed, but not painted.
+    # Clusters matched with background are listed, but not painted.
     listed = label_maps.without_ignore(labels)
     found = [int(label) for label in np.unique(listed) if label]
     share = np.count_nonzero(listed) / listed.size
@@ -291,7 +291,7 @@ def _label_panel(
 def _legend(
     record: ImageRecord, colours: Mapping[str, StepColours]
 ) -> list[tuple[str, tuple[int, int, int]]]:
-    """Names and colours: clusters with the classes that they are matched with, then classes."""
+    """Names and colours of clusters (with their matched classes), then of classes."""
     used = {
         step: np.unique(label_maps.without_ignore(labels)) for step, labels in record.steps.items()
     }

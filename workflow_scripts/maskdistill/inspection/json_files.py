@@ -1,4 +1,4 @@
-"""JSON, JSON lines and CSV, described: COCO files, scores, histories, files for other tools."""
+"""Descriptions of JSON, JSON lines and CSV: COCO files, scores, histories, exports."""
 
 import collections
 import csv
@@ -27,13 +27,11 @@ from workflow_scripts.maskdistill.inspection.blocks import (
     value,
 )
 
-# Small files that say how something was made, and what they are.
+# Titles of small files that say how something was made.
 _MARKERS = {
     "complete.json": "marker of a generated dataset that is complete",
     "downloaded.json": "marker of a downloaded dataset that is complete",
-    "fingerprint.json": (
-        "what decides the result of a training: the name of its folder is a digest of this"
-    ),
+    "fingerprint.json": ("fingerprint of a training, whose digest is the name of its folder"),
 }
 _COCO_RESULT = {"image_id", "category_id", "score"}
 
@@ -42,7 +40,7 @@ def json_file(path: Path) -> Lines:
     """Any JSON file of this workflow.
 
     Raises:
-        InputError: damaged, or none of this workflow's.
+        InputError: damaged, or not written by this workflow.
     """
     content = read(path)
     if isinstance(content, Mapping):
@@ -130,12 +128,12 @@ def _metrics(path: Path, content: Mapping) -> Lines:
     yield from ["", *terminal.table(["", *steps], rows), "  fractions are in percent"]
 
 
-# Tables of their own, too long to list.
+# Nested tables that are too long to list.
 _LONG = ("per_class", "confusion_matrix", "calibration", "clusters", "classes")
 
 
 def _leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Numbers, moments and words of a step's scores, under dotted names."""
+    """Numbers, moments and texts of a step's scores, with dotted names."""
     for key, found in tree.items():
         name = f"{prefix}{key}"
         if key in _LONG:
@@ -150,7 +148,7 @@ def _leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _score(found: object) -> str:
-    """A fraction, or mean and sd of fractions, in percent; other numbers and words as they are."""
+    """A fraction, or mean and sd of fractions, in percent; other values are not changed."""
     if isinstance(found, Mapping):
         number = found["mean"]
         spread = "" if found["sd"] is None else f" ± {100 * found['sd']:.1f}"
@@ -164,7 +162,7 @@ def loss_history(path: Path) -> Lines:
     """A loss history with one JSON object per line.
 
     Raises:
-        InputError: damaged, or no loss history.
+        InputError: damaged, or not a loss history.
     """
     text = read_text(path)
     try:
@@ -235,7 +233,7 @@ def benchmark(path: Path) -> Lines:
     """Time and memory of a job.
 
     Raises:
-        InputError: damaged, or none of Snakemake's.
+        InputError: damaged, or not a benchmark of Snakemake.
     """
     text = read_text(path)
     rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t"))

@@ -1,4 +1,4 @@
-"""Models, checkpoints and exported graphs, described."""
+"""Descriptions of models, checkpoints and exported graphs."""
 
 import collections
 import zipfile
@@ -10,7 +10,7 @@ from workflow_scripts.maskdistill.files.json_io import leaves
 from workflow_scripts.maskdistill.inspection import terminal
 from workflow_scripts.maskdistill.inspection.blocks import Lines, damaged, foreign, value
 
-# What of a checkpoint of a training holds the model, by engine.
+# Keys of the model in the checkpoint of a training.
 _TRAINED = ("model", "network")
 
 
@@ -18,9 +18,9 @@ def model(path: Path) -> Lines:
     """Weights, a model of this workflow, or a checkpoint of one of its trainings.
 
     Raises:
-        InputError: damaged, or no checkpoint.
+        InputError: damaged, or not a checkpoint.
     """
-    # PyTorch takes seconds to import, and most files need none.
+    # Imported only when needed, because PyTorch takes seconds to import.
     import torch
 
     from workflow_scripts.maskdistill.files import checkpoints
@@ -70,13 +70,13 @@ def onnx(path: Path) -> Lines:
     Raises:
         InputError: damaged.
     """
-    # Its own import takes a second, too.
+    # Imported only when needed, because it takes a second to import.
     import onnx as library
 
     try:
         found = library.load(path)
         library.checker.check_model(found)
-    except Exception as error:  # protobuf raises what it likes
+    except Exception as error:  # damaged files raise many types in protobuf
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise damaged(path, "not a graph of ONNX", reason) from error
     yield terminal.plain(path)
@@ -100,10 +100,10 @@ def _shape(tensor) -> str:
 
 
 def exported_program(path: Path) -> Lines:
-    """A graph of torch.export, whose archive is looked at but not loaded.
+    """A graph of torch.export; its archive is read, but the graph is not loaded.
 
     Raises:
-        InputError: damaged, or no such graph.
+        InputError: damaged, or not such a graph.
     """
     _check_archive(path)
     try:
@@ -133,7 +133,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _is_plain(found: object) -> bool:
-    """Whether a value of a checkpoint is a setting, and no tensors."""
+    """Whether a value of a checkpoint is a plain setting without tensors."""
     if isinstance(found, Mapping):
         return len(found) < 100 and all(_is_plain(item) for item in found.values())
     if isinstance(found, list | tuple):

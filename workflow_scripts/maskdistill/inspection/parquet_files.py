@@ -1,4 +1,4 @@
-"""Parquet files of every stage, described and checked."""
+"""Descriptions and checks of Parquet files of every stage."""
 
 import collections
 import json
@@ -26,16 +26,16 @@ IDENTIFIERS = {"image_id", "mask_id", "candidate_id", "shard", "cluster"}
 
 
 def title_of(paths: Sequence[Path]) -> tuple[str, int]:
-    """What shards of one stage are, and their rows; from their ends alone.
+    """Title and number of rows of the shards of one stage, read from their footers.
 
     Raises:
-        InputError: damaged, or none of this workflow's.
+        InputError: damaged, or not written by this workflow.
     """
     return _kind(paths[0])[1], sum(map(shards.count_rows, paths))
 
 
 def _kind(path: Path) -> tuple[str, str]:
-    """Stage and title of a Parquet file, by its columns: some stages share a name."""
+    """Stage and title of a Parquet file, from its columns, as some stages share a name."""
     names = shards.read_schema(path).names
     stage = shards.read_metadata(path)["stage"]
     for candidate in (stage, *schemas.STAGES):
@@ -48,14 +48,14 @@ def _kind(path: Path) -> tuple[str, str]:
 
 
 def shards_of_a_stage(paths: Sequence[Path], sample: int, *, check: bool = False) -> Lines:
-    """What the shards hold, and how they were made.
+    """Describe the content of shards and how they were made.
 
     Args:
         sample: number of label maps that are decoded, evenly spread; 0 for all.
         check: also read every byte and decode every mask and label map.
 
     Raises:
-        InputError: damaged, or none of this workflow's.
+        InputError: damaged, or not written by this workflow.
     """
     rows = sum(map(shards.count_rows, paths))
     stage, title = _kind(paths[0])
@@ -79,12 +79,12 @@ def shards_of_a_stage(paths: Sequence[Path], sample: int, *, check: bool = False
 
 
 def _provenance_of_shards(paths: Sequence[Path], stage: str) -> Lines:
-    """How they were made; all shards of a stage should be made alike."""
+    """How the shards were made, which should be the same for all shards of a stage."""
     found: dict[str, list[Path]] = collections.defaultdict(list)
     for path in paths:
         if _kind(path)[0] != stage:
             raise InputError(f"{path}: of another stage than {paths[0]}; give each by itself")
-        # Every shard has input files of its own, and a listing.
+        # Inputs and listing differ between shards.
         alike = {
             key: value
             for key, value in shards.read_metadata(path).items()
@@ -100,7 +100,7 @@ def _provenance_of_shards(paths: Sequence[Path], stage: str) -> Lines:
 
 
 def _columns(paths: Sequence[Path], stage: str) -> Lines:
-    """Statuses, rows an image, and the distribution of every column of numbers."""
+    """Statuses, rows per image, and the distribution of every column of numbers."""
     names = schemas.schema(stage).names
     if "status" in names:
         statuses = shards.read_table(paths, ["status"])["status"].to_pylist()
@@ -126,7 +126,7 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _derived(paths: Sequence[Path], stage: str) -> dict[str, np.ndarray]:
-    """What can be worked out of a stage's columns and says more than they do."""
+    """Informative quantities that are computed from a stage's columns."""
     if stage in ("masks", "candidates", "confident"):
         table = shards.read_table(paths, ["area", "height", "width"]).drop_null()
         share = pc.divide(table["area"], pc.multiply(table["height"], table["width"]))
@@ -135,7 +135,7 @@ def _derived(paths: Sequence[Path], stage: str) -> dict[str, np.ndarray]:
         result = collections.defaultdict(list)
         for path in paths:
             columns = ["grid_height", "grid_width", "cls_affinity"]
-            # A few rows at a time: keys and affinities are large.
+            # A few rows at a time, because keys and affinities are large.
             for row in shards.read_rows(path, columns, batch_size=16):
                 if row["cls_affinity"] is not None:
                     patches = row["grid_height"] * row["grid_width"]
@@ -164,7 +164,7 @@ def _derived(paths: Sequence[Path], stage: str) -> dict[str, np.ndarray]:
 
 
 def _rows_an_image(paths: Sequence[Path], stage: str, names: Sequence[str]) -> Lines:
-    """Images, and how many masks or candidates they have; a row without either says so."""
+    """Number of images and of their masks or candidates; some rows only represent an image."""
     columns = ["image_id"] + [n for n in ("candidate_id",) if n in names]
     table = shards.read_table(paths, columns)
     total = pc.count_distinct(table["image_id"]).as_py()
@@ -195,7 +195,7 @@ def _clusters(column: pa.ChunkedArray) -> Lines:
 
 
 def _check(paths: Sequence[Path], stage: str) -> Lines:
-    """Read everything; decode every mask."""
+    """Read all rows and decode every mask."""
     decoded = 0
     for path in progress(paths, description="check", unit="shard"):
         for row in shards.read_rows(path, batch_size=16):
@@ -206,7 +206,7 @@ def _check(paths: Sequence[Path], stage: str) -> Lines:
                         masks.area(lengths, row["height"], row["width"]),
                         int(masks.decode(lengths, row["height"], row["width"]).sum()),
                     }
-                except Exception as error:  # pycocotools raises what it likes
+                except Exception as error:  # damaged masks raise many types in pycocotools
                     what = f"a mask of image {row['image_id']} cannot be decoded"
                     raise damaged(path, what, error) from error
                 if areas != {row["area"]}:

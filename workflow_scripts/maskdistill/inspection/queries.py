@@ -15,7 +15,7 @@ from workflow_scripts.maskdistill.inspection.any_file import expand
 from workflow_scripts.maskdistill.inspection.image_record import APPLIED
 
 ROWS_SHOWN = 1000
-# Columns that only the path of a file knows: the pattern that finds the value, and its SQL type.
+# Columns whose values are in the path of a file: pattern of the value, and SQL type.
 PATH_COLUMNS = {
     "split": (rf".*/({'|'.join(SPLITS)}|{APPLIED}/[^/]+)/", "VARCHAR"),
     "seed": (r".*/seed-(\d+)/", "INTEGER"),
@@ -26,7 +26,7 @@ PATH_COLUMNS = {
 def run(paths: Sequence[str], query: str) -> list[str]:
     """Run a query over the Parquet files below some paths and print its result as a table.
 
-    Every stage is a table, named after its folder; a file that is no shard is a table of its name.
+    Every stage is a table, named after its folder; another file is a table with the file's name.
 
     Raises:
         InputError: there are no Parquet files, one is damaged, or the query is invalid.
@@ -60,7 +60,7 @@ def run(paths: Sequence[str], query: str) -> list[str]:
 
 
 def _view(name: str, paths: Sequence[Path]) -> str:
-    """The statement that makes one table of several files."""
+    """The SQL statement that makes one table of several files."""
     columns = "".join(
         f", TRY_CAST(nullif(regexp_extract(filename, {_text(pattern)}, 1), '') AS {kind})"
         f" AS {column}"
@@ -80,7 +80,7 @@ def _text(text: str) -> str:
 
 
 def _cell(value: object) -> object:
-    """Text for what is neither text nor a number."""
+    """A value, converted to text if it is neither text nor a number."""
     if value is None:
         return "null"
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""Tables and small figures of plain text, for a terminal."""
+"""Tables and small charts in plain text, for a terminal."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def plain(text: object) -> str:
-    """Text of a file, made safe to print: control characters come as escapes."""
+    """Text of a file, made safe to print by escaping control characters."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in str(text)
@@ -18,7 +18,7 @@ def plain(text: object) -> str:
 
 
 def number(value: float | None, *, grouped: bool = True) -> str:
-    """A number with four significant digits at least; integers whole, with thousands apart."""
+    """A number with at least four significant digits; integers with all digits, grouped."""
     if value is None:
         return "–"
     if not math.isfinite(value):
@@ -46,12 +46,12 @@ def table(
     width: int = 48,
     grouped: bool = True,
 ) -> list[str]:
-    """Aligned lines: numbers to the right, all else to the left.
+    """Aligned lines: numbers to the right, other cells to the left.
 
     Args:
-        rows: cells as text, or as numbers, which `number` writes.
-        width: longest cell; what is longer ends in "…".
-        grouped: write thousands apart, for people; not for ids that are copied.
+        rows: cells as text, or as numbers, which are formatted by `number`.
+        width: largest width of a cell; longer ones are truncated and end in "…".
+        grouped: separate thousands; not for ids, which are copied.
     """
     kinds = [
         any(isinstance(row[i], int | float | np.number) for row in rows) for i in range(len(header))
@@ -77,15 +77,16 @@ def _cell(value: object, width: int, grouped: bool) -> str:
 
 
 def facts(pairs: Sequence[tuple[str, object]], *, indent: int = 2) -> list[str]:
-    """Names and what they are, in two columns."""
+    """Names and values in two columns."""
     widest = max((len(name) for name, _ in pairs), default=0)
     return [f"{' ' * indent}{name.ljust(widest)}  {plain(value)}" for name, value in pairs]
 
 
 def histogram(values: np.ndarray, bins: int = 20) -> str:
-    """How often values occur between the least and the greatest, one character a bin.
+    """Histogram from the smallest to the largest value, one character per bin.
 
-    Any value at all shows as a block; empty text for fewer than two different values.
+    Bins that are not empty have at least the lowest block; empty text for fewer than two different
+    values.
     """
     finite = values[np.isfinite(values)].astype(np.float64)
     if not finite.size or finite.min() == finite.max():
@@ -96,7 +97,7 @@ def histogram(values: np.ndarray, bins: int = 20) -> str:
 
 
 def trend(values: np.ndarray) -> str:
-    """A sequence as one character a value, its height between the least and the greatest."""
+    """A sequence with one character per value, whose height shows the value."""
     finite = np.isfinite(values)
     if not finite.any():
         return "?" * len(values)
@@ -109,7 +110,7 @@ def trend(values: np.ndarray) -> str:
 
 
 def bar(share: float, width: int = 24) -> str:
-    """A bar of up to `width` characters for a share of 0..1, exact to an eighth of one."""
+    """A bar of up to `width` characters for a share of 0..1, exact to an eighth of a character."""
     eighths = round(min(max(share, 0.0), 1.0) * width * 8)
     full, rest = divmod(eighths, 8)
     return "█" * full + (_EIGHTHS[rest] if rest else "")

@@ -1,4 +1,4 @@
-"""Reports, names of clusters and logs, described."""
+"""Descriptions of reports, names of clusters and logs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,14 +16,14 @@ from workflow_scripts.maskdistill.inspection.blocks import (
     titled,
 )
 
-LOG_LINES = 10  # the last lines of a log that are shown
+LOG_LINES = 10  # number of last lines of a log to show
 
 
 def page(path: Path) -> Lines:
     """A report.
 
     Raises:
-        InputError: cut off, or none of this workflow's.
+        InputError: truncated, or not written by this workflow.
     """
     text = read_text(path)
     if "MaskDistill</title>" not in text:
@@ -67,16 +67,16 @@ def _names(path: Path, seeds: Mapping) -> Lines:
 
 
 def log(path: Path) -> Lines:
-    """The end of what a job has printed, where a failed job says why.
+    """The end of a job's log, where a failed job reports its error.
 
     Raises:
-        InputError: no text.
+        InputError: not a text.
     """
-    # A killed job may have printed anything.
+    # A killed job may have left invalid UTF-8.
     text = path.read_bytes().decode("utf-8", errors="replace")
     if "\0" in text:
         raise damaged(path, "it holds zero bytes")
-    # Of a progress bar only its last state is shown.
+    # Only the last state of a progress bar is shown.
     lines = [line.rstrip().rpartition("\r")[2] for line in text.split("\n") if line.strip()]
     shown = [f"    {terminal.plain(line)}" for line in lines[-LOG_LINES:]]
     if len(lines) > len(shown):

@@ -1,1 +1,1 @@
-"""One HTML file that shows what a run did: pictures, clusters, scores, losses, times."""
+"""One HTML file with the results of a run: pictures, clusters, scores, losses, times."""

@@ -11,11 +11,11 @@ from workflow_scripts.maskdistill.report import figures, illustrations, run_tabl
 from workflow_scripts.maskdistill.report.inputs import ReportInputs, cluster_colours, read
 
 REJECTED_SHOWN = 200  # rows of the table of rejected images
-DIFFERENCES_SHOWN = 20  # files named that do not match the config
+DIFFERENCES_SHOWN = 20  # most files listed that do not match the config
 
 
 def render(inputs: ReportInputs) -> str:
-    """The report as one HTML document that loads nothing from anywhere.
+    """The report as one self-contained HTML document.
 
     Without metrics, the sections that need ground truth are left out, and no label is read.
 
@@ -23,7 +23,7 @@ def render(inputs: ReportInputs) -> str:
         InputError: an input is missing, damaged, or does not fit the others.
     """
     if inputs.split not in inputs.images:
-        raise InputError(f"split '{inputs.split}': no manifest of it is given; add it to --images")
+        raise InputError(f"split '{inputs.split}': its manifest is missing; add it to --images")
     manifest = {split: read(paths) for split, paths in inputs.images.items()}
     clusters = cluster_colours(inputs)
     examples = illustrations.examples(inputs, manifest[inputs.split], clusters)

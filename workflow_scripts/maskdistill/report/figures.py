@@ -14,7 +14,7 @@ CHART_POINTS = 300  # points of a loss curve
 
 
 def calibration(summary: Mapping) -> dict | None:
-    """Mask IoU of the candidates over their score; None without candidates."""
+    """Chart of the mask IoU of candidates over their score; None without candidates."""
     steps = summary.get("instances", {"steps": {}})["steps"]
     found = steps.get("mask_rcnn", {}).get("calibration", {"bins": []})
     bins = [row for row in found["bins"] if row["score"]["mean"] is not None]
@@ -39,7 +39,7 @@ def calibration(summary: Mapping) -> dict | None:
 
 
 def confusion(metrics: Mapping, step: str, mapping: np.ndarray) -> str:
-    """A confusion matrix as SVG: a row per class, a column per predicted class; rows sum to 1."""
+    """A confusion matrix as SVG: one row per class, one column per prediction; rows sum to 1."""
     counts = np.array(metrics["steps"][step]["confusion_matrix"], dtype=np.int64)
     matched = matched_counts(counts, mapping)
     names = metrics["class_names"]
@@ -51,7 +51,7 @@ def confusion(metrics: Mapping, step: str, mapping: np.ndarray) -> str:
 
 
 def loss(name: str, path: Path) -> dict | None:
-    """The loss of one training, averaged over short stretches; None if the history is empty."""
+    """The loss of one training, averaged over short intervals; None if the history is empty."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -62,7 +62,7 @@ def loss(name: str, path: Path) -> dict | None:
     # Parts of the loss are further columns: loss_mask, loss_classifier, …
     columns = [column for column in rows[0] if column.startswith("loss")]
     if "step" not in rows[0] or "loss" not in columns:
-        raise InputError(f"{path}: a loss history has the columns step and loss; train again")
+        raise InputError(f"{path}: a loss history needs the columns step and loss; train again")
     series = {}
     for column in columns:
         known = [(float(r["step"]), float(r[column])) for r in rows if r[column]]

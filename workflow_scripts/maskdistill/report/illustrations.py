@@ -18,7 +18,7 @@ CROP_SIZE = 96
 
 
 def legend(inputs: ReportInputs, clusters: Mapping[str, StepColours]) -> list[dict]:
-    """Colours and what they stand for: classes where there is ground truth, else clusters."""
+    """Colours with names of classes if there is ground truth, otherwise of clusters."""
     own_names = ["background", *inputs.settings["curation"]["names"]]
     if not inputs.metrics:
         colours = next(iter(clusters.values())).colours if clusters else np.zeros((0, 3))
@@ -49,10 +49,10 @@ def legend(inputs: ReportInputs, clusters: Mapping[str, StepColours]) -> list[di
 def examples(
     inputs: ReportInputs, manifest: Sequence[Mapping], clusters: Mapping[str, StepColours]
 ) -> list[dict]:
-    """Images, evenly over the split in the order of their names, with every step's label map."""
+    """Images with every step's label map, evenly spread over the split sorted by name."""
     usable = sorted((r for r in manifest if r["status"] == shards.OK), key=lambda r: r["file_name"])
     count = min(inputs.settings["report"]["examples"], len(usable))
-    # The middles of `count` equal stretches of the list.
+    # The middles of `count` equal parts of the list.
     chosen = [usable[int((i + 0.5) * len(usable) / count)] for i in range(count)]
     ids = {row["image_id"] for row in chosen}
     found = {
@@ -99,7 +99,7 @@ def contact_sheets(
     manifest: Mapping[str, Sequence[Mapping]],
     clusters: Mapping[str, StepColours],
 ) -> list[dict]:
-    """For every cluster its size, its class, and the masks nearest to its centroid."""
+    """Size, class, and masks nearest to the centroid of every cluster."""
     members = defaultdict(dict)
     for row in read(inputs.assignments):
         members[row["cluster"]][row["image_id"], row["mask_id"]] = row["distance"]
@@ -121,7 +121,7 @@ def contact_sheets(
         inputs.root,
         CROP_SIZE,
     )
-    # The first step is the one whose label maps show the masks that were clustered.
+    # The first step has the label maps of the clustered masks.
     first = next(iter(clusters.values()), None)
     curation = inputs.settings["curation"]
     count = inputs.settings["clustering"]["clusters"]

@@ -13,10 +13,10 @@ ShardsBySplit = Mapping[str, Sequence[Path]]
 
 @dataclass(frozen=True, kw_only=True)
 class ReportInputs:
-    """What a report is made from; its pictures show the first seed."""
+    """The inputs of a report; its pictures show the first seed."""
 
     dataset: str
-    split: str  # shown in the examples, and scored if there is ground truth
+    split: str  # split of the examples, which is evaluated if there is ground truth
     root: Path
     settings: Mapping  # the dataset's whole merged config
     images: ShardsBySplit  # manifests
@@ -27,7 +27,7 @@ class ReportInputs:
     confident: ShardsBySplit = field(default_factory=dict)
     metrics: Mapping[str, Mapping] = field(default_factory=dict)  # seed → metrics.json
     summary: Mapping | None = None  # metrics.json of summarize
-    histories: Mapping[str, Path] = field(default_factory=dict)  # trained step → history.csv
+    histories: Mapping[str, Path] = field(default_factory=dict)  # step → history.csv
     benchmarks: Path | None = None
     paper_tables: Mapping = field(default_factory=dict)
     git_revision: str = "unknown"
@@ -35,7 +35,7 @@ class ReportInputs:
 
 
 def cluster_colours(inputs: ReportInputs) -> dict[str, StepColours]:
-    """Colours of the clusters of the first seed by step, see `step_colours`."""
+    """Step → colours of the first seed's clusters, see `step_colours`."""
     first = next(iter(inputs.metrics.values()), None)
     return step_colours(inputs.steps, len(inputs.settings["curation"]["names"]), first)
 

@@ -1,4 +1,4 @@
-"""Tables of a run: what every stage produced, the settings, and how files were made."""
+"""Tables of a run: outputs of every stage, settings, and provenance."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from workflow_scripts.maskdistill.report.inputs import ReportInputs, read
 
 
 def counts(inputs: ReportInputs, manifest: Mapping[str, Sequence[Mapping]]) -> list[dict]:
-    """What every stage produced: rows, images, and rows by status."""
+    """Outputs of every stage: rows, images, and rows by status."""
     result = []
     for split, rows in manifest.items():
         statuses = Counter("ok" if row["status"] == shards.OK else "rejected" for row in rows)
@@ -40,7 +40,7 @@ def _count(stage: str, split: str, rows: Sequence[Mapping], statuses: Mapping[st
 
 
 def sections(settings: Mapping) -> list[dict]:
-    """The settings by section; deeper levels become dotted names."""
+    """The settings by section; nested keys become dotted names."""
     return [
         {
             "name": name,
@@ -51,7 +51,7 @@ def sections(settings: Mapping) -> list[dict]:
 
 
 def sources(inputs: ReportInputs) -> list[tuple[str, str, object]]:
-    """How shards were made, apart from settings and versions: for example checksums of weights."""
+    """Provenance of shards except settings and versions: for example checksums of weights."""
     first_files = [
         paths[0]
         for by_name in (inputs.masks, inputs.candidates, inputs.confident, inputs.steps)

@@ -16,7 +16,7 @@ from workflow_scripts.maskdistill.report.inputs import ReportInputs
 
 
 def score_tables(inputs: ReportInputs) -> dict:
-    """All scores, as the template of the report needs them."""
+    """All scores, for the template of the report."""
     first = next(iter(inputs.metrics.values()))
     summary, paper = inputs.summary, inputs.paper_tables
     names = first["class_names"]
@@ -55,7 +55,7 @@ def score_tables(inputs: ReportInputs) -> dict:
             }
             for table in comparison.instance_tables(summary, paper, dataset)
         ],
-        # On which images objects were evaluated, and on which clusters were matched with classes.
+        # The images on which objects were evaluated, and those on which clusters were matched.
         "objects": {k: v for k, v in summary.get("instances", {}).items() if k != "steps"},
         "object_obstacles": comparison.instance_obstacles(inputs.settings, summary),
         "masks": [
@@ -65,7 +65,7 @@ def score_tables(inputs: ReportInputs) -> dict:
         "calibration": figures.calibration(summary),
         "obstacles": comparison.obstacles(inputs.settings, summary),
         "seeds": list(inputs.metrics),
-        # After merging, as config/names has it for each seed.
+        # Numbers after merging clusters by config/names.
         "class_counts": summary["clusters"] if len(set(summary["clusters"])) > 1 else [],
         "split": summary["split"],
         "images": summary["images"],
@@ -79,7 +79,7 @@ def score_tables(inputs: ReportInputs) -> dict:
 
 
 def _class_table(names: Sequence[str], method: str, columns: Mapping[str, Mapping]) -> dict:
-    """IoU by class of the steps of one matching; see `comparison.class_tables`."""
+    """IoU by class of the steps with one matching method; see `comparison.class_tables`."""
     return {
         "method": method,
         "columns": [
@@ -101,5 +101,5 @@ def _class_table(names: Sequence[str], method: str, columns: Mapping[str, Mappin
 
 
 def _published(cells: Iterable[Mapping]) -> bool:
-    """Whether the paper has a number for any of them."""
+    """Whether the paper has a number for any of these cells."""
     return any(cell["paper"] is not None for cell in cells)

@@ -133,7 +133,7 @@ def describe(jobs: Iterable[Job]) -> str:
 
 
 def reasons(job: Job) -> Iterator[str]:
-    """Why a job runs, for people, beside what other jobs make."""
+    """Readable reasons for a job, except inputs that other jobs make."""
     for part in _PARTS.split(job.reason):
         what, _, rest = part.partition(": ")
         if what == PARAMETERS:
@@ -141,7 +141,7 @@ def reasons(job: Job) -> Iterator[str]:
         elif what in EXPLAINED:
             files = rest.split(", ")
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            # Which shard it is would make a line of every job.
+            # Shard numbers would give every job its own line.
             yield EXPLAINED[what].format(files=re.sub(r"\b\d{4}\.", "*.", files[0]) + more)
         elif what != UPSTREAM:
             yield part

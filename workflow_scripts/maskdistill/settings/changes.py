@@ -1,4 +1,4 @@
-"""Comparison of two trees of settings."""
+"""Comparison of settings."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def changed_settings(old: Mapping, new: Mapping, prefix: str = "") -> Iterator[str]:
-    """`key.sub_key: old → new` for every setting in which two trees differ."""
+    """`key.sub_key: old → new` for every setting that differs."""
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
@@ -21,5 +21,5 @@ def changed_settings(old: Mapping, new: Mapping, prefix: str = "") -> Iterator[s
 
 
 def canonical_json(value: Any) -> str:
-    """One text for equal values, whatever the order of their keys."""
+    """JSON that does not depend on the order of keys."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -10,7 +10,7 @@ from workflow_scripts.maskdistill.settings.section import Section, checked
 
 _Kind = TypeVar("_Kind", bound=Section)
 
-# Keys that have another name now: old → new.
+# Renamed keys: old → new.
 MOVED = {
     "mask_rcnn.test_side": "candidates.shorter_side",
     "mask_rcnn.test_proposals": "candidates.proposals",
@@ -22,25 +22,25 @@ MOVED = {
 
 
 def validate(kind: type[_Kind], config: Mapping, *, source: str) -> _Kind:
-    """A config as one of the classes of sections, checked.
+    """Check a config and convert it to one of the classes of sections.
 
     Args:
-        kind: what the config is, for instance a `DatasetConfig`.
-        source: where it came from, for messages.
+        kind: class of the config, for instance `DatasetConfig`.
+        source: origin of the config, for messages.
 
     Raises:
-        InputError: one line that names the key, and the nearest valid one where it is unknown.
+        InputError: one line that names the key and, if it is unknown, the most similar valid one.
     """
     check_moved(config, source=source)
     return checked(lambda: kind.model_validate(config), config, source=source)
 
 
 def check_moved(config: Mapping, *, source: str) -> None:
-    """Check that a config has no key that is named differently now.
+    """Check that a config has no renamed key.
 
     Args:
-        config: of a dataset, or parts of it.
-        source: where it came from, for messages.
+        config: config of a dataset, or parts of it.
+        source: origin of the config, for messages.
 
     Raises:
         InputError: names the old key and the new one.
@@ -52,14 +52,14 @@ def check_moved(config: Mapping, *, source: str) -> None:
 
 
 def check_files(config: Mapping, source: Path, downloadable: Collection[str]) -> None:
-    """Check that there are the files that the config of a dataset names.
+    """Check that the files in the config of a dataset exist.
 
     Args:
         source: file of the dataset, for messages.
         downloadable: files that may be missing, because the workflow downloads them.
 
     Raises:
-        InputError: names the key and the file.
+        InputError: names the key and the missing file.
     """
     dataset = config["dataset"]
     for split, value in dataset["splits"].items() if dataset["adapter"] == "coco" else ():

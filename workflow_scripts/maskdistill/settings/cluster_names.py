@@ -1,15 +1,15 @@
-"""Names that people give to clusters; clusters of one name are one pseudo-class.
+"""Names that users give to clusters; clusters with the same name are one pseudo-class.
 
 A file of names looks like this:
 
     seeds:
-      0:                              # k-means numbers its clusters anew with every seed
-        assignments: 0123456789abcdef # which clusters were looked at; may be left out
+      0:                              # seed; each seed has other clusters
+        assignments: 0123456789abcdef # digest of the named clusters; may be left out
         clusters:
           1: bird
           4: bird                     # merged with cluster 1
           2: background               # dropped
-                                      # the others keep the names cluster_003, …
+                                      # other clusters keep their names cluster_003, …
 """
 
 from collections.abc import Mapping
@@ -30,13 +30,13 @@ _Name = matching(
     "A name has 1 to 80 characters without a colon, which separates the columns of lists of "
     "colours, and without #.",
 )
-_Digest = matching("[0-9a-f]{16}", "The digest that the template has.")
+_Digest = matching("[0-9a-f]{16}", "The digest in the template.")
 
 
 class SeedNames(Section):
     """Names of the clusters of one seed."""
 
-    assignments: _Digest = None  # which clusters were looked at; with others, the run stops
+    assignments: _Digest = None  # digest of the named clusters; the run stops if it differs
     clusters: dict[Annotated[int, Field(ge=1, strict=False)], _Name]
 
 
@@ -47,19 +47,20 @@ class NamesFile(Section):
 
 
 class Curation(NamedTuple):
-    """What the clusters of one seed stand for."""
+    """The pseudo-classes of the clusters of one seed."""
 
-    classes: list[int]  # of cluster 1, 2, …: its pseudo-class 1..K, or 0 for background
-    names: list[str]  # of pseudo-class 1, 2, …
+    classes: list[int]  # pseudo-classes of clusters 1, 2, …: 1..K, or 0 for background
+    names: list[str]  # names of pseudo-classes 1, 2, …
 
 
 def curate(names: Mapping[int, str], clusters: int) -> Curation:
     """Pseudo-classes of named clusters, numbered by their first cluster.
 
-    A change of names that merges and drops the same clusters changes no number.
+    The numbers only depend on which clusters are merged and dropped.
 
     Args:
-        names: cluster → name; equal names merge, "background" drops, the rest keep their own.
+        names: cluster → name; clusters with equal names are merged, those with the name
+            "background" are dropped, and those without a name are classes of their own.
         clusters: C.
 
     Raises:
@@ -84,7 +85,7 @@ def read_names(path: Path) -> dict[int, dict]:
         seed → {"assignments": digest or None, "clusters": cluster → name}.
 
     Raises:
-        InputError: not such a file.
+        InputError: the file is not a valid file of names.
     """
     content = validate(NamesFile, read_yaml(path), source=str(path))
     return {
@@ -94,10 +95,10 @@ def read_names(path: Path) -> dict[int, dict]:
 
 
 def curated(config: Mapping, names: Mapping[int, str]) -> dict:
-    """A dataset's config as the stages after the clustering see it.
+    """A dataset's config for the stages after the clustering.
 
-    `clustering.clusters` is the number of pseudo-classes there, and `curation` says what they are
-    made of: `classes` (of cluster 1, 2, …; null where nothing is merged or dropped) and `names`.
+    In it, `clustering.clusters` is the number of pseudo-classes, and `curation` has `classes`
+    (pseudo-classes of clusters 1, 2, …; null if no cluster is merged or dropped) and `names`.
 
     Args:
         names: cluster → name, see `curate`.
@@ -120,11 +121,11 @@ def curated(config: Mapping, names: Mapping[int, str]) -> dict:
 
 
 def names_cautions(config: Mapping, names: Mapping[int, Mapping]) -> list[str]:
-    """What is probably a mistake in a file of names, one line each.
+    """Warnings about probable mistakes in a file of names, one line each.
 
     Args:
-        config: of the dataset.
-        names: of `read_names`.
+        config: config of the dataset.
+        names: result of `read_names`.
     """
     seeds = config["seeds"]
     cautions = [

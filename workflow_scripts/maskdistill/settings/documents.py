@@ -1,4 +1,4 @@
-"""Files that follow from the classes of the settings: defaults, schemas, the table of all keys."""
+"""Files that are generated from the classes of the settings: defaults, schemas, tables of keys."""
 
 import json
 import re
@@ -16,9 +16,9 @@ from workflow_scripts.maskdistill.settings.whole_config import DatasetConfig, Wo
 _WIDTH = 100  # columns of a line
 _HEADER = """\
 The settings of the workflow, with the values of the paper. The file of a dataset,
-config/datasets/NAME.yaml, goes over them. config/README.md explains how to use them.
+config/datasets/NAME.yaml, overrides them. config/README.md explains how to use them.
 """
-_END_OF_SCALAR = "...\n"  # that yaml writes after a value alone
+_END_OF_SCALAR = "...\n"  # PyYAML writes this after a single value
 _TABLE_BEGINS = "## All keys\n"
 _FORMATS = re.compile(r"(\| folder \|.*\n\| --- .*\n)(\|.*\n)*?(?=\| `model` )")
 _COMMAND = "python -m workflow_scripts.describe_config"
@@ -33,17 +33,17 @@ class _Key(NamedTuple):
     """A key of the config, or the beginning of one of its sections."""
 
     path: tuple[str, ...]
-    default: Any  # a JSON value; None where there is no default either
+    default: Any  # a JSON value; also None if there is no default
     description: str
     is_section: bool
 
 
 def documents(folder: Path) -> dict[Path, str]:
-    """The files that follow from the settings, and what should be in them.
+    """The files that are generated from the settings, with their content.
 
     Args:
-        folder: of the config; its README.md is read, and only its tables of keys and of the
-            formats of exports are replaced.
+        folder: folder config/; in its README.md only the tables of keys and of export formats are
+            replaced.
     """
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8").partition(_TABLE_BEGINS)[0]
@@ -93,7 +93,7 @@ def table() -> str:
 
 
 def export_formats() -> str:
-    """The rows of the table of the formats of exports, in Markdown."""
+    """The rows of the table of export formats, in Markdown."""
     return "".join(
         f"| `{name}` | {found.opened_with} | {found.holds} |\n"
         for name, found in EXPORT_FORMATS.items()
@@ -101,7 +101,7 @@ def export_formats() -> str:
 
 
 def _keys(kind: type[Section], above: tuple[str, ...] = ()) -> Iterator[_Key]:
-    """All keys of a section and of the sections in it, in their order."""
+    """All keys of a section and of its nested sections, in order."""
     for name, field in kind.model_fields.items():
         path = (*above, name)
         inner = field.annotation
@@ -117,15 +117,15 @@ def _keys(kind: type[Section], above: tuple[str, ...] = ()) -> Iterator[_Key]:
 
 
 def dataset_schema() -> dict:
-    """A JSON schema of the file of a dataset, in which every key may be left out."""
+    """A JSON schema of the file of a dataset, in which every key is optional."""
     schema = _schema(DatasetConfig)
-    extends = {"description": "Another dataset, whose file this one goes over.", "type": "string"}
+    extends = {"description": "Another dataset, whose file this one overrides.", "type": "string"}
     schema["properties"] = {"extends": extends, **schema["properties"]}
     return schema
 
 
 def workflow_schema() -> dict:
-    """A JSON schema of config/default.yaml and of files that are laid over it."""
+    """A JSON schema of config/default.yaml and of files that override it."""
     schema = _schema(WorkflowConfig)
     for name in ("overrides", "defaults"):
         described = schema["properties"][name]["description"]

@@ -1,4 +1,4 @@
-"""What can be downloaded, as resources/downloads.yaml lists it."""
+"""The downloadable files and datasets, listed in resources/downloads.yaml."""
 
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -10,7 +10,7 @@ from workflow_scripts.maskdistill.settings.section import Count, Section, listed
 
 
 class _Download(Section):
-    """A file on the web. Checksums are hexadecimal; their beginning is enough."""
+    """A file on the web. Checksums are hexadecimal and may be only the first digits."""
 
     url: matching("https?://.*", "An address begins with http:// or https://.")
     bytes: Count = None
@@ -21,34 +21,34 @@ class _Download(Section):
 class SingleFile(_Download):
     """A file that is used as it is."""
 
-    expected_bytes: Count = None  # for plans, where no size is published; never checked
+    expected_bytes: Count = None  # if no size is published, for plan.py; not checked
 
 
 class Archive(_Download):
     """An archive that belongs to a dataset."""
 
-    strip: str = None  # folder of the archive whose content is unpacked
+    strip: str = None  # folder in the archive whose content is unpacked
     keep: listed(str) = None  # files and folders below `strip` that are unpacked; None for all
     into: str = None  # folder of the dataset to unpack into; None for its root
 
 
 class DownloadedDataset(Section):
-    """A dataset, which is unpacked into data/NAME."""
+    """A dataset that is unpacked to data/NAME."""
 
     archives: listed(Archive, least=1)
-    augment: str = None  # folder of SBD in the dataset that augments VOC's training set
-    images: dict[str, Count]  # number of images of a split or, with COCO, of an annotation file
+    augment: str = None  # folder of SBD in the dataset, to augment VOC's training set
+    images: dict[str, Count]  # numbers of images by split or, for COCO, by annotation file
 
 
 class Catalogue(Section):
-    """What can be downloaded: single files by path, and datasets by name."""
+    """The downloadable files by path, and datasets by name."""
 
     files: dict[str, SingleFile]
     datasets: dict[str, DownloadedDataset]
 
 
 def read_catalogue(path: Path) -> dict:
-    """The files and datasets that can be downloaded, by path and by name.
+    """Read the catalogue of files (by path) and datasets (by name).
 
     Raises:
         InputError: missing, or not a `Catalogue`; names the key.
@@ -59,14 +59,14 @@ def read_catalogue(path: Path) -> dict:
 
 
 def dataset_source(name: str, catalogue: dict) -> dict:
-    """What `dataset.download` stands for: archives, how to unpack them, numbers of images.
+    """The catalogue's entry of a dataset: archives, how to unpack them, numbers of images.
 
     Raises:
         InputError: there is no such dataset.
     """
     if name not in catalogue["datasets"]:
         raise InputError(
-            f"dataset.download: there is no {name!r} in resources/downloads.yaml; it has "
+            f"dataset.download: there is no {name!r} in resources/downloads.yaml; choose from "
             + ", ".join(sorted(catalogue["datasets"]))
         )
     return catalogue["datasets"][name]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class ExportFormat(NamedTuple):
-    """What a user has to know of a format; shown in config/README.md."""
+    """Description of a format for users, shown in config/README.md."""
 
     opened_with: str
     holds: str

@@ -1,4 +1,4 @@
-"""Reading files of the config, and laying them over each other."""
+"""Reading and merging files of the config."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ def read_yaml(path: Path) -> dict:
     """Parse one YAML file to a mapping.
 
     Raises:
-        InputError: missing, or no mapping.
+        InputError: missing, or not a mapping.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -28,7 +28,7 @@ def read_yaml(path: Path) -> dict:
 
 
 def merge(base: Mapping, *overrides: Mapping) -> dict:
-    """Lay mappings over each other, key by key; lists and values are replaced whole."""
+    """Merge mappings recursively; later ones override, and replace lists as a whole."""
     result = copy.deepcopy(dict(base))
     for override in overrides:
         for key, value in override.items():
@@ -40,15 +40,15 @@ def merge(base: Mapping, *overrides: Mapping) -> dict:
 
 
 def known_datasets(folders: Sequence[Path]) -> dict[str, Path]:
-    """Name → file of all datasets; earlier folders come first."""
+    """Name → file of all datasets; earlier folders take precedence."""
     return {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
 
 
 def layers(path: Path, known: Mapping[str, Path]) -> list[dict]:
-    """The file of a dataset, and before it those of the datasets that it extends.
+    """The content of a dataset's file, after those of the datasets that it extends.
 
     Args:
-        known: of `known_datasets`.
+        known: result of `known_datasets`.
 
     Raises:
         InputError: it extends an unknown dataset, or itself.
@@ -65,4 +65,4 @@ def layers(path: Path, known: Mapping[str, Path]) -> list[dict]:
         if base not in known:
             raise InputError(f"{path}: extends: unknown dataset {base!r}{nearest(base, known)}")
         path = known[base]
-    raise InputError(f"{path}: extends itself, by way of {', '.join(p.stem for p in seen)}")
+    raise InputError(f"{path}: extends itself, via {', '.join(p.stem for p in seen)}")

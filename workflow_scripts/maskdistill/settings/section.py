@@ -1,4 +1,4 @@
-"""What all sections of the config have in common: types of values, checks and messages."""
+"""Base class of all sections of the config: types of values, checks and messages."""
 
 import difflib
 import json
@@ -22,7 +22,7 @@ from workflow_scripts.maskdistill.errors import InputError
 
 _T = TypeVar("_T")
 
-# A number that is written as 10 stays an integer, so that it is written as 10 everywhere.
+# Keeps a number that is written as 10 an integer, so that it is written as 10 everywhere.
 _AS_WRITTEN = WrapValidator(lambda value, check: (check(value), value)[1])
 
 Count = Annotated[int, Field(ge=1)]
@@ -36,7 +36,7 @@ RESNET_DEPTHS = f"Depth of the ResNet: {', '.join(map(str, get_args(ResNetDepth)
 
 
 def listed(item: object, *, least: int = 0, most: int | None = None) -> object:
-    """The type of a list of so many items, which is kept as a tuple."""
+    """The type of a list of `least` to `most` items, stored as a tuple."""
     return Annotated[tuple[item, ...], Field(strict=False, min_length=least, max_length=most)]
 
 
@@ -46,7 +46,7 @@ def _check_unique(values: Collection) -> Collection:
     return values
 
 
-# To be added to the type of a list.
+# Annotations of a list without repetitions.
 UNIQUE = (AfterValidator(_check_unique), Field(json_schema_extra={"uniqueItems": True}))
 
 
@@ -80,7 +80,7 @@ class Section(BaseModel):
     """A section of the config: its keys with their defaults, bounds and descriptions."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-    section: ClassVar[str] = ""  # where it is in a dataset's config, for instance "masks"
+    section: ClassVar[str] = ""  # its place in a dataset's config, for instance "masks"
 
     @model_validator(mode="before")
     @classmethod
@@ -103,19 +103,19 @@ class Section(BaseModel):
 
     @classmethod
     def read(cls, values: object) -> Self:
-        """The section with these values; a key that is left out has its default.
+        """The section with these values, and defaults for other keys.
 
         Raises:
-            InputError: one line that names the key; of an unknown key also the nearest valid one.
+            InputError: one line that names the key and, if it is unknown, the most similar one.
         """
         return checked(lambda: cls.model_validate(values), values, section=cls.section)
 
     @classmethod
     def read_part(cls, values: Mapping) -> Self:
-        """The section with these values alone.
+        """The section with only these values, without defaults.
 
-        A program is given only the settings that its rule declares, and here no default takes the
-        place of another: to read a key that was not given raises an AttributeError. Keys are
+        A program gets only the settings that its rule declares. Reading any other key raises an
+        AttributeError, so that a default never silently replaces an undeclared setting. Keys are
         not checked against each other.
 
         Raises:
@@ -129,15 +129,15 @@ class Section(BaseModel):
         return part
 
     def plain(self) -> dict:
-        """The values as JSON has them, with lists instead of tuples."""
+        """The values as JSON values, with lists instead of tuples."""
         return json.loads(json.dumps(dict(self)))
 
 
 def contradiction(key: str, message: str) -> PydanticCustomError:
-    """The error of a rule that a section checks.
+    """The error of a check that involves several keys.
 
     Args:
-        key: within the section, or "" for all of it.
+        key: key within the section, or "" for the whole section.
     """
     return PydanticCustomError("contradiction", message, {"key": key})
 
@@ -148,9 +148,9 @@ def checked(
     """The result of a validation by pydantic.
 
     Args:
-        values: what is validated.
-        section: where it is in the config, for messages.
-        source: the file that it comes from, for messages.
+        values: values to validate.
+        section: place of the values in the config, for messages.
+        source: file of the values, for messages.
 
     Raises:
         InputError: one line that names the key.
@@ -168,7 +168,7 @@ def checked(
 
 
 def _explain(error: ValidationError, values: object) -> tuple[list[str], str]:
-    """Where the first error is, and what is wrong."""
+    """The keys that lead to the first error, and its message."""
     first = error.errors(include_url=False)[0]
     kind, message, given = first["type"], first["msg"], first["input"]
     where = _keys(first["loc"], values)
@@ -187,7 +187,7 @@ def _explain(error: ValidationError, values: object) -> tuple[list[str], str]:
 
 
 def _keys(location: tuple[int | str, ...], values: object) -> list[str]:
-    """The keys of a location, without the names that pydantic gives to kinds of values."""
+    """The keys in a location of pydantic, without its names of alternative types."""
     keys = []
     for key in location:
         if (isinstance(values, Mapping) and key in values) or isinstance(key, int):
@@ -205,6 +205,6 @@ def _is_number(text: str) -> bool:
 
 
 def nearest(word: str, valid: Collection[str]) -> str:
-    """`, did you mean …?`, or nothing where no valid word is near."""
+    """`, did you mean …?`, or nothing if no valid word is similar."""
     close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else ""

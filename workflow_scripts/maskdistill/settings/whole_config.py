@@ -1,4 +1,4 @@
-"""The whole config: of one dataset, and of the workflow."""
+"""The complete config of one dataset, and of the workflow."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -42,9 +42,9 @@ class DatasetConfig(Section):
     dataset: DatasetSettings
     shards: Shards = Field(
         16,
-        description="Number of shards of every stage; fixed, because the shard of an image is a "
-        "hash of its name modulo this number. Or a number for each split; a split that is left "
-        "out has that of `train`.",
+        description="Number of shards of every stage, or a number for each split (default: that of "
+        "`train`). Do not change it later: the shard of an image is a hash of its name modulo this "
+        "number.",
     )
     seeds: Annotated[listed(Natural, least=1), *UNIQUE] = Field(
         (0,), description="Seeds of clustering and training; metrics are averaged over them."
@@ -52,8 +52,8 @@ class DatasetConfig(Section):
     store_features: bool = Field(
         True,
         description="Whether features, by far the largest files, are kept. Without them, masks "
-        "are made from the images in one job, and other settings of masks need the backbone "
-        "again; baselines and sweeps of top-k (`evaluation.ablations`) store them all the same.",
+        "are made from images in one job, and after a change of `masks` the backbone runs again; "
+        "baselines and sweeps of top-k (`evaluation.ablations`) always store them.",
     )
     images: ImageSettings = ImageSettings()
     features: FeatureSettings = FeatureSettings()
@@ -72,7 +72,7 @@ class DatasetConfig(Section):
 
 
 class WorkflowConfig(Section):
-    """The config of the workflow: config/default.yaml with whatever is laid over it."""
+    """The config of the workflow: config/default.yaml with all overrides."""
 
     datasets: Annotated[listed(FileName, least=1), *UNIQUE] = Field(
         ("demo",),
@@ -85,11 +85,11 @@ class WorkflowConfig(Section):
     )
     overrides: dict[str, Any] = Field(
         {},
-        description="Keys of a dataset's config, laid over every dataset last, for quick trials; "
+        description="Keys that override the config of every dataset, for quick trials; "
         "see config/README.md.",
     )
     runtime: RuntimeSettings = RuntimeSettings()
-    # Checked together with the config of each dataset, which goes over it.
+    # Checked together with the config of each dataset, which overrides it.
     defaults: dict[str, Any] = Field({}, description="Settings of every dataset.")
 
 
@@ -100,18 +100,18 @@ def dataset_config(
     *,
     downloadable: Collection[str] = (),
 ) -> dict:
-    """The whole config of one dataset: defaults, then its own file, then the overrides.
+    """The complete config of one dataset: defaults, its own file, and the overrides, merged.
 
-    A file with `extends: OTHER` goes over that other dataset's.
+    A file with `extends: OTHER` overrides that other dataset's file.
 
     Args:
-        name: of the dataset; its file is `name`.yaml.
+        name: name of the dataset; its file is `name`.yaml.
         config: the workflow's config.
-        folders: where the files of datasets are; earlier folders come first.
+        folders: folders of the files of datasets; earlier ones take precedence.
         downloadable: files that may be missing, because the workflow downloads them.
 
     Raises:
-        InputError: an unknown dataset or key, or an unsuitable value; names it and the remedy.
+        InputError: an unknown dataset or key, or an invalid value.
     """
     known = known_datasets(folders)
     if name not in known:

@@ -17,7 +17,7 @@ class CandidateSettings(Section):
         description="Shorter side in pixels that images are resized to for Mask R-CNN's "
         "prediction.",
     )
-    longer_side: Count = Field(1333, description="Bound on their longer side in pixels.")
+    longer_side: Count = Field(1333, description="Upper bound on their longer side in pixels.")
     proposals: Count = Field(1000, description="Proposals of the RPN kept per image in prediction.")
     per_image: Count = Field(100, description="The most candidates per image.")
     score_floor: Share = Field(0.05, description="Candidates with a lower score are dropped.")
@@ -27,6 +27,6 @@ class CandidateSettings(Section):
     )
     precision: Precision = Field(
         "float32",
-        description="Precision of Mask R-CNN's products in prediction, on every device; see "
+        description="Precision of Mask R-CNN's matrix products in prediction; see "
         "`mask_rcnn.precision`.",
     )

@@ -24,18 +24,17 @@ class ClusteringSettings(Section):
     metric: Literal["cosine", "euclidean"] = Field("cosine", description="cosine or euclidean.")
     standardize: bool = Field(
         False,
-        description="Divide every dimension by its standard deviation over all points, before "
-        "anything else.",
+        description="First divide every dimension by its standard deviation over all points.",
     )
     iterations: Count = Field(100, description="The most k-means steps per run.")
     redo: Count = Field(
         5,
-        description="Runs from different starts on at most 256 points per cluster; the best is "
-        "kept and goes on with all points.",
+        description="Runs from different starts on at most 256 points per cluster; the best one "
+        "is continued with all points.",
     )
     max_points: Count = Field(
-        1_000_000, description="The most embeddings used; of more, a sample is taken."
+        1_000_000, description="The most embeddings used; if there are more, a sample is drawn."
     )
     support: Annotated[listed(FileName), *UNIQUE] = Field(
-        (), description="Further datasets whose training masks help to place the centroids."
+        (), description="Further datasets whose training masks are used to compute the centroids."
     )

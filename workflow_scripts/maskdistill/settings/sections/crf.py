@@ -21,8 +21,8 @@ class CRFSettings(Section):
     enabled: bool = Field(True, description="Refine predictions by a fully connected CRF.")
     rounds: Natural = Field(
         0,
-        description="Times the model is trained again on its refined predictions of the training "
-        "images; 1 for the paper's numbers with CRF.",
+        description="How many times the model is trained again on its refined predictions of the "
+        "training images; 1 for the paper's numbers with CRF.",
     )
     iterations: Count = Field(10, description="Steps of mean-field inference.")
     gaussian_weight: NotNegative = Field(3, description="Weight of the smoothness kernel.")
@@ -32,7 +32,6 @@ class CRFSettings(Section):
     bilateral_sigma_rgb: Positive = Field(3, description="Its width in grey levels of 255.")
     min_probability: Annotated[NotNegative, Field(lt=1)] = Field(
         0,
-        description="Labels whose probability stays below this everywhere in an image take no "
-        "part there; many clusters become affordable, at a small difference from the full model. "
-        "0 keeps all.",
+        description="Labels whose probability is below this everywhere in an image are left out "
+        "there, which is faster with many clusters and changes the result slightly. 0 keeps all.",
     )

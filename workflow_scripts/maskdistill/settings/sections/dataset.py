@@ -42,9 +42,9 @@ Split = Annotated[
 class Splits(Section):
     """The splits of a dataset; one that is left out does not exist."""
 
-    train: Split = Field(None, description="What is learned from.")
-    val: Split = Field(None, description="What is evaluated, if that is not `train`.")
-    instances: Split = Field(None, description="What AP of masks is measured on, if another one.")
+    train: Split = Field(None, description="Images to train on.")
+    val: Split = Field(None, description="Images to evaluate, if not `train`.")
+    instances: Split = Field(None, description="Images for AP of masks, if not the evaluated ones.")
 
 
 class GeneratedScenes(Section):
@@ -59,8 +59,7 @@ def _check_class(name: str) -> str:
     if name == "background":
         raise PydanticCustomError(
             "background",
-            "Input is not allowed: label 0 is the background, and has its name without being "
-            "listed",
+            "Input is not allowed: label 0 is the background and is not listed",
         )
     return name
 
@@ -77,18 +76,17 @@ class DatasetSettings(Section):
     splits: Splits = Field(
         {},
         validate_default=True,
-        description="What is learned from (`train`) and, where they differ, evaluated (`val`) and "
-        'evaluated for AP of masks (`instances`). folder: a sub-folder, or "." for all of it. '
+        description="Images to train on (`train`) and, if they differ, to evaluate (`val`) and to "
+        'evaluate by AP of masks (`instances`). folder: a sub-folder, or "." for the whole folder. '
         "voc: a list in ImageSets/Segmentation, or a file. coco: `annotations`, `images` and "
-        "perhaps `image_list` or `excluded_list`.",
+        "optionally `image_list` or `excluded_list`.",
     )
     ground_truth: bool = Field(
         False,
-        description="Whether there are labels to evaluate with; nothing before the evaluation "
-        "reads them.",
+        description="Whether there are labels for the evaluation; no other stage reads them.",
     )
     classes: Annotated[listed(Annotated[str, AfterValidator(_check_class)]), *UNIQUE] = Field(
-        (), description="voc only: the names of classes 1, 2, …; COCO's own file names them."
+        (), description="voc only: the names of classes 1, 2, …; COCO's file has its own."
     )
     generate: GeneratedScenes | None = Field(
         None, description="Makes the dataset from generated scenes; root must be data/NAME."
@@ -96,7 +94,7 @@ class DatasetSettings(Section):
     download: str | None = Field(
         None,
         description="Name of a dataset in resources/downloads.yaml, which is downloaded if root "
-        "is data/NAME. Any other root is a copy of your own, which is only read.",
+        "is data/NAME. Any other root is your own copy, which is only read.",
     )
 
     def _check_contradictions(self) -> None:

@@ -18,15 +18,15 @@ class EmbeddingSettings(Section):
     )
     crop_side: Count | None = Field(
         224,
-        description="Side in pixels that a box crop is resized to; null keeps its own size.",
+        description="Side in pixels that a box crop is resized to; null keeps its size.",
     )
     backbone: str | None = Field(
         None,
-        description="timm's name of another network to embed with; null takes the features'.",
+        description="timm's name of another network for embeddings; null uses that of `features`.",
     )
     backbone_options: dict[str, Any] = Field(
         {}, description="Further arguments of timm.create_model."
     )
     weights: str | None = Field(
-        None, description="Local checkpoint of that network; null takes timm's own from its hub."
+        None, description="Local checkpoint of that network; null loads timm's from its hub."
     )

@@ -22,15 +22,15 @@ class AblationSettings(Section):
 
     seeds: Annotated[listed(Natural, least=1), *UNIQUE] | None = Field(
         None,
-        description="Seeds of all ablations, also of the rows that show the run itself; null "
-        "takes `seeds`.",
+        description="Seeds of all ablations, including the rows of the run itself; null uses "
+        "`seeds`.",
     )
     top_k: Annotated[listed(Share, least=1), *UNIQUE] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), description="Values of masks.top_k (Figure 4)."
     )
     clusters: Annotated[listed(Count, least=1), *UNIQUE] = Field(
         (10, 20, 40, 80),
-        description="Values of clustering.clusters (Figure 3); with more than there are classes, "
+        description="Values of clustering.clusters (Figure 3); above the number of classes, "
         "matching is by majority.",
     )
     threshold: Annotated[listed(Share, least=1), *UNIQUE] = Field(
@@ -38,21 +38,21 @@ class AblationSettings(Section):
     )
     train_mask_rcnn: bool = Field(
         False,
-        description="Train Mask R-CNN for every top_k and every number of clusters; false scores "
-        "their initial masks alone.",
+        description="Train Mask R-CNN for every top_k and every number of clusters; false only "
+        "evaluates their initial masks.",
     )
     train_segmentation: bool = Field(
         False,
-        description="Train DeepLab-v3 for every threshold; false scores the label maps of the "
-        "confident candidates alone.",
+        description="Train DeepLab-v3 for every threshold; false only evaluates the label maps of "
+        "the confident candidates.",
     )
     dino_seg_mass: Share = Field(
-        0.75, description="DINO-seg: share of the attention of [CLS] that a mask keeps."
+        0.75, description="DINO-seg: share of the attention of [CLS] inside the mask."
     )
     lost_patches: Count = Field(
         400,
-        description="LOST: number of patches with the fewest similar patches, among which the "
-        "seed is expanded.",
+        description="LOST: number of patches (those with the fewest similar patches) among which "
+        "the seed is expanded.",
     )
 
 

@@ -19,14 +19,14 @@ class ExportSettings(Section):
         tuple(EXPORT_FORMATS),
         description="What `snakemake exports` writes in addition to the model.",
     )
-    polygons: bool = Field(False, description="Whether COCO's files have copies with polygons.")
+    polygons: bool = Field(False, description="Whether to write COCO's files with polygons, too.")
     polygon_tolerance: NotNegative = Field(
         1.0,
-        description="The most, in pixels, that a polygon's border is moved to save points; 0 is "
-        "exact.",
+        description="Largest distance in pixels by which a polygon's border is moved to save "
+        "points; 0 is exact.",
     )
     weights_licence: str | None = Field(
         None,
-        description="Licence of the trained weights, for the model card; that of the initial "
-        "weights binds.",
+        description="Licence of the trained weights, for the model card; it must respect that of "
+        "the initial weights.",
     )

@@ -21,18 +21,17 @@ class FeatureSettings(Section):
     )
     weights: str | None = Field(
         None,
-        description="Local checkpoint (.pth, .pt, .safetensors); null takes timm's own from its "
-        "hub.",
+        description="Local checkpoint (.pth, .pt, .safetensors); null loads timm's from its hub.",
     )
     shorter_side: Count = Field(
         640, description="Shorter side in pixels that images are resized to."
     )
     longer_side: Count | None = Field(
-        2560, description="Bound on the longer side in pixels (panoramas); null for none."
+        2560, description="Upper bound on the longer side in pixels (panoramas); null for none."
     )
     precision: Precision = Field(
         "float32",
         description="Precision of the backbone's matrix products. Half precision is faster on "
-        "GPUs; float16 changes fewer patches of a mask than bfloat16 (with the demo's weights "
-        "0.05 % of them on photographs, instead of 1 %).",
+        "GPUs; float16 changes fewer patches of masks than bfloat16 (0.05 % instead of 1 % on "
+        "photographs with the demo's weights).",
     )

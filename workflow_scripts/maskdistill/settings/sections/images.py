@@ -15,10 +15,10 @@ class ImageSettings(Section):
     max_pixels: Count = Field(
         100_000_000, description="Height x width above which an image is rejected."
     )
-    min_side: Count = Field(16, description="Shortest accepted side in pixels.")
+    min_side: Count = Field(16, description="Smallest accepted side in pixels.")
     max_rejected: Share = Field(
         0.01, description="Share of unusable images above which the run stops."
     )
     max_rejected_count: Natural = Field(
-        10, description="Number of unusable images that is tolerated whatever their share."
+        10, description="Number of unusable images that is always tolerated."
     )

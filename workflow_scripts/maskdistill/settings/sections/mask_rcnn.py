@@ -51,7 +51,7 @@ class MaskRCNNSettings(Section):
     batch_size: Count = Field(16, description="Images of one step over all processes.")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw.")
     learning_rate: Positive = Field(0.02, description="Learning rate after the warm-up.")
-    momentum: Share = Field(0.9, description="Momentum of SGD; of AdamW its first decay rate.")
+    momentum: Share = Field(0.9, description="Momentum of SGD, or AdamW's first decay rate.")
     weight_decay: NotNegative = Field(0.0001, description="L2 penalty.")
     learning_rate_steps: listed(Natural) = Field(
         (20_000, 22_000), description="Steps at which the learning rate falls."
@@ -63,16 +63,15 @@ class MaskRCNNSettings(Section):
     )
     precision: Precision = Field(
         "float32",
-        description="Precision of the network's products in training, on every device. float32 is "
-        "the only one that every machine is fast in, so that by default the same config gives the "
-        "same result everywhere, up to the order of floating-point sums; half precision is faster "
-        "on GPUs and has to be asked for.",
+        description="Precision of the network's matrix products in training. float32 is the "
+        "default, because it is fast on every machine and gives the same result everywhere, up to "
+        "the order of floating-point sums; half precision is faster on GPUs.",
     )
     train_sides: listed(Count, least=1) = Field(
         tuple(range(480, 801, 32)),
         description="Shorter side in pixels in training: one of these, drawn per image.",
     )
-    longer_side: Count = Field(1333, description="Bound on the longer side in pixels in training.")
+    longer_side: Count = Field(1333, description="Upper bound on the longer side in training.")
     flip: bool = Field(True, description="Mirror half of the training images.")
     proposals: Count = Field(2000, description="Proposals kept per image while the RPN trains.")
     sampled_anchors: Count = Field(256, description="Anchors per image in the RPN's loss.")

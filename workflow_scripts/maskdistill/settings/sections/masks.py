@@ -13,10 +13,10 @@ class MaskSettings(Section):
     section: ClassVar[str] = "masks"
 
     top_k: Share = Field(
-        0.4, description="Share of patches, those nearest to [CLS], that are proposals."
+        0.4, description="Share of patches (those nearest to [CLS]) that are proposals."
     )
     heads: listed(Natural, least=1) | None = Field(
-        None, description="Heads averaged in Eq. 1; null takes all."
+        None, description="Heads averaged in Eq. 1; null for all."
     )
     center_keys: bool = Field(False, description="Subtract the image's mean key before Eq. 2.")
     source_component: bool = Field(
@@ -25,6 +25,6 @@ class MaskSettings(Section):
     per_image: Count = Field(1, description="The most masks per image.")
     next_source: Share = Field(
         0.5,
-        description="How near to [CLS] the source of a further mask must be, as a share of the "
-        "first source's, both above the image's mean.",
+        description="Smallest affinity to [CLS] of the source of a further mask, as a share of the "
+        "first source's; both are measured from the image's mean.",
     )

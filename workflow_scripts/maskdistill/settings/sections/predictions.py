@@ -14,7 +14,6 @@ class PredictionSettings(Section):
 
     precision: Precision = Field(
         "float32",
-        description="Precision of the network's products when the segmentation model predicts, on "
-        "every device, and thus of the frozen features that the linear probe learns on; see "
-        "`mask_rcnn.precision`.",
+        description="Precision of the segmentation model's matrix products in prediction, and of "
+        "the linear probe's frozen features; see `mask_rcnn.precision`.",
     )

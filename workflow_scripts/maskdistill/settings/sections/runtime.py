@@ -6,23 +6,19 @@ from pydantic import Field
 
 from workflow_scripts.maskdistill.settings.section import Count, Section, matching
 
-Device = matching(
-    "(auto|cpu|cuda(:[0-9]+)?)", "auto (CUDA where there is any), cpu, cuda or cuda:N."
-)
+Device = matching("(auto|cpu|cuda(:[0-9]+)?)", "auto (CUDA if available), cpu, cuda or cuda:N.")
 
 
 class RuntimeSettings(Section):
-    """Where and how fast things run. Nothing here changes a result or makes one stale."""
+    """Where and how fast jobs run. These settings do not change results or make them stale."""
 
     section: ClassVar[str] = "runtime"
 
-    device: Device = Field(
-        "auto", description="auto (CUDA where there is any), cpu, cuda or cuda:N."
-    )
+    device: Device = Field("auto", description="auto (CUDA if available), cpu, cuda or cuda:N.")
     threads: Count = Field(4, description="Threads of one inference job or training process.")
     gpus: Count = Field(
         1,
-        description="GPUs of one training; several, of one node, share its batches under torchrun.",
+        description="GPUs of one training, all on one node; torchrun divides batches among them.",
     )
     batch_size: Count = Field(8, description="Images in one pass of inference.")
     checkpoint_every: Count = Field(

@@ -36,9 +36,7 @@ class SegmentationSettings(Section):
         (12, 24, 36), description="Rates of the pyramid of dilated convolutions."
     )
     head_width: Count = Field(256, description="Channels of the head.")
-    dropout: Share = Field(
-        0.5, description="Share of the head's channels that are left out in training."
-    )
+    dropout: Share = Field(0.5, description="Dropout probability in the head.")
     epochs: Count = Field(45, description="Passes over the training images.")
     batch_size: Count = Field(16, description="Images of one step over all processes.")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw.")
@@ -47,24 +45,23 @@ class SegmentationSettings(Section):
         (40,), description="Epochs after which the learning rate falls."
     )
     learning_rate_decay: Share = Field(0.1, description="Factor at each of them.")
-    momentum: Share = Field(0.9, description="Momentum of SGD; of AdamW its first decay rate.")
+    momentum: Share = Field(0.9, description="Momentum of SGD, or AdamW's first decay rate.")
     weight_decay: NotNegative = Field(0.0001, description="L2 penalty.")
     hardest_fraction: Annotated[Positive, Field(le=1)] = Field(
         0.2,
-        description="Share of the pixels, the hardest ones, that the loss is taken over; 1 takes "
-        "all.",
+        description="Share of the pixels (the hardest ones) in the loss; 1 for all.",
     )
     crop_size: Count = Field(512, description="Side of a training crop in pixels.")
     scale: listed(Positive, least=2, most=2) = Field(
         (0.5, 2.0), description="Smallest and largest random scale."
     )
     rotation: Annotated[NotNegative, Field(le=180)] = Field(
-        10, description="Largest random rotation in degrees, either way."
+        10, description="Largest random rotation in degrees, in either direction."
     )
     flip: bool = Field(True, description="Mirror half of the images.")
     precision: Precision = Field(
         "float32",
-        description="Precision of the network's products in training, on every device; see "
+        description="Precision of the network's matrix products in training; see "
         "`mask_rcnn.precision`.",
     )
 

@@ -1,4 +1,4 @@
-"""The key `shards`: into how many parts the images of a split are divided."""
+"""The key `shards`: the number of parts into which the images of a split are divided."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -11,7 +11,7 @@ from workflow_scripts.maskdistill.settings.section import Count, Section
 class ShardsOfSplits(Section):
     """A number of shards for each split."""
 
-    train: Count = Field(description="Shards of `train`, and of splits that are left out.")
+    train: Count = Field(description="Shards of `train`, and of splits without a number.")
     val: Count = Field(None, description="Shards of `val`.")
     instances: Count = Field(None, description="Shards of `instances`.")
 
