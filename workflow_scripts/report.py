@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             verdict=_verdict(options),
         )
     )
-    write_text(options.output, provenance.in_html(page, cli.record(options, "report")))
+    write_text(options.output, provenance.embed_in_html(page, cli.record(options, "report")))
     return 0
 
 

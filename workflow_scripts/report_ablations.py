@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     figures = {path.stem: path.read_text().partition("?>\n")[2] for path in options.figures}
     page = ablations_page.render(options.dataset, items, figures)
     record = cli.record(options, "ablations_report")
-    write_text(options.output, provenance.in_html(page, record))
+    write_text(options.output, provenance.embed_in_html(page, record))
     return 0
 
 

@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             write_csv(path, rows, tables.CSV_COLUMNS, record)
     if options.svg:
         write_text(options.svg, figures.figure(options.item, found))
-        provenance.write_beside(options.svg, record)
+        provenance.write_record(options.svg, record)
     result = {
         "provenance": record,
         "item": options.item,

@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         class_of,
         coco_json.category_names(settings["clustering"]["clusters"], classes),
     )
-    provenance.write_beside(options.output, cli.record(options, "pseudo_labels"))
+    provenance.write_record(options.output, cli.record(options, "pseudo_labels"))
     print(f"{len(listed)} images, {len(order)} masks")
     return 0
 

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
             file.write((",\n" if number else "\n") + json.dumps(result))
         file.write("\n]\n")
     # A results list is an array: there is no place in it.
-    provenance.write_beside(options.output, cli.record(options, "results"))
+    provenance.write_record(options.output, cli.record(options, "results"))
     return 0
 
 

@@ -27,7 +27,7 @@ from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab, upsample
 from workflow_scripts.maskdistill.segmentation.hard_pixels import hard_pixel_loss
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
-from workflow_scripts.maskdistill.torch_tools.device import autocast, begin_copy
+from workflow_scripts.maskdistill.torch_tools.device import autocast, start_copy_to_host
 
 BATCH = 32
 PRECISIONS = ("float32", "float16", "bfloat16")
@@ -36,7 +36,7 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 def rows() -> Iterator[Row]:
     """Everything at the paper's sizes."""
     if not torch.cuda.is_available():
-        print("cuda: this machine shows no CUDA GPU; nothing measured", file=sys.stderr)
+        print("cuda: this machine has no CUDA GPU; nothing is measured", file=sys.stderr)
         return
     device = torch.device("cuda")
     with tempfile.TemporaryDirectory() as directory:
@@ -137,7 +137,7 @@ def masks_on_the_card(backbone: Backbone, sides: tuple[int, int], batch_size: in
             affinity.object_masks(own, cls_affinity, grid, MaskSettings(top_k=0.4))
 
     there = functools.partial(masks, list(zip(affinities, keys, strict=True)))
-    copied = synchronized(begin_copy((affinities, keys)), backbone.device)
+    copied = synchronized(start_copy_to_host((affinities, keys)), backbone.device)
     yield Row(what="features to the host", value=1000 * copied / batch_size, unit="ms/image")
     yield Row(
         what="masks on the card",
@@ -145,7 +145,8 @@ def masks_on_the_card(backbone: Backbone, sides: tuple[int, int], batch_size: in
         unit="ms/image",
         reference=1000
         * synchronized(
-            lambda: masks(zip(*begin_copy((affinities, keys))(), strict=True)), backbone.device
+            lambda: masks(zip(*start_copy_to_host((affinities, keys))(), strict=True)),
+            backbone.device,
         )
         / batch_size,
         against="features to the host, masks there",

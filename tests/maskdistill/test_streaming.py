@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from workflow_scripts.maskdistill.streaming import map_ahead, some_ahead, stream_batches
+from workflow_scripts.maskdistill.streaming import map_ahead, prefetch, stream_batches
 
 SHAPES = {0: (8, 6), 1: (4, 4), 2: (8, 6), 3: (4, 9), 4: (4, 4), 5: (8, 6), 6: (4, 4), 7: (8, 6)}
 
@@ -96,7 +96,7 @@ def test_map_ahead_raises_what_the_function_raises():
 @pytest.mark.parametrize("ahead", [0, 1, 3, 9])
 def test_some_are_taken_ahead(ahead):
     taken = []
-    given = some_ahead((taken.append(i) or i for i in range(6)), ahead)
+    given = prefetch((taken.append(i) or i for i in range(6)), ahead)
     for number, item in enumerate(given):
         assert item == number
         assert len(taken) == min(number + ahead + 1, 6)

@@ -36,7 +36,7 @@ ENGINES = [
         "detectron2",
         marks=pytest.mark.skipif(
             importlib.util.find_spec("detectron2") is None,
-            reason="Detectron2 is not installed (README says how)",
+            reason="Detectron2 is not installed (docs/paper.md says how)",
         ),
     ),
 ]

@@ -1,9 +1,9 @@
-"""The one exception that means: the input is at fault, and here is what to do about it."""
+"""The exception for mistakes that the user can correct."""
 
 
 class InputError(ValueError):
     """Bad input of the user: a file, a setting or a checkpoint.
 
-    The message is a single line that names the culprit and the remedy; command-line tools print
-    it without a traceback.
+    The message is a single line that names what is wrong and how to correct it; programs print it
+    without a traceback.
     """

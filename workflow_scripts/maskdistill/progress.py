@@ -11,7 +11,7 @@ LOG_INTERVAL = 10.0  # seconds between two lines of a log
 
 
 class _Lines:
-    """Turns the carriage returns of a redrawn bar into lines of their own."""
+    """Writes each redrawn state of a bar as a separate line."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -45,7 +45,7 @@ def progress_bar(*, total: int | None, description: str, unit: str, initial: int
 def progress(
     items: Iterable[T], *, description: str, unit: str, total: int | None = None
 ) -> Iterator[T]:
-    """Iterate over `items` under a `progress_bar`."""
+    """Iterate over `items` and show a `progress_bar`."""
     if total is None and hasattr(items, "__len__"):
         total = len(items)
     with progress_bar(total=total, description=description, unit=unit) as bar:

@@ -1,4 +1,4 @@
-"""Where the repository lies, whose configs, schemas and resources the programs read."""
+"""The location of the repository, whose configs, schemas and resources the programs read."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Work in the background, a bounded distance ahead: batches of like-shaped images, and a map."""
+"""Background work a bounded number of items ahead: batches of images of one shape, and a map."""
 
 import collections
 import concurrent.futures
@@ -20,8 +20,8 @@ def stream_batches(
 ) -> Iterator[list[tuple[Row, Item]]]:
     """Yield batches of (row, loaded item) in which all rows have the same shape.
 
-    The order is that of the shapes, then of `rows`: it does not depend on `batch_size` or
-    `workers`. At most two batches and one item a worker are held in memory.
+    Rows are sorted by shape, then in the order of `rows`, whatever `batch_size` and `workers` are.
+    At most two batches and one item per worker are held in memory.
 
     Args:
         load: decodes a row's image; runs in threads.
@@ -52,20 +52,20 @@ def map_ahead(
     *,
     ahead: int,
 ) -> Iterator[Item]:
-    """`function` of every item, in order, by the pool's threads or processes.
+    """Apply `function` to every item in the pool's threads or processes, in order.
 
-    Unlike `Executor.map` it takes items only as they are needed.
+    Unlike `Executor.map`, this takes items only as they are needed.
 
     Args:
-        ahead: results that may be under way or wait while one is used.
+        ahead: number of further items that are computed while a result is used.
     """
     submitted = (pool.submit(function, item) for item in items)
-    for future in some_ahead(submitted, ahead):
+    for future in prefetch(submitted, ahead):
         yield future.result()
 
 
-def some_ahead(items: Iterable[Item], ahead: int) -> Iterator[Item]:
-    """The items in order, of which `ahead` more have been taken than given."""
+def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Item]:
+    """Yield the items in order, after `ahead` more have been taken from `items`."""
     pending: collections.deque = collections.deque()
     for item in items:
         pending.append(item)

@@ -66,7 +66,7 @@ def test_the_class_of_a_voc_object_is_that_of_its_labelled_pixels(tmp_path):
     ("objects", "message"),
     [
         (np.full((20, 30), 3, np.uint8), r"a\.png: object 3 has no pixel of a class"),
-        (np.ones((30, 20), np.uint8), r"SegmentationObject/a\.png: of another size"),
+        (np.ones((30, 20), np.uint8), r"SegmentationObject/a\.png: its size differs"),
     ],
 )
 def test_voc_objects_and_classes_that_do_not_fit(tmp_path, objects, message):
@@ -203,27 +203,30 @@ SQUARE = {"category_id": 1, "segmentation": [polygon(4, 8, 4, 8)]}
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        ({"category_id": 1, "bbox": [1, 2, 3, 4]}, "`segmentation` is None; a box alone"),
+        (
+            {"category_id": 1, "bbox": [1, 2, 3, 4]},
+            "is None; the evaluation needs a mask",
+        ),
         ({**SQUARE, "segmentation": None}, "`segmentation` is None"),
         ({**SQUARE, "category_id": 2}, "there is no category 2"),
         ({"segmentation": []}, "`category_id` is None; it must be a whole number"),
         ({**SQUARE, "category_id": 1.5}, "`category_id` is 1.5"),
         ({**SQUARE, "segmentation": {"size": [30, 20], "counts": [600]}}, r"\[30, 20\], the image"),
         ({**SQUARE, "segmentation": {"counts": [600]}}, "`segmentation.size` is None"),
-        ({**SQUARE, "segmentation": {"size": [20, 30]}}, "`segmentation.counts` are no run"),
+        ({**SQUARE, "segmentation": {"size": [20, 30]}}, "`segmentation.counts` are not run"),
         (
             {**SQUARE, "segmentation": {"size": [20, 30], "counts": [10, 5]}},
             "`segmentation.counts` add up to 15, not to 600 pixels",
         ),
-        ({**SQUARE, "segmentation": {"size": [20, 30], "counts": [601, -1]}}, "are no run"),
-        ({**SQUARE, "segmentation": [[1, 2, 3, 4, 5]]}, "polygon that is no list of x, y"),
-        ({**SQUARE, "segmentation": [[1, 2, 3, 4, 5, None]]}, "polygon that is no list of x, y"),
-        ({**SQUARE, "segmentation": [1, 2, 3, 4, 5, 6]}, "polygon that is no list of x, y"),
-        ({**SQUARE, "segmentation": [[[1, 2], [3, 4]]]}, "polygon that is no list of x, y"),
-        ({**SQUARE, "segmentation": [[1e9, 2, 3, 4, 5, 6]]}, "polygon that is no list of x, y"),
+        ({**SQUARE, "segmentation": {"size": [20, 30], "counts": [601, -1]}}, "are not run"),
+        ({**SQUARE, "segmentation": [[1, 2, 3, 4, 5]]}, "polygon that is not a list of x, y"),
+        ({**SQUARE, "segmentation": [[1, 2, 3, 4, 5, None]]}, "polygon that is not a list of x, y"),
+        ({**SQUARE, "segmentation": [1, 2, 3, 4, 5, 6]}, "polygon that is not a list of x, y"),
+        ({**SQUARE, "segmentation": [[[1, 2], [3, 4]]]}, "polygon that is not a list of x, y"),
+        ({**SQUARE, "segmentation": [[1e9, 2, 3, 4, 5, 6]]}, "polygon that is not a list of x, y"),
     ],
 )
-def test_annotations_that_cannot_be(tmp_path, annotation, message):
+def test_invalid_annotations(tmp_path, annotation, message):
     """They are found before the first image is scored, and by name."""
     with pytest.raises(InputError, match=message) as error:
         coco(tmp_path, [SQUARE, annotation])
@@ -269,7 +272,7 @@ def test_annotations_of_images_that_are_not_listed_play_no_part(tmp_path):
         ({"images": [{"id": 7, "height": 2, "width": 3}]}, r"images\[0\] has no `file_name`"),
         ({"images": [{"file_name": "a.jpg", "height": 2, "width": 3}]}, "`id` is None"),
         ({"images": ["a.jpg"]}, r"images\[0\] is 'a\.jpg', not an object"),
-        ({"annotations": {}}, "`annotations` is no list"),
+        ({"annotations": {}}, "`annotations` is not a list"),
         ({"annotations": [[]]}, r"annotations\[0\] is \[\], not an object"),
         ({"annotations": [{"id": 4}]}, r"\(id 4\): `image_id` is None"),
         ({"categories": []}, "no classes"),
@@ -296,7 +299,7 @@ def test_an_image_that_left_the_file(tmp_path):
 def test_classes_that_cannot_be_told_apart(tmp_path, name):
     """The metrics have them as keys."""
     categories = [(1, "cat"), (2, "dog"), (3, name)]
-    message = f"the class name '{name}' is .*; rename the class"
+    message = f"the class name '{name}' .*; rename the class"
     with pytest.raises(InputError, match=rf"a\.json: {message}"):
         coco(tmp_path, [], categories)
     (tmp_path / "SegmentationClass").mkdir()

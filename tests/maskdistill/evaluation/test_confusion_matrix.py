@@ -81,8 +81,8 @@ def test_an_image_of_nothing_but_ignore_adds_nothing():
 @pytest.mark.parametrize(
     ("prediction", "target", "message"),
     [
-        (np.full((2, 2), 3), np.zeros((2, 2)), "label map holds label 3"),
-        (np.zeros((2, 2)), np.full((2, 2), 3), "ground truth holds label 3"),
+        (np.full((2, 2), 3), np.zeros((2, 2)), "label map has label 3"),
+        (np.zeros((2, 2)), np.full((2, 2), 3), "ground truth has label 3"),
         (np.zeros((2, 3)), np.zeros((3, 2)), "size of their image"),
     ],
 )
@@ -169,5 +169,5 @@ def test_wide_label_maps_ignore_and_refuse_as_narrow_ones_do(label):
     assert matrix.counts.sum() == 3
     assert matrix.counts[0, 0] == matrix.counts[1, 300] == matrix.counts[2, 2] == 1
     target[0, 1] = label
-    with pytest.raises(InputError, match=f"ground truth holds label {label}"):
+    with pytest.raises(InputError, match=f"ground truth has label {label}"):
         matrix.add(np.zeros_like(target), target)

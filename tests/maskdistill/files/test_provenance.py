@@ -67,12 +67,12 @@ def test_every_format_gives_its_record_back(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"provenance": RECORD, "steps": {}}))
     coco = {"info": {"description": "", "provenance": RECORD}, "images": []}
     (tmp_path / "coco.json").write_text(json.dumps(coco))
-    (tmp_path / "a.html").write_text(provenance.in_html("<body></body></html>\n", RECORD))
+    (tmp_path / "a.html").write_text(provenance.embed_in_html("<body></body></html>\n", RECORD))
     torch.save({"provenance": RECORD, "state_dict": {}}, tmp_path / "a.pt")
     (tmp_path / "a.csv").write_text("a\n1\n")
-    provenance.write_beside(tmp_path / "a.csv", RECORD)
+    provenance.write_record(tmp_path / "a.csv", RECORD)
     (tmp_path / "list.json").write_text("[]")
-    provenance.write_beside(tmp_path / "list.json", RECORD)
+    provenance.write_record(tmp_path / "list.json", RECORD)
     with atomic.atomic_folder(tmp_path / "folder", RECORD) as folder:
         (folder / "a.png").touch()
     names = ("a.parquet", "a.json", "coco.json", "a.html", "a.pt", "a.csv", "list.json", "folder")
@@ -98,6 +98,6 @@ def test_damage_is_one_line_that_names_the_file(tmp_path, name):
 
 def test_nothing_of_a_record_ends_its_block_of_a_page_early():
     record = {"dataset": "</script><script>alert(1)</script><!--"}
-    page = provenance.in_html("<body>\n</body>\n", record)
+    page = provenance.embed_in_html("<body>\n</body>\n", record)
     assert page.count("<script") == page.count("</script>") == 1
     assert "<!--" not in page

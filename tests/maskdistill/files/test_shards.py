@@ -246,7 +246,7 @@ def test_damaged_files_are_named(tmp_path, damage, reader):
 
 def test_the_parquet_files_of_others_are_recognised(tmp_path):
     pq.write_table(pa.table({"image_id": [1]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match=r"a\.parquet: .*not one of MaskDistill"):
+    with pytest.raises(InputError, match=r"a\.parquet: .*not written by MaskDistill"):
         shards.read_metadata(tmp_path / "a.parquet")
 
 

@@ -67,7 +67,7 @@ def test_a_damaged_file_in_such_a_folder(export, name, content):
 def test_a_file_with_a_record_of_its_own(tmp_path):
     (tmp_path / "figure.svg").write_text("<svg/>")
     made_by = provenance.record("tabulate_ablation", {"clustering": {"clusters": 6}})
-    provenance.write_beside(tmp_path / "figure.svg", made_by)
+    provenance.write_record(tmp_path / "figure.svg", made_by)
     text = describe(tmp_path / "figure.svg")
     assert "written by tabulate_ablation: 6 bytes" in text
     assert row_of(text, "clustering.clusters") == ["6"]

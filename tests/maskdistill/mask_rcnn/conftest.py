@@ -90,7 +90,9 @@ def shapes(tmp_path_factory):
 def engine(request):
     """The name of an engine that is installed."""
     if request.param == "detectron2":
-        pytest.importorskip("detectron2", reason="Detectron2 is not installed (README says how)")
+        pytest.importorskip(
+            "detectron2", reason="Detectron2 is not installed (docs/paper.md says how)"
+        )
     return request.param
 
 

@@ -11,7 +11,7 @@ from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun
 from workflow_scripts.maskdistill.torch_tools.weights import detectron2_names
 
-pytest.importorskip("detectron2", reason="Detectron2 is not installed (README says how)")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed (docs/paper.md says how)")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 from detectron2.checkpoint import DetectionCheckpointer  # noqa: E402

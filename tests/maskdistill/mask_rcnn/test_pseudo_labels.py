@@ -177,7 +177,7 @@ def edited(tmp_path, key, value):
         (lambda p: {"images": []}, "not a COCO dataset file"),
         (lambda p: coco_file(p, annotated=()), "none of the 3 images is annotated"),
         (lambda p: coco_file(p) | {"categories": [{"id": 0, "name": "a"}]}, "1..C"),
-        (lambda p: edited(p, "category_id", 3), "json: annotation 9 is of category 3"),
+        (lambda p: edited(p, "category_id", 3), "json: annotation 9 has category 3"),
         (lambda p: edited(p, "category_id", "1"), "not a COCO dataset file"),
         (lambda p: edited(p, "bbox", [1, 2, 3]), "not a COCO dataset file"),
         (lambda p: edited(p, "image_id", 1), "image 1"),

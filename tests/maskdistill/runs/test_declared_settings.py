@@ -105,7 +105,7 @@ READS_LABELS = {
 }
 
 
-# The table of DESIGN.md: what a change makes stale by itself; what comes after it follows.
+# As in the table of config/README.md: what a change makes stale by itself, without what follows.
 @pytest.mark.parametrize(
     ("change", "stale"),
     [

@@ -6,9 +6,9 @@ import torch
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.torch_tools.device import (
     autocast,
-    begin_copy,
     choose_device,
     gradient_scaler,
+    start_copy_to_host,
 )
 from workflow_scripts.maskdistill.torch_tools.precision import PRECISIONS
 
@@ -27,13 +27,13 @@ def gpus(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "count", "message"),
     [
-        ("gpu", 1, "device gpu: there is no such device; set runtime.device to auto, cpu,"),
+        ("gpu", 1, "device gpu: no such device; set runtime.device to auto, cpu,"),
         ("cuda:x", 1, "no such device"),
         ("", 1, "no such device"),
-        ("cuda", 0, "device cuda: this machine shows no CUDA GPU; use runtime.device: auto"),
-        ("cuda:0", 0, "shows no CUDA GPU"),
-        ("cuda:9", 2, "device cuda:9: this machine shows 2 CUDA GPUs, counted from 0; use runtime"),
-        ("cuda:2", 2, "shows 2 CUDA GPUs"),
+        ("cuda", 0, "device cuda: this machine has no CUDA GPU; use runtime.device: auto"),
+        ("cuda:0", 0, "has no CUDA GPU"),
+        ("cuda:9", 2, "device cuda:9: this machine has 2 CUDA GPUs, counted from 0; use runtime"),
+        ("cuda:2", 2, "has 2 CUDA GPUs"),
     ],
 )
 def test_devices_that_there_are_not_are_one_line(gpus, name, count, message):
@@ -90,7 +90,7 @@ def test_a_copy_is_awaited_on_the_stream_of_its_device(monkeypatch):
     module = SimpleNamespace(Event=Event, current_stream=lambda device: f"stream of {device}")
     monkeypatch.setattr(torch, "get_device_module", lambda device: module)
     tensors = (torch.arange(6.0), torch.arange(4.0).half())
-    wait = begin_copy(tensors)
+    wait = start_copy_to_host(tensors)
     assert calls == [("record", "stream of cpu")]
     arrays = wait()
     assert calls[1:] == ["synchronize"]

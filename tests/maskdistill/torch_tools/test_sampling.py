@@ -11,7 +11,7 @@ from workflow_scripts.maskdistill.torch_tools.sampling import (
     BatchPlan,
     Sample,
     batches_of,
-    leave_sigterm_to_trainer,
+    ignore_sigterm,
 )
 
 
@@ -116,7 +116,7 @@ def use(loader, stop):
 @pytest.mark.parametrize(("stop", "message"), [(1, "the trainer's own"), (8, r"3\.png: gone")])
 def test_loading_processes_end_with_an_error_that_is_still_held(stop, message):
     before = multiprocessing.active_children()
-    loader = DataLoader(Broken(), num_workers=1, worker_init_fn=leave_sigterm_to_trainer)
+    loader = DataLoader(Broken(), num_workers=1, worker_init_fn=ignore_sigterm)
     with pytest.raises(InputError, match=f"^{message}$") as held:
         use(loader, stop)
     assert held.value.__traceback__ is not None

@@ -10,15 +10,15 @@ from workflow_scripts.maskdistill.cpu_kernels.packed_linear import pack_linear_l
 
 
 def accelerate(model: nn.Module) -> None:
-    """Let a frozen model of timm compute its attention and linear layers by oneDNN on the CPU.
+    """Let a frozen timm model compute its attention and linear layers by oneDNN on the CPU.
 
-    The names of its parameters stay. Results differ from PyTorch's by the order of floating-point
-    sums. Nothing happens where PyTorch lacks the operators, or where the environment has
+    Its parameters keep their names. Results differ from PyTorch's by the order of floating-point
+    sums. This does nothing if PyTorch lacks the operators, or if the environment has
     MASKDISTILL_CPU_KERNELS=0.
     """
-    # Measured on two cores of an AMD processor: float32 products take less than half the time of
-    # PyTorch's own, and features of ViT-S/16 at 640 x 864 pixels take 0.45 s per image, which is
-    # 1.23 times the time of their matrix products alone; see docs/measurements.md.
+    # On two cores of an AMD processor, float32 products take less than half of PyTorch's time, and
+    # features of ViT-S/16 at 640 x 864 pixels take 0.45 s per image, which is 1.23 times the time
+    # of their matrix products alone; see docs/measurements.md.
     if os.environ.get("MASKDISTILL_CPU_KERNELS") == "0" or not onednn.is_available():
         return
     pack_linear_layers(model)

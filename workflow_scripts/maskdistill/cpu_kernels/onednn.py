@@ -1,8 +1,8 @@
 """Matrix products by oneDNN, with the right factor packed beforehand.
 
-PyTorch multiplies float32 matrices by MKL, which does not use the wider vectors of AMD's
-processors: there oneDNN takes less than half the time. The operators are not part of PyTorch's
-public interface; `is_available` is false for a PyTorch that lacks them or computes something else.
+PyTorch multiplies float32 matrices by MKL, which does not use the wide vectors of AMD processors;
+there oneDNN takes less than half the time. The operators are not part of PyTorch's public
+interface; `is_available` is false if PyTorch lacks them or if their results are wrong.
 """
 
 import functools
@@ -25,13 +25,13 @@ def is_available() -> bool:
 
 
 def applies_to(*tensors: Tensor) -> bool:
-    """Whether products of these tensors are float32 ones on the CPU, autocast or not."""
+    """Whether products of these tensors are computed in float32 on the CPU."""
     plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
     return plain and not torch.is_autocast_enabled("cpu") and is_available()
 
 
 def pack(weight: Tensor) -> Tensor:
-    """A copy of an n x m matrix in oneDNN's own order, for `product` only."""
+    """A copy of an n x m matrix in oneDNN's memory layout, for `product` only."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach())
 
 
@@ -42,9 +42,9 @@ def product(
 
     Args:
         inputs: … x m, float32.
-        packed: of `pack`.
+        packed: result of `pack`.
         bias: n.
-        gelu: whether to apply it.
+        gelu: whether to apply the GELU.
     """
     name, algorithm = ("gelu", "none") if gelu else ("none", "")
     return torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, name, [], algorithm)

@@ -16,17 +16,17 @@ from workflow_scripts.maskdistill.cpu_kernels import onednn
 
 # With fewer tokens, packing takes longer than the faster products save.
 MANY_TOKENS = 1024
-# Scores up to this one need no shift: powers of two, and their sums over many tokens, stay far from
-# the limits of float32 (2**127, 2**-126).
+# Scores up to this absolute value need no shift: their powers of two, and sums of these, stay far
+# from the limits of float32 (2**127, 2**-126).
 SMALL = 100
-# Scores that a thread computes at once; they stay in the processor's caches.
+# Number of scores that a thread computes at once, so that they stay in the processor's caches.
 SCORES = 2**19
 
 
 class PackedAttention(TorchFunctionMode):
-    """In this context `scaled_dot_product_attention` is `attention` of this module.
+    """In this context `scaled_dot_product_attention` calls `attention` of this module.
 
-    Other devices, precisions, masks and few tokens are left to PyTorch.
+    PyTorch still computes it on other devices, in other precisions, with masks or for few tokens.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -63,7 +63,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     images, heads, tokens, size = query.shape
     result = value.new_empty(images, tokens, heads, value.shape[-1])
     rows = max(1, SCORES // key.shape[2])
-    # Powers of two take a fifth of the time of powers of e.
+    # exp2 takes a fifth of the time of exp.
     scale = math.log2(math.e) / math.sqrt(size)
 
     @torch.inference_mode()
@@ -88,15 +88,15 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 @functools.cache
 def _threads(count: int) -> ThreadPoolExecutor:
-    """Threads whose operations use no further threads.
+    """A pool of threads in which PyTorch's operations are single-threaded.
 
-    OpenMP's threads would mostly wait for Python between operations that are this small.
+    OpenMP's threads would mostly wait for Python between such small operations.
     """
     return ThreadPoolExecutor(count, "attention", initializer=_use_one_thread)
 
 
 def _use_one_thread() -> None:
-    torch.get_num_threads()  # on its first call, PyTorch sets this thread's number itself
+    torch.get_num_threads()  # its first call would overwrite the number set below
     threadpool_limits(1, user_api="openmp")
 
 

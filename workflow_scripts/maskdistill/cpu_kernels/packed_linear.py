@@ -8,7 +8,7 @@ from workflow_scripts.maskdistill.cpu_kernels import onednn
 
 
 class PackedLinear(nn.Linear):
-    """A frozen layer that shares the parameters of `linear`, and keeps a packed copy on the CPU.
+    """A frozen layer that shares the parameters of `linear` and keeps a packed copy of them.
 
     Args:
         linear: the layer.
@@ -23,7 +23,7 @@ class PackedLinear(nn.Linear):
         self._packed: Tensor | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The layer's output; in other precisions and on other devices by PyTorch."""
+        """The layer's output; PyTorch computes it in other precisions and on other devices."""
         if not onednn.applies_to(inputs, self.weight):
             outputs = F.linear(inputs, self.weight, self.bias)
             return F.gelu(outputs) if self._gelu else outputs
@@ -33,14 +33,14 @@ class PackedLinear(nn.Linear):
 
 
 def pack_linear_layers(model: nn.Module) -> None:
-    """Replace the linear layers of a frozen model, where that is possible; names stay.
+    """Replace the linear layers of a frozen model where possible; parameters keep their names.
 
-    In an MLP of timm the exact GELU becomes part of its first layer.
+    In an MLP of timm, the exact GELU becomes part of the first layer.
     """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                # In other MLPs (gated ones) the input of the activation is more than that product.
+                # In other MLPs (gated ones) the activation's input is not the first layer's output.
                 gelu = type(module) is Mlp and name == "fc1" and _is_exact_gelu(module.act)
                 setattr(module, name, PackedLinear(child, gelu=gelu))
                 if gelu:

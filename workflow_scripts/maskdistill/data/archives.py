@@ -1,4 +1,4 @@
-"""Unpacking of tar and zip archives whose members may not leave their directory."""
+"""Unpacking of tar and zip archives; members outside of the target folder are refused."""
 
 import os
 import shutil
@@ -21,20 +21,20 @@ def unpack(
 ) -> int:
     """Unpack an archive, or a part of it, into a folder.
 
-    Hard links become copies of what they stand for; symbolic links are left out.
+    Hard links become copies of their targets; symbolic links are left out.
 
     Args:
         archive: tar (also compressed) or zip.
         target: folder to unpack into; made if missing.
-        strip: folder of the archive whose content is unpacked, POSIX; "" for all of it.
-        keep: files and folders directly below `strip` that are unpacked; none for all.
+        strip: POSIX path of the folder in the archive to unpack; "" for the whole archive.
+        keep: files and folders directly below `strip` to unpack; empty for all.
 
     Returns:
         The number of files written.
 
     Raises:
-        InputError: damaged, no archive, nothing to unpack, a member that would lie outside of the
-            folder, or a hard link to what is not unpacked; names the archive.
+        InputError: damaged, not an archive, nothing to unpack, a member that would lie outside of
+            the folder, or a hard link to a file that is not unpacked; names the archive.
     """
     archive, target = Path(archive), Path(target)
     target.mkdir(parents=True, exist_ok=True)
@@ -47,9 +47,11 @@ def unpack(
     except tarfile.FilterError as error:
         raise InputError(f"{archive}: unsafe archive, not unpacked: {error}") from error
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{archive}: damaged archive, or none ({error})") from error
+        raise InputError(f"{archive}: damaged, or not an archive ({error})") from error
     if not count:
-        raise InputError(f"{archive}: has nothing of {strip or 'it'} to unpack; is it another one?")
+        raise InputError(
+            f"{archive}: no files to unpack below {strip or '.'}; is it the right one?"
+        )
     return count
 
 
@@ -58,7 +60,7 @@ def _unpack_tar(archive: Path, target: Path, strip: str, keep: frozenset[str]) -
     with tarfile.open(archive) as tar:
         for member in progress(tar, description=archive.name, unit="file"):
             relative = _selected(_inside(member.name, archive), strip, keep)
-            # Only plain files: no link can lead a later member outside.
+            # Only plain files are written, so that no link can lead a later member outside.
             if relative and member.isfile():
                 tar.extract(member.replace(name=relative, deep=False), target, filter="data")
                 written.add(relative)
@@ -101,7 +103,7 @@ def _inside(name: str, archive: Path) -> PurePosixPath:
 
 
 def _selected(name: PurePosixPath, strip: str, keep: frozenset[str]) -> str | None:
-    """The path of a member in the folder, None where it is left out."""
+    """The path of a member in the target folder; None if it is left out."""
     if strip and not name.is_relative_to(strip):
         return None
     relative = name.relative_to(strip) if strip else name

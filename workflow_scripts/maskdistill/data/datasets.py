@@ -1,8 +1,8 @@
-"""What images a dataset has: adapters for a plain folder, PASCAL VOC and COCO.
+"""Lists the images of a dataset: adapters for a plain folder, PASCAL VOC and COCO.
 
 An image is named by its POSIX path relative to the dataset's root. Its id is the dataset's own
-where there is one (COCO), else a hash of that path, so that it never changes because another image
-came or went; its shard is another hash of the path, for the same reason.
+(COCO) or a hash of that path, and its shard is another hash of the path, so that neither changes
+when other images are added or removed.
 """
 
 import functools
@@ -17,19 +17,19 @@ from workflow_scripts.maskdistill.files import images
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.repository import find_file
 
-# What may stand in `dataset.splits`: what is learned from, evaluated, and evaluated by AP of masks.
+# Keys of `dataset.splits`: images to train on, to evaluate, and to evaluate by AP of masks.
 SPLITS = ("train", "val", "instances")
 
-# How data came here that are watched through a rule's output, and not by a digest of their own.
+# Origins of data whose changes Snakemake sees through a rule's output; they need no digest.
 WATCHED_ORIGINS = ("generated", "downloaded")
 
-# Folders of PASCAL VOC's label maps; of two of classes, the first one that has a map counts.
+# Folders of PASCAL VOC's label maps; the first folder of classes that has an image's map is used.
 VOC_CLASSES = ("SegmentationClass", "SegmentationClassAug")  # the latter goes with train_aug
 VOC_OBJECTS = "SegmentationObject"
 
 
 class ListedImage(NamedTuple):
-    """One image of a dataset, not opened yet."""
+    """One image of a dataset; its file has not been opened."""
 
     image_id: int
     file_name: str  # POSIX, relative to the dataset's root
@@ -39,7 +39,7 @@ def list_images(dataset: Mapping, root: Path, split: str) -> list[ListedImage]:
     """All images of a split, ordered by file name.
 
     Args:
-        dataset: the dataset's description in the config: adapter and, by split, its paths.
+        dataset: the dataset's description in the config: adapter and the paths of each split.
         root: folder that the paths are relative to.
         split: a key of the dataset's `splits`.
 
@@ -64,7 +64,7 @@ def list_images(dataset: Mapping, root: Path, split: str) -> list[ListedImage]:
 
 
 def described(dataset: Mapping, split: str | None, applied: Mapping[str, str]) -> Mapping:
-    """How the images of a split are found: adapter, splits and root.
+    """The adapter, splits and root with which to find the images of a split.
 
     Args:
         dataset: the dataset's description in the config.
@@ -89,7 +89,7 @@ def images_of_shard(listed: Iterable[ListedImage], shard: int, shards: int) -> l
 def listing_digest(listed: Iterable[ListedImage], root: Path) -> str:
     """A digest of names, ids and sizes in bytes: it changes when an image is added or replaced.
 
-    Times do not enter, so that a copy of a dataset is the same dataset.
+    File times are left out, so that a copy of a dataset has the same digest.
     """
     digest = hashlib.sha256()
     for image in listed:
@@ -104,14 +104,14 @@ def listing_digest(listed: Iterable[ListedImage], root: Path) -> str:
 def labels_digest(
     dataset: Mapping, root: Path, split: str, listed: Iterable[ListedImage], *, objects: bool
 ) -> str:
-    """A digest of the labels of a split, as `listing_digest`; of COCO's file the whole content.
+    """A digest of the labels of a split, as `listing_digest`; for COCO, of the whole file.
 
     Args:
         dataset: the dataset's description in the config.
         root: folder that its paths are relative to.
         split: a key of the dataset's `splits`.
         listed: its images.
-        objects: whether objects are read, or the map of classes alone.
+        objects: whether objects are read, or only the map of classes.
     """
     if dataset["adapter"] == "coco":
         with open(root / dataset["splits"][split]["annotations"], "rb") as file:
@@ -131,13 +131,13 @@ def check_rejected(rows: Collection[Mapping], max_rejected: tuple[float, float],
     """Stop when too many images cannot be read.
 
     Args:
-        rows: of all manifests of a split, or of one shard, with file_name and status.
-        max_rejected: tolerated share of the images, 0..1, and number that is tolerated whatever
-            the share, for small datasets.
-        what: names the images, for the message.
+        rows: rows (file_name, status) of all manifests of a split, or of one shard.
+        max_rejected: tolerated share of the images, 0..1, and a number that is always tolerated,
+            for small datasets.
+        what: name of the images in the message.
 
     Raises:
-        InputError: names the first of them with their reasons.
+        InputError: names the first of these images, with their reasons.
     """
     rejected = [row for row in rows if row["status"] != "ok"]
     share, count = max_rejected
@@ -173,11 +173,11 @@ def _list_folder(split: str, root: Path) -> Iterable[ListedImage]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Folders and the names of their files, at any depth, less hidden folders.
+    """Folders and the names of their files, at any depth, without hidden folders.
 
-    Links are followed, but never into a folder that the way leads through already.
+    Links are followed, except to a folder that contains the link.
     """
-    above = {str(folder): frozenset([_identity(folder)])}  # of folders still to come
+    above = {str(folder): frozenset([_identity(folder)])}  # ancestors of folders still to visit
     for directory, folders, files in os.walk(folder, followlinks=True):
         path = above.pop(directory)
         kept = []
@@ -206,21 +206,21 @@ def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
         if line.strip():
             name = _voc_name(line.strip())
             if len(line.split()) > 1 and not (root / name).is_file():
-                # Lists of other tools carry "path/of/image.jpg path/of/label.png", VOC's of one
-                # class "image 1".
+                # Lists of other tools have lines "path/of/image.jpg path/of/label.png", VOC's
+                # lists of one class "image 1".
                 name = _voc_name(line.split()[0])
             yield ListedImage(_image_id(name), name)
 
 
 def _voc_name(listed: str) -> str:
-    """The file of an image from a list, with or without its folder and suffix."""
+    """The path of an image, whose name in the list may lack folder and suffix."""
     name = PurePosixPath(listed).name
     stem, suffix = os.path.splitext(name)
     return f"JPEGImages/{stem if suffix.lower() in images.SUFFIXES else name}.jpg"
 
 
 def _list_coco(split: Mapping, root: Path) -> Iterable[ListedImage]:
-    """COCO; `split` has `annotations`, `images` and perhaps `image_list` or `excluded_list`."""
+    """COCO; `split` has `annotations`, `images` and optionally `image_list` or `excluded_list`."""
     entries = coco_images(str(root / split["annotations"]))
     names = {image_id: PurePosixPath(name).name for image_id, name in entries.items()}
     excluded = split.get("excluded_list")
@@ -241,7 +241,7 @@ def _list_coco(split: Mapping, root: Path) -> Iterable[ListedImage]:
 
 
 def read_image_list(path: str | os.PathLike) -> list[str]:
-    """The ids, or the file names without folders, that a list has one a line.
+    """The lines of an image list: ids, or file names without folders.
 
     Raises:
         InputError: there is no such file.
@@ -273,7 +273,7 @@ def read_coco(path: str | os.PathLike) -> dict:
     """Parse a COCO annotation file; every image in it has `file_name` and, as a number, `id`.
 
     Raises:
-        InputError: missing, not JSON, or without a proper list of images.
+        InputError: missing, not JSON, or without a valid list of images.
     """
     content = read_json(path, remedy="check `annotations` in the config of the dataset")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
@@ -289,15 +289,14 @@ def read_coco(path: str | os.PathLike) -> dict:
 
 
 def coco_id(entry: Mapping, key: str, what: str) -> int:
-    """A number that identifies something in a COCO file, where it may also stand as text.
+    """An id in an entry of a COCO file, where it may also be given as text.
 
     Args:
-        entry: of the file.
-        key: of the number.
-        what: names the file and the entry, for the message.
+        key: key of the id in `entry`.
+        what: name of the file and the entry in the message.
 
     Raises:
-        InputError: there is none.
+        InputError: the entry has no such id.
     """
     value = entry.get(key)
     try:

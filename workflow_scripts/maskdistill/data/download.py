@@ -1,7 +1,7 @@
-"""Downloads that resume, verify and appear whole.
+"""Downloads that resume, are verified, and appear only when complete.
 
-Downloaded bytes are kept in a hidden file next to the target, together with the version of the file
-that they belong to; the next attempt or the next run continues there.
+Received bytes are kept in a hidden file next to the target, together with the version of the
+remote file; the next attempt or the next run continues from there.
 """
 
 import errno
@@ -33,21 +33,21 @@ _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 def download(
     source: Mapping, target: str | os.PathLike, *, attempts: int = 6, pause: float = 2.0
 ) -> str:
-    """Download one file to `target`, unless its content is not what was promised.
+    """Download one file to `target` and verify its content.
 
     Args:
-        source: `url`, and where known `bytes`, `sha256` and `md5`; digests in hexadecimal, whole
-            or only their beginnings.
-        attempts: before giving up on a connection that fails; progress starts the count anew.
-        pause: seconds before the second attempt, doubled for every further one.
+        source: `url`, and if known `bytes`, `sha256` and `md5`; digests in hexadecimal, complete
+            or their first digits.
+        attempts: failed attempts in a row before giving up; received bytes reset the count.
+        pause: seconds before the second attempt, doubled for each further one.
 
     Returns:
         The whole SHA-256 of the file, in hexadecimal.
 
     Raises:
-        InputError: no connection, no such file there, another content than promised, another
-            download of it under way, or a full disk. Nothing appears under `target`; what has
-            arrived is kept to be continued, unless its content is wrong.
+        InputError: no connection, no such remote file, unexpected content, another process that
+            downloads it, or a full disk. `target` is then not written; received bytes are kept
+            for the next run, unless their content is wrong.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -58,13 +58,13 @@ def download(
             resumed = file.tell() > 0
             _receive(source, file, target, attempts, pause)
             problem = _difference(source, file)
-            if problem and resumed:  # the beginning may be of another version: once more, whole
+            if problem and resumed:  # the first part may be of another version: download it all
                 _truncate(file, partial)
                 _receive(source, file, target, attempts, pause)
                 problem = _difference(source, file)
             if problem:
                 _discard(partial)
-                raise InputError(f"{source['url']}: {problem}; nothing was kept of it")
+                raise InputError(f"{source['url']}: {problem}; the download was discarded")
             os.fsync(file.fileno())
             digest = _digest(file, "sha256")
             os.replace(partial, target)
@@ -72,7 +72,7 @@ def download(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
                 f"{target}: no space left on the disk; free some and run again, the download "
-                "continues where it was"
+                "continues where it stopped"
             ) from error
         raise
     _version_note(partial).unlink(missing_ok=True)
@@ -80,13 +80,13 @@ def download(
 
 
 def verify(source: Mapping, path: str | os.PathLike) -> str:
-    """Check a file that is already here against what is promised of it.
+    """Check an existing file against the expected size and digests.
 
     Returns:
         Its whole SHA-256.
 
     Raises:
-        InputError: it is another file.
+        InputError: they differ.
     """
     with open(path, "rb") as file:
         if problem := _difference(source, file):
@@ -95,7 +95,7 @@ def verify(source: Mapping, path: str | os.PathLike) -> str:
 
 
 def pinned(source: Mapping, lock_file: str | os.PathLike) -> dict:
-    """`source` with the SHA-256 and size that an earlier download of its URL has recorded.
+    """`source` with the SHA-256 and size that an earlier download of its URL recorded.
 
     Raises:
         InputError: the lock file is damaged.
@@ -107,7 +107,7 @@ def pinned(source: Mapping, lock_file: str | os.PathLike) -> dict:
 def pin(
     source: Mapping, sha256: str, path: str | os.PathLike, lock_file: str | os.PathLike
 ) -> None:
-    """Record what the first download of a URL was, for all later ones to be the same.
+    """Record the SHA-256 and size of the first download of a URL, to check later ones.
 
     Raises:
         InputError: the lock file is damaged, or cannot be written.
@@ -171,7 +171,7 @@ def _continue(url: str, file: BinaryIO, partial: Path, bar) -> bool:
     have = file.seek(0, os.SEEK_END)
     note = _version_note(partial)
     version = note.read_text() if note.is_file() else ""
-    if have and not version:  # nothing tells whether the rest would fit to it
+    if have and not version:  # it is unknown whether the rest would belong to the same version
         have = _truncate(file, partial)
     request = urllib.request.Request(url, headers={"User-Agent": "maskdistill"})
     if have:
@@ -192,7 +192,7 @@ def _continue(url: str, file: BinaryIO, partial: Path, bar) -> bool:
             and (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
         ):
             have = _truncate(file, partial)  # the server sends all of it, or a new version
-        # Only a strong validator may stand in If-Range; a date is one for files that rest.
+        # If-Range needs a strong validator; a date is one if the file has not just changed.
         tag = response.headers.get("ETag") or ""
         note.write_text(
             tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified") or ""
@@ -215,7 +215,7 @@ def _total(content_range: str | None) -> int | None:
 
 
 def _difference(source: Mapping, file: BinaryIO) -> str | None:
-    """How the file differs from what is promised; None where it does not."""
+    """How the file differs from the expected size and digests; None if it does not."""
     size = file.seek(0, os.SEEK_END)
     if source.get("bytes") not in (None, size):
         return f"{size} bytes instead of {source['bytes']}"
@@ -238,7 +238,7 @@ def _lock(file: BinaryIO, target: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(f"{target}: another process is downloading it") from None
-    # Between opening and locking, another process may have finished: this would be its result.
+    # Another process may have finished between opening and locking; this file is then its result.
     partial = Path(file.name)
     if not (partial.exists() and os.path.samestat(partial.stat(), os.fstat(file.fileno()))):
         raise InputError(f"{target}: another process has just downloaded it; run again")

@@ -1,4 +1,4 @@
-"""Labels of PASCAL VOC and COCO datasets, read by the evaluation and by nothing before it."""
+"""Labels of PASCAL VOC and COCO datasets, which only the evaluation reads."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from workflow_scripts.maskdistill.data.datasets import (
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps
 
-# Pixels from the image's corner to any point of a polygon: what is beyond was never drawn.
+# Largest valid coordinate of a polygon's point, in pixels from the image's corner.
 _FARTHEST = 1e6
 
 
@@ -33,7 +33,7 @@ class Instance(NamedTuple):
 
 
 def has_ground_truth(dataset: Mapping) -> bool:
-    """Whether the dataset's description in the config promises labels."""
+    """Whether the dataset's description in the config says that it has labels."""
     return bool(dataset["ground_truth"])
 
 
@@ -46,16 +46,16 @@ def require_labels(
     *,
     objects: bool = False,
 ) -> None:
-    """Check that the labels of images are those of when the workflow was started.
+    """Check that the labels of images have not changed since the workflow was started.
 
     Args:
-        digest: of `datasets.labels_digest` at that time, or how the data came here where they are
-            watched in another way; empty for no check.
+        digest: result of `datasets.labels_digest` at the start; one of
+            `datasets.WATCHED_ORIGINS` or empty for no check.
         dataset: the dataset's description in the config.
         root: folder that its paths are relative to.
         split: a key of the dataset's `splits`.
         images: rows of the manifest, in any order.
-        objects: whether objects are read, or the map of classes alone.
+        objects: whether objects are read, or only the map of classes.
 
     Raises:
         InputError: labels were added, removed or replaced meanwhile.
@@ -79,8 +79,8 @@ class GroundTruth:
         split: a key of the dataset's `splits`.
 
     Raises:
-        InputError: no labels where the config promises some, a class that cannot be told from
-            others, or an invalid entry of COCO's file; the message names it.
+        InputError: no labels although the config says that there are, a class name that is not
+            unique, or an invalid entry of COCO's file; the message names it.
     """
 
     def __init__(self, dataset: Mapping, root: Path, split: str) -> None:
@@ -108,7 +108,7 @@ class GroundTruth:
     def semantic(self, image_id: int, file_name: str) -> np.ndarray:
         """The label map of one image.
 
-        Of COCO's instances, smaller objects cover larger ones; crowds are ignored.
+        In COCO, smaller objects cover larger ones, and crowd regions are ignore.
 
         Returns:
             H x W uint8 (uint16 beyond 254 classes): 0 background, 1..K classes, and 255 ignore.
@@ -162,7 +162,7 @@ class GroundTruth:
         objects = label_maps.read_png(path)
         classes = self.semantic(image_id, file_name)
         if objects.shape != classes.shape:
-            raise InputError(f"{path}: of another size than the image's map of classes")
+            raise InputError(f"{path}: its size differs from that of the image's map of classes")
         found = []
         for value in np.unique(objects[(objects > 0) & (objects < label_maps.IGNORE)]):
             mask = objects == value
@@ -178,24 +178,24 @@ class GroundTruth:
 
 
 def _check_class_names(names: Sequence[str], path: Path) -> None:
-    """Check names of classes: they are keys of the metrics, as is `background`."""
+    """Check names of classes, which become keys of the metrics next to `background`."""
     if not names:
         raise InputError(f"{path}: no classes; without labels set ground_truth: false")
     twice = {name for name in names if names.count(name) > 1}
     for name in sorted(twice | ({"background"} & {*names})):
-        reason = "is the name of what belongs to no class" if name == "background" else "is twice"
+        reason = "is reserved for pixels of no class" if name == "background" else "occurs twice"
         raise InputError(f"{path}: the class name {name!r} {reason}; rename the class")
 
 
-# What can be done about an invalid annotation.
+# How to correct an invalid annotation, for messages.
 _REMEDY = "correct or remove it, or set ground_truth: false"
 
 
 def _list_of(content: Mapping, key: str, path: Path) -> Iterator[tuple[str, dict]]:
-    """The entries of a list of a COCO file, each with what it is called in messages."""
+    """The entries of a list of a COCO file, each with its name in messages."""
     entries = content.get(key, [])
     if not isinstance(entries, list):
-        raise InputError(f"{path}: `{key}` is no list; {_REMEDY}")
+        raise InputError(f"{path}: `{key}` is not a list; {_REMEDY}")
     for number, entry in enumerate(entries):
         what = f"{path}: {key}[{number}]"
         if not isinstance(entry, dict):
@@ -204,7 +204,7 @@ def _list_of(content: Mapping, key: str, path: Path) -> Iterator[tuple[str, dict
 
 
 def _categories(content: Mapping, path: Path) -> dict[int, str]:
-    """id → name of the categories of a COCO file, by rising ids."""
+    """id → name of the categories of a COCO file, by ascending ids."""
     found: dict[int, str] = {}
     for what, category in _list_of(content, "categories", path):
         number = coco_id(category, "id", what)
@@ -233,7 +233,7 @@ def _sizes(content: Mapping, path: Path) -> dict[int, tuple[int, int]]:
 def _annotations(
     content: Mapping, path: Path, sizes: Mapping[int, tuple[int, int]], categories: Collection[int]
 ) -> dict[int, list[dict]]:
-    """Image id → its annotations, whose entries are what `_annotation_mask` expects.
+    """Image id → its annotations, checked for `_annotation_mask`.
 
     Annotations of images that the file does not list are left out.
     """
@@ -254,31 +254,31 @@ def _annotations(
 
 
 def _segmentation_problem(segmentation: object, size: tuple[int, int]) -> str | None:
-    """Why this is neither polygons nor run lengths of a mask; None where it is."""
+    """Why this is neither polygons nor run lengths of a mask; None if it is valid."""
     if isinstance(segmentation, list):
         if all(map(_is_polygon, segmentation)):
             return None
-        return "`segmentation` has a polygon that is no list of x, y, x, y, … in pixels"
+        return "`segmentation` has a polygon that is not a list of x, y, x, y, … in pixels"
     if not isinstance(segmentation, Mapping):
-        return f"`segmentation` is {segmentation!r}; a box alone does not say what is evaluated"
+        return f"`segmentation` is {segmentation!r}; the evaluation needs a mask, not only a box"
     if segmentation.get("size") != list(size):
         return f"`segmentation.size` is {segmentation.get('size')}, the image is {list(size)}"
     counts = segmentation.get("counts")
     runs = _run_lengths(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(isinstance(n, int) and n >= 0 for n in runs):
-        return "`segmentation.counts` are no run lengths"
+        return "`segmentation.counts` are not run lengths"
     if sum(runs) != size[0] * size[1]:
         return f"`segmentation.counts` add up to {sum(runs)}, not to {size[0] * size[1]} pixels"
     return None
 
 
 def _run_lengths(counts: str) -> list[int] | None:
-    """Run lengths of COCO's compressed text; None where it is none.
+    """Run lengths of COCO's compressed text; None if it is invalid.
 
-    pycocotools does not look: of other texts it reads and writes beyond its memory.
+    pycocotools does not check this: on invalid text it reads and writes outside of its memory.
     """
     codes = np.frombuffer(counts.encode(errors="replace"), np.uint8).astype(np.int64) - 48
-    # Digits to the base of 32, the lowest first, of which all but a number's last are marked.
+    # Base-32 digits, the lowest first; a continuation bit marks all but the last of a number.
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] > 31:
         return None
     last = np.flatnonzero(codes < 32)
@@ -288,7 +288,7 @@ def _run_lengths(counts: str) -> list[int] | None:
     place = np.arange(len(codes)) - np.repeat(first, last - first + 1)
     numbers = np.add.reduceat((codes & 31) << (5 * place), first)
     numbers -= np.where(codes[last] & 16, 1 << (5 * (last - first + 1)), 0)
-    # From the fourth on, differences to the number before the last.
+    # From the fourth number on, each is stored as the difference to the one two before.
     for begin in (1, 2):
         numbers[begin::2] = np.cumsum(numbers[begin::2])
     return numbers.tolist()
@@ -301,14 +301,14 @@ def _is_polygon(points: object) -> bool:
         values = np.array(points, dtype=np.float64)
     except (TypeError, ValueError):
         return False
-    # pycocotools walks along the border, pixel by pixel.
+    # Large coordinates would take long, because pycocotools walks along the border pixel by pixel.
     return values.ndim == 1 and bool((np.abs(values) <= _FARTHEST).all())
 
 
 def _annotation_mask(segmentation: list | Mapping, size: tuple[int, int]) -> np.ndarray:
     """Polygons, uncompressed or compressed run lengths to an H x W bool mask."""
     if isinstance(segmentation, list):
-        # Points and lines, which pycocotools refuses, enclose nothing.
+        # Points and lines enclose no pixels, and pycocotools refuses them.
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
         if not polygons:
             return np.zeros(size, dtype=bool)

@@ -1,7 +1,7 @@
 """PASCAL VOC 2012's training set, augmented by the masks of SBD (Hariharan et al., 2011).
 
-The augmented list is everything that either of them has masks of, less VOC's own validation set:
-10,582 images.
+The augmented list has all images with masks in VOC or SBD, without VOC's validation set: 10,582
+images.
 """
 
 import os
@@ -45,7 +45,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
         with open(path, "rb") as file:
             labels = loadmat(file)["GTcls"]["Segmentation"][0, 0]
     except FileNotFoundError:
-        raise InputError(f"{path}: no such mask; unpack all of SBD's folder cls") from None
+        raise InputError(f"{path}: no such mask; unpack the whole folder cls of SBD") from None
     except (
         OSError,
         MatReadError,
@@ -62,7 +62,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
 def write_augmentation(voc: Path, sbd: Path, output: Path) -> int:
     """Write the augmented list and its masks in VOC's layout.
 
-    VOC's own masks, which have borders (255) and were drawn with more care, come before SBD's.
+    Where both have a mask, VOC's is used: it has borders (255) and was drawn with more care.
 
     Args:
         voc: VOC's root, only read.

@@ -1,4 +1,4 @@
-"""Generated clips as training data: what moves in them, and views for training."""
+"""Generated clips as training data: moving objects in them, and views for training."""
 
 import concurrent.futures
 import functools
@@ -16,16 +16,16 @@ FRAME = 112  # side of a clip in pixels
 
 
 class Clips(NamedTuple):
-    """One frame of each clip, what moved in it, and descriptors of what moved."""
+    """One frame of each clip, the mask of what moves in it, and descriptors of that."""
 
     frames: np.ndarray  # n x H x W x 3, uint8
     moving: np.ndarray  # n x H x W, bool
-    # n x d, float32: descriptors of what moved; NaN where nothing or more than one thing did
+    # n x d, float32: descriptors of the moving thing; NaN if there is none or more than one
     targets: np.ndarray
 
 
 def draw_clips(count: int, *, seed: int, workers: int, describe: bool) -> Clips:
-    """Draw clips, find what moves in them and, if asked to, describe it, in `workers` processes."""
+    """Draw clips, find moving things and optionally describe them, in `workers` processes."""
     frames = np.empty((count, FRAME, FRAME, 3), np.uint8)
     moving = np.empty((count, FRAME, FRAME), bool)
     described: list[list[np.ndarray] | None] = []
@@ -59,13 +59,13 @@ def _draw_clip(
         descriptions.append(descriptors.describe(grey, numbers == 1 + sizes.argmax()))
     if len(descriptions) < 4:
         return clip[0], masks[0], None
-    # The same thing moves in all frames: the median of its descriptions is less noisy than any.
+    # The same thing moves in all frames, and the median of its descriptors is less noisy than each.
     parts = zip(*descriptions, strict=True)
     return clip[0], masks[0], [np.median(part, axis=0) for part in parts]
 
 
 def _standardize(described: list[list[np.ndarray] | None]) -> np.ndarray:
-    """Descriptors as one vector per clip; each of the three kinds has a total variance of one."""
+    """Descriptors as one vector per clip, scaled so that each of three kinds has variance 1."""
     known = [index for index, description in enumerate(described) if description is not None]
     kinds = []
     for values in zip(*(described[index] for index in known), strict=True):
@@ -77,7 +77,7 @@ def _standardize(described: list[list[np.ndarray] | None]) -> np.ndarray:
 
 
 def motion_masks(clip: np.ndarray, *, threshold: float = 24.0) -> np.ndarray:
-    """What moves before a resting camera, by background subtraction.
+    """Masks of what moves in front of a resting camera, by background subtraction.
 
     Args:
         clip: frames x H x W x 3, uint8.
@@ -97,14 +97,13 @@ def motion_masks(clip: np.ndarray, *, threshold: float = 24.0) -> np.ndarray:
 
 
 def recolour(rng: np.random.Generator, images: np.ndarray, share: float = 0.3) -> Tensor:
-    """Mix the colours of a share of the images at random, so that only shape and texture inform.
+    """Mix the colours of a share of the images at random, to keep only shape and texture.
 
-    The mixture is any linear one: hues turn and merge, and light may become dark. Brightness and
-    contrast are drawn anew.
+    The mixture is a random linear map of the channels, with random brightness and contrast.
 
     Args:
         images: B x H x W x 3, uint8.
-        share: of the images, 0..1; the rest keep their colours.
+        share: share of the images to change, 0..1.
 
     Returns:
         B x 3 x H x W, float32, about -1 to 1.
@@ -122,7 +121,7 @@ def recolour(rng: np.random.Generator, images: np.ndarray, share: float = 0.3) -
 
 
 def crop(rng: np.random.Generator, batch: Clips, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same window of all frames: B x side x side x 3, and masks B x side x side."""
+    """A random window, the same for all frames: B x side x side x 3, masks B x side x side."""
     top, left = rng.integers(0, FRAME - side + 1, size=2)
     window = (slice(None), slice(top, top + side), slice(left, left + side))
     return batch.frames[window], batch.moving[window]

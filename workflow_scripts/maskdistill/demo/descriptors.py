@@ -1,6 +1,6 @@
-"""Hand-crafted descriptors of the shape and the texture of a masked thing, blind to its turn.
+"""Hand-crafted, rotation-invariant descriptors of the shape and the texture of a masked thing.
 
-They need no label and no training; `pretraining` takes them as targets.
+They need neither labels nor training; `pretraining` uses them as targets.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ _RADII = (1.5, 3.0, 5.0)  # pixels
 
 
 def describe(image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
-    """Describe what is inside of a mask.
+    """Describe the thing inside a mask.
 
     Args:
         image: H x W, float; one channel.
@@ -30,7 +30,7 @@ def local_binary_patterns(image: np.ndarray, mask: np.ndarray, radius: float) ->
     """Histogram of the rotation-invariant uniform patterns (Ojala et al., 2002).
 
     Returns:
-        10 shares: of 0 to 8 brighter neighbours in one run, and of all other patterns.
+        10 shares of pixels: with 0 to 8 consecutive brighter neighbours, and with other patterns.
     """
     inner = ndimage.binary_erosion(mask, iterations=max(1, int(radius)))
     rows, columns = np.nonzero(inner if inner.sum() >= 20 else mask)
@@ -52,7 +52,7 @@ def local_binary_patterns(image: np.ndarray, mask: np.ndarray, radius: float) ->
 
 
 def autocorrelation(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Correlation of the texture with itself, moved by some pixels in any direction.
+    """Correlation of the texture with itself, shifted by some pixels in any direction.
 
     Returns:
         For each of 8 lags the mean, greatest, least and standard deviation over directions.
@@ -65,7 +65,7 @@ def autocorrelation(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     def correlate(values: np.ndarray) -> np.ndarray:
         return np.fft.irfft2(np.abs(np.fft.rfft2(values, s=size)) ** 2, s=size)
 
-    # Lags that few pairs of pixels inside of the mask have say little.
+    # Lags with few pairs of pixels inside the mask are unreliable.
     correlation = correlate(texture) / np.maximum(correlate(inside), 20) / variance
     correlation = np.fft.fftshift(correlation)
     center = [side // 2 for side in correlation.shape]

@@ -1,13 +1,13 @@
 """Self-supervised pretraining of the demo's two networks on generated clips, without any label.
 
-The vision transformer that masks are made with, and the ResNet that Mask R-CNN and DeepLab start
-from (where the paper starts from MoCo's), learn from clips of a resting camera:
+The vision transformer that makes the masks, and the ResNet that initialises Mask R-CNN and DeepLab
+(MoCo's in the paper), learn from clips of a resting camera:
 
-* what moves is an object (Pathak et al., "Learning Features by Watching Objects Move", 2017): the
+* What moves is an object (Pathak et al., "Learning Features by Watching Objects Move", 2017): the
   median of a clip is its background, and what differs from it has moved. The networks learn to tell
-  moving patches from resting ones in a single frame; the transformer by the two quantities that
-  MaskDistill reads, the affinity of [CLS] to the patches (Eq. 1) and of patches to patches (Eq. 2);
-* what moved is described by hand-crafted descriptors of shape and texture (`descriptors`), and the
+  moving patches from resting ones in a single frame. The transformer does so by the quantities that
+  MaskDistill uses, the affinity of [CLS] to patches (Eq. 1) and of patches to patches (Eq. 2).
+* Hand-crafted descriptors of shape and texture (`descriptors`) describe what moved, and the
   ResNet's embedding learns their similarities (targets as in MaskFeat, Wei et al., 2022;
   similarities as in Tung and Mori, 2019).
 
@@ -36,7 +36,7 @@ from workflow_scripts.maskdistill.torch_tools.optimization import (
     set_learning_rate,
 )
 
-# The demo's transformer, as timm.create_model takes it.
+# The demo's transformer: arguments of timm.create_model.
 BACKBONE = "vit_tiny_patch16_224"
 BACKBONE_OPTIONS = {
     "patch_size": 8,
@@ -49,7 +49,7 @@ RESNET_DEPTH = 10
 
 
 class Recipe(NamedTuple):
-    """How long, and on how many clips at a time, a network is trained."""
+    """The training schedule of a network."""
 
     clips: int
     steps: int
@@ -66,14 +66,14 @@ TARGETS = 70  # descriptors per thing
 
 
 def similarity_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
-    """How far the similarities between embeddings are from those between their targets.
+    """The error of the similarities between embeddings, compared with those of their targets.
 
     Args:
         embeddings: B x d.
         targets: B x d'; rows of NaN are left out.
 
     Returns:
-        Mean squared difference of the two tables of cosines, each about its batch's mean.
+        Mean squared difference of the cosine similarities after subtracting the batch's mean.
     """
     known = ~targets.isnan().any(dim=1)
 
@@ -127,7 +127,7 @@ def pretrain_resnet(recipe: Recipe, clips: Clips) -> tuple[nn.Module, list[dict]
     normalize = torchvision.transforms.Normalize(resnet.MEAN, resnet.STD)
 
     def encode(view: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedding B x 512, and logits of moving at stride 16."""
+        """Embedding B x 512, and logits of movement at stride 16."""
         pixels = normalize((view + 1) / 2)
         stem = model.maxpool(model.relu(model.bn1(model.conv1(pixels))))
         middle = model.layer3(model.layer2(model.layer1(stem)))
@@ -159,7 +159,7 @@ def _fit(
     recipe: Recipe,
     clips: Clips,
 ) -> list[dict]:
-    """Minimise the sum of the losses with AdamW; a linear warm-up, then half a cosine."""
+    """Minimise the sum of the losses with AdamW: linear warm-up, then cosine decay."""
     matrices = [p for p in learner.parameters() if p.ndim > 1]
     vectors = [p for p in learner.parameters() if p.ndim <= 1]
     optimizer = build_optimizer(

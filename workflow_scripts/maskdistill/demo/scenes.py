@@ -1,17 +1,14 @@
-"""Generated scenes: a small world of textured things, drawn from a seed.
+"""Generated scenes of textured things, drawn from a seed.
 
-The demonstration of the pipeline needs photographs of several kinds of object, a data set that can
-be remade anywhere without a download, and ground truth to score against. This module draws one.
-Every scene shows one to three *things* on a cluttered background. A thing's class fixes its outline
-and the pattern on it, never its colour: the colours of things and of backgrounds come from one
-distribution, so neither the objects nor their classes can be found by colour.
+The demo needs images of several kinds of objects, with ground truth, that can be generated anywhere
+without a download. Every scene shows one to three *things* on a cluttered background. The class of
+a thing decides its outline and pattern, but not its colour: the colours of things and backgrounds
+come from one distribution, so neither objects nor classes can be found by colour.
 
-Three products are offered:
-
-* `scene` -- one labelled scene, a pure function of `(seed, split, index)`;
-* `clip` -- frames of a resting camera before which things move, the unlabelled material of
-  self-supervised pretraining (`demo.pretraining`);
-* `write_voc_tree` -- a directory in the layout of PASCAL VOC.
+* `scene`: one labelled scene, a pure function of `(seed, split, index)`.
+* `clip`: frames of things that move in front of a resting camera, the unlabelled data of
+  self-supervised pretraining (`demo.pretraining`).
+* `write_voc_tree`: a directory in the layout of PASCAL VOC.
 """
 
 from dataclasses import dataclass
@@ -32,7 +29,7 @@ from workflow_scripts.maskdistill.demo.things import (
 )
 from workflow_scripts.maskdistill.files import label_maps
 
-# Splits of a generated data set; the position of a name enters the random seed of its scenes.
+# Splits of a generated data set; the random seed of a scene includes the position of its split.
 SPLITS: tuple[str, ...] = ("train", "val")
 
 
@@ -54,18 +51,17 @@ class Scene:
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Draw a cluttered background: soft fields of colour at three scales under loose strokes.
+    """Draw a cluttered background: soft fields of colour at three scales, covered by strokes.
 
     Returns:
-        `uint8` array of shape `(height, width, 3)`, RGB, at the supersampled size it is asked
-        for.
+        `uint8` array of shape `(height, width, 3)`, RGB.
     """
     canvas = np.zeros((height, width, 3), dtype=np.float32)
     for cells, weight in ((2, 0.5), (4, 0.3), (9, 0.2)):
         grid = rng.uniform(0, 255, size=(cells, cells, 3)).astype(np.uint8)
         field = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
         canvas += weight * np.asarray(field, dtype=np.float32)
-    # A mixture of fields is greyer than a single colour; stretch it to the range of the things'.
+    # A mixture of fields is greyer than a single colour; stretch it to the colours of the things.
     canvas = (canvas - 127.5) * 1.6 + 127.5
     picture = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
 
@@ -92,10 +88,10 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 
 class _Light(NamedTuple):
-    """Light from a side, and the noise of the sensor."""
+    """Light from one side, and the noise of the sensor."""
 
     level: float
-    slope: np.ndarray  # across the height and the width
+    slope: np.ndarray  # change across the height and across the width
     noise: float  # standard deviation in grey levels
 
 
@@ -113,7 +109,7 @@ def _photograph(
 
     Args:
         rng: Source of the noise.
-        background: Of `_background`, larger by the factor `SUPERSAMPLING`.
+        background: Result of `_background`, larger by the factor `SUPERSAMPLING`.
         cast: Things with their poses; later ones hide earlier ones.
 
     Returns:
@@ -138,7 +134,7 @@ def _photograph(
 
 
 def _places(rng: np.random.Generator, height: int, width: int, radii: np.ndarray) -> np.ndarray:
-    """Choose centres that mostly keep things apart and inside the image.
+    """Choose centres so that things mostly do not overlap and are inside the image.
 
     Returns:
         `float64` array of shape `(len(radii), 2)` of positions `(x, y)` in pixels.
@@ -152,7 +148,7 @@ def _places(rng: np.random.Generator, height: int, width: int, radii: np.ndarray
         gap = gaps[np.triu_indices(len(radii), 1)].min(initial=np.inf)
         if gap > best_gap:
             best, best_gap = centres, gap
-        # A little less than clear of one another: things may touch, as they do in photographs.
+        # Slightly less than the sum of radii: things may touch, as in photographs.
         if best_gap > -2.0:
             break
     return best
@@ -192,10 +188,10 @@ def scene(seed: int, split: str, index: int) -> Scene:
 
 
 def clip(rng: np.random.Generator, *, size: int = 112, frames: int = 7) -> np.ndarray:
-    """Draw a clip of a resting camera before which one or two things move.
+    """Draw a clip of one or two things that move in front of a resting camera.
 
-    A thing keeps its class and its colours; its place, turn, size and deformation are drawn anew in
-    every frame. Nothing says which thing is of which class, or where it is.
+    A thing keeps its class and its colours; its position, rotation, size and deformation are drawn
+    for every frame. Neither classes nor masks are returned.
 
     Args:
         rng: Source of everything random in the clip.
@@ -228,12 +224,12 @@ def clip(rng: np.random.Generator, *, size: int = 112, frames: int = 7) -> np.nd
 def write_voc_tree(root: Path | str, train: int, val: int, seed: int) -> None:
     """Write scenes as a PASCAL VOC data set.
 
-    The tree holds `JPEGImages/NAME.jpg`, `SegmentationClass/NAME.png` and
+    The tree has `JPEGImages/NAME.jpg`, `SegmentationClass/NAME.png` and
     `SegmentationObject/NAME.png` (palette images) and `ImageSets/Segmentation/SPLIT.txt`. Names
-    are a split and a number, such as `train_00012`.
+    consist of a split and a number, such as `train_00012`.
 
     Args:
-        root: Directory to write into; made if missing, and files of the same names replaced.
+        root: Directory to write to; made if missing; existing files are replaced.
         train: Number of scenes in the split `train`.
         val: Number of scenes in the split `val`.
         seed: Seed of the data set; see `scene`.

@@ -1,4 +1,4 @@
-"""The things in generated scenes: classes by outline and pattern, and how one is painted."""
+"""The things in generated scenes: their classes (outline and pattern) and how to paint them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ CLASS_NAMES: tuple[str, ...] = (
     "hatched_cross",
 )
 
-# Factor by which things and strokes are drawn larger before they are averaged down.
+# Factor by which things and strokes are drawn larger, before averaging, for smooth edges.
 SUPERSAMPLING = 2
 
-# Least difference in luminance (0 to 255) between the two colours of a thing.
+# Smallest difference in luminance (0 to 255) between the two colours of a thing.
 LEAST_CONTRAST = 70.0
 
 # Weights of red, green and blue in luminance (ITU-R BT.601).
@@ -46,7 +46,7 @@ class Pose:
     Attributes:
         centre: Position `(x, y)` of its centre in pixels.
         radius: Half its extent in pixels.
-        to_local: `float64` array of shape `(2, 2)`, the turn, stretch and shear that take an
+        to_local: `float64` array of shape `(2, 2)`, the rotation, stretch and shear that map an
             offset from the centre (in units of `radius`) to the thing's own coordinates.
         wobble: Amplitude (relative), frequency (lobes per turn) and phase (radians) of the wave on
             its outline.
@@ -80,7 +80,7 @@ def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     lobes, inner, outer = 5, 0.52, 1.15
-    # 0 in the middle of a valley and 1 at a tip, linear in the angle between them.
+    # 0 in the middle between two tips and 1 at a tip, linear in the angle.
     tip = np.abs((np.arctan2(v, u) * lobes / (2 * np.pi)) % 1.0 - 0.5) * 2
     return np.hypot(u, v) < inner + (outer - inner) * tip
 
@@ -121,9 +121,9 @@ def _hatching(u: np.ndarray, v: np.ndarray, phase: float) -> np.ndarray:
 Outline = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Pattern = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 
-# Outline and pattern of each class, in the order of `CLASS_NAMES`. Both are functions of a
-# thing's own coordinates, in which it is about 2 across; an outline is true inside the thing, a
-# pattern true where the first of its two colours shows.
+# Outline and pattern of each class, in the order of `CLASS_NAMES`. Both are functions of the
+# thing's own coordinates, in which it is about 2 wide; an outline is true inside the thing, a
+# pattern is true where the thing has its first colour.
 FORMS: tuple[tuple[Outline, Pattern], ...] = (
     (_disc, _stripes),
     (_square, _chequers),
@@ -149,7 +149,7 @@ def draw_thing(rng: np.random.Generator) -> Thing:
 
 
 def draw_pose(rng: np.random.Generator, centre: tuple[float, float], radius: float) -> Pose:
-    """Draw how a thing is seen from a given place: turn, mild deformation and pattern shift."""
+    """Draw the pose of a thing at a given position: rotation, deformation and pattern shift."""
     angle = rng.uniform(0.0, 2 * np.pi)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     stretch = np.exp(rng.uniform(-0.12, 0.12))
@@ -160,7 +160,7 @@ def draw_pose(rng: np.random.Generator, centre: tuple[float, float], radius: flo
 
 
 def paint_thing(canvas: np.ndarray, owner: np.ndarray, number: int, thing: Thing, pose: Pose):
-    """Paint a thing over the canvas, in place, and enter its number in the map of owners.
+    """Paint a thing onto the canvas, in place, and its number into the map of owners.
 
     Args:
         canvas: `uint8` array of shape `(height, width, 3)` at the supersampled size.

@@ -1,4 +1,4 @@
-"""The demo's transformer with its pretraining losses, on the two affinities of Eq. 1 and 2."""
+"""The demo's transformer with its pretraining losses on the affinities of Eq. 1 and 2."""
 
 import math
 
@@ -15,7 +15,7 @@ class TransformerLearner(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        # The affinities of Eq. 1 and 2 become logits by these scales; those of Eq. 1 get an offset.
+        # Scales (and for Eq. 1 an offset) that turn affinities into logits.
         self.scales = nn.Parameter(torch.tensor([1.0, 1.0]))
         self.offset = nn.Parameter(torch.tensor(-1.0))
         for block in model.blocks:
@@ -23,10 +23,10 @@ class TransformerLearner(nn.Module):
             block.attn.fused_attn = False
 
     def encode(self, views: Tensor, corner: np.ndarray) -> tuple[Tensor, Tensor]:
-        """a_CLS of Eq. 1 (B x N), and the keys less their mean (B x N x d).
+        """a_CLS of Eq. 1 (B x N), and the keys minus their mean (B x N x d).
 
-        Views take their position embedding from a part of the grid, at `corner`, so that every part
-        of it is trained.
+        Views use the part of the position embedding at `corner`, so that every part of it is
+        trained.
         """
         model = self.model
         patches = model.patch_embed(views)
@@ -47,30 +47,30 @@ class TransformerLearner(nn.Module):
         return affinity, keys / heads**0.5
 
     def eq1_loss(self, affinity: Tensor, share: Tensor) -> Tensor:
-        """[CLS] is near to the patches that move.
+        """Loss that makes [CLS] similar to the patches that move.
 
         Args:
             affinity: a_CLS, B x N.
-            share: of each patch that moves, B x N.
+            share: share of each patch that moves, B x N.
         """
         logits = self.scales[0].exp() * affinity / affinity.shape[1] ** 0.5 + self.offset
         return F.binary_cross_entropy_with_logits(logits, share)
 
     def eq2_loss(self, keys: Tensor, masks: np.ndarray, share: Tensor) -> Tensor:
-        """Patches of one moving thing have a positive affinity, and a negative one to what rests.
+        """Loss for positive affinities within a moving thing and negative ones to the background.
 
         Args:
-            keys: centred, B x N x d.
-            masks: what moves, B x H x W; its components are the things.
-            share: of each patch that moves, B x N.
+            keys: centred keys, B x N x d.
+            masks: masks of what moves, B x H x W; their components are the things.
+            share: share of each patch that moves, B x N.
         """
         things = torch.from_numpy(_things(masks, share.shape[1]))
         moves = (share > 0.5).float()
         rests = (share == 0).float()
         same = (things[:, :, None] == things[:, None, :]).float() * moves[:, None]
-        # Rows are patches that move; of columns, patches of other things and borders say nothing.
+        # Rows are patches that move; patches of other things and of borders are no columns.
         weight = moves[:, :, None] * (same + rests[:, None])
-        # The two outcomes count alike, however small the thing.
+        # Positive and negative pairs have equal weight, however small the thing is.
         balance = same / same.sum(2, keepdim=True).clamp(min=1)
         balance = balance + (1 - same) / rests.sum(1).clamp(min=1)[:, None, None]
         logits = self.scales[1].exp() * (keys @ keys.transpose(1, 2)) / keys.shape[2] ** 0.5
@@ -80,10 +80,10 @@ class TransformerLearner(nn.Module):
 
 
 def _things(masks: np.ndarray, patches: int) -> np.ndarray:
-    """The number of the moving component that most of each patch belongs to: B x N, 0 is none."""
+    """The number of the moving component in each patch: B x N, 0 is none."""
     side = math.isqrt(patches)
     patch = masks.shape[1] // side
     numbers = np.stack([ndimage.label(mask)[0] for mask in masks])
     cells = numbers.reshape(len(masks), side, patch, side, patch).swapaxes(2, 3)
-    # A patch has mostly one thing in it; the largest number is as good as the most frequent.
+    # Most patches have only one thing, so that the largest number can stand for the most frequent.
     return cells.reshape(len(masks), patches, -1).max(axis=2)

@@ -1,12 +1,12 @@
 """Object masks from the affinities of a vision transformer (Eq. 1 and 2).
 
-With the keys k_I(h) of the patches, concatenated over the heads into rows of K, both uses of the
-N x N matrix A_I = 1/H Σ_h k_I(h) · k_I(h)ᵀ = K · Kᵀ / H are products with a vector, so that the
-matrix never needs to exist: A_I[s, :] = K · k_s / H, and Σ_{i ∈ P'} A_I[i, :] = K · (Σ_{i ∈ P'}
-k_i) / H. Cost and memory are linear in the number of patches N.
+K holds the keys k_I(h) of the patches, concatenated over the heads. The N x N matrix
+A_I = 1/H Σ_h k_I(h) · k_I(h)ᵀ = K · Kᵀ / H is only used in products with a vector, so it is never
+computed: A_I[s, :] = K · k_s / H, and Σ_{i ∈ P'} A_I[i, :] = K · (Σ_{i ∈ P'} k_i) / H. Time and
+memory are linear in the number of patches N.
 
-Keys are arrays of NumPy, or tensors of torch on the GPU that computed them. The functions here work
-on both, and do not import torch themselves.
+Keys are NumPy arrays, or torch tensors on the GPU that computed them. The functions here work on
+both without importing torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray | torch.Tensor
 
-# Bits of the first float16 that is not finite, of either sign.
+# Bits of positive and of negative infinity in float16.
 _INFINITE, _NEGATIVE = 0x7C00, 0xFC00
 
 
@@ -46,24 +46,24 @@ def object_masks(
     grid: tuple[int, int],
     settings: MaskSettings,
 ) -> list[ObjectMask]:
-    """Segment the objects of one image, where its keys are.
+    """Segment the objects of one image, on the device of its keys.
 
     The `top_k` share of patches nearest to [CLS] are the proposals P and the nearest is the source
     s; those of P with a positive affinity to s, P' = {j ∈ P : A_I[s, j] > 0}, vote, and the mask
     is every patch j with Σ_{i ∈ P'} A_I[i, j] > 0.
 
     Args:
-        keys: N x d float16 or float32, the keys of all heads side by side.
+        keys: N x d float16 or float32, the keys of all heads, concatenated.
         cls_affinity: heads x N, q_CLS(h) · k_I(h).
         grid: (rows, columns) with rows x columns = N.
         settings: `center_keys` subtracts the image's mean key first, because the keys of small and
-            of newer backbones share a large common part, which makes all affinities positive. Of
-            several masks, each is searched among the patches that earlier ones left; with a
-            `next_source` of 1 there is only one.
+            of newer backbones share a large common part, which makes all affinities positive.
+            Further masks are searched among the patches that earlier ones left; with a
+            `next_source` of 1 there is only one mask.
 
     Returns:
         Between one and `settings.per_image` masks, which do not overlap; an empty one ends the
-        search. Of keys on a GPU, only the grids, the sources and the numbers of proposals leave
+        search. If keys are on a GPU, only grids, sources and numbers of proposals are copied from
         it.
 
     Raises:
@@ -100,7 +100,7 @@ def object_masks(
 
 
 def _namespace(values: Array) -> ModuleType:
-    """NumPy or torch: the module whose functions take these values."""
+    """The module for these values, NumPy or torch."""
     return np if isinstance(values, np.ndarray) else sys.modules["torch"]
 
 
@@ -109,14 +109,14 @@ def _to_host(values: Array) -> np.ndarray:
 
 
 def single_precision(values: Array) -> Array:
-    """A float32 copy; of NumPy's float16 by its bits, which takes a sixth of the time of a cast."""
+    """A float32 copy; NumPy's float16 is converted bitwise, in a sixth of the time of a cast."""
     if values.dtype != np.float16:
         xp = _namespace(values)
         return xp.asarray(values, dtype=xp.float32, copy=True)
     signed = values.view(np.int16)
     if signed.max(initial=0) >= _INFINITE or values.view(np.uint16).max(initial=0) >= _NEGATIVE:
         return values.astype(np.float32)
-    # Sign, exponent and fraction to their places; then the exponents' biases differ by 127 - 15.
+    # Move sign, exponent and fraction to their places, then correct the exponent's bias: 127 - 15.
     bits = signed.astype(np.int32)
     bits <<= 13
     bits &= np.array(0x8FFFE000, np.uint32).view(np.int32)
@@ -126,7 +126,7 @@ def single_precision(values: Array) -> Array:
 
 
 def average_heads(cls_affinity: Array, heads: Sequence[int] | None = None) -> Array:
-    """a_CLS of Eq. 1: the mean over heads of heads x N, or over some of them; float32, N.
+    """a_CLS of Eq. 1: the mean of `cls_affinity` (heads x N) over all or some heads; N, float32.
 
     Raises:
         InputError: the backbone has no such head.
@@ -151,15 +151,15 @@ def select_proposals(affinity: Array, top_k: float, free: Array) -> Array:
     (candidates,) = xp.where(free)
     # Rounded first: in floating point, 0.7 of 90 is a little less than 63.
     count = max(1, math.floor(round(top_k * len(candidates), 9)))
-    # Stable: of equal affinities the first patch wins, on any machine.
+    # Stable, so that the first of patches with equal affinities is chosen on any machine.
     order = xp.argsort(-affinity[candidates], stable=True)
     return candidates[order[:count]]
 
 
 def similar_to_source(keys: Array, proposals: Array) -> Array:
-    """P': the proposals whose affinity to the source, the first of them, is positive.
+    """P': the proposals whose affinity to the source (the first proposal) is positive.
 
-    The source always belongs to it.
+    The source always belongs to P'.
     """
     to_source = keys[proposals] @ keys[proposals[0]]
     to_source[0] = math.inf
@@ -167,7 +167,7 @@ def similar_to_source(keys: Array, proposals: Array) -> Array:
 
 
 def diffuse(keys: Array, voters: Array) -> Array:
-    """Patches whose affinities to the voters sum up to more than zero; N bool.
+    """Patches whose affinities to the voters have a positive sum; N bool.
 
     The factor 1/H of Eq. 2 does not change a sign and is left out.
     """

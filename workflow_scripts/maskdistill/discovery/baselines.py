@@ -7,7 +7,7 @@ import numpy as np
 
 from workflow_scripts.maskdistill.discovery.affinity import ObjectMask, component_of
 
-_BLOCK = 1024  # rows of the N x N matrix of LOST that exist at a time
+_BLOCK = 1024  # rows of LOST's N x N matrix that are computed at a time
 
 
 def dino_seg(
@@ -23,7 +23,7 @@ def dino_seg(
         keys: N x d; their width gives the scale of the softmax.
         cls_affinity: heads x N, q_CLS(h) · k_I(h).
         grid: (rows, columns) with rows x columns = N.
-        mass: share of the attention that the mask keeps, 0..1; 0.75 in the paper.
+        mass: share of the attention that is inside the mask, 0..1; 0.75 in the paper.
 
     Returns:
         The mask; its source is the patch with most attention, its proposals are all its patches.
@@ -39,10 +39,10 @@ def dino_seg(
 
 
 def patch_attention(cls_affinity: np.ndarray, head_size: int) -> np.ndarray:
-    """The attention of [CLS] to the patches in each head, as shares of 1; heads x N, float64.
+    """The attention of [CLS] to the patches in each head, with sum 1; heads x N, float64.
 
-    The softmax of q_CLS · k / sqrt(head size) over [CLS] and the patches, divided by the patches'
-    part of it: the attention of [CLS] to itself cancels, so that it is not needed.
+    This is the softmax of q_CLS · k / sqrt(head size) over the patches alone. The attention of
+    [CLS] to itself would only change the scale.
     """
     logits = cls_affinity.astype(np.float64) / np.sqrt(head_size)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -52,21 +52,21 @@ def patch_attention(cls_affinity: np.ndarray, head_size: int) -> np.ndarray:
 def lost(
     keys: np.ndarray, grid: tuple[int, int], *, patches: int, center_keys: bool = False
 ) -> ObjectMask:
-    """LOST (Siméoni et al., 2021): a seed that is like few patches, and what is like it.
+    """LOST (Siméoni et al., 2021): a seed that is similar to few patches, and its expansion.
 
-    Two patches are alike if the product of their keys is positive. The seed is the patch with the
-    fewest alike (of equals, the first). Of the `patches` patches with the fewest alike, those like
-    the seed are its expansion; the mask is every patch with a positive sum of products with them,
-    as far as it is 4-connected with the seed.
+    Two patches are similar if the product of their keys is positive. The seed is the (first) patch
+    with the fewest similar patches. Its expansion is those of the `patches` patches with the
+    fewest similar ones that are similar to it; the mask is every patch with a positive sum of
+    products with the expansion that is 4-connected to the seed.
 
     Args:
-        keys: N x d float16 or float32, the keys of all heads side by side.
+        keys: N x d float16 or float32, the keys of all heads, concatenated.
         grid: (rows, columns) with rows x columns = N.
         patches: 400 in the paper; at most N.
         center_keys: subtract the image's mean key first, as `affinity.object_masks`.
 
     Returns:
-        The mask, empty where the seed does not belong to it; its source is the seed, its proposals
+        The mask, empty if the seed does not belong to it; its source is the seed, its proposals
         are the patches of the expansion.
     """
     keys = keys.astype(np.float32)
@@ -75,14 +75,14 @@ def lost(
     fewest = np.argsort(degrees(keys), kind="stable")[:patches]
     seed = int(fewest[0])
     alike = keys[fewest] @ keys[seed] > 0
-    alike[0] = True  # the seed, also with a key of length 0
+    alike[0] = True  # the seed, even if its key is zero
     expansion = fewest[alike]
     mask = (keys @ keys[expansion].sum(axis=0) > 0).reshape(grid)
     return ObjectMask(component_of(mask, seed), divmod(seed, grid[1]), proposals=int(alike.sum()))
 
 
 def degrees(keys: np.ndarray) -> np.ndarray:
-    """The number of other patches that each patch is like; N x d float32 → N integers."""
+    """The number of other patches that are similar to each; N x d float32 → N integers."""
     counts = [
         (keys[start : start + _BLOCK] @ keys.T > 0).sum(axis=1)
         for start in range(0, len(keys), _BLOCK)

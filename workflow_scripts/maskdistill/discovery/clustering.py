@@ -8,15 +8,15 @@ import numpy as np
 
 from workflow_scripts.maskdistill.errors import InputError
 
-# Points per cluster that the starts are tried on, FAISS's own default; the best start is then
+# Points per cluster for the runs from different starts, FAISS's default; the best run is then
 # continued with all points.
 START_POINTS = 256
-# Up to so many clusters the products are too narrow for a BLAS to use several threads well.
+# Up to this number of clusters, matrix products are too narrow for a multi-threaded BLAS.
 FEW_CLUSTERS = 32
 
 
 def sample(count: int, max_points: int, seed: int) -> np.ndarray | None:
-    """Which of `count` embeddings are used: at most `max_points`, in order; None for all."""
+    """Indices of at most `max_points` of `count` embeddings, in order; None for all."""
     if count <= max_points:
         return None
     return np.sort(np.random.default_rng(seed).choice(count, max_points, replace=False))
@@ -33,15 +33,15 @@ def fit(
 ) -> np.ndarray:
     """Fit k-means; clusters are ordered by falling size, so that cluster 1 is the largest.
 
-    FAISS refills a cluster that runs empty by splitting a large one. It holds a copy of the
+    FAISS refills a cluster that becomes empty by splitting a large one. It holds a copy of the
     embeddings.
 
     Args:
         embeddings: n x d, float32.
         metric: "cosine" (embeddings and centroids of unit length) or "euclidean".
-        iterations: k-means steps a run.
+        iterations: k-means steps per run.
         redo: runs from different starts; the best is kept.
-        seed: of starts and samples; the same seed gives the same centroids.
+        seed: seed of starts and samples; the same seed gives the same centroids.
 
     Returns:
         clusters x d, float32.
@@ -52,7 +52,7 @@ def fit(
     if len(embeddings) < clusters:
         raise InputError(
             f"{len(embeddings)} masks cannot form {clusters} clusters; lower clustering.clusters "
-            "or give more images"
+            "or add images"
         )
     if not (np.isfinite(embeddings.min()) and np.isfinite(embeddings.max())):
         raise InputError("embeddings are not finite; check the weights of the backbone")
@@ -81,7 +81,7 @@ def fit(
 
 
 def standard_deviation(embeddings: np.ndarray) -> np.ndarray:
-    """What to divide every dimension of n x d embeddings by; 1 where a dimension is constant.
+    """The standard deviation of each dimension of n x d embeddings, or 1 where it is 0.
 
     Returns:
         d, float32.
@@ -97,8 +97,8 @@ def assign(
 
     Args:
         embeddings: n x d, float32.
-        centroids: of `fit`.
-        metric: that of `fit`.
+        centroids: result of `fit`.
+        metric: the metric of `fit`.
 
     Returns:
         Clusters 1..C as int32, and distances as float32: 1 - cosine, or Euclidean; both of
@@ -110,17 +110,17 @@ def assign(
     index.add(_prepare(centroids, metric))
     squared, nearest = index.search(_prepare(embeddings, metric), 1)
     squared = np.maximum(squared[:, 0], 0)
-    # Of unit vectors, |a - b|² = 2 (1 - cos).
+    # For unit vectors, |a - b|² = 2 (1 - cos).
     distance = squared / 2 if metric == "cosine" else np.sqrt(squared)
     return (nearest[:, 0] + 1).astype(np.int32), distance.astype(np.float32)
 
 
 def margins(embeddings: np.ndarray, centroids: np.ndarray, *, metric: str) -> np.ndarray:
-    """How much farther the second nearest centroid is than the nearest, in units of `assign`.
+    """Distance to the second nearest centroid minus that to the nearest, as in `assign`.
 
     Args:
         embeddings: n x d, float32.
-        centroids: at least two, of `fit`.
+        centroids: result of `fit`, at least two.
 
     Returns:
         Length n, float32, 0 on the border between two clusters.
@@ -141,7 +141,7 @@ def _prepare(vectors: np.ndarray, metric: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def _fast_products(clusters: int) -> Iterator[None]:
-    """FAISS's own loops instead of its BLAS, where there are few clusters."""
+    """Let FAISS use its own loops instead of BLAS if there are few clusters."""
     before = faiss.cvar.distance_compute_blas_threshold
     if clusters <= FEW_CLUSTERS:
         faiss.cvar.distance_compute_blas_threshold = np.iinfo(np.int32).max

@@ -1,4 +1,4 @@
-"""What the backbone sees of a masked object: the whole image without its background, or a crop."""
+"""The backbone's input for a masked object: the image without its background, or a crop."""
 
 import numpy as np
 from PIL import Image
@@ -11,14 +11,14 @@ from workflow_scripts.maskdistill.settings.sections.features import FeatureSetti
 
 
 def build_embedder(embedding: EmbeddingSettings, features: FeatureSettings) -> Network:
-    """The network that embeds masked objects: the features' own backbone, unless one is named.
+    """The network that embeds masked objects.
 
     Args:
         embedding: `backbone` may name a transformer or a convolutional network of timm.
         features: used where `embedding` names no backbone.
 
     Raises:
-        InputError: unknown name, weights that cannot be had or that do not fit.
+        InputError: unknown name, or weights that are missing or do not fit.
     """
     setting, source = ("features", features)
     if embedding.backbone is not None:
@@ -33,7 +33,7 @@ def build_embedder(embedding: EmbeddingSettings, features: FeatureSettings) -> N
 def masked_image(
     image: np.ndarray, mask: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The image and its mask at the size that the backbone sees.
+    """The image and its mask, resized for the backbone.
 
     The background is removed after normalisation, see `remove_background`.
 
@@ -49,7 +49,7 @@ def masked_image(
 
 
 def crop_size(height: float, width: float, side: int | None) -> tuple[int, int]:
-    """Size in pixels of the crop of a box: a square of this side, or for None the box's own."""
+    """(height, width) in pixels of the crop of a box: a square, or the box's size for None."""
     if side is not None:
         return side, side
     return max(1, round(height)), max(1, round(width))

@@ -1,7 +1,7 @@
 """Features of images: queries and keys of the backbone's last attention block.
 
-Images are resized by their shorter side, padded to whole patches and batched by shape. Of the last
-block only the query of [CLS] and the keys of the patches are computed (Eq. 1 and 2).
+Images are resized to a shorter side, padded to whole patches and batched by shape. In the last
+block, only the query of [CLS] and the keys of the patches are computed (Eq. 1 and 2).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,14 +13,14 @@ from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.files import images, shards
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
-from workflow_scripts.maskdistill.streaming import some_ahead, stream_batches
-from workflow_scripts.maskdistill.torch_tools.device import begin_copy, choose_device
+from workflow_scripts.maskdistill.streaming import prefetch, stream_batches
+from workflow_scripts.maskdistill.torch_tools.device import choose_device, start_copy_to_host
 
 Batch = list[tuple[Mapping, np.ndarray | images.ImageRejected]]
 
 
 def load_backbone(settings: FeatureSettings, device: str) -> Backbone:
-    """The network that the settings `features` name, on a device as the command line names it."""
+    """The backbone of the section `features`, on a device (see `choose_device`)."""
     return Backbone(
         settings.backbone,
         options=settings.backbone_options,
@@ -41,15 +41,15 @@ def feature_rows(
 ) -> Iterator[dict]:
     """The rows of the features stage.
 
-    On a GPU the next batch is computed while the rows of one are used.
+    On a GPU the next batch is computed while the rows of the current one are used.
 
     Args:
         listed: usable images of a manifest.
         root: folder that their file names are relative to.
-        batch_size: images of one shape in one pass.
-        workers: threads that decode.
-        fetch: bring affinities and keys to the host; otherwise rows have tensors where they were
-            computed, and no batch is computed ahead.
+        batch_size: number of images, all of one shape, in one pass.
+        workers: threads that decode images.
+        fetch: copy affinities and keys to the host; otherwise rows hold tensors on the backbone's
+            device, and no batch is computed ahead.
     """
 
     def size(row: Mapping) -> tuple[int, int]:
@@ -73,7 +73,7 @@ def feature_rows(
     batches = stream_batches(listed, load, shape=size, batch_size=batch_size, workers=workers)
     ahead = int(fetch and backbone.device.type == "cuda")
     with progress_bar(total=len(listed), description="features", unit="image") as bar:
-        for batch, computed in some_ahead(map(launch, batches), ahead):
+        for batch, computed in prefetch(map(launch, batches), ahead):
             for row, image in batch:
                 if isinstance(image, images.ImageRejected):
                     print(f"rejected {row['file_name']}: {image}")
@@ -85,13 +85,13 @@ def feature_rows(
 def _launch(
     backbone: Backbone, batch: Sequence[tuple[Mapping, np.ndarray]], *, fetch: bool
 ) -> Callable[[], Iterator[dict]]:
-    """Begin to compute features of images of one shape; the returned function gives the rows."""
+    """Start to compute features of images of one shape; the returned function gives the rows."""
     pixels = backbone.prepare([image for _, image in batch])
     grid_height, grid_width = (n // backbone.patch_size for n in pixels.shape[2:])
     affinities, keys = backbone.last_block_features(pixels)
     # Half precision halves the bytes that are copied.
     features = (affinities, keys.half())
-    collect = begin_copy(features) if fetch else lambda: features
+    collect = start_copy_to_host(features) if fetch else lambda: features
 
     def rows() -> Iterator[dict]:
         for (row, image), affinity, key in zip(batch, *collect(), strict=True):

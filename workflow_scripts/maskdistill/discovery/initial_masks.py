@@ -1,6 +1,6 @@
-"""From features to the rows of the masks stage, by any method that finds masks on the grid.
+"""Turns features into rows of the masks stage, by any method that finds masks on the grid.
 
-An image without a mask keeps a row that says why in `status`.
+An image without a mask has one row, whose `status` says why.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,10 +26,10 @@ def write_masks(
         features: the shard's features.
         output: Parquet file to write.
         find: finds the masks of one image.
-        metadata: of the file, see `provenance.record`; the weights of the features are added.
+        metadata: see `provenance.record`; the weights digest of the features is added.
 
     Raises:
-        InputError: the features are not those of the manifest's images.
+        InputError: features and manifest have different images.
     """
     sizes = {row["image_id"]: (row["height"], row["width"]) for row in shards.read_usable(images)}
     made = shards.read_metadata(features)
@@ -86,6 +86,6 @@ def mask_rows(
             "source_row": mask.source[0],
             "source_col": mask.source[1],
             "proposals": mask.proposals,
-            # A sliver of padding can vanish when the grid is laid over the image.
+            # A mask of padding only can become empty when the grid is scaled to the image.
             "status": shards.OK if encoded.area else "empty mask",
         }

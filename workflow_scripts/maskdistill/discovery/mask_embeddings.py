@@ -28,9 +28,9 @@ def embedding_rows(
 
     Args:
         network: see `embedding.build_embedder`.
-        mask_rows: rows of `masks`, without rejected ones.
-        paths: image_id → file of the image.
-        features: for the size of images that are not cropped.
+        mask_rows: rows of `masks` with status ok.
+        paths: image_id → path of the image.
+        features: gives the size of images that are not cropped.
 
     Yields:
         Rows of `mask_embeddings`.

@@ -1,4 +1,4 @@
-"""Frozen models of timm: building them, preparing images, and embeddings."""
+"""Frozen timm models: building them, preparing their input, and computing embeddings."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,17 @@ from workflow_scripts.maskdistill.torch_tools.weights import (
     weights_digest,
 )
 
-# Heads of published checkpoints, which the backbone does not have.
+# Prefixes of parameters in published checkpoints that the backbone does not have.
 _HEADS = ("head.", "fc.", "fc_norm.", "mask_token")
 
 
 class Network(nn.Module):
-    """A frozen timm model and the images that it takes.
+    """A frozen timm model and the preparation of its input.
 
     Args:
         model: the timm model.
-        multiple: sides of its input are multiples of this many pixels.
-        weights: file that its weights are from; None where they are from timm's hub.
+        multiple: sides of its input are multiples of this, in pixels.
+        weights: file of its weights; None if they are from timm's hub.
 
     Attributes:
         weights_digest: see `weights.weights_digest`.
@@ -82,10 +82,10 @@ class Network(nn.Module):
 
     @torch.inference_mode()
     def embed(self, batch: Tensor) -> Tensor:
-        """The features that a classifier would get, B x embedding size, float32.
+        """The input of the removed classifier, B x embedding size, float32.
 
-        Of a transformer that is [CLS] after the final normalisation, of a convolutional network the
-        average of the last feature map.
+        For a transformer this is [CLS] after the final normalisation, for a convolutional network
+        the average of the last feature map.
 
         Raises:
             InputError: the architecture takes images of one size only.
@@ -116,11 +116,11 @@ def build_network(
         options: further arguments of `timm.create_model` (`patch_size`, `embed_dim`, …).
         weights: local checkpoint, DINO's .pth or timm's .safetensors; None takes timm's own from
             its hub.
-        setting: section of the config that is to blame, for messages.
-        arguments: further arguments of `timm.create_model` that are ours, not the user's.
+        setting: section of the config that names the model, for messages.
+        arguments: arguments of `timm.create_model` that the user cannot set.
 
     Raises:
-        InputError: unknown name, weights that cannot be had or that do not fit.
+        InputError: unknown name, or weights that are missing or do not fit.
     """
     model = create_model(name, options or {}, setting, pretrained=weights is None, **arguments)
     if weights is not None:
@@ -129,7 +129,7 @@ def build_network(
 
 
 def create_model(name: str, options: Mapping, setting: str, **arguments) -> nn.Module:
-    """A model of timm without its classifier.
+    """A timm model without its classifier.
 
     Raises:
         InputError: it cannot be built; names the setting to change.
@@ -140,5 +140,5 @@ def create_model(name: str, options: Mapping, setting: str, **arguments) -> nn.M
         reason = " ".join(str(error).split())
         raise InputError(
             f"{setting}.backbone {name!r} cannot be built: {reason}; choose a model of timm and, "
-            f"without network, point {setting}.weights to a local checkpoint"
+            f"without network, set {setting}.weights to a local checkpoint"
         ) from error

@@ -18,7 +18,7 @@ from workflow_scripts.maskdistill.errors import InputError
 def is_vision_transformer(
     name: str, *, options: Mapping | None = None, setting: str = "features"
 ) -> bool:
-    """Whether `Backbone` can be built from that model; arguments as of `build_network`.
+    """Whether `Backbone` can be built from this model; arguments as in `build_network`.
 
     No weights are read.
     """
@@ -33,7 +33,7 @@ class Backbone(Network):
     Args:
         name: timm's name of a `VisionTransformer` or an `Eva` (DINOv3) with a class token.
         options, weights, setting: see `build_network`.
-        precision: of the products of `last_block_features`: float32, bfloat16 or float16.
+        precision: of the matrix products in `last_block_features`: float32, bfloat16 or float16.
 
     Raises:
         InputError: as `build_network`, or an unsuitable architecture.
@@ -58,7 +58,7 @@ class Backbone(Network):
         )
         if not isinstance(model, VisionTransformer | Eva) or model.cls_token is None:
             raise InputError(
-                f"{setting}.backbone {name!r} is no vision transformer with a [CLS] token"
+                f"{setting}.backbone {name!r} is not a vision transformer with a [CLS] token"
             )
         self.patch_size: int = model.patch_embed.patch_size[0]
         self.precision = getattr(torch, precision)
@@ -75,7 +75,7 @@ class Backbone(Network):
         Returns:
             The affinity of [CLS] to the patches, q_CLS(h) · k_I(h), as B x heads x N float32, not
             yet averaged over the heads (Eq. 1); and the keys of the patches as B x N x (heads x
-            head size) float32. N counts patches row by row.
+            head size) float32. The N patches are in row-major order.
         """
         half = self.precision != torch.float32
         autocast = torch.autocast(batch.device.type, dtype=self.precision, enabled=half)
@@ -113,14 +113,14 @@ def _query_and_keys(
 ) -> tuple[Tensor, Tensor]:
     """q of [CLS] (B x heads x d) and k of the patches (B x heads x N x d).
 
-    Keys are those that the attention itself compares: normalised and rotated where the
-    architecture does so ([CLS] is never rotated).
+    They are normalised and rotated as in the attention itself, if the architecture does so; [CLS]
+    is never rotated.
     """
     if getattr(attention, "qkv", None) is not None:
         size = attention.qkv.weight.shape[0] // 3
         query_weight, key_weight, _ = attention.qkv.weight.split(size)
         query_bias = getattr(attention, "q_bias", None)
-        key_bias = None  # Eva's keys have none
+        key_bias = None  # Eva's keys have no bias
         if attention.qkv.bias is not None:
             query_bias, key_bias, _ = attention.qkv.bias.split(size)
     else:

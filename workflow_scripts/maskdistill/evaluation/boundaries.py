@@ -1,11 +1,11 @@
-"""Boundary IoU (Cheng et al., 2021) of label maps: how well the outlines of regions agree."""
+"""Boundary IoU (Cheng et al., 2021) of label maps, which compares the outlines of regions."""
 
 import numpy as np
 from scipy import ndimage
 
 from workflow_scripts.maskdistill.files import label_maps
 
-WIDTH = 0.02  # of the boundary, as a fraction of the image diagonal
+WIDTH = 0.02  # width of the boundary as a fraction of the image diagonal
 _VOID, _OUTSIDE = -2, -3  # neither a class nor `UNMATCHED`
 
 
@@ -17,7 +17,7 @@ def boundary_width(size: tuple[int, int]) -> int:
 def boundary(labels: np.ndarray, width: int) -> np.ndarray:
     """Pixels that are at most `width` rows and columns away from a pixel outside their region.
 
-    The border of the image counts as outside of every region.
+    Pixels beyond the image's border are outside of every region.
 
     Args:
         labels: H x W integers.
@@ -42,12 +42,12 @@ def boundary_counts(
         classes: K.
 
     Returns:
-        3 x (K + 1) int64: pixels in the boundaries of both, of the ground truth, and of the
-        prediction. Counts of several images can be added.
+        3 x (K + 1) int64: pixels in both boundaries, in that of the ground truth, and in that of
+        the prediction. Counts of several images can be added.
     """
     width = boundary_width(target.shape)
     found = mapping[np.where(prediction == label_maps.ignore_value(prediction), 0, prediction)]
-    # Pixels without ground truth are removed from both label maps: their outline is no error.
+    # Pixels without ground truth are removed from both label maps, so that their outlines agree.
     void = target == label_maps.ignore_value(target)
     truth, found = (np.where(void, _VOID, labels) for labels in (target.astype(np.int64), found))
     near_truth, near_found = (boundary(labels, width) & (labels >= 0) for labels in (truth, found))
@@ -61,7 +61,7 @@ def boundary_counts(
 
 
 def boundary_iou(counts: np.ndarray) -> np.ndarray:
-    """Boundary IoU of every class, K + 1; nan where neither side has the class."""
+    """Boundary IoU of every class, K + 1; nan where neither label map has the class."""
     both, truth, found = counts
     union = truth + found - both
     return np.divide(both, union, out=np.full(len(both), np.nan), where=union > 0)

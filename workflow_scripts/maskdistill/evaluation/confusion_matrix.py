@@ -7,11 +7,11 @@ import numpy as np
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps
 
-UNMATCHED = -1  # in a mapping: a cluster that is matched with no class
+UNMATCHED = -1  # in a mapping: a cluster without a class
 
 
 class ConfusionMatrix:
-    """Pixels counted by ground-truth class and predicted cluster.
+    """Numbers of pixels by ground-truth class and predicted cluster.
 
     Attributes:
         counts: int64 array of (K + 1) x (C + 1); rows are ground truth (0 background, 1..K
@@ -20,7 +20,7 @@ class ConfusionMatrix:
     """
 
     def __init__(self, classes: int, clusters: int) -> None:
-        """Start at zero, with K classes and C clusters, background not counted."""
+        """Start at zero; `classes` (K) and `clusters` (C) do not include background."""
         self.counts = np.zeros((classes + 1, clusters + 1), dtype=np.int64)
 
     def add(self, prediction: np.ndarray, target: np.ndarray) -> None:
@@ -53,7 +53,7 @@ class ConfusionMatrix:
         for axis, size, what in ((1, rows, "ground truth"), (0, columns, "label map")):
             if (present := table.any(axis=axis).nonzero()[0]).size and present[-1] >= size:
                 raise InputError(
-                    f"{what} holds label {present[-1]}, but there are only {size - 1} of them; "
+                    f"{what} has label {present[-1]}, but the largest is {size - 1}; "
                     "check the class names or clustering.clusters"
                 )
         table = table[:rows, :columns]
@@ -70,8 +70,8 @@ class ConfusionMatrix:
 def _compact(labels: np.ndarray, count: int) -> tuple[np.ndarray, int]:
     """A label map and its value of ignore, which is its largest value and at least `count`.
 
-    8-bit maps are returned unchanged. In 16-bit maps ignore is lowered, so that tables of all pairs
-    of labels stay small.
+    8-bit maps are returned unchanged. In 16-bit maps the value of ignore is lowered, so that tables
+    of all pairs of labels stay small.
     """
     ignore = label_maps.ignore_value(labels)
     if labels.dtype == np.uint8:
@@ -112,7 +112,7 @@ def matched_counts(counts: np.ndarray, mapping: np.ndarray) -> np.ndarray:
 
 
 class Agreement(NamedTuple):
-    """How well clusters and classes agree as partitions of the pixels; needs no matching."""
+    """Agreement of clusters and classes as partitions of the pixels, without matching."""
 
     nmi: float  # mutual information over the mean of both entropies, 0..1
     ari: float  # adjusted Rand index: about 0 by chance, at most 1
@@ -143,7 +143,7 @@ def agreement(counts: np.ndarray) -> Agreement:
     pairs = total * (total - 1) // 2
     expected = by_class * by_cluster / pairs if pairs else 0.0
     largest = (by_class + by_cluster) / 2
-    # They are equal if both partitions are one block or all single pixels: full agreement.
+    # They are equal if both partitions have one block or only single pixels, which agree fully.
     ari = (together - expected) / (largest - expected) if largest != expected else 1.0
     return Agreement(float(nmi), float(ari), float(counts.max(axis=0).sum() / total))
 
@@ -162,11 +162,10 @@ class Scores(NamedTuple):
 
 
 def scores(counts: np.ndarray, mapping: np.ndarray) -> Scores:
-    """IoU per class, its mean, and the share of pixels that are right.
+    """IoU per class, its mean, and the share of correct pixels.
 
-    A class that no cluster is matched with has IoU 0, and this counts in the mean. A class that is
-    neither in the ground truth nor in the prediction has no IoU (0 / 0): it is nan, and the mean
-    leaves it out.
+    A class without a matched cluster has IoU 0, which is included in the mean. A class that occurs
+    neither in the ground truth nor in the prediction has IoU nan, which is left out of the mean.
 
     Args:
         counts: (K + 1) x (C + 1) pixel counts.

@@ -1,4 +1,4 @@
-"""Annotated objects and detections of a split, read image by image as COCO's entries.
+"""Annotated objects and detections of a split, read image by image as entries of COCO files.
 
 See `object_scores` for the fields of the entries.
 """
@@ -19,15 +19,15 @@ from workflow_scripts.maskdistill.files import cluster_files, coco_json, shards
 from workflow_scripts.maskdistill.progress import progress
 from workflow_scripts.maskdistill.streaming import map_ahead
 
-BATCH = 16  # images whose detections are matched with objects at once
+BATCH = 16  # number of images whose detections are matched with objects at once
 
 
 def annotated_objects(
     truth: GroundTruth, images: Sequence[Mapping], workers: int = 1
 ) -> dict[int, tuple[int, bytes]]:
-    """The annotated objects of all images: image_id → number without crowds, COCO annotations.
+    """image_id → number of objects without crowds, and COCO annotations including crowds.
 
-    Crowds are among the annotations. These are pickled, which takes a sixth of the memory.
+    The annotations are pickled, which takes a sixth of the memory.
     """
 
     def of_image(row: Mapping) -> tuple[int, tuple[int, bytes]]:
@@ -46,14 +46,14 @@ def batches_of_images(
 ) -> Iterator[tuple[list[int], list[dict], list[dict]]]:
     """Image ids, objects and detections, up to `BATCH` images at a time.
 
-    Images come in the order of the detections, then those without any.
+    Images are in the order of the detections, followed by those without detections.
 
     Args:
-        objects: of `annotated_objects`.
+        objects: result of `annotated_objects`.
         found: image_id and detections, image by image.
 
     Raises:
-        InputError: an image comes twice, or is not among those with objects.
+        InputError: an image occurs twice, or is missing in `objects`.
     """
     left = set(objects)
 
@@ -61,8 +61,8 @@ def batches_of_images(
         for image_id, detections in found:
             if image_id not in left:
                 raise InputError(
-                    f"image {image_id}: its masks lie apart in their files, or it is not among the "
-                    "manifest's; remove its shard and run again"
+                    f"image {image_id}: its masks are not in consecutive rows, or the manifest "
+                    "lacks it; remove its shard and run again"
                 )
             left.remove(image_id)
             yield image_id, detections
@@ -81,12 +81,12 @@ def masks_by_image(
 ) -> Iterator[tuple[int, list[dict]]]:
     """Initial masks with their clusters as entries of a COCO results list, by image_id.
 
-    Initial masks have no confidence. Their score is the order in which the masks of an image were
-    found, nearest to [CLS] first: 1, 1/2, 1/3, …. Masks of clusters that were dropped are left out,
+    Initial masks have no confidence. Their scores are 1, 1/2, 1/3, … in the order in which the
+    masks of an image were found, nearest to [CLS] first. Masks of dropped clusters are left out,
     as in the label maps.
 
     Args:
-        classes: pseudo-class of cluster 1, 2, …, see `cluster_files.read_classes`.
+        classes: pseudo-classes of clusters 1, 2, …, see `cluster_files.read_classes`.
     """
     class_of = {}
     for path in assignments:
@@ -111,7 +111,7 @@ def candidates_by_image(candidates: Iterable[Path]) -> Iterator[tuple[int, list[
 
 
 def _grouped(paths: Iterable[Path]) -> Iterator[tuple[int, Iterator[dict]]]:
-    """Rows of shards, grouped by image; the rows of an image follow one another."""
+    """Rows of shards, grouped by image; the rows of an image are consecutive."""
     rows = itertools.chain.from_iterable(map(shards.read_rows, paths))
     return itertools.groupby(rows, key=itemgetter("image_id"))
 
@@ -120,7 +120,7 @@ def proposals_per_mask(masks: Iterable[Path]) -> float | None:
     """Mean number of patches that voted for a mask (P').
 
     Returns:
-        None where there is no mask, or where masks were not voted for (those of baselines).
+        None if there is no mask, or if there was no vote (baselines).
     """
     rows = itertools.chain.from_iterable(
         shards.read_rows(path, ["proposals", "status"]) for path in masks

@@ -1,4 +1,4 @@
-"""Mask AP by pycocotools, with images added a few at a time so that little memory is needed."""
+"""Mask AP by pycocotools; images are added a few at a time, which needs little memory."""
 
 import contextlib
 import io
@@ -13,11 +13,11 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-MAX_DETECTIONS = 100  # per image; the most confident ones count
+MAX_DETECTIONS = 100  # per image; the most confident ones are used
 
 
 class AveragePrecision(NamedTuple):
-    """Fractions of 1; nan if there is no object to find."""
+    """Average precision as fractions of 1; nan if there are no objects."""
 
     ap: float  # mean over the IoU thresholds 0.50, 0.55, …, 0.95
     ap50: float
@@ -25,18 +25,18 @@ class AveragePrecision(NamedTuple):
 
 
 class _Detections:
-    """What AP needs to know of the detections of one category, in 8 bytes per detection."""
+    """The data for AP of one category's detections, in 8 bytes per detection."""
 
     def __init__(self) -> None:
-        self.objects = 0  # number of objects that are to be found
+        self.objects = 0  # number of annotated objects
         self._images = array("q")  # pairs: image id, number of its detections
         self._scores = array("f")  # only their order matters
-        # Per detection: 10 bits say at which thresholds it is matched, 10 more at which it is
-        # ignored; either is padded to 2 bytes.
+        # Per detection: 10 bits for the thresholds at which it is matched, and 10 bits for those at
+        # which it is ignored, each padded to 2 bytes.
         self._bits = bytearray()
 
     def add(self, found: Mapping) -> None:
-        """Add what COCOeval found in one image."""
+        """Add COCOeval's result of one image."""
         self.objects += int(np.count_nonzero(found["gtIgnore"] == 0))
         self._images.extend((found["image_id"], len(found["dtScores"])))
         self._scores.extend(found["dtScores"])
@@ -80,7 +80,7 @@ class MaskAP:
         Args:
             image_ids: ids of these images, including those without objects or detections; none
                 may have been added before.
-            objects, detections: of these images, see `object_scores`.
+            objects, detections: entries of these images, see `object_scores`.
         """
         if not objects and not detections:
             return
@@ -94,14 +94,14 @@ class MaskAP:
             return AveragePrecision(np.nan, np.nan, np.nan)
         with contextlib.redirect_stdout(io.StringIO()):
             precision = np.concatenate([self._precision(t) for t in range(len(_thresholds()))])
-        # Categories without an object have -1.
+        # The precision of categories without objects is -1.
         means = [values[values > -1].mean() for values in (precision, precision[0], precision[5])]
         return AveragePrecision(*map(float, means))
 
     def _precision(self, threshold: int) -> np.ndarray:
         """Precision at one threshold, 1 x recalls x categories x 1 x 1.
 
-        All ten thresholds at once would need ten times the memory.
+        Computing all ten thresholds at once would need ten times the memory.
         """
         evaluation = _evaluation()
         chosen = evaluation.params
@@ -109,7 +109,7 @@ class MaskAP:
         chosen.catIds, chosen.imgIds = sorted(self._categories), [0]
         chosen.maxDets = [max(map(len, self._categories.values()))]
         evaluation.evalImgs = [self._categories[key].at(threshold) for key in chosen.catIds]
-        evaluation._paramsEval = chosen  # as `COCOeval.evaluate` sets it
+        evaluation._paramsEval = chosen  # as in `COCOeval.evaluate`
         evaluation.accumulate()
         return evaluation.eval["precision"]
 
@@ -117,7 +117,7 @@ class MaskAP:
 def _evaluation(truth: COCO | None = None, found: COCO | None = None) -> COCOeval:
     evaluation = COCOeval(truth, found, "segm")
     evaluation.params.maxDets = [MAX_DETECTIONS]
-    # Only AP over all sizes; small, medium and large objects apart would quadruple the work.
+    # Only AP over all sizes; AP by size would quadruple the work.
     for name in ("areaRng", "areaRngLbl"):
         setattr(evaluation.params, name, getattr(evaluation.params, name)[:1])
     return evaluation
@@ -138,9 +138,9 @@ def _matches(
     known = max(map(itemgetter("category_id"), itertools.chain(objects, detections)))
     truth = COCO()
     truth.dataset = {
-        # Sizes are needed for polygons only; all masks are run lengths here.
+        # Image sizes are only needed for polygons; all masks are run lengths here.
         "images": [{"id": image_id, "height": 0, "width": 0} for image_id in image_ids],
-        # Ids start at 1: pycocotools takes a match with annotation 0 for no match.
+        # Ids start at 1, because pycocotools treats a match with annotation 0 as no match.
         "annotations": [{**entry, "id": i} for i, entry in enumerate(objects, start=1)],
         "categories": [{"id": class_id} for class_id in range(1, (classes or known) + 1)],
     }

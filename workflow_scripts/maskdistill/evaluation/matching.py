@@ -1,4 +1,4 @@
-"""Matching of clusters with classes: the only place where clusters are compared with labels."""
+"""Matching of clusters with classes."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -14,11 +14,11 @@ class Matching(NamedTuple):
     """The class that each cluster is matched with, and the method."""
 
     mapping: np.ndarray  # C + 1 int64: cluster → class 0..K or UNMATCHED; background → background
-    method: Literal["hungarian", "majority", "supervised"]  # the last: labels are classes already
+    method: Literal["hungarian", "majority", "supervised"]  # supervised: label maps hold classes
 
 
 def match(counts: np.ndarray) -> Matching:
-    """Match clusters with classes: one to one where that is possible, else by majority.
+    """Match clusters with classes: one to one if possible, otherwise by majority.
 
     Args:
         counts: (K + 1) x (C + 1) pixel counts of a whole split; rows are ground truth.
@@ -37,8 +37,8 @@ def hungarian(counts: np.ndarray) -> np.ndarray:
     """One-to-one matching that maximises the sum of IoU (Section 4.1 of the paper).
 
     Background is matched with background. A cluster that has no pixel in common with its class
-    stays `UNMATCHED`. This does not change the IoU of any class in the ground truth, and a class
-    that does not occur is not predicted just because a cluster was left over.
+    is `UNMATCHED`. This does not change the IoU of any class in the ground truth, and avoids that
+    a class without pixels is predicted because a cluster was left over.
 
     Args:
         counts: (K + 1) x (C + 1) pixel counts.

@@ -1,7 +1,7 @@
-"""The metrics of label maps: one row each in two tables, one per step and one per class.
+"""The metrics of label maps, in two tables: metrics of a step, and metrics of each class.
 
-Every metric is computed from the same pixel counts, is a fraction of 1, and is better the higher
-it is. A row in a table is enough for metrics.json; `summarize` averages the metrics of steps.
+Every metric is computed from the same pixel counts, is a fraction of 1, and is better if higher.
+Metrics in these tables are written to metrics.json; `summarize` averages the metrics of steps.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from workflow_scripts.maskdistill.evaluation.confusion_matrix import agreement, 
 
 
 class PixelCounts(NamedTuple):
-    """What was counted over all images of one step.
+    """Pixel counts over all images of one step.
 
     Attributes:
         confusion: (K + 1) x (C + 1) int64, see `confusion_matrix.ConfusionMatrix`.
@@ -28,7 +28,7 @@ class PixelCounts(NamedTuple):
 
 
 class StepMetric(NamedTuple):
-    """One number per step: its name for people, and its function; nan means undefined."""
+    """One number per step: its displayed name and its function; nan means undefined."""
 
     label: str
     compute: Callable[[PixelCounts], float]
@@ -51,8 +51,8 @@ STEP_METRICS = {
     "purity": StepMetric("purity", lambda counts: agreement(counts.confusion).purity),
 }
 
-# Metric → function from the counts to its K + 1 values; nan where it is undefined for a class.
-# Those that are columns of `per_class` in files/schemas.py are in the tables per class too.
+# Metric → function from the counts to K + 1 values; nan where it is undefined for a class. Metrics
+# that are columns of `per_class` in files/schemas.py are also in the tables per class.
 CLASS_METRICS: dict[str, Callable[[PixelCounts], np.ndarray]] = {
     "iou": lambda counts: scores(counts.confusion, counts.mapping).iou,
     "boundary_iou": lambda counts: boundary_iou(counts.boundaries),

@@ -1,11 +1,11 @@
 """Masks against annotated objects: AP, overlap, coverage and calibration.
 
-Objects and detections are COCO's own entries, dictionaries with `image_id`, `category_id`,
-`segmentation` (RLE), `bbox` (XYWH in pixels) and, of objects, `area` and `iscrowd`, of detections,
-`score`. A detection's category is its cluster, until `as_classes` makes it a class.
+Objects and detections are entries of COCO files: dictionaries with `image_id`, `category_id`,
+`segmentation` (RLE), `bbox` (XYWH in pixels), and `area` and `iscrowd` (objects) or `score`
+(detections). A detection's category is its cluster until `as_classes` replaces it by a class.
 
 Crowds and void are treated as in pycocotools: a detection inside a crowd is neither right nor
-wrong, and pixels of no object (VOC's void included) are background.
+wrong, and pixels of no object (including VOC's void) are background.
 """
 
 from array import array
@@ -24,7 +24,7 @@ from workflow_scripts.maskdistill.evaluation.mask_ap import MaskAP
 from workflow_scripts.maskdistill.files import masks
 from workflow_scripts.maskdistill.progress import progress_bar
 
-HIT = 0.5  # mask IoU above which an object is found
+HIT = 0.5  # mask IoU above which an object counts as found
 
 
 def score_step(
@@ -33,13 +33,13 @@ def score_step(
     metrics: Mapping,
     images: int,
 ) -> dict:
-    """The part of instances.json that belongs to one step; null for what is undefined.
+    """The part of instances.json for one step; undefined values are null.
 
     Args:
-        step: its name; `mask_rcnn`, whose scores are confidences, gets a calibration too.
+        step: name of the step; for `mask_rcnn` a calibration of the confidences is added.
         batches: image ids, objects and detections, see `detections.batches_of_images`.
         metrics: content of metrics.json, for the matching of clusters with classes.
-        images: their number, for the progress bar.
+        images: number of images, for the progress bar.
 
     Raises:
         InputError: the metrics lack the step.
@@ -66,7 +66,7 @@ def _null_for_nan(value):
 
 
 class InstanceMetrics:
-    """The metrics of one step, whose images are added a few at a time; no mask is kept.
+    """The metrics of one step; images are added a few at a time, and no mask is kept.
 
     Args:
         mapping: cluster → class, see `matching.Matching`.
@@ -112,7 +112,7 @@ class InstanceMetrics:
         """AP, coverage, and overlap with the best object.
 
         Returns:
-            JSON values, with nan for what is undefined; fractions of 1.
+            JSON values, fractions of 1; undefined ones are nan.
         """
         overlaps = np.array(self._overlaps)
         result = {
@@ -156,14 +156,14 @@ def _shape(mask: masks.EncodedMask) -> dict:
 
 
 def as_classes(detections: Iterable[Mapping], mapping: np.ndarray) -> list[dict]:
-    """Give detections the classes that their clusters stand for.
+    """Replace the clusters of detections by the matched classes.
 
     Args:
         mapping: C + 1 integers, cluster → class or `UNMATCHED`.
 
     Returns:
-        Copies with the class as `category_id`. Detections of clusters that are matched with no
-        class, or with background, are left out.
+        Copies with the class as `category_id`. Detections of clusters without a class, or matched
+        with background, are left out.
     """
     classes = ((entry, int(mapping[entry["category_id"]])) for entry in detections)
     return [
@@ -178,9 +178,9 @@ def single_object(
 ) -> tuple[list[Mapping], list[Mapping]]:
     """The single-object setting (Section A.4): one detection and one object per image.
 
-    The most confident detection of an image is kept (the first of several), and the object whose
-    box has the largest IoU with the box of that detection. Ties, and images without detections,
-    keep the largest object. Crowds are kept, as they are not objects.
+    The (first) most confident detection of an image is kept, and the object whose box has the
+    largest IoU with the box of that detection. In ties, and in images without detections, the
+    largest object is kept. Crowds are kept, because they are not objects.
     """
     by_image = _by_image(detections)
     best = {image_id: max(found, key=lambda d: d["score"]) for image_id, found in by_image.items()}
@@ -199,12 +199,12 @@ def single_object(
 class Overlaps(NamedTuple):
     """Mask IoU of detections with the objects of their images, regardless of classes."""
 
-    of_detections: np.ndarray  # with the best object; 0 in an image without objects
-    of_objects: np.ndarray  # with the best detection; crowds are left out
+    of_detections: np.ndarray  # IoU with the best object; 0 in an image without objects
+    of_objects: np.ndarray  # IoU with the best detection; crowds are left out
 
 
 def best_overlaps(objects: Sequence[Mapping], detections: Sequence[Mapping]) -> Overlaps:
-    """Mask IoU of every detection with its best object, and of every object, in their order."""
+    """Mask IoU of each detection with its best object, and vice versa."""
     objects = [entry for entry in objects if not entry["iscrowd"]]
     result = Overlaps(np.zeros(len(detections)), np.zeros(len(objects)))
     numbered = _by_image(objects, numbers=True)
@@ -228,7 +228,7 @@ def _by_image(entries: Iterable[Mapping], *, numbers: bool = False) -> dict[int,
 
 
 def calibration(scores: np.ndarray, overlaps: np.ndarray, *, bins: int = 10) -> dict:
-    """How mask IoU depends on the score: tests the claim that confidence tracks quality.
+    """Dependence of mask IoU on the score: whether confident masks are better.
 
     Args:
         scores: n, 0..1.

@@ -34,25 +34,25 @@ def score_step(
     *,
     clusters: int | None,
 ) -> dict:
-    """The part of metrics.json that belongs to one step.
+    """The part of metrics.json for one step.
 
-    The label maps are read twice: outlines of classes are known only once the clusters have been
-    matched with classes.
+    The label maps are read twice, because the outlines of classes are known only after the
+    clusters have been matched with classes.
 
     Args:
-        name: of the step.
+        name: name of the step.
         paths: shards of its label maps.
-        image_ids: the images that the label maps must be of.
-        clusters: C; None if the label maps hold classes already, so that nothing is matched.
+        image_ids: ids of the images that must have label maps.
+        clusters: C; None if the label maps hold classes, which need no matching.
 
     Raises:
-        InputError: the label maps are of other images, or one does not fit its image.
+        InputError: other images have label maps, or a label map does not fit its image.
     """
     classes = len(truth.class_names)
     confusion, counted = count_confusion(paths, truth, clusters or classes, pool, name)
     shards.assert_same_images(image_ids, counted, f"{paths[0]} (step {name})")
     if len(counted) != len(image_ids):
-        raise InputError(f"{paths[0]} (step {name}): it holds an image twice; run again")
+        raise InputError(f"{paths[0]} (step {name}): an image occurs twice; run again")
     if clusters is None:
         matched = matching.Matching(np.arange(classes + 1), "supervised")
     else:
@@ -132,8 +132,8 @@ def scores_of_step(counts: PixelCounts, method: str, class_names: Sequence[str])
     """All metrics of one step, its matching and its confusion matrix; null where undefined.
 
     Args:
-        method: of the matching, see `matching.Matching`.
-        class_names: background and the K classes.
+        method: matching method, see `matching.Matching`.
+        class_names: names of background and of the K classes.
     """
     by_class = {name: compute(counts) for name, compute in CLASS_METRICS.items()}
     return {
@@ -157,10 +157,10 @@ def scores_of_step(counts: PixelCounts, method: str, class_names: Sequence[str])
 
 
 def class_rows(steps: Mapping[str, Mapping]) -> list[dict]:
-    """The rows of the tables per class, whose columns are `per_class` in files/schemas.py.
+    """The rows of the tables per class; files/schemas.py has their columns, `per_class`.
 
     Args:
-        steps: step → scores of `score_step`.
+        steps: step → result of `score_step`.
     """
     columns = shards.schema("per_class").names
     rows = []

@@ -1,4 +1,4 @@
-"""Names of the steps that are evaluated, and their titles for people."""
+"""Names of the evaluated steps, and their displayed titles."""
 
 STEP_TITLES = {
     "initial_masks": "Initial masks",
@@ -16,7 +16,7 @@ def step_in_round(name: str, number: int) -> str:
 
 
 def step_title(name: str) -> str:
-    """A step's title for people."""
+    """The displayed title of a step."""
     if name in STEP_TITLES:
         return STEP_TITLES[name]
     base = name.removesuffix("_crf")

@@ -13,7 +13,7 @@ def read_runs(paths: Sequence[Path]) -> list[dict]:
     """Read one file of metrics per seed.
 
     Raises:
-        InputError: the files are of different images, classes or steps.
+        InputError: the files have different images, classes or steps.
     """
     runs = [read_json(path, remedy="run evaluate again") for path in paths]
     for path, run in zip(paths, runs, strict=True):
@@ -21,7 +21,7 @@ def read_runs(paths: Sequence[Path]) -> list[dict]:
             if run.get(key) != runs[0].get(key):
                 raise InputError(f"{path}: '{key}' differs from {paths[0]}; evaluate both again")
         if run["steps"].keys() != runs[0]["steps"].keys():
-            raise InputError(f"{path}: other steps than {paths[0]}; evaluate both again")
+            raise InputError(f"{path}: its steps differ from {paths[0]}; evaluate both again")
     return runs
 
 
@@ -32,7 +32,7 @@ def summarize(runs: Sequence[Mapping]) -> dict:
         runs: contents of metrics.json, one per seed, with the same steps and classes.
 
     Returns:
-        JSON values; `clusters` of every run, which differ where clusters were merged by hand; per
+        JSON values: `clusters` of every run (different if clusters were merged by hand), and per
         step `matching` (methods that occur), every metric and `per_class` (IoU) as
         {"mean", "sd", "n"}: fractions of 1, sd with n - 1 in the denominator.
     """
@@ -59,21 +59,21 @@ def summarize(runs: Sequence[Mapping]) -> dict:
 
 
 def summarize_instances(runs: Sequence[Mapping]) -> dict:
-    """Mean, standard deviation and number of runs of all that is measured against objects.
+    """Mean, standard deviation and number of runs of every metric of objects, by step.
 
     Args:
         runs: contents of instances.json, one per seed.
 
     Returns:
-        JSON values; `split`, `images` and `objects` that were evaluated, `matched_on`: split and
-        number of the images whose label maps clusters were matched with classes on, and `steps`.
+        JSON values: `split`, `images` and `objects` that were evaluated, `matched_on` (split and
+        number of the images on whose label maps clusters were matched with classes), and `steps`.
     """
     facts = {key: runs[0][key] for key in ("split", "images", "objects", "matched_on")}
     return {**facts, "steps": moments_of([run["steps"] for run in runs])}
 
 
 def moments_of(values: Sequence[object]) -> object:
-    """`moments` of every number in trees of the same form; of texts, those that occur."""
+    """`moments` of every number in nested values of the same form; texts become sorted lists."""
     first = values[0]
     if isinstance(first, Mapping):
         return {key: moments_of([value[key] for value in values]) for key in first}

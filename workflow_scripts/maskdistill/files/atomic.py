@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all."""
+"""Atomic writes: an output file or folder appears complete or not at all."""
 
 import contextlib
 import errno
@@ -20,16 +20,15 @@ _FOLDER_NOTE = "MaskDistill wrote this folder, and replaces it as a whole when i
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary sibling of `path` that replaces it when the block ends without an error.
 
-    The old file, if any, stays in place until then, and stays for good when the block fails.
-
-    What killed attempts at the same file have left behind is removed first.
+    Until then, and when the block fails, the old file, if any, is left as it is. Temporary files
+    of earlier attempts that were killed are removed first.
 
     Raises:
-        InputError: the disk is full, or a quota or limit on file sizes is reached.
+        InputError: the disk is full, or a quota or file size limit is reached.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Another suffix: DuckDB's *.parquet finds hidden files too.
+    # Another suffix, because DuckDB's *.parquet also matches hidden files.
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     for left_over in path.parent.glob(f".{glob.escape(path.name)}.tmp*"):
         left_over.unlink(missing_ok=True)
@@ -61,16 +60,16 @@ def report_full_disk(path: str | os.PathLike) -> Iterator[None]:
 def atomic_folder(path: str | os.PathLike, record: Mapping | None = None) -> Iterator[Path]:
     """Yield an empty temporary folder that replaces `path` when the block ends without an error.
 
-    The old folder is replaced as a whole: no file of an earlier run stays behind. It must be one of
-    this function's, or empty; the hidden file `.maskdistill` in a folder tells.
+    The old folder is replaced as a whole: no file of an earlier run remains. It must be empty or
+    written by this function, which the hidden file `.maskdistill` in it shows.
 
     Args:
         record: how the folder was made (see `provenance`), kept in that hidden file.
 
     Raises:
-        InputError: there is something else at `path`, or the disk is full.
+        InputError: `path` is a file or a foreign folder, or the disk is full.
     """
-    path = Path(path).resolve()  # what a link names is replaced, not the link
+    path = Path(path).resolve()  # the target of a link is replaced, not the link
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     replaced = path.with_name(f".{path.name}.replaced")
     if replaced.exists() and not path.exists():  # killed between the two renames below
@@ -99,7 +98,7 @@ def atomic_folder(path: str | os.PathLike, record: Mapping | None = None) -> Ite
 
 
 def folder_record(path: Path) -> dict | None:
-    """What a folder of `atomic_folder` says of its making; None of other folders."""
+    """The provenance record of a folder written by `atomic_folder`; None for other folders."""
     try:
         return json.loads((path / FOLDER_MARK).read_text(encoding="utf-8"))["provenance"]
     except (FileNotFoundError, ValueError):
@@ -110,15 +109,15 @@ def _refuse_to_replace(path: Path) -> None:
     if not path.exists():
         return
     if not path.is_dir():
-        raise InputError(f"{path}: is a file, and a folder is to be written; choose another path")
+        raise InputError(f"{path}: is a file, not a folder; choose another path")
     if any(path.iterdir()) and not (path / FOLDER_MARK).exists():
         raise InputError(
-            f"{path}: holds files that this program did not write, and would be replaced as a "
-            "whole; choose another folder, or remove this one"
+            f"{path}: not replaced, because it holds files that this program did not write; "
+            "choose another folder, or remove this one"
         )
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write `text` (UTF-8) to `path`, whole or not at all."""
+    """Write `text` (UTF-8) to `path` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

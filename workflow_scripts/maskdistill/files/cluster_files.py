@@ -28,11 +28,11 @@ def read_embeddings(
 def read_vectors(
     paths: Sequence[str | os.PathLike], chosen: np.ndarray | None = None
 ) -> np.ndarray:
-    """Vectors of mask embeddings; apart from them, no more than one shard is held in memory.
+    """Vectors of mask embeddings; besides these, at most one shard is held in memory.
 
     Args:
-        paths: shards; rows are numbered through all of them.
-        chosen: ascending numbers of rows; None for all.
+        paths: shards; row numbers continue from one shard to the next.
+        chosen: row numbers, ascending; None for all.
 
     Returns:
         n x d float32.
@@ -75,10 +75,10 @@ def read_classes(
     classes: Sequence[int] | None,
     image_ids: Collection[int] | None = None,
 ) -> dict[tuple[int, int], int]:
-    """(image_id, mask_id) → pseudo-class of assigned masks; 0 stands for background.
+    """(image_id, mask_id) → pseudo-class of assigned masks; 0 is background.
 
     Args:
-        classes: of cluster 1, 2, …; None where every cluster is a class of its own.
+        classes: the classes of clusters 1, 2, …; None if every cluster is its own class.
         image_ids: images whose masks are wanted; None for all.
     """
     wanted = None if image_ids is None else pa.array(list(image_ids), pa.int64())
@@ -92,7 +92,7 @@ def read_classes(
 
 
 def assignments_digest(path: str | os.PathLike) -> str:
-    """16 hexadecimal digits that change whenever any mask changes its cluster."""
+    """A digest of 16 hexadecimal digits of all masks and their clusters."""
     rows = sorted(
         (row["image_id"], row["mask_id"], row["cluster"])
         for row in shards.read_rows(path, ["image_id", "mask_id", "cluster"])
@@ -106,8 +106,8 @@ def read_with_centroids(
     """Mask embeddings and the centroids of the clusters, ready to measure distances between them.
 
     Args:
-        standardize: divide the embeddings by the standard deviation that the clustering divided by
-            and stored with the centroids.
+        standardize: divide the embeddings by the standard deviation that the clustering stored
+            with the centroids.
 
     Returns:
         (image_id, mask_id) of each, the vectors as n x d float32, and the centroids as C x d.

@@ -8,15 +8,15 @@ from workflow_scripts.maskdistill.files.atomic import atomic_path
 
 
 def category_name(cluster: int) -> str:
-    """The name of a cluster that nobody has named yet."""
+    """The default name of a cluster."""
     return f"cluster_{cluster:03d}"
 
 
 def category_names(count: int, classes: Sequence[int] | None) -> list[str]:
-    """What pseudo-classes 1..count are made of; names that people gave play no part.
+    """Default names of pseudo-classes 1..count, which list the clusters of each.
 
     Args:
-        classes: of cluster 1, 2, …; None where every cluster is a class of its own.
+        classes: the classes of clusters 1, 2, …; None if every cluster is its own class.
     """
     if classes is None:
         classes = range(1, count + 1)
@@ -40,9 +40,9 @@ def dataset(
         image_rows: manifest rows of the images.
         mask_rows: rows of the masks stage with status ok.
         assignments: (image_id, mask_id) → category, 1, 2, …
-        names: of the categories.
-        description: more for `info`.
-        mask_id: the column that tells the masks of an image apart.
+        names: names of the categories.
+        description: further entries of `info`.
+        mask_id: the column that identifies a mask within its image.
 
     Returns:
         The JSON object; image ids are integers, boxes float XYWH, masks compressed RLE.
@@ -58,7 +58,7 @@ def write_dataset(
     assignments: Mapping[tuple[int, int], int],
     names: Sequence[str],
 ) -> None:
-    """Write what `dataset` returns as JSON, row by row: it is never in memory as a whole."""
+    """Write what `dataset` returns as JSON, row by row, so that it is never all in memory."""
     parts = _parts(image_rows, mask_rows, assignments, names, {}, "mask_id")
     info = parts.pop("info")
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
@@ -79,7 +79,7 @@ def _parts(
     description: Mapping,
     mask_id: str,
 ) -> dict:
-    """The values of the JSON object, in their order; long ones as iterators."""
+    """The entries of the JSON object in order; long lists are iterators."""
     return {
         "info": {"description": "MaskDistill pseudo-labels", **description},
         "images": (

@@ -1,4 +1,4 @@
-"""CSV files, with the record of their making in a file next to them."""
+"""CSV files, with their provenance record in a file next to them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,15 +8,15 @@ from workflow_scripts.maskdistill.files.atomic import atomic_path
 
 
 def write_csv(path: Path, rows: Iterable[Mapping], columns: Sequence[str], record: Mapping) -> None:
-    """Write a table and its record, see `provenance`; a cell is empty where a value is None.
+    """Write a table and its provenance record; None becomes an empty cell.
 
     Args:
-        rows: column → value; columns that are not listed are left out.
+        rows: column → value; values of columns not in `columns` are left out.
     """
-    import pandas as pd  # takes half a second, which programs without a table need not wait for
+    import pandas as pd  # takes half a second, so it is imported only when needed
 
     table = pd.DataFrame(list(rows), columns=columns)
     with atomic_path(path) as temporary:
-        # Lines end as RFC 4180 and the csv module of Python have it.
+        # Line ends as in RFC 4180 and in Python's csv module.
         table.to_csv(temporary, index=False, lineterminator="\r\n")
-    provenance.write_beside(path, record)
+    provenance.write_record(path, record)

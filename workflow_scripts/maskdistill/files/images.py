@@ -1,4 +1,4 @@
-"""Pictures on disk to RGB arrays, and RGB arrays to the size that the backbone sees."""
+"""Reading image files as RGB arrays, and resizing them for the backbone."""
 
 import contextlib
 import os
@@ -11,12 +11,12 @@ from workflow_scripts.maskdistill.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
-# Size is checked against `max_pixels` before decoding, with a message of our own.
+# `_open` checks the size against `max_pixels` before decoding, with a clearer message.
 Image.MAX_IMAGE_PIXELS = None
 
 
 class ImageRejected(Exception):
-    """An image that cannot be used; the message is the reason, fit for a `status` column."""
+    """An unusable image; the message is the reason, for the column `status`."""
 
 
 def read_image(
@@ -25,12 +25,12 @@ def read_image(
     """Decode one image to RGB, upright.
 
     EXIF orientation is applied. Grayscale, palette, CMYK and 16-bit images are converted; alpha
-    is composited over white; of an animation the first frame is taken.
+    is composited over white; only the first frame of an animation is read.
 
     Args:
         path: JPEG, PNG, WebP, TIFF or BMP file.
         max_pixels: height x width above which the image is rejected without being decoded.
-        min_side: shortest accepted side, in pixels.
+        min_side: smallest accepted side, in pixels.
 
     Returns:
         uint8 array of H x W x 3.
@@ -43,7 +43,7 @@ def read_image(
 
 
 def read_listed(path: str | os.PathLike, size: tuple[int, int]) -> np.ndarray:
-    """Decode an image that was readable, and of this (height, width), when it was listed.
+    """Decode an image that was readable and had this (height, width) when it was listed.
 
     Returns:
         uint8 array of H x W x 3, RGB.
@@ -82,8 +82,8 @@ def probe_image(
         width, height = image.size
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
         _upright(_decode(image))
-        # 5..8: the orientations that swap the axes. Asked for after decoding, by which Pillow
-        # turns a TIFF upright and drops the tag; its size is upright from the start.
+        # Orientations 5..8 swap the axes. The tag is read after decoding, because Pillow turns a
+        # TIFF upright while decoding and drops the tag; its size is upright from the start.
         if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
             width, height = height, width
         return height, width
@@ -97,8 +97,8 @@ def _open(
         try:
             if os.path.getsize(path) == 0:
                 raise ImageRejected("empty file (0 bytes)")
-            # By its path, Pillow would map an uncompressed TIFF into memory, and of such a one it
-            # drops the orientation without turning it.
+            # Given a path, Pillow would map an uncompressed TIFF into memory, and then it drops
+            # the orientation without turning the image.
             file = opened.enter_context(open(path, "rb"))
             image = opened.enter_context(Image.open(file))
         except FileNotFoundError:
@@ -131,7 +131,7 @@ def _one_line(error: Exception) -> str:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception as error:  # Pillow raises all kinds on damaged EXIF data
+    except Exception as error:  # damaged EXIF data raise many types in Pillow
         raise ImageRejected(f"damaged EXIF data: {_one_line(error)}") from error
 
 
@@ -149,7 +149,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _stretch(values: np.ndarray) -> np.ndarray:
-    """32-bit integers or floats to uint8: 16-bit data by its range, anything else by its own."""
+    """32-bit integers or floats to uint8: 16-bit data by its range, other data by min and max."""
     values = values.astype(np.float64)
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
@@ -168,8 +168,8 @@ def resized_size(
     """Size with the given shorter side and the same aspect ratio.
 
     Args:
-        longer_side: bound on the longer side; a panorama is scaled down to it, so that its
-            number of patches stays bounded.
+        longer_side: upper bound on the longer side, so that a panorama does not have too many
+            patches.
 
     Returns:
         (height, width) in pixels, at least 1 each.

@@ -1,4 +1,4 @@
-"""Reading JSON files, with errors that say what to do; trees of settings, flat."""
+"""Reading JSON files, with errors that say what to do; flattening nested objects."""
 
 import json
 import os
@@ -14,8 +14,7 @@ def read_json(path: str | os.PathLike, *, remedy: str) -> Any:
     """The content of a JSON file (UTF-8).
 
     Args:
-        path: of the file.
-        remedy: what to do where it is missing or damaged, for the message.
+        remedy: what to do if the file is missing or damaged, for the error message.
 
     Raises:
         InputError: missing or not JSON.
@@ -30,15 +29,15 @@ def read_json(path: str | os.PathLike, *, remedy: str) -> Any:
 
 
 def read_entries(path: str | os.PathLike, name: str, *, remedy: str) -> Iterator[Any]:
-    """The entries of one array of a JSON file (UTF-8), one after the other, however many they are.
+    """Stream the entries of one array of a JSON file (UTF-8), with bounded memory.
 
     Args:
-        path: of the file, an object.
-        name: of the array in it; without it there is no entry.
+        path: a file that holds an object.
+        name: key of the array; if it is missing, nothing is yielded.
         remedy: see `read_json`.
 
     Raises:
-        InputError: as `read_json`, perhaps after some entries.
+        InputError: as `read_json`, possibly after some entries.
     """
     try:
         with open(path, "rb") as file:
@@ -51,7 +50,7 @@ def read_entries(path: str | os.PathLike, name: str, *, remedy: str) -> Iterator
 
 
 def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The values of a tree of objects, such as settings, under dotted names."""
+    """The values of nested objects, such as settings, with their dotted names."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, f"{prefix}{key}.")

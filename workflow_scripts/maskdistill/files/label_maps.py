@@ -1,7 +1,7 @@
 """Label maps: one class or cluster per pixel, stored as PNG.
 
 8-bit palette images with PASCAL VOC's colours: 0 background, 1..C clusters, 255 ignore. Beyond 254
-clusters 16-bit grayscale, where 65535 is ignore.
+clusters, 16-bit grayscale images, where 65535 is ignore.
 """
 
 import io
@@ -59,7 +59,7 @@ def encode_png(labels: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes) -> np.ndarray:
-    """Decode a label map to H x W, uint8 or uint16; colours of the palette play no part.
+    """Decode a label map to H x W, uint8 or uint16; the palette's colours are ignored.
 
     Raises:
         ValueError: not a palette or grayscale PNG.
@@ -69,7 +69,7 @@ def decode_png(data: bytes) -> np.ndarray:
             return np.array(image)
         if image.mode.startswith("I;16"):
             return np.array(image).astype(np.uint16)
-        raise ValueError(f"a label map is a palette or grayscale image, not {image.mode}")
+        raise ValueError(f"label maps are palette or grayscale images, not {image.mode}")
 
 
 def read_png(path: str | os.PathLike) -> np.ndarray:
@@ -93,7 +93,7 @@ def dtype(clusters: int) -> type[np.unsignedinteger]:
 
 
 def ignore_value(labels: np.ndarray) -> int:
-    """The value that stands for ignore in a label map of this dtype."""
+    """The value that means ignore in a label map of this dtype."""
     return IGNORE if labels.dtype == np.uint8 else IGNORE_16_BIT
 
 
@@ -121,17 +121,17 @@ def paint(
 
 
 def colours(labels: np.ndarray) -> np.ndarray:
-    """VOC's colours of labels: their shape x 3, uint8.
+    """VOC's colours of labels: uint8, the shape of `labels` x 3.
 
-    Beyond 254 they come round again, without those of background and ignore.
+    Beyond 254 the colours repeat, without those of background and ignore.
     """
     return PALETTE[np.where(labels > 0, (labels - 1) % (IGNORE - 1) + 1, 0)]
 
 
 def legend(names: Sequence[str]) -> str:
-    """The lines of a labelmap.txt of CVAT: name and colour of background and of clusters 1, 2, …
+    """The text of CVAT's labelmap.txt: name and colour of background and of clusters 1, 2, …
 
-    Beyond 254 clusters label maps have no colours, and the colours here come round again.
+    Beyond 254 clusters, label maps have no colours, and the colours here repeat.
     """
     lines = ["# label:color_rgb:parts:actions"]
     for name, colour in zip(
@@ -147,7 +147,7 @@ def row(image_id: int, file_name: str, labels: np.ndarray) -> dict:
 
 
 def png_row(image_id: int, file_name: str, png: bytes) -> dict:
-    """As `row`, of a label map that `encode_png` has encoded."""
+    """As `row`, for a label map already encoded by `encode_png`."""
     path = os.path.splitext(file_name)[0] + ".png"
     return {
         "image_id": image_id,

@@ -1,4 +1,4 @@
-"""Binary masks: COCO run-length encoding, boxes, and patch grids laid over images.
+"""Binary masks: COCO run-length encoding, boxes, and patch grids scaled to images.
 
 Boxes are XYWH in pixels, as in COCO; masks are H x W, bool or uint8.
 """
@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 
 class EncodedMask(NamedTuple):
-    """A mask with the columns that it has in Parquet files."""
+    """A mask as the columns of a Parquet row."""
 
     height: int
     width: int
@@ -43,9 +43,9 @@ def decode_row(row: Mapping) -> np.ndarray:
 
 
 def area(rle_counts: bytes, height: int, width: int) -> int:
-    """Pixels inside a mask by its run lengths alone.
+    """Pixels inside a mask, computed from its run lengths.
 
-    Where run lengths are cut off, `decode` may return whatever the memory held before.
+    Unlike this, `decode` may return uninitialised memory where run lengths are truncated.
     """
     return int(coco_mask.area({"size": [height, width], "counts": rle_counts}))
 
@@ -53,18 +53,18 @@ def area(rle_counts: bytes, height: int, width: int) -> int:
 def grid_to_image(
     grid: np.ndarray, *, patch_size: int, resized: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """Lay a patch grid over the image it came from, by nearest neighbour.
+    """Scale a patch grid to the image it came from, by nearest neighbour.
 
     Args:
         grid: rows x columns; covers the resized image and the padding to its right and bottom.
-        patch_size: pixels of the resized image to a patch.
+        patch_size: side of a patch in pixels of the resized image.
         resized: (height, width) that the backbone saw, without padding.
         size: (height, width) of the original image.
 
     Returns:
         Array of `size` and of the grid's dtype.
     """
-    # floor((i + 1/2) * resized_n / n / patch_size), in integers: exact also on a patch's border
+    # floor((i + 1/2) * resized_n / n / patch_size), in integers to be exact on patch borders
     rows, columns = (
         (2 * np.arange(n) + 1) * resized_n // (2 * n * patch_size)
         for n, resized_n in zip(size, resized, strict=True)

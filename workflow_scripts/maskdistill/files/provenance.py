@@ -1,10 +1,9 @@
-"""What every output says of its own making: settings, code, input files, weights and versions.
+"""Provenance records of outputs: settings, code, input files, weights and versions.
 
-The record is a JSON object. Parquet files carry it in their metadata, JSON files under
+The record is a JSON object. Parquet files store it in their metadata, JSON files under
 `provenance` (COCO's under `info`), HTML pages in a data block, models under `provenance`, and
-folders in their hidden file `.maskdistill`. Formats that have no place for it, such as CSV, have it
-in a file NAME.provenance.json next to them, and so have pseudo-labels, whose content alone decides
-what is learned from them.
+folders in their hidden file `.maskdistill`. Other formats, such as CSV, have it in a file
+NAME.provenance.json next to them. So do pseudo-labels, whose own file depends only on the labels.
 """
 
 import hashlib
@@ -26,7 +25,7 @@ from workflow_scripts.maskdistill.files.atomic import folder_record, write_text
 
 METADATA_KEY = b"maskdistill"  # of a Parquet file's schema: the record as JSON
 CONTENT_KEY = b"maskdistill_content"  # of a Parquet file: the digest of its rows
-ENDING = ".provenance.json"  # of the file next to one that has no place for a record
+ENDING = ".provenance.json"  # of the file next to one whose format cannot hold a record
 _DIGITS = 16
 _HTML = re.compile(r'<script type="application/json" id="provenance">(.*?)</script>', re.DOTALL)
 
@@ -45,10 +44,10 @@ def record(
     Args:
         stage: what kind of output it is.
         settings: the part of the config that the program was given.
-        program: that made it, a module of `workflow_scripts`.
+        program: the module of `workflow_scripts` that made it.
         code: digest of the program's logic, see `code_digest`.
-        inputs: files that it was made from; they count by content.
-        extra: more that decides or describes the output, for instance the seed.
+        inputs: files that it was made from; their content digests are recorded.
+        extra: further entries, for instance the seed.
 
     Raises:
         InputError: an input file is missing.
@@ -56,7 +55,7 @@ def record(
     made_by = {"program": program, "code": code} if program else {}
     return {
         "stage": stage,
-        "settings": json.loads(json.dumps(settings)),  # a copy, to the last level
+        "settings": json.loads(json.dumps(settings)),  # a deep copy
         **made_by,
         "inputs": {os.fspath(path): content_digest(path) for path in inputs},
         "versions": versions(),
@@ -65,18 +64,17 @@ def record(
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes: Python and libraries."""
+    """Versions of Python and of the main libraries."""
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in ("torch", "numpy", "pyarrow")
     }
 
 
 def content_digest(path: str | os.PathLike) -> str:
-    """16 hexadecimal digits of what a file holds.
+    """16 hexadecimal digits that identify the content of a file.
 
-    For a Parquet file that MaskDistill wrote they are the digest of its rows, which is in its
-    footer: it does not depend on how the rows were made, and reading it takes no time. For other
-    files they are the first digits of the SHA-256.
+    For a Parquet file of MaskDistill this is the digest of its rows, read from its footer; it does
+    not depend on the provenance record. For other files it is the beginning of the SHA-256.
 
     Raises:
         InputError: there is no such file.
@@ -118,7 +116,7 @@ class RowsDigest:
             self._add(column)
 
     def _add(self, values: pa.Array) -> None:
-        # Arrow's own buffers hold anything where a value is null.
+        # Null values are dropped, because Arrow's buffers may hold anything in their place.
         self._digest.update(values.is_valid().to_numpy(zero_copy_only=False).tobytes())
         values, kind = values.drop_null(), values.type
         if pa.types.is_struct(kind):
@@ -138,20 +136,20 @@ class RowsDigest:
         return {CONTENT_KEY: self._digest.hexdigest()[:_DIGITS].encode()}
 
 
-def in_html(page: str, content: Mapping) -> str:
-    """The page with the record in a data block at its end, which nothing in it can end early."""
+def embed_in_html(page: str, content: Mapping) -> str:
+    """The page with the record in a data block at its end; "<" is escaped there."""
     text = json.dumps(content).replace("<", "\\u003c")
     head, end, tail = page.rpartition("</body>")
     return f'{head}<script type="application/json" id="provenance">{text}</script>\n{end}{tail}'
 
 
-def write_beside(path: str | os.PathLike, content: Mapping) -> None:
-    """Write the record of a file whose format has no place for it."""
-    write_text(beside(path), json.dumps(content, indent=1) + "\n")
+def write_record(path: str | os.PathLike, content: Mapping) -> None:
+    """Write the record of a file whose format cannot hold it."""
+    write_text(record_path(path), json.dumps(content, indent=1) + "\n")
 
 
-def beside(path: str | os.PathLike) -> Path:
-    """The file next to `path` that has its record, where its format has no place for one."""
+def record_path(path: str | os.PathLike) -> Path:
+    """The file next to `path` with its record, for formats that cannot hold one."""
     return Path(path).with_name(Path(path).name + ENDING)
 
 
@@ -163,8 +161,8 @@ def read(path: str | os.PathLike) -> dict | None:
     """
     path = Path(path)
     try:
-        if beside(path).is_file():
-            return json.loads(beside(path).read_text(encoding="utf-8"))
+        if record_path(path).is_file():
+            return json.loads(record_path(path).read_text(encoding="utf-8"))
         if path.is_dir():
             return folder_record(path)
         return _READERS.get(path.suffix, lambda _: None)(path)
@@ -182,7 +180,7 @@ def _of_parquet(path: Path) -> dict | None:
 
 def _of_json(path: Path) -> dict | None:
     with open(path, "rb") as file:
-        # COCO's are large, and have it at their beginning.
+        # COCO files are large, and have the record at their beginning.
         prefix = "info.provenance" if file.read(7) == b'{"info"' else "provenance"
         file.seek(0)
         return next(ijson.items(file, prefix, use_float=True), None)

@@ -1,11 +1,11 @@
-"""The columns of every stage's Parquet files, and what the files of a stage are."""
+"""The columns of every stage's Parquet files, and a description of each stage."""
 
 import functools
 from typing import NamedTuple
 
 import pyarrow as pa
 
-VECTOR = "vector"  # of float32, as long as the features of the backbone
+VECTOR = "vector"  # float32; its length is the backbone's embedding size
 
 
 class Stage(NamedTuple):

@@ -65,16 +65,16 @@ def shard_writer(
     embedding_size: int | None = None,
     rows_per_group: int = 256,
 ) -> Iterator[ShardWriter]:
-    """Write one shard of `stage`; it appears under its name when the block ends without an error.
+    """Write one shard of `stage`; the file appears when the block ends without an error.
 
     Args:
         metadata: see `provenance.record`; stored in the file's own metadata as JSON.
-        rows_per_group: rows that are held in memory, here and by whoever reads the file.
+        rows_per_group: rows that are held in memory, here and by readers of the file.
     """
     text = json.dumps(metadata, sort_keys=True)
     columns = schema(stage, embedding_size).with_metadata({METADATA_KEY: text})
-    # Dictionaries and statistics of vectors and PNGs would be useless and take three quarters of
-    # the time.
+    # Dictionaries and statistics of vectors and PNGs are useless and would take three quarters of
+    # the writing time.
     flat = [field.name for field in columns if not pa.types.is_nested(field.type)]
     options = {
         "compression": "zstd",
@@ -114,7 +114,7 @@ def read_metadata(path: str | os.PathLike) -> dict:
     with _report_damage(path):
         metadata = pq.read_schema(path).metadata or {}
         if METADATA_KEY not in metadata:
-            raise InputError(f"{path}: a foreign file: Parquet, but not one of MaskDistill's")
+            raise InputError(f"{path}: this Parquet file was not written by MaskDistill")
         return json.loads(metadata[METADATA_KEY])
 
 
@@ -129,8 +129,8 @@ def read_schema(path: str | os.PathLike) -> pa.Schema:
 
 
 def _open(path: str | os.PathLike) -> pq.ParquetFile:
-    # Only checksums reveal changes within an uncompressed page. `pre_buffer` would read the whole
-    # shard into memory.
+    # Checksums detect damage within an uncompressed page. `pre_buffer` would read the whole shard
+    # into memory.
     return pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
 
 
@@ -146,7 +146,7 @@ def read_table(paths: Iterable[str | os.PathLike], columns: list[str] | None = N
 def rows_in_order(
     table: pa.Table, order: Sequence[int], *, batch_size: int = 1024
 ) -> Iterator[dict]:
-    """Rows of a table of `read_table` as dictionaries, a few at a time, by their numbers."""
+    """Rows of a table with these numbers, as dictionaries, converted a few at a time."""
     for first in range(0, len(order), batch_size):
         yield from table.take(order[first : first + batch_size]).to_pylist()
 
@@ -172,7 +172,7 @@ def read_rows(
 ) -> Iterator[dict]:
     """Stream the rows of one shard as dictionaries, a few at a time.
 
-    Vectors (keys, embeddings, …) come as NumPy arrays.
+    Vectors (keys, embeddings, …) are NumPy arrays.
     """
     for batch in read_batches(path, columns, batch_size=batch_size):
         yield from _rows(batch)
@@ -185,7 +185,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict]:
 
 
 def read_usable(manifest: str | os.PathLike) -> list[dict]:
-    """The rows of a manifest shard whose images go through the later stages."""
+    """The rows of a manifest shard whose images are usable (status ok)."""
     return [row for row in read_rows(manifest) if row["status"] == OK]
 
 
@@ -198,9 +198,9 @@ def _values(column: pa.Array) -> list:
 
 
 def rows_of_image(path: str | os.PathLike, image_id: int) -> list[dict]:
-    """The rows of one image of a shard; vectors come as NumPy arrays.
+    """The rows of one image of a shard; vectors are NumPy arrays.
 
-    Only what belongs to the image is decoded, however large the shard is.
+    Only the rows of this image are decoded.
     """
     with _report_damage(path):
         table = pq.read_table(
@@ -210,7 +210,7 @@ def rows_of_image(path: str | os.PathLike, image_id: int) -> list[dict]:
 
 
 def group_by_image(path: str | os.PathLike, columns: list[str] | None = None) -> dict[int, list]:
-    """The rows of one shard by image: image_id → rows, in the order of the file."""
+    """image_id → its rows in one shard, in the order of the file."""
     groups: dict[int, list] = {}
     for row in read_rows(path, columns):
         groups.setdefault(row["image_id"], []).append(row)
@@ -221,7 +221,7 @@ def assert_same_images(expected: Iterable[int], found: Iterable[int], what: str)
     """Check that two files hold the same image ids, so that no image is lost.
 
     Raises:
-        InputError: with a few of the ids that differ.
+        InputError: they differ; the message names a few ids.
     """
     expected, found = set(expected), set(found)
     if expected != found:
@@ -232,7 +232,7 @@ def assert_same_images(expected: Iterable[int], found: Iterable[int], what: str)
         )
 
 
-# What reading a damaged file raises depends on the place of the damage.
+# Which error a damaged file raises depends on where the damage is.
 _DAMAGE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, json.JSONDecodeError)
 
 

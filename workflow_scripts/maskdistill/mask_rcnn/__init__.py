@@ -1,1 +1,1 @@
-"""Mask R-CNN trained on pseudo-masks: one small interface, engines behind it (`engines`)."""
+"""Mask R-CNN trained on pseudo-masks, with exchangeable implementations (`engines`)."""

@@ -21,17 +21,17 @@ def candidate_rows(
     batch_size: int,
     workers: int,
 ) -> Iterator[dict]:
-    """Predict the candidates of a manifest's images, whose decoding runs ahead in threads.
+    """Predict the candidates of a manifest's images, which are decoded in background threads.
 
     Args:
-        manifest: shard of the stage `images`; rows whose status is not 'ok' are passed over.
+        manifest: shard of the stage `images`; rows whose status is not 'ok' are skipped.
         root: folder that its file names are relative to.
-        batch_size: images of one size in one pass.
-        workers: threads that decode.
+        batch_size: number of images, all of one size, in one pass.
+        workers: threads that decode images.
 
     Yields:
-        Rows of the schema `candidates`. Those of one image follow each other, by falling score; an
-        image without a candidate has one row in which candidate_id, cluster and score are null.
+        Rows of the schema `candidates`, image by image, by falling score; an image without a
+        candidate has one row in which candidate_id, cluster and score are null.
 
     Raises:
         InputError: an image can no longer be read.
@@ -62,8 +62,8 @@ def rows_of_image(image: Mapping, candidates: list[Candidate]) -> Iterator[dict]
     """The rows of one image.
 
     Args:
-        image: image_id, height and width.
-        candidates: by falling score.
+        image: row with image_id, height and width.
+        candidates: its candidates by falling score.
     """
     if not candidates:
         yield dict(image)

@@ -1,4 +1,4 @@
-"""Pseudo-labels through Detectron2: registered data set, augmentation, masks as bitmaps."""
+"""Pseudo-labels for Detectron2: registered data set, augmentation, masks as bitmaps."""
 
 import contextlib
 import uuid
@@ -41,13 +41,13 @@ def registered(pseudo_labels: Path, root: Path) -> Iterator[str]:
 
 
 class RegisteredDataset(Dataset):
-    """The annotated images of a registered data set; an item is made for a place in the plan.
+    """The annotated images of a registered data set; the index of an item is a `Sample`.
 
-    Images are read as everywhere in this project, resized and mirrored as Detectron2 does.
+    Images are read by `files.images`, and resized and mirrored as in Detectron2.
 
     Args:
-        name: of the registered data set.
-        seed: with the place in the plan, decides side and mirroring.
+        name: name of the registered data set.
+        seed: seed, together with the `Sample`, of side and mirroring.
     """
 
     def __init__(self, name: str, settings: MaskRCNNSettings, *, seed: int) -> None:
@@ -64,10 +64,10 @@ class RegisteredDataset(Dataset):
         return len(self._records)
 
     def __getitem__(self, sample: Sample) -> Example:
-        """The image at a place in the plan.
+        """The training image of a `Sample`.
 
         Raises:
-            InputError: the image cannot be read, or is not of the size in the file.
+            InputError: the image cannot be read, or does not have the size in the file.
         """
         record = self._records[sample.index]
         image = images.read_listed(record["file_name"], (record["height"], record["width"]))

@@ -1,4 +1,4 @@
-"""The engine on Detectron2; fulfils `engines.Engine`. It downloads nothing."""
+"""The engine `detectron2`, an `engines.Engine`. It downloads nothing."""
 
 import contextlib
 from collections.abc import Mapping
@@ -29,8 +29,8 @@ try:
     )
 except ImportError as error:
     raise InputError(
-        f"mask_rcnn.engine: Detectron2 cannot be imported here ({error}); install it (README, "
-        "section Detectron2; for conda: envs/detectron2.yaml) or set mask_rcnn.engine: torchvision"
+        f"mask_rcnn.engine: Detectron2 cannot be imported here ({error}); install it "
+        "(docs/paper.md; for conda: envs/detectron2.yaml) or set mask_rcnn.engine: torchvision"
     ) from error
 
 
@@ -50,11 +50,11 @@ def fit(
     if distributed.world_size() > 1 and distributed.rank() == 0:
         print(
             f"Detectron2 with {distributed.world_size()} processes: each pads its part of a batch "
-            "and draws and averages over its sampled regions by itself, so that another number of "
-            "processes gives another result",
+            "and samples and averages over regions by itself, so that the result depends on the "
+            "number of processes",
             flush=True,
         )
-    # Detectron2 does not check the file; our reader does, and its messages name the remedy.
+    # Detectron2 does not check the file; `PseudoLabels` does, with clear messages.
     clusters = PseudoLabels(
         pseudo_labels,
         root,

@@ -1,11 +1,11 @@
-"""Mask R-CNN with a ResNet-C4, out of Detectron2's parts: MoCo's detection recipe.
+"""Mask R-CNN with a ResNet-C4, built from Detectron2's parts as in MoCo's detection recipe.
 
-As in that recipe, batch normalisation is trained, over all processes together, and one more
-follows the last stage (res5), whose features the heads of boxes and masks share.
+As in that recipe, batch normalisation is trained with statistics over all processes, and another
+one follows the last stage (res5), whose features the box and mask heads share.
 
 The result depends on the number of processes: each pads its images to the largest of its own part
-of the batch, draws its samples of anchors and regions by itself, and averages the losses of
-classes, boxes and masks over its own regions.
+of the batch, samples anchors and regions by itself, and averages the losses of classes, boxes and
+masks over its own regions.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.resnet import BLOCKS, MEAN, STD, build_resnet
 from workflow_scripts.maskdistill.torch_tools.weights import detectron2_names, load_strictly
 
-# Detectron2's names of the losses → those of torchvision, in every engine's history.
+# Detectron2's names of the losses → torchvision's names, which every loss history has.
 _LOSSES = {
     "loss_cls": "loss_classifier",
     "loss_box_reg": "loss_box_reg",
@@ -51,7 +51,7 @@ _LOSSES = {
 class Detectron2MaskRCNN(GeneralizedRCNN):
     """Detectron2's model behind the interface of `network.MaskRCNN`."""
 
-    statistics: dict[str, float]  # that the model reports for the last training step
+    statistics: dict[str, float]  # Detectron2's statistics of the last training step
 
     def forward(
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -64,7 +64,7 @@ class Detectron2MaskRCNN(GeneralizedRCNN):
         if not self.training:
             return [_detections(found) for found in self.inference(inputs, do_postprocess=False)]
         if rank := distributed.rank():
-            # `seed_step` gives all processes the same seed; here they must draw different numbers.
+            # `seed_step` gives all processes the same seed, but here each needs its own.
             torch.manual_seed(torch.initial_seed() + rank)
         for given, target in zip(inputs, targets, strict=True):
             given["instances"] = _instances(target, given["image"].shape[-2:])
@@ -81,7 +81,7 @@ def build_mask_rcnn(
     prediction: CandidateSettings | None = None,
     initial_weights: bool = True,
 ) -> Detectron2MaskRCNN:
-    """Build the network; see `network.build_mask_rcnn`. Its parameters have Detectron2's names.
+    """Build the network as `network.build_mask_rcnn`; parameters have Detectron2's names.
 
     Raises:
         InputError: the initial weights do not fit.
@@ -148,7 +148,7 @@ def build_mask_rcnn(
 
 
 def _build_trunk(settings: MaskRCNNSettings) -> ResNet:
-    """The whole ResNet, of which the model's backbone and heads share the stages."""
+    """The whole ResNet, whose stages are divided between the model's backbone and heads."""
     norm = _norm(settings)
     stages, channels = [], 64
     torchvision_block, numbers = BLOCKS[settings.depth]
@@ -159,7 +159,7 @@ def _build_trunk(settings: MaskRCNNSettings) -> ResNet:
             kind, output = BasicBlock, width
         else:
             kind, output = BottleneckBlock, 4 * width
-            # In torchvision's and MoCo's bottlenecks the 3 x 3 convolution takes the stride.
+            # In torchvision's and MoCo's bottlenecks the 3 x 3 convolution has the stride.
             options |= {"bottleneck_channels": width, "stride_in_1x1": False}
         stages.append(
             ResNet.make_stage(kind, blocks, in_channels=channels, out_channels=output, **options)
@@ -175,7 +175,7 @@ def _build_trunk(settings: MaskRCNNSettings) -> ResNet:
 
 def _norm(settings: MaskRCNNSettings) -> str:
     """Detectron2's name of the normalisation."""
-    # `distributed.parallel` replaces BN where there are several processes.
+    # `distributed.parallel` replaces BN if there are several processes.
     return {"batch": "BN", "frozen": "FrozenBN", "group": "GN"}[settings.norm]
 
 

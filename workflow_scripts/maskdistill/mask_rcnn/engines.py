@@ -1,6 +1,6 @@
-"""The interface that every Mask R-CNN implementation fulfils, and their registry by name.
+"""The interface of Mask R-CNN implementations ("engines"), and their registry by name.
 
-An engine is imported when it is chosen, so that the libraries of the others are not needed.
+An engine is imported only when it is chosen, so that the libraries of others are not needed.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from workflow_scripts.maskdistill.settings.sections.candidates import CandidateS
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.settings.sections.runtime import RuntimeSettings
 
-# name → module that fulfils `Engine`
+# name → module that implements `Engine`
 _MODULES = {
     "torchvision": "workflow_scripts.maskdistill.mask_rcnn.torchvision_engine",
     "detectron2": "workflow_scripts.maskdistill.mask_rcnn.detectron2_engine",
@@ -38,9 +38,9 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how a training runs; it does not change the result.
+    """Where and how a training runs, which does not change the result.
 
-    The number of torchrun's processes changes the result of the engine Detectron2 only.
+    The number of torchrun's processes changes only the result of the engine `detectron2`.
     """
 
     device: torch.device
@@ -52,7 +52,7 @@ class Predictor(Protocol):
     """A trained model on its device."""
 
     def predict(self, images: Sequence[np.ndarray]) -> list[list[Candidate]]:
-        """The candidates of each image, by falling score; all images go through in one pass.
+        """Predict the candidates of each image, by falling score, in one pass.
 
         Args:
             images: RGB, H x W x 3 uint8, all of one size.
@@ -61,7 +61,7 @@ class Predictor(Protocol):
 
 
 class Engine(Protocol):
-    """An implementation of Mask R-CNN; a module with these two functions is one."""
+    """An implementation of Mask R-CNN: a module with these two functions."""
 
     def fit(
         self,
@@ -76,19 +76,20 @@ class Engine(Protocol):
         record: Mapping,
         runtime: Runtime,
     ) -> None:
-        """Train on a COCO dataset file, going on from the last checkpoint if there is one.
+        """Train on a COCO dataset file, from the last checkpoint if there is one.
 
         Args:
             pseudo_labels: COCO dataset file; category ids 1..C, masks as compressed RLE.
             root: folder that its file names are relative to.
-            work_dir: keeps the checkpoints of every training, by fingerprint.
-            model: the trained model is written here, a dict with "engine" and all that
+            work_dir: folder of the checkpoints of every training, by fingerprint.
+            model: file to write the trained model to, a dict with "engine" and the entries that
                 `predictor` needs.
-            history: the loss of every step, as CSV.
-            record: what both files say of their making, see `provenance.record`.
+            history: CSV file to write the losses of every step to.
+            record: provenance record of both files.
 
         Raises:
-            InputError: unusable pseudo-labels, settings or initial weights; a loss not finite.
+            InputError: unusable pseudo-labels, settings or initial weights, or a loss that is not
+                finite.
             Interrupted: SIGTERM arrived and the state has been saved.
         """
         ...
@@ -96,23 +97,23 @@ class Engine(Protocol):
     def predictor(
         self, model: Mapping, *, settings: CandidateSettings, device: torch.device
     ) -> Predictor:
-        """Make a predictor of the content of a model file that `fit` wrote.
+        """Make a predictor from the content of a model file that `fit` wrote.
 
         Raises:
-            InputError: the content is of another version; the caller adds the name of the file.
+            InputError: another version wrote the file; the caller adds the file's name.
         """
         ...
 
 
 def engine(name: str) -> Engine:
-    """The engine of that name; its libraries are imported now.
+    """Import the engine of that name and its libraries.
 
     Raises:
         InputError: no such engine, or its libraries are not installed.
     """
     if name not in _MODULES:
         raise InputError(
-            f"mask_rcnn.engine: there is no engine {name!r}; choose one of {', '.join(_MODULES)}"
+            f"mask_rcnn.engine: unknown engine {name!r}; choose one of {', '.join(_MODULES)}"
         )
     return importlib.import_module(_MODULES[name])
 
@@ -123,7 +124,7 @@ def load_predictor(
     """Load a model file on `device`, with the engine that trained it.
 
     Raises:
-        InputError: missing, damaged or not a Mask R-CNN of ours.
+        InputError: missing, damaged or not written by `Engine.fit`.
     """
     remedy = "train_mask_rcnn writes it"
     model = read_checkpoint(path, remedy=remedy)

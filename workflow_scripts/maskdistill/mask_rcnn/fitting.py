@@ -1,4 +1,4 @@
-"""Training of Mask R-CNN by any engine, and the files that it writes."""
+"""Training of Mask R-CNN with any engine, and the output files."""
 
 import dataclasses
 import functools
@@ -34,10 +34,10 @@ def fit_network(
     runtime: Runtime,
     observe: Observer | None = None,
 ) -> None:
-    """Train an engine's network and write its files; the arguments are those of `Engine.fit`.
+    """Train an engine's network and write its files; see `Engine.fit` for the other arguments.
 
     Args:
-        network: from lists of images and targets to losses by name, see `network.MaskRCNN`.
+        network: lists of images and targets → losses by name, see `network.MaskRCNN`.
         examples: makes the `Example` of a `Sample`.
         clusters: number of classes, for the model file.
         observe: called on the first process after every step.
@@ -67,9 +67,9 @@ def fit_network(
 
 
 def fingerprint(pseudo_labels: Path, *, settings: MaskRCNNSettings, seed: int) -> dict:
-    """What decides the result of a training; see `training_run.training_run`.
+    """Everything that the result of a training depends on; see `training_run.training_run`.
 
-    The number of processes is part of it for the engine Detectron2 only, see `detectron2_network`.
+    It includes the number of processes for `detectron2` only, see `detectron2_network`.
     """
     weights = settings.weights and Path(settings.weights)
     found = {
@@ -136,7 +136,7 @@ def learning_rate(settings: MaskRCNNSettings, step: int) -> float:
 
 
 def build_optimizer(network: nn.Module, settings: MaskRCNNSettings) -> torch.optim.Optimizer:
-    """SGD or AdamW over the trained parameters; normalisation layers have no weight decay."""
+    """SGD or AdamW for the trained parameters; normalisation layers have no weight decay."""
     norms = (nn.modules.batchnorm._BatchNorm, NORM_LAYERS["frozen"], nn.GroupNorm)
     decayed, spared = [], []
     for module in network.modules():

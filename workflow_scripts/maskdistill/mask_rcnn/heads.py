@@ -1,4 +1,4 @@
-"""Heads of Mask R-CNN for classes, boxes and masks, and the pooling of a region's features."""
+"""Heads of Mask R-CNN for classes, boxes and masks, and pooling of a region's features."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from workflow_scripts.maskdistill.mask_rcnn.proposals import ImageSampler
 from workflow_scripts.maskdistill.torch_tools import distributed
 
 C4_STRIDE = 16
-PYRAMID_LEVELS = ("0", "1", "2", "3")  # that regions are pooled from
+PYRAMID_LEVELS = ("0", "1", "2", "3")  # levels from which regions are pooled
 
 
 class C4Pool(nn.Module):
@@ -25,15 +25,15 @@ class C4Pool(nn.Module):
     def forward(
         self, features: dict[str, Tensor], boxes: list[Tensor], _: list[tuple[int, int]]
     ) -> Tensor:
-        """Regions x channels x size x size."""
+        """Pool the regions' features: regions x channels x size x size."""
         return roi_align(features["0"], boxes, self.size, 1 / C4_STRIDE, aligned=True)
 
 
 class PyramidPool(MultiScaleRoIAlign):
     """RoIAlign on the level of the pyramid that suits the region's size.
 
-    torchvision infers the levels' strides from the first image without its padding, and is wrong
-    where the padding is large; here they are given.
+    torchvision infers the levels' strides from the first image without its padding, which is wrong
+    if the padding is large; here they are given.
 
     Args:
         size: cells along a side of the pooled features.
@@ -65,17 +65,17 @@ class PooledPredictor(FastRCNNPredictor):
 
 
 class Heads(roi_heads.RoIHeads):
-    """Box and mask heads; without a mask head of their own, masks share the box head's features.
+    """Box and mask heads; without a separate mask head, masks use the box head's features.
 
     Box features of the sampled regions are computed once, and masks are predicted from those of
-    the positive regions among them.
+    the positive regions.
 
     Losses are means over the sampled or positive regions of the global batch.
 
     Args:
         mask_size: cells along a side of the predicted masks.
-        sampler: of the regions that are trained on.
-        arguments: of torchvision's class.
+        sampler: samples the regions to train on.
+        arguments: arguments of torchvision's class.
     """
 
     def __init__(self, *, mask_size: int, sampler: ImageSampler, **arguments) -> None:
@@ -94,7 +94,7 @@ class Heads(roi_heads.RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Detections in evaluation mode, losses in training mode; the other one is empty."""
+        """Detections (empty in training mode) and losses (empty in evaluation mode)."""
         if not self.training:
             return self._detect(features, proposals, image_shapes), {}
         proposals, matched, labels, offsets = self.select_training_samples(proposals, targets)
@@ -163,14 +163,14 @@ def _crop_masks(masks: Tensor, boxes: Tensor, size: int) -> Tensor:
 def _box_losses(
     scores: Tensor, offsets: Tensor, labels: Tensor, targets: Tensor, positive: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Losses of classes and of boxes, each a sum over the regions, as torchvision has them.
+    """torchvision's losses of classes and of boxes, each summed over the regions.
 
     Args:
         scores: regions x (C + 1).
         offsets: regions x 4 (C + 1).
-        labels: of the regions, 0 for the background.
+        labels: classes of the regions, 0 for the background.
         targets: true offsets, regions x 4.
-        positive: which regions are no background.
+        positive: which regions are not background.
     """
     own = offsets.unflatten(1, (-1, 4))[positive, labels[positive]]
     return (

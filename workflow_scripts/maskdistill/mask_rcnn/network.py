@@ -1,6 +1,6 @@
-"""Mask R-CNN with a ResNet-C4 or an FPN, out of torchvision's parts.
+"""Mask R-CNN with a ResNet-C4 or an FPN, built from torchvision's parts.
 
-C4 is Detectron2's: the RPN and RoIAlign work on the third stage (stride 16), and the last stage
+C4 is as in Detectron2: the RPN and RoIAlign use the third stage (stride 16), and the last stage
 (res5) is the head that boxes and masks share.
 """
 
@@ -32,7 +32,7 @@ from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.resnet import MEAN, STD, build_resnet, output_channels
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
-FPN_STRIDE = 32  # of the coarsest level that is computed from the image
+FPN_STRIDE = 32  # stride of the backbone's coarsest level
 
 
 class MaskRCNN(nn.Module):
@@ -62,8 +62,8 @@ class MaskRCNN(nn.Module):
                 (n x H x W uint8) of each image.
 
         Returns:
-            Losses by name, or for each image "boxes" (n x 4), "labels", "scores" by falling score
-            and "masks" (n x 1 x M x M probabilities within the box).
+            Losses by name, or for each image, by falling score, "boxes" (n x 4), "labels",
+            "scores" and "masks" (n x 1 x M x M probabilities within the box).
         """
         batch = self._batch(images)
         features = self.backbone(batch.tensors)
@@ -74,8 +74,8 @@ class MaskRCNN(nn.Module):
     def _batch(self, images: Sequence[Tensor]) -> ImageList:
         """Normalise, and pad to the right and bottom with zeros (the mean colour).
 
-        In training all processes pad to the largest image of the global batch: padding changes
-        the features along its border and the statistics of batch normalisation.
+        In training all processes pad to the largest image of the global batch, because padding
+        changes the features along its border and the statistics of batch normalisation.
         """
         sizes = [tuple(image.shape[-2:]) for image in images]
         largest = [max(side) for side in zip(*sizes, strict=True)]
@@ -89,7 +89,7 @@ class MaskRCNN(nn.Module):
 
 
 class C4Backbone(nn.Module):
-    """The ResNet from its stem to the third stage: stride 16."""
+    """The ResNet from its stem to the third stage (stride 16)."""
 
     def __init__(self, resnet: nn.Module) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class _Parts(NamedTuple):
     """The parts in which C4 and FPN differ."""
 
     backbone: nn.Module
-    channels: int  # of its feature maps
+    channels: int  # channels of its feature maps
     anchor_sizes: tuple[tuple[int, ...], ...]  # one tuple for each feature map
     heads: dict[str, nn.Module | None]
     mask_size: int
@@ -126,7 +126,7 @@ def build_mask_rcnn(
 
     Args:
         prediction: how detections are selected in evaluation mode; None for the defaults.
-        initial_weights: read `settings.weights`; False where a trained state follows.
+        initial_weights: read `settings.weights`; False if trained weights are loaded afterwards.
 
     Raises:
         InputError: the initial weights do not fit.
@@ -171,7 +171,7 @@ def build_mask_rcnn(
         ),
         parts.stride,
     )
-    # A training step of C4 takes three quarters of the time with channels last.
+    # With channels last, a training step of C4 takes three quarters of the time.
     return network.to(memory_format=torch.channels_last)
 
 
@@ -209,8 +209,8 @@ def _fpn(settings: MaskRCNNSettings, resnet: nn.Module, classes: int) -> _Parts:
     stages = ("layer1", "layer2", "layer3", "layer4")
     channels = [output_channels(getattr(resnet, stage)) for stage in stages]
     levels = dict(zip(stages, PYRAMID_LEVELS, strict=True))
-    # 224 px where the anchors are the usual ones, of which the third, 128 px, has stride 16; with
-    # other anchors in proportion.
+    # 224 px for the usual anchors, of which the third (128 px) has stride 16; in proportion for
+    # other anchors.
     canonical_size = 224 / 128 * settings.anchor_sizes[2]
     return _Parts(
         backbone=BackboneWithFPN(resnet, levels, channels, width),

@@ -1,4 +1,4 @@
-"""Masks predicted on a small grid inside a box, laid into the image one at a time."""
+"""Pastes masks that are predicted on a small grid inside a box into the image."""
 
 import numpy as np
 
@@ -14,14 +14,13 @@ def paste(
 ) -> masks.EncodedMask | None:
     """Interpolate a mask over its box, threshold it, and encode it at the image's size.
 
-    Only the pixels under the box are interpolated; at no time is there more than one mask of the
-    image's size.
+    Only the pixels under the box are interpolated.
 
     Args:
         probabilities: M x M, float; cell (0, 0) is the upper left corner of the box.
         box: XYXY in pixels, edges of pixels at whole numbers.
         size: (height, width) of the image.
-        threshold: probability from which on a pixel is inside.
+        threshold: smallest probability of a pixel inside the mask.
 
     Returns:
         None if no pixel is inside.
@@ -38,10 +37,10 @@ def paste(
 
 
 def _interpolation(start: float, stop: float, length: int, cells: int) -> tuple[slice, np.ndarray]:
-    """Linear interpolation along an axis: pixels whose centre is in the box, and their weights.
+    """Linear interpolation along an axis for the pixels whose centre is in the box.
 
     Returns:
-        Slice of the pixels, and float32 weights of pixels x cells; outermost cells extend to the
+        Slice of these pixels, and float32 weights, pixels x cells; outermost cells extend to the
         edge of the box.
     """
     first = max(0, int(np.ceil(start - 0.5)))

@@ -1,4 +1,4 @@
-"""Candidates of whole images from a trained network, whichever engine built it."""
+"""Candidates of whole images from a trained network of any engine."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -22,9 +22,9 @@ class NetworkPredictor:
     """A trained network on its device; see `engines.Predictor`.
 
     Args:
-        network: in evaluation mode, from a list of images (3 x H x W, uint8, RGB) to a list of
-            dicts of "boxes" (n x 4, XYXY), "labels", "scores" and "masks" (n x 1 x M x M).
-        resize: from an H x W x 3 uint8 image and a (height, width) to the resized image.
+        network: network in evaluation mode: list of images (3 x H x W, uint8, RGB) → list of dicts
+            of "boxes" (n x 4, XYXY), "labels", "scores" and "masks" (n x 1 x M x M).
+        resize: (H x W x 3 uint8 image, (height, width)) → resized image.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ def load_network(
     device: torch.device,
     resize: Resize = images.resize,
 ) -> NetworkPredictor:
-    """Make a predictor of the content of a model file.
+    """Make a predictor from the content of a model file.
 
     Args:
         build: an engine's `build(training_settings, clusters, prediction=, initial_weights=)`.
 
     Raises:
-        InputError: the file is of another version.
+        InputError: another version wrote the file.
     """
     try:
         network = build(
@@ -87,9 +87,9 @@ def load_network(
 def _candidates(
     found: dict[str, torch.Tensor], scale: torch.Tensor, size: tuple[int, int]
 ) -> list[Candidate]:
-    """Detections on the resized image to candidates on the image itself, without empty masks."""
+    """Convert detections on the resized image to candidates on the image; drop empty masks."""
     candidates = []
-    # A stable sort, so that the order of equal scores does not depend on the batch.
+    # Stable, so that the order of equal scores does not depend on the batch.
     order = torch.argsort(found["scores"], descending=True, stable=True).tolist()
     boxes = (found["boxes"] * scale).tolist()
     for index in order:

@@ -1,4 +1,4 @@
-"""Region proposals (RPN) of Mask R-CNN, and the sampling of the boxes that it is trained on."""
+"""Region proposals (RPN) of Mask R-CNN, and sampling of the boxes in its losses."""
 
 import numpy as np
 import torch
@@ -12,12 +12,12 @@ from workflow_scripts.maskdistill.torch_tools import distributed, sampling
 class ImageSampler:
     """Samples positive and negative boxes of each image, in place of torchvision's sampler.
 
-    What is drawn for an image depends on its place in the global batch, and not on how many
-    processes share the batch, see `sampling.image_generators`. It is drawn on the CPU, which takes
-    microseconds for so few numbers, and is the same on every device.
+    The sample of an image depends on its position in the global batch, not on the number of
+    processes, see `sampling.image_generators`. It is drawn on the CPU, so that it is the same on
+    every device; this takes microseconds.
 
     Args:
-        boxes: that are sampled of each image, if it has as many.
+        boxes: largest number of boxes to sample from each image.
         positive_fraction: largest share of positive ones among them.
     """
 
@@ -28,8 +28,8 @@ class ImageSampler:
         """Masks of the chosen positive and of the chosen negative boxes of each image.
 
         Args:
-            matched_idxs: of each image, a number for each box: above 0 for a positive one, 0 for
-                a negative one, below 0 for one that must not be chosen.
+            matched_idxs: for each image, one number per box: above 0 if it is positive, 0 if
+                negative, below 0 if it must not be chosen.
         """
         generators = sampling.image_generators(len(matched_idxs))
         positives, negatives = [], []
@@ -43,7 +43,7 @@ class ImageSampler:
 
 
 def _choose(candidates: Tensor, limit: int, generator: np.random.Generator) -> tuple[Tensor, int]:
-    """Up to `limit` of the candidates, as a mask of uint8, and their number."""
+    """Choose up to `limit` of the candidates; returns a uint8 mask and their number."""
     (indices,) = torch.where(candidates)
     count = min(limit, len(indices))
     drawn = torch.from_numpy(generator.choice(len(indices), count, replace=False, shuffle=False))
@@ -53,11 +53,11 @@ def _choose(candidates: Tensor, limit: int, generator: np.random.Generator) -> t
 
 
 class RegionProposals(rpn.RegionProposalNetwork):
-    """torchvision's; its losses are means over the sampled anchors of the global batch.
+    """torchvision's RPN, with losses that are means over the sampled anchors of the global batch.
 
     Args:
-        sampler: of the anchors that are trained on.
-        arguments, options: of torchvision's class.
+        sampler: samples the anchors in the losses.
+        arguments, options: arguments of torchvision's class.
     """
 
     def __init__(self, *arguments, sampler: ImageSampler, **options) -> None:
@@ -76,7 +76,7 @@ class RegionProposals(rpn.RegionProposalNetwork):
         labels: list[Tensor],
         regression_targets: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Losses of objectness and boxes; see `distributed.mean_counts` for their scale."""
+        """Losses of objectness and boxes, scaled by `distributed.mean_counts`."""
         positive, negative = (
             torch.where(torch.cat(chosen))[0] for chosen in self.fg_bg_sampler(labels)
         )

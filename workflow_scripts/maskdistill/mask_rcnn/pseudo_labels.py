@@ -1,4 +1,4 @@
-"""Pseudo-labels in a COCO dataset file as a torch data set: decoding and augmentation."""
+"""Pseudo-labels of a COCO dataset file as a torch data set: decoding and augmentation."""
 
 import functools
 import itertools
@@ -18,7 +18,7 @@ from workflow_scripts.maskdistill.files import images, masks
 from workflow_scripts.maskdistill.files.json_io import read_entries
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 
-# Columns take a quarter of the memory of dictionaries, and loading processes share them.
+# Arrow tables take a quarter of the memory of dictionaries, and loading processes share them.
 _IMAGES = pa.schema(
     {"id": pa.int64(), "file_name": pa.string(), "height": pa.int32(), "width": pa.int32()}
 )
@@ -42,15 +42,15 @@ class Example(NamedTuple):
 
 
 class PseudoLabels(Dataset):
-    """The annotated images of a COCO dataset file; an item is made for a `Sample`.
+    """The annotated images of a COCO dataset file; the index of an item is a `Sample`.
 
     Args:
         path: COCO dataset file with category ids 1..C and masks as compressed RLE.
         root: folder that its file names are relative to.
-        sides: shorter sides in pixels, of which every place draws one.
-        longer_side: bound on the longer side.
+        sides: shorter sides in pixels; one is drawn for every item.
+        longer_side: upper bound on the longer side in pixels.
         flip: mirror half of the images.
-        seed: with the place in the plan, decides side and mirroring.
+        seed: seed, together with the `Sample`, of side and mirroring.
 
     Raises:
         InputError: not such a file, or none of its images is annotated.
@@ -90,17 +90,17 @@ class PseudoLabels(Dataset):
         if not len(chosen):
             raise InputError(
                 f"{path}: none of the {len(images)} images is annotated; "
-                "check the masks and clusters that it was made of"
+                "check the masks and clusters that it was made from"
             )
 
     def __len__(self) -> int:
         return len(self._file_names)
 
     def __getitem__(self, sample: Sample) -> Example:
-        """The image at a place in the plan.
+        """The training image of a `Sample`.
 
         Raises:
-            InputError: the image cannot be read, or is not of the size in the file.
+            InputError: the image cannot be read, or does not have the size in the file.
         """
         first, end = self._starts[sample.index : sample.index + 2]
         annotations = self._annotations.slice(first, end - first).to_pylist()
@@ -135,23 +135,29 @@ class PseudoLabels(Dataset):
         if not ids:
             raise KeyError("categories")
         if ids != list(range(1, len(ids) + 1)):
-            raise InputError(f"{self.path}: category ids are not 1..C; write_pseudo_labels does so")
+            raise InputError(
+                f"{self.path}: category ids are not 1..C; use a file of write_pseudo_labels"
+            )
         return len(ids)
 
     def _annotation_row(self, annotation: dict, ids: np.ndarray, sizes: np.ndarray) -> dict:
         name = f"{self.path}: annotation {annotation['id']}"
         place = np.searchsorted(ids, annotation["image_id"])
         if ids[place : place + 1].tolist() != [annotation["image_id"]]:
-            raise InputError(f"{name} is of image {annotation['image_id']}, which is not listed")
+            raise InputError(
+                f"{name} belongs to image {annotation['image_id']}, which is not listed"
+            )
         if not 1 <= annotation["category_id"] <= self.clusters:
             raise InputError(
-                f"{name} is of category {annotation['category_id']}, which is not listed"
+                f"{name} has category {annotation['category_id']}, which is not listed"
             )
         segmentation = annotation["segmentation"]
         if not isinstance(segmentation, dict) or not isinstance(segmentation.get("counts"), str):
-            raise InputError(f"{name}: the mask is not compressed RLE; write_pseudo_labels does so")
+            raise InputError(
+                f"{name}: the mask is not compressed RLE; use a file of write_pseudo_labels"
+            )
         if segmentation["size"] != sizes[place].tolist():
-            raise InputError(f"{name}: the mask is not of the image's size")
+            raise InputError(f"{name}: the mask does not have the image's size")
         if min(annotation["bbox"][2:]) <= 0:
             raise InputError(f"{name}: the mask is empty")
         return {
@@ -177,7 +183,7 @@ def _table(rows: Iterator[dict], schema: pa.Schema) -> pa.Table:
 def _resized_boxes(
     boxes: list[list[float]], old: tuple[int, int], new: tuple[int, int]
 ) -> np.ndarray:
-    """XYWH boxes in an image of size `old` as XYXY boxes at size `new`, at least a pixel wide."""
+    """XYWH boxes at image size `old` as XYXY boxes at size `new`, at least one pixel wide."""
     x, y, width, height = np.array(boxes, dtype=np.float64).T
     corners = np.stack([x, y, x + width, y + height], axis=1)
     corners *= np.array([new[1] / old[1], new[0] / old[0]] * 2)

@@ -1,4 +1,4 @@
-"""The engine on torchvision; fulfils `engines.Engine`."""
+"""The engine `torchvision`, an `engines.Engine`."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""The paper's tables and figures, and its numbers to compare with."""
+"""The paper's tables and figures, with the paper's numbers for comparison."""

@@ -9,7 +9,7 @@ from workflow_scripts.maskdistill.pictures import html_pages
 
 
 def render(dataset: str, items: Sequence[Mapping], figures: Mapping[str, str]) -> str:
-    """All items on one HTML page that loads nothing from anywhere.
+    """All items on one self-contained HTML page.
 
     Args:
         items: contents of the items' JSON files.

@@ -1,4 +1,4 @@
-"""Our numbers next to those of the paper's tables, and reasons why the two are not comparable.
+"""A run's numbers next to those of the paper, and reasons why the two are not comparable.
 
 `summary` is the content of a dataset's metrics.json (`summarize`), `paper` that of
 resources/paper_tables.json; both hold means over seeds. Numbers are fractions of 1.
@@ -11,11 +11,11 @@ from workflow_scripts.maskdistill.evaluation.step_titles import step_in_round
 
 PAPER_TABLES = "resources/paper_tables.json"
 PAPER_BACKBONE = "vit_small_patch16_224.dino"
-# Paper's dataset → its number of classes, of evaluated images, and of clusters.
+# Dataset of the paper → numbers of classes, evaluated images and clusters.
 PAPER_DATASETS = {"voc": (20, 1449, 20), "coco20k": (80, 19817, 80)}
-# Number of images in Table 3 (mask AP); for VOC all images that have masks of objects.
+# Number of images in Table 3 (mask AP); for VOC, all images with masks of objects.
 PAPER_AP_IMAGES = {"voc": 2913, "coco20k": 19817}
-AP_COLUMNS = ("ap50", "ap", "ap75")  # in the order of the paper's triples
+AP_COLUMNS = ("ap50", "ap", "ap75")  # in the paper's order
 AP_SETTINGS = {
     "class_agnostic_multi": "Class-agnostic, multi-object",
     "class_agnostic_single": "Class-agnostic, single object",
@@ -39,7 +39,7 @@ _CLASS_ROWS = {
 
 
 def paper_dataset(settings: Mapping) -> str:
-    """The paper's dataset to compare with: coco20k for a dataset in COCO's layout, else voc."""
+    """The paper's dataset to compare with: coco20k for a dataset in COCO's format, else voc."""
     return "coco20k" if settings["dataset"]["adapter"] == "coco" else "voc"
 
 
@@ -50,7 +50,7 @@ def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
         settings: the dataset's whole config.
 
     Returns:
-        One phrase per difference. Weights are judged by the name of their file.
+        One phrase per difference. Weights are compared by the name of their file.
     """
     name = paper_dataset(settings)
     classes, images, clusters = PAPER_DATASETS[name]
@@ -85,7 +85,7 @@ def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
 
 
 def instance_obstacles(settings: Mapping, summary: Mapping) -> list[str]:
-    """A further difference that concerns mask AP only: the number of images."""
+    """A further difference that affects only mask AP: the number of images."""
     expected = PAPER_AP_IMAGES[paper_dataset(settings)]
     found = summary.get("instances")
     if found is None or found["images"] == expected:
@@ -96,12 +96,12 @@ def instance_obstacles(settings: Mapping, summary: Mapping) -> list[str]:
 
 
 def methods_of(step: Mapping) -> str:
-    """How clusters were matched with classes; seeds with other numbers of classes may mix two."""
+    """How clusters were matched with classes; two methods if the seeds differ."""
     return " and ".join(step["matching"])
 
 
 def step_groups(summary: Mapping) -> dict[str, list[str]]:
-    """Matching method → names of the steps, as steps of different methods are not comparable."""
+    """Matching method → names of the steps; steps of different methods are not comparable."""
     groups: dict[str, list[str]] = {}
     for name, step in summary["steps"].items():
         groups.setdefault(methods_of(step), []).append(name)
@@ -116,10 +116,10 @@ def last_round(summary: Mapping) -> int:
 def paper_steps(summary: Mapping) -> dict[str, str]:
     """Step → its counterpart in the paper, named as in a run without CRF rounds.
 
-    The paper's numbers without CRF are of the first model. Its numbers with CRF are of a model that
-    was trained again on refined label maps and whose predictions are refined too: here that of the
-    last round. Without rounds the first model takes its place, and `obstacles` says so. Rounds
-    between have no counterpart.
+    The paper's numbers without CRF are those of the first model. Its numbers with CRF are those of
+    a model that was trained again on refined label maps and whose predictions are refined, too:
+    here the model of the last round. Without rounds it is the first model, and `obstacles` says so.
+    Other rounds have no counterpart.
     """
     found = {step: step for step in ("initial_masks", "mask_rcnn", "segmentation", "linear_probe")}
     for step in ("segmentation", "linear_probe"):
@@ -128,10 +128,10 @@ def paper_steps(summary: Mapping) -> dict[str, str]:
 
 
 def compare(ours: Mapping, percent: float | None) -> dict:
-    """One cell: our mean, sd and n, the paper's number, and the difference (ours minus paper's).
+    """One cell: the run's mean, sd and n, the paper's number, and the run's minus the paper's.
 
     Args:
-        percent: the paper's number as printed, None if there is none.
+        percent: the paper's number as printed; None if there is none.
     """
     paper = None if percent is None else round(percent / 100, 6)
     known = paper is not None and ours["mean"] is not None
@@ -139,7 +139,7 @@ def compare(ours: Mapping, percent: float | None) -> dict:
 
 
 def step_miou(summary: Mapping, step: str, paper: Mapping, dataset: str) -> dict:
-    """mIoU of a step next to Tables 1, 2 and S1 of the paper, which are for VOC.
+    """mIoU of a step next to the paper's Tables 1, 2 and S1, which are for VOC.
 
     Scores of majority matching have no counterpart in the paper.
     """
@@ -164,8 +164,8 @@ def instance_tables(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[
     """Mask AP next to Table 3, one table per setting.
 
     Yields:
-        `title`, `matching` (None if class-agnostic) and `rows`: step and three cells, of
-        AP50, AP and AP75.
+        `title`, `matching` (None if class-agnostic) and `rows`: step and three cells (AP50, AP,
+        AP75).
     """
     if "instances" not in summary:
         return
@@ -212,7 +212,7 @@ def class_iou(summary: Mapping, paper: Mapping) -> dict[str, dict[str, dict]]:
 
 
 def class_tables(summary: Mapping, paper: Mapping) -> Iterator[tuple[str, dict[str, dict]]]:
-    """Pairs of matching method and its part of `class_iou`; linear probes (`supervised`) last."""
+    """Pairs of a matching method and its part of `class_iou`; linear probes (`supervised`) last."""
     found = class_iou(summary, paper)
     steps = {**summary["steps"], **summary.get("linear_probe", {"steps": {}})["steps"]}
     for method in dict.fromkeys(map(methods_of, steps.values())):

@@ -8,7 +8,7 @@ from workflow_scripts.maskdistill.pictures import charts
 
 
 def figure(item: str, tables: Sequence[Mapping]) -> str:
-    """The tables of a figure as charts under each other: one SVG file that needs nothing else."""
+    """The tables of a figure as charts below each other, in one SVG document."""
     panels = []
     for table in tables:
         scale = 1 if table["unit"] == "count" else 100

@@ -1,7 +1,7 @@
-"""The paper's tables and figures that a run can make, and how their parts are named for people.
+"""The paper's tables and figures that a run can make, and the displayed names of their parts.
 
-An item is one table or figure of the paper, for instance `table_3`. It is made of one or more
-tables, each a dictionary as `tables.tables` describes it.
+An item is one table or figure of the paper, for instance `table_3`. It consists of one or more
+tables, which are dictionaries as described in `tables.tables`.
 """
 
 import re
@@ -33,14 +33,14 @@ NAMES = {
 
 
 def title_of(table: Mapping) -> str:
-    """A table's title for people; overclustering is always named."""
+    """The displayed title of a table, which mentions overclustering if there is any."""
     if "majority" in (table["matching"] or ""):
         return f"{table['title']} – overclustering, {table['matching']} matching"
     return table["title"]
 
 
 def images_of(table: Mapping) -> str:
-    """The images that a table is measured on, and those that its clusters were matched on."""
+    """The evaluated images of a table, and the images on which its clusters were matched."""
     evaluated, matched = table["evaluated_on"], table["matched_on"]
     text = f"{evaluated['images']:,} images of “{evaluated['split']}”"
     if matched is None:
@@ -51,7 +51,7 @@ def images_of(table: Mapping) -> str:
 
 
 def name_of(name: str) -> str:
-    """The name of a row or a column for people; classes and numbers keep theirs."""
+    """The displayed name of a row or a column; classes and numbers are not changed."""
     if re.search(r"_round_\d+", name):
         return step_title(name)
     return NAMES.get(name, name)

@@ -1,4 +1,4 @@
-"""Masks made from boxes (Table S1): the whole box, or the object in it as GrabCut finds it."""
+"""Masks made from boxes (Table S1): the whole box, or the object that GrabCut finds in it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,18 +24,18 @@ def box_mask(box: tuple[float, float, float, float], size: tuple[int, int]) -> n
 def grabcut(
     image: np.ndarray, box: tuple[float, float, float, float], *, iterations: int = 5
 ) -> np.ndarray:
-    """Cut the object out of its box by GrabCut (Rother et al., 2004), as OpenCV implements it.
+    """Segment the object in a box by OpenCV's GrabCut (Rother et al., 2004).
 
-    Pixels outside of the box are background for certain, those inside perhaps foreground. What
-    OpenCV draws at random is seeded: the same image and box give the same mask.
+    Pixels outside of the box are certain background, those inside possible foreground. OpenCV's
+    random numbers are seeded, so that the same image and box give the same mask.
 
     Args:
         image: H x W x 3 uint8.
         box: XYWH in pixels.
-        iterations: of the colour models and the cut.
+        iterations: number of GrabCut iterations.
 
     Returns:
-        H x W bool; the whole box where it fills the image or nothing is left of it.
+        H x W bool; the whole box if it fills the image or if GrabCut finds no foreground.
     """
     whole = box_mask(box, image.shape[:2])
     if not whole.any() or whole.all():
@@ -60,8 +60,7 @@ def paint_boxes(
         candidates: rows of `confident`, the most confident one first.
         size: (height, width) of the image.
         clusters: C.
-        image: H x W x 3 uint8, to cut the objects out of their boxes by GrabCut; else boxes are
-            painted whole.
+        image: H x W x 3 uint8, to segment the objects by GrabCut; None paints whole boxes.
 
     Returns:
         H x W label map, see `label_maps.paint`.

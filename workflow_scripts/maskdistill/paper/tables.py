@@ -1,7 +1,7 @@
-"""The numbers of the paper's tables and figures, each next to the paper's where it prints one.
+"""A run's numbers for the paper's tables and figures, next to the paper's numbers if it has them.
 
-A summary is what `summarize` writes for a dataset (mean, sd and n over seeds), here one for every
-variant of the run; see `variants`. Numbers are fractions of 1 unless a table's unit is `count`.
+A summary is the output of `summarize` (mean, sd and n over seeds) for one variant of the run, see
+`variants`. Numbers are fractions of 1 unless a table's unit is `count`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from workflow_scripts.maskdistill.runs.variants import BASELINES, MAIN
 CSV_COLUMNS = ["table", "matching", "split", "images", "matched_on", "row", "column"]
 CSV_COLUMNS += ["mean", "sd", "n", "paper", "difference", "comparable"]
 # Table → its key among the paper's tables, and its rows: key of the paper's number, variant, step.
-# Table S1 continues with the segmentation after CRF.
+# Table S1 has a further row for the segmentation after CRF.
 _MIOU_TABLES = {
     "table_1": (
         "table1_components_voc_val_miou",
@@ -53,20 +53,20 @@ def read_summaries(
     linear_probes: Sequence[Sequence[str]],
     seeds: Sequence[int],
 ) -> dict[str, dict]:
-    """Variant → its summary over seeds, with what its files hold.
+    """Variant → its summary over seeds.
 
     Args:
-        metrics, instances, linear_probes: the name of a variant and one file per seed, repeatedly.
-        seeds: those of the files, in their order.
+        metrics, instances, linear_probes: lists of the name of a variant and one file per seed.
+        seeds: seeds of the files, in their order.
 
     Raises:
-        InputError: the files of a variant are not one per seed or do not belong together, or the
-            metrics of the run itself are missing.
+        InputError: a variant does not have one file per seed, its files do not belong together, or
+            the metrics of the run itself are missing.
     """
 
     def read(files: Sequence[str]) -> list[dict]:
         if len(files) != len(seeds):
-            raise InputError(f"{len(files)} files for {len(seeds)} seeds; give one for each")
+            raise InputError(f"{len(files)} files for {len(seeds)} seeds; give one per seed")
         return seeds_summary.read_runs([Path(file) for file in files])
 
     found: dict[str, dict] = {}
@@ -89,21 +89,21 @@ def tables(
     paper: Mapping,
     dataset: str,
 ) -> list[dict]:
-    """The tables of one item; of a figure, each is a chart over the rows' names.
+    """The tables of one item; in a figure, each table is a chart over the names of its rows.
 
     Args:
         item: a key of `items.TITLES`.
         summaries: variant → summary.
-        sweep: of a figure, value → variant.
+        sweep: for a figure, value → variant.
         paper: content of resources/paper_tables.json.
         dataset: see `comparison.paper_dataset`.
 
     Returns:
-        `title`, `matching` (None if class-agnostic), `unit` ("fraction" or "count"),
-        `evaluated_on`: `split` and number of `images`, `matched_on`: the same of the images on
-        which clusters were matched with classes, if they were, and `rows`: `name` and `cells`,
-        column → see `comparison.compare`. Numbers of Hungarian and of majority matching never share
-        a table.
+        Dictionaries with `title`, `matching` (None if class-agnostic), `unit` ("fraction" or
+        "count"), `evaluated_on` (`split` and number of `images`), `matched_on` (the same for the
+        images on which clusters were matched with classes, if any) and `rows`: `name` and `cells`
+        (column → result of `comparison.compare`). Numbers of Hungarian and of majority matching
+        are never in the same table.
 
     Raises:
         InputError: variants were evaluated on different images.
@@ -130,7 +130,7 @@ def tables(
 
 
 def _images(item: str, summaries: Mapping[str, Mapping]) -> tuple[dict, dict]:
-    """Split and number of the images that an item is measured on, and of those for matching."""
+    """Split and number of the images for the scores of an item, and of those for matching."""
     if item in _OF_OBJECTS:
         parts = {name: s["instances"] for name, s in summaries.items() if "instances" in s}
     else:
@@ -138,7 +138,7 @@ def _images(item: str, summaries: Mapping[str, Mapping]) -> tuple[dict, dict]:
     found = {}
     for name, part in parts.items():
         own = {key: part[key] for key in ("split", "images")}
-        # Label maps are matched on the images that they are scored on.
+        # Clusters of label maps are matched on the evaluated images.
         found[name] = own, dict(part.get("matched_on", own))
     first, *others = found
     for name in others:
@@ -157,7 +157,7 @@ def _table(title: str, matching: str | None, rows: Sequence[Mapping], unit: str)
 def _by_matching(
     title: str, rows: Sequence[tuple[Sequence[str], Mapping]], unit: str = "fraction"
 ) -> Iterator[dict]:
-    """A table for each matching; `rows` are pairs of the matching's methods and the row."""
+    """A table for each matching; `rows` are pairs of matching methods and a row."""
     for method in dict.fromkeys(" and ".join(methods) for methods, _ in rows):
         members = [row for methods, row in rows if " and ".join(methods) == method]
         yield _table(title, method, members, unit)
@@ -180,7 +180,7 @@ def _components(item: str, summaries: Mapping, paper: Mapping, dataset: str) -> 
 def _segmentations(
     summary: Mapping, paper: Mapping, dataset: str
 ) -> list[tuple[Sequence[str], Mapping]]:
-    """Matching and row of the segmentation, then with CRF, then of every CRF round."""
+    """Matching and row of the segmentation, of that with CRF, and of each CRF round."""
     return [
         (
             values["matching"],
@@ -205,7 +205,7 @@ def _protocols(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]
 
 
 def _of_training_images(summary: Mapping) -> str:
-    """A note for a linear probe that is scored on the images that it was trained on."""
+    """A note if a linear probe is evaluated on its training images."""
     return ", scored on its training images" if summary["split"] == "train" else ""
 
 
@@ -270,7 +270,7 @@ def _sweep(item: str, by_value: Mapping[float, Mapping]) -> Iterator[dict]:
 
 
 def _common(groups, steps_of) -> list[str]:
-    """Steps that all variants have, in the order of the first; `main` may have more of them."""
+    """Steps that all variants have, in the order of the first; `main` may have more."""
     groups = [steps_of(group) for group in groups]
     return [
         step
@@ -291,10 +291,10 @@ def _ap(values: Mapping) -> dict:
 
 
 def csv_rows(tables: Sequence[Mapping], *, comparable: bool) -> Iterator[dict]:
-    """Tables as rows of a CSV file, one per number, with what it was measured on.
+    """Tables as rows of a CSV file, one per number, with the evaluated images.
 
     Args:
-        comparable: whether the experiment is the paper's, see `comparison.obstacles`.
+        comparable: whether the numbers are comparable to the paper's, see `comparison.obstacles`.
     """
     for table in tables:
         for row in table["rows"]:

@@ -1,1 +1,1 @@
-"""Pictures and charts for people: drawing, colours, fonts, contact sheets, pages."""
+"""Pictures and charts: drawing, colours, fonts, contact sheets, pages."""

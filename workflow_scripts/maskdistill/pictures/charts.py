@@ -1,7 +1,7 @@
 """Charts as SVG text.
 
-The SVG has no colours of its own: its classes (`axis`, `series-0`, `cell`, …) take them from the
-page's style sheet, so that charts follow its light or dark mode.
+The colours of the SVG's classes (`axis`, `series-0`, `cell`, …) come from the page's style sheet,
+so that charts follow its light or dark mode.
 """
 
 import math
@@ -17,7 +17,7 @@ class Series(NamedTuple):
 
     x: Sequence[float]
     y: Sequence[float]
-    sd: Sequence[float] = ()  # of every point, drawn as a whisker; () for a plain line
+    sd: Sequence[float] = ()  # standard deviations of the points, drawn as whiskers; () for none
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -44,7 +44,7 @@ def line_chart(
     """Lines over common axes, as inline SVG.
 
     Args:
-        series: name → points, with x rising; the y axis starts at 0 or below.
+        series: name → points, with ascending x; the y axis starts at 0 or below.
         x_ticks: values to label on the x axis; () for round ones.
     """
     left, right, top, bottom = 52, 14, 12, 40
@@ -55,7 +55,7 @@ def line_chart(
     ]
     x_low, x_high = min(all_x), max(all_x)
     x_ticks = x_ticks or nice_ticks(x_low, x_high)
-    if x_low == x_high:  # one point stands in the middle
+    if x_low == x_high:  # puts a single point in the middle
         x_low -= 0.5
         x_high += 0.5
     y_low, y_high = min(0.0, *all_y), max(all_y)
@@ -101,11 +101,11 @@ def _whiskers(line: Series) -> list[tuple[float, float]]:
 
 
 def stacked(panels: Sequence[tuple[str, Sequence[str], Markup]]) -> str:
-    """Charts under each other as one SVG document with colours of its own.
+    """Charts below each other as one SVG document with its own colours.
 
     Args:
-        panels: title of one or more lines of at most 60 characters, names of the series, and
-            chart of `line_chart` in its default size.
+        panels: title (lines of at most 60 characters), names of the series, and result of
+            `line_chart` in its default size.
     """
     width, height = 540, 0
     parts = []
@@ -138,17 +138,17 @@ _STYLE = (
 
 
 def heat_map(values: np.ndarray, row_names: Sequence[str], column_names: Sequence[str]) -> Markup:
-    """A table of shares as inline SVG: the fuller a cell, the greater its share.
+    """A table of shares as inline SVG: the greater its share, the more opaque a cell is.
 
     Args:
-        values: rows x columns, 0..1; cells below 0.5 % stay empty, and values are written into
-            the cells (in percent) up to 30 columns.
+        values: rows x columns, 0..1; cells below 0.5 % are empty; with up to 30 columns, cells
+            show their value in percent.
     """
     cell = 30 if len(column_names) <= 30 else 12
     font = min(12.0, cell * 0.8)
     left = 12 + 0.62 * font * max(map(len, row_names))
     top = 12 + 0.5 * font * max(map(len, column_names))
-    # Column names lean to the right by 45 degrees and need room there.
+    # Column names are rotated by 45 degrees and need space to the right.
     width = left + cell * len(column_names) + top
     height = top + cell * len(row_names) + 4
     parts = [f'<g style="font-size:{font:.1f}px">']
@@ -180,7 +180,7 @@ def heat_map(values: np.ndarray, row_names: Sequence[str], column_names: Sequenc
 
 
 def _svg(kind: str, width: float, height: float, label: str, parts: Sequence[str]) -> Markup:
-    # `parts` are built above, from numbers and escaped text only.
+    # `parts` consist of numbers and escaped text only.
     return Markup(
         f'<svg class="{kind}" role="img" aria-label="{escape(label)}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}">'

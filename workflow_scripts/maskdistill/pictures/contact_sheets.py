@@ -1,4 +1,4 @@
-"""Pictures of clusters for people who name them: typical masks, and those near to others."""
+"""Pictures of clusters, to help naming them: typical masks, and masks near other clusters."""
 
 from collections.abc import Mapping, Sequence
 
@@ -42,11 +42,11 @@ def sheet(sections: Mapping[str, Sequence[np.ndarray]], title: str) -> np.ndarra
 
 
 def template(seed: int, digest: str, sizes: Sequence[int]) -> str:
-    """A file of names, ready to edit; without an edit it changes nothing.
+    """A template of a file of names, which has no effect until it is edited.
 
     Args:
         digest: see `cluster_files.assignments_digest`.
-        sizes: masks of cluster 1, 2, …
+        sizes: numbers of masks of clusters 1, 2, …
     """
     lines = [
         "# Look at the contact sheets, name the clusters, and save this as",

@@ -1,4 +1,4 @@
-"""Masked objects cut out of their images."""
+"""Crops of masked objects from their images."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ Key = tuple[int, int]  # image_id, mask_id
 
 
 def nearest(keys: Sequence[Key], distances: Sequence[float], count: int) -> list[Key]:
-    """The masks nearest to their centroid, nearest first; equal ones in the order of their keys."""
+    """The masks nearest to their centroid, nearest first; ties in the order of their keys."""
     order = sorted(range(len(keys)), key=lambda i: (distances[i], keys[i]))
     return [keys[i] for i in order[:count]]
 
@@ -25,12 +25,12 @@ def read_crops(
     root: Path,
     size: int,
 ) -> dict[Key, np.ndarray]:
-    """Cut masked objects out of their images, each of which is read once.
+    """Crop masked objects from their images; each image is read once.
 
     Args:
         wanted: masks with status ok.
         manifests: shards that list their images.
-        mask_shards: shards that hold them.
+        mask_shards: shards of the masks.
         root: folder that file names are relative to.
         size: side of a crop, in pixels.
 

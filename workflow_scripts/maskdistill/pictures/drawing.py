@@ -1,4 +1,4 @@
-"""Overlays, crops and encodings of pictures: small pure functions on uint8 arrays."""
+"""Overlays, crops and encodings of pictures: pure functions on uint8 arrays."""
 
 import base64
 import io
@@ -9,12 +9,12 @@ from PIL import Image
 
 from workflow_scripts.maskdistill.files import images
 
-FADED = 0.82  # how far pixels outside of a mask go towards FADED_TO
+FADED = 0.82  # weight of FADED_TO for pixels outside of a mask
 FADED_TO = 128
 
 
 def thumbnail(image: np.ndarray, longer_side: int) -> np.ndarray:
-    """Scale an H x W x 3 uint8 image down to `longer_side` pixels; smaller ones stay."""
+    """Scale an H x W x 3 uint8 image down to `longer_side` pixels; smaller ones are unchanged."""
     height, width = image.shape[:2]
     scale = min(1.0, longer_side / max(height, width))
     return images.resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
@@ -27,7 +27,7 @@ def contours(labels: np.ndarray) -> np.ndarray:
         labels: H x W, integers or bool.
 
     Returns:
-        H x W bool; the lines are two pixels wide, one on either side of the border.
+        H x W bool; the lines are two pixels wide, one pixel on each side of the border.
     """
     edges = np.zeros(labels.shape, dtype=bool)
     vertical = labels[1:] != labels[:-1]
@@ -46,7 +46,7 @@ def overlay(
 
     Args:
         image: H x W x 3 uint8.
-        labels: H x W integers; 0 is not painted, only paled.
+        labels: H x W integers; 0 is not painted, only made paler.
         colours: N x 3 uint8, label → colour.
         alpha: share of the colour within a region, 0..1; the contour is nearly white.
 
@@ -55,7 +55,7 @@ def overlay(
     """
     inside = labels > 0
     grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
-    # Without the image's own colours, those of the labels can be told apart.
+    # The image is made grey, so that its colours are not confused with those of labels.
     result = np.where(inside[..., None], grey, 0.2 * image + 0.8 * grey)
     colour = colours[labels].astype(np.float64)
     result[inside] = (1 - alpha) * result[inside] + alpha * colour[inside]
@@ -65,7 +65,7 @@ def overlay(
 
 
 def transparent_png(labels: np.ndarray, colours: np.ndarray, *, alpha: float = 0.6) -> bytes:
-    """A label map as a layer to lay over its image, coloured and contoured as by `overlay`.
+    """A label map as a transparent layer over its image, with colours and contours as `overlay`.
 
     Args:
         labels: H x W integers; 0 is transparent.
@@ -75,7 +75,7 @@ def transparent_png(labels: np.ndarray, colours: np.ndarray, *, alpha: float = 0
     Returns:
         A palette PNG with transparency; beyond 127 colours it has no contours.
     """
-    # Labels of one colour share an entry of the palette, however many labels there are.
+    # Labels of one colour share an entry of the palette.
     packed = (colours.astype(np.int64) << (16, 8, 0)).sum(axis=1) + 1
     packed[0] = 0
     present = np.bincount(labels.ravel(), minlength=len(colours)) > 0
@@ -84,7 +84,7 @@ def transparent_png(labels: np.ndarray, colours: np.ndarray, *, alpha: float = 0
     palette = ((found[:, None] - 1) >> (16, 8, 0)) & 255
     opacity = np.where(found > 0, round(255 * alpha), 0)
     if 2 * len(found) <= 256:
-        # A second entry for every colour: its contour.
+        # Each colour has a second entry for its contour.
         indices[contours(labels) & (labels > 0)] += np.uint8(len(found))
         palette = np.concatenate([palette, np.round(0.3 * palette + 0.7 * 255)])
         opacity = np.concatenate([opacity, np.full(len(found), 255)])
@@ -98,7 +98,7 @@ def transparent_png(labels: np.ndarray, colours: np.ndarray, *, alpha: float = 0
 def masked_crop(
     image: np.ndarray, mask: np.ndarray, size: int, *, margin: float = 0.08
 ) -> np.ndarray:
-    """Cut a square around a mask; what lies outside of the mask fades to grey.
+    """Crop a square around a mask; pixels outside of the mask are faded to grey.
 
     Args:
         image: H x W x 3 uint8.
@@ -126,7 +126,7 @@ def masked_crop(
 
 
 def jpeg(image: np.ndarray, *, quality: int = 85, subsampling: int = -1) -> bytes:
-    """An H x W x 3 uint8 image as a JPEG; `subsampling` as Pillow has it, 0 for none."""
+    """An H x W x 3 uint8 image as a JPEG; `subsampling` as in Pillow, 0 for none."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(
         buffer, format="JPEG", quality=quality, optimize=True, subsampling=subsampling
@@ -135,7 +135,7 @@ def jpeg(image: np.ndarray, *, quality: int = 85, subsampling: int = -1) -> byte
 
 
 def data_uri(image: np.ndarray | bytes, *, quality: int = 85) -> str:
-    """A `data:` URI of an H x W x 3 uint8 image, as a JPEG, or of the bytes of a PNG."""
+    """A `data:` URI of an H x W x 3 uint8 image (as a JPEG) or of the bytes of a PNG."""
     kind, data = (
         ("png", image) if isinstance(image, bytes) else ("jpeg", jpeg(image, quality=quality))
     )

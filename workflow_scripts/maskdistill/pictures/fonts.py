@@ -1,11 +1,11 @@
-"""Fonts for text in pictures: what a font cannot write is never a box."""
+"""Fonts for text in pictures, chosen so that all characters can be read."""
 
 import functools
 
 from PIL import Image, ImageDraw, ImageFont
 
-# Looked for by Pillow where the system keeps its fonts: those with Latin letters of all kinds, of
-# which its own has few, then those with Chinese, Japanese and Korean.
+# Searched for by Pillow in the system's font folders: fonts with all Latin letters, of which
+# Pillow's own font has few, then fonts with Chinese, Japanese and Korean.
 WIDE = (
     "DejaVuSans.ttf",
     "LiberationSans-Regular.ttf",
@@ -29,8 +29,8 @@ WIDE = (
 def readable(text: str, size: float) -> tuple[str, ImageFont.FreeTypeFont]:
     """A text, and a font that has all of its characters.
 
-    Pillow's own font where it will do, else the first of the system's that does. Where there is
-    none, characters come as escapes: 猫 as \\u732b.
+    The font is Pillow's own if possible, otherwise the first suitable one of the system. If there
+    is none, missing characters are replaced by escapes: 猫 by \\u732b.
     """
     for font in _fonts(size):
         if all(_has(font, character) for character in set(text)):
@@ -44,7 +44,7 @@ def readable(text: str, size: float) -> tuple[str, ImageFont.FreeTypeFont]:
 
 
 def width(text: str, size: float) -> float:
-    """Width in pixels of a text as `readable` gives it."""
+    """Width in pixels of a text written in the font of `readable`."""
     shown, font = readable(text, size)
     return font.getlength(shown)
 
@@ -61,7 +61,7 @@ def write(
     """Write a text whose upper left corner is at `place`.
 
     Args:
-        room: width in pixels, beyond which the text is cut and ends in "…".
+        room: largest width in pixels; a longer text is truncated and ends in "…".
     """
     shown, font = readable(text, size)
     if room is not None and font.getlength(shown) > room:
@@ -84,7 +84,7 @@ def _fonts(size: float) -> list[ImageFont.FreeTypeFont]:
 
 @functools.cache
 def _has(font: ImageFont.FreeTypeFont, character: str) -> bool:
-    """Whether a font draws anything else for a character than for one that no font has."""
+    """Whether a font draws a character differently from a character that no font has."""
     if character.isspace():
         return True
     return _drawn(font, character) != _drawn(font, "\U0010ffff")

@@ -13,10 +13,10 @@ def render(
     """Fill in a template; values are escaped unless they are `Markup`.
 
     Args:
-        template: path of its file in the repository. The digest of the code covers the file if the
-            calling code names this whole path.
+        template: path of the template in the repository. The calling code must have this path as
+            one literal string, so that the digest of its code includes the template.
         filters: further filters of the template.
-        values: what the template uses; a missing one is an error.
+        values: variables of the template; a missing one is an error.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(REPOSITORY),

@@ -1,4 +1,4 @@
-"""Label maps and masks as they are laid over images: what is painted, and in which order."""
+"""Label maps and masks painted over images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +14,8 @@ def ranked(rows: Sequence[Mapping]) -> list[Mapping]:
     """The candidates of an image, the most confident first.
 
     Args:
-        rows: of one image in `candidates` or `confident`; an image without any candidate has one
-            row that only says so.
+        rows: rows of one image in `candidates` or `confident`; the row of an image without
+            candidates is dropped.
     """
     found = [row for row in rows if row["candidate_id"] is not None]
     return sorted(found, key=lambda row: (-row["score"], row["candidate_id"]))
@@ -24,11 +24,11 @@ def ranked(rows: Sequence[Mapping]) -> list[Mapping]:
 def paint_rows(
     size: tuple[int, int], rows: Sequence[Mapping], labels: Sequence[int | None], clusters: int
 ) -> np.ndarray:
-    """Paint the masks of Parquet rows into one label map; the first row lies on top.
+    """Paint the masks of Parquet rows into one label map; the first row is on top.
 
     Args:
-        size: height and width of the image.
-        labels: of every row; rows without a label or without a mask are left out.
+        size: (height, width) of the image.
+        labels: label of each row; rows without a label or without a mask are left out.
         clusters: the largest label that may occur.
 
     Returns:
@@ -43,15 +43,14 @@ def paint_rows(
 
 
 def shown(labels: np.ndarray, colours: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A label map as it is painted over a picture: what is not painted is 0.
+    """A label map to paint over a picture, in which pixels that are not painted are 0.
 
-    Ignored pixels are not painted, nor are clusters that stand for background, whose colour is
-    black.
+    Ignored pixels and clusters matched with background, whose colour is black, are not painted.
 
     Args:
         labels: H x W uint8 or uint16.
         colours: N x 3 uint8, label → colour.
-        size: height and width of the picture.
+        size: (height, width) of the picture.
 
     Returns:
         Label map of `size`.
@@ -62,17 +61,17 @@ def shown(labels: np.ndarray, colours: np.ndarray, size: tuple[int, int]) -> np.
 
 
 def visible(colour: np.ndarray) -> np.ndarray:
-    """A cluster's colour, RGB uint8; grey where it stands for background, whose colour is black."""
+    """A cluster's colour, RGB uint8; grey instead of black, the colour of background."""
     return colour if colour.any() else np.array([128, 128, 128], np.uint8)
 
 
 def write_overlay(image: np.ndarray, labels: np.ndarray, path: Path) -> None:
-    """Write an image with its label map over it.
+    """Write an image with its label map painted over it.
 
     Args:
         image: H x W x 3 uint8.
         labels: H x W, 0 background.
-        path: JPEG to write, with its folder.
+        path: JPEG to write; its folder is made if missing.
     """
     colours = label_maps.colours(np.arange(int(labels.max()) + 1))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,23 +12,23 @@ from workflow_scripts.maskdistill.files import label_maps
 
 @dataclass(frozen=True)
 class StepColours:
-    """How one step's clusters are painted."""
+    """Colours and classes of one step's clusters."""
 
-    colours: np.ndarray  # C + 1 x 3 uint8
+    colours: np.ndarray  # (C + 1) x 3 uint8
     classes: list[str | None]  # C + 1 names of the matched classes
 
 
 def step_colours(
     steps: Iterable[str], clusters: int, metrics: Mapping | None
 ) -> dict[str, StepColours]:
-    """Colours of the clusters, those that were merged as one, in every step.
+    """Colours of the clusters in every step; merged clusters have one colour.
 
-    Without ground truth a cluster has its own colour of VOC's palette. With it, a cluster has
-    the colour of the class that it is matched with in that step, so that prediction and ground
-    truth can be compared at a glance; unmatched clusters have colours that no class has.
+    Without ground truth a cluster has its own colour of VOC's palette. Otherwise it has the colour
+    of the class that it is matched with in that step, so that predictions look like the ground
+    truth; unmatched clusters have colours that no class has.
 
     Args:
-        metrics: metrics.json of one seed, or None without ground truth.
+        metrics: content of metrics.json of one seed, or None without ground truth.
 
     Returns:
         Step → colours.
@@ -42,7 +42,7 @@ def step_colours(
     result = {}
     for step in steps:
         mapping = stored_mapping(metrics, step)
-        # Labels beyond the classes' give the unmatched clusters colours that are left.
+        # Unmatched clusters have the colours of labels beyond those of classes.
         labels = np.where(mapping == UNMATCHED, len(names) - 1 + numbers, mapping)
         classes = [None if m == UNMATCHED else names[m] for m in mapping]
         result[step] = StepColours(label_maps.colours(labels), classes)

@@ -10,8 +10,8 @@ from workflow_scripts.maskdistill.files import label_maps, masks
 def confident(candidates: Sequence[Mapping], threshold: float) -> list[Mapping]:
     """The candidates of one image with score > τ, the most confident first.
 
-    An image where none is that confident keeps its most confident one; of equal scores the
-    lower candidate_id comes first.
+    If there are none, the most confident candidate is kept. Equal scores are ordered by
+    candidate_id.
     """
     found = [row for row in candidates if row["candidate_id"] is not None]
     ranked = sorted(found, key=lambda row: (-row["score"], row["candidate_id"]))
@@ -22,7 +22,7 @@ def paint(ranked: Sequence[Mapping], size: tuple[int, int], clusters: int) -> np
     """One label map from candidates; where they overlap, the more confident one wins.
 
     Args:
-        ranked: of `confident`.
+        ranked: result of `confident`.
         size: (height, width) of the image.
 
     Returns:

@@ -14,7 +14,7 @@ import pydensecrf.densecrf
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.streaming import map_ahead
 
-# Smaller probabilities are raised to this one, so that their logarithm is finite.
+# Lower bound on probabilities, so that their logarithm is finite.
 _FLOOR = 1e-5
 
 
@@ -36,7 +36,7 @@ def refine(probabilities: np.ndarray, image: np.ndarray, settings: CRFSettings) 
         raise ValueError(
             f"image {image.dtype} {image.shape} does not fit probabilities {probabilities.shape}"
         )
-    # The cost grows with the number of labels, most of which do not occur in a given image.
+    # Time grows with the number of labels, most of which do not occur in a given image.
     kept = probabilities.max(axis=(1, 2)) >= settings.min_probability
     kept[np.unique(probabilities.argmax(axis=0))] = True
     labels = np.flatnonzero(kept)
@@ -91,21 +91,21 @@ def _refined_item(
 
 @contextlib.contextmanager
 def start_workers(count: int, settings: CRFSettings) -> Iterator[Workers]:
-    """Start `count` processes: pydensecrf holds Python's global lock while it computes.
+    """Start `count` processes, because pydensecrf holds Python's global interpreter lock.
 
-    Enter this before a model is loaded: the processes are forked, and are best copies of a program
-    that has neither used a GPU nor started threads.
+    Enter this before loading a model: the processes are forked, which is only safe before the
+    program uses a GPU or starts threads.
     """
     count = max(1, count)
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(count, context, _end_with_parent) as pool:
-        # Under fork all processes start with the first task.
+        # Under fork, all processes start with the first task.
         pool.submit(int).result()
         yield Workers(pool, count, settings)
 
 
 def _end_with_parent() -> None:
-    """End this process with its parent; otherwise it would wait for work forever."""
+    """End this process when its parent ends; otherwise it would wait for work forever."""
 
     def wait() -> None:
         multiprocessing.parent_process().join()

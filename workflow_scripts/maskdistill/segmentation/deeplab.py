@@ -37,7 +37,7 @@ class DeepLab(nn.Module):
         trunk: ResNet without classifier.
         classes: outputs, background included.
         atrous_rates: dilation of the pyramid's 3 x 3 convolutions, in positions of the trunk's
-            output; (12, 24, 36) for output stride 8, half of it for 16.
+            output; (12, 24, 36) for output stride 8, half of that for 16.
         head_width: channels of the head.
         dropout: probability that the pyramid's outputs are set to 0 in training.
     """
@@ -72,9 +72,9 @@ class DeepLab(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of B x classes x h x w at the trunk's stride, for images of B x 3 x H x W.
+        """Logits (B x classes x h x w, at the trunk's stride) of images (B x 3 x H x W).
 
-        `upsample` brings them to the images' size.
+        `upsample` resizes them to the images' size.
         """
         trunk = self.trunk
         x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images))))
@@ -89,12 +89,11 @@ class DeepLab(nn.Module):
 
 
 class ImageDropout(nn.Dropout):
-    """Dropout that draws the same numbers for an image on every device and process.
+    """Dropout that does not depend on the device or the number of processes.
 
-    It depends on the image's place in the global batch, and not on how many processes share the
-    batch, see `sampling.image_generators`. The numbers are drawn on the CPU, which is done while a
-    GPU still computes the layers before, so that they are the same on every device. The
-    probability is rounded to a multiple of 1 / 65,536.
+    It depends on the image's position in the global batch, see `sampling.image_generators`. The
+    numbers are drawn on the CPU, while a GPU still computes the previous layers. The probability
+    is rounded to a multiple of 1 / 65,536.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -105,18 +104,19 @@ class ImageDropout(nn.Dropout):
         kept = torch.empty(images, *size, channels, dtype=torch.bool, pin_memory=x.is_cuda)
         threshold = round(2**16 * (1 - self.p))
         for image, generator in zip(kept, sampling.image_generators(images), strict=True):
-            # The cheapest random numbers that NumPy has: 64 bits make four of them.
+            # NumPy's fastest random numbers: 64 bits give four of 16 bits.
             bits = generator.bit_generator.random_raw(-(-image.numel() // 4)).view(np.uint16)
             np.less(bits[: image.numel()].reshape(image.shape), threshold, out=image.numpy())
-        # In the memory order of channels-last features.
+        # Matches the memory order of channels-last features.
         factors = kept.to(x.device, non_blocking=True).permute(0, 3, 1, 2).to(x.dtype)
         return x * factors.mul_(2**16 / max(1, threshold))
 
 
 class PooledBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation after global pooling, where a batch of one leaves a single value.
+    """Batch normalisation after global pooling.
 
-    A single value has no variance: it is normalised by the running statistics instead.
+    A batch of one image has a single value per channel and thus no variance; the running statistics
+    are used instead.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -143,8 +143,8 @@ def build_deeplab(
 
     Args:
         clusters: C; output 0 is the background.
-        weights: ResNet checkpoint (MoCo in the paper); None draws all weights.
-        frozen_stages: of the ResNet, see `build_resnet`; 2 freezes the stem and the first block.
+        weights: ResNet checkpoint (MoCo in the paper); None for random weights.
+        frozen_stages: frozen stages of the ResNet, see `build_resnet`.
 
     Raises:
         InputError: the checkpoint does not fit.

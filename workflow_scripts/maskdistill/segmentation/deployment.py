@@ -1,4 +1,4 @@
-"""A trained DeepLab as one graph from pixels to labels, for use without this repository."""
+"""Export of a trained DeepLab as one graph from pixels to labels."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,17 +12,12 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab, upsample
 from workflow_scripts.maskdistill.segmentation.transforms import normalize
 
-# Odd, very small and far from square: sizes for which a traced graph is most likely wrong.
+# Odd, very small and elongated sizes, for which a traced graph is most likely wrong.
 CHECKED_SIZES = ((64, 64), (37, 101), (130, 75), (17, 33))
 
 
 class Deployed(nn.Module):
-    """Normalisation, padding, DeepLab, upsampling and argmax, as `label_map_prediction.Predictor`
-    has them.
-
-    Args:
-        model: trained.
-    """
+    """Normalisation, padding, DeepLab, upsampling and argmax, as in `Predictor`."""
 
     def __init__(self, model: DeepLab) -> None:
         super().__init__()
@@ -39,11 +34,11 @@ class Deployed(nn.Module):
             1 x H x W int64 (0 background, 1..K), and 1 x H x W float32.
         """
         _, height, width, _ = image.shape
-        # Written so that the exporter sees that neither is negative.
+        # Written in this way, the exporter knows that neither is negative.
         below, right = (-height) % self.stride, (-width) % self.stride
         padded = _extend(_extend(normalize(image), 2, height + below), 3, width + right)
         logits = upsample(self.model(padded), (height + below, width + right))
-        # A slice would be traced for the case that something is cut off.
+        # A slice would be traced for the case that it removes something.
         logits = logits.index_select(2, torch.arange(height, device=logits.device))
         logits = logits.index_select(3, torch.arange(width, device=logits.device))
         probability, labels = logits.softmax(dim=1).max(dim=1)
@@ -51,7 +46,7 @@ class Deployed(nn.Module):
 
 
 def _extend(x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
-    """Append zeros along `dim`, perhaps none: `F.pad` would be traced for one of the two cases."""
+    """Append zeros along `dim`, possibly none; `F.pad` would be traced for one case only."""
     place = torch.arange(size, device=x.device)
     inside = (place < x.shape[dim]).to(x.dtype)
     extended = x.index_select(dim, place.clamp(max=x.shape[dim] - 1))
@@ -60,7 +55,7 @@ def _extend(x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
 
 def export(model: DeepLab) -> torch.export.ExportedProgram:
     """The graph by torch.export, for any height and width above the output stride."""
-    # With a single position of the trunk the exporter would make a special case.
+    # The example must give the trunk several positions; the exporter treats one as a special case.
     smallest = model.output_stride + 1
     sides = {
         1: torch.export.Dim("height", min=smallest),
@@ -77,7 +72,7 @@ def export(model: DeepLab) -> torch.export.ExportedProgram:
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write the graph as ONNX, weights inside; input `image`, outputs `labels`, `probability`."""
+    """Write the graph with its weights as ONNX: input `image`, outputs `labels`, `probability`."""
     import onnx
 
     graph = torch.onnx.export(
@@ -88,7 +83,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
         external_data=False,
         verbose=False,
     ).model_proto
-    # The exporter numbers the sides that may vary; readable names replace the numbers.
+    # Readable names replace the exporter's names of the variable dimensions.
     sides = [side.dim_param for side in graph.graph.input[0].type.tensor_type.shape.dim[1:3]]
     names = dict(zip(sides, ("height", "width"), strict=True))
     symbol = re.compile(rf"\b({'|'.join(map(re.escape, sides))})\b")
@@ -100,7 +95,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def onnx_runner(path: Path) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """A function that runs an ONNX file on the CPU, on what `Deployed.forward` takes."""
+    """A function that runs an ONNX file on the CPU; its input is that of `Deployed.forward`."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -113,13 +108,13 @@ def agreement(
     run: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     sizes: Sequence[tuple[int, int]] = CHECKED_SIZES,
 ) -> dict[str, float]:
-    """Compare an exported graph with its model on noise of several sizes.
+    """Compare an exported graph with its model on random images of several sizes.
 
     Returns:
         `labels`: share of pixels with the same label, 0..1; `probability`: the largest difference.
 
     Raises:
-        InputError: they disagree by more than rounding explains.
+        InputError: they differ by more than rounding errors.
     """
     generator, deployed = np.random.default_rng(0), Deployed(model).eval()
     same = total = 0
@@ -130,7 +125,9 @@ def agreement(
         labels, probability = (value.numpy() for value in deployed(torch.from_numpy(image)))
         found_labels, found = run(image)
         if found_labels.shape != labels.shape:
-            raise InputError(f"the exported model gives {found_labels.shape} for {labels.shape}")
+            raise InputError(
+                f"the exported model gives {found_labels.shape} instead of {labels.shape}"
+            )
         same += int((found_labels == labels).sum())
         total += labels.size
         difference = max(difference, float(np.abs(found - probability).max()))

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from workflow_scripts.maskdistill.torch_tools import distributed
 
-IGNORE_INDEX = -1  # in tensors of labels; in PNG files see `label_maps`
+IGNORE_INDEX = -1  # in tensors of labels; PNG files have another value, see `label_maps`
 
 
 def hard_pixel_loss(
@@ -13,18 +13,18 @@ def hard_pixel_loss(
 ) -> torch.Tensor:
     """Mean cross-entropy over the pixels of the global batch with the largest loss.
 
-    Pseudo labels agree with what the network already believes on most pixels; those with the
-    largest loss, on outlines and small objects, are what is left to learn. Of pixels with exactly
-    the same loss, the first in the batch are taken.
+    On most pixels the network soon agrees with the pseudo-labels; the pixels with the largest
+    loss, on outlines and small objects, are what remains to be learned. Of pixels with exactly the
+    same loss, the first in the batch are taken.
 
     Args:
         logits: B x classes x H x W, of this process's part of the batch.
         labels: B x H x W, int64; `IGNORE_INDEX` where no label is known.
-        hardest_fraction: of the pixels with a label, above 0 up to 1; 1 takes all of them.
+        hardest_fraction: share of the labelled pixels to take, above 0 and at most 1.
 
     Returns:
         Scalar, whose mean over the processes is the loss of the global batch; 0 (with zero
-        gradients) where no pixel of this part is taken.
+        gradients) if no pixel of this part is taken.
 
     Raises:
         ValueError: the fraction is out of range.
@@ -40,14 +40,14 @@ def hard_pixel_loss(
 
 
 def _chosen(losses: torch.Tensor, fraction: float) -> torch.Tensor:
-    """Indices of those of this process's losses that are among the global batch's largest."""
+    """Indices of this process's losses that are among the largest of the global batch."""
     parts = distributed.gather(losses)
     everywhere = torch.cat(parts)
     if not len(everywhere):
         return everywhere.long()
     count = max(1, round(fraction * len(everywhere)))
     threshold = everywhere.topk(count, sorted=False).values.min()
-    # NaN is chosen, too, so that the training ends with an error.
+    # NaN counts as large, so that the training ends with an error.
     above = (~(everywhere <= threshold)).nonzero()[:, 0]
     equal = (everywhere == threshold).nonzero()[: max(0, count - len(above)), 0]
     chosen = torch.cat([above, equal]) - sum(map(len, parts[: distributed.rank()]))

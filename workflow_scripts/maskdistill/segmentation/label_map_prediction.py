@@ -1,4 +1,4 @@
-"""Label maps of images, at their own size, by a trained DeepLab."""
+"""Prediction of label maps at the images' size, by a trained DeepLab."""
 
 import os
 import tempfile
@@ -36,7 +36,7 @@ _PRECISION = PredictionSettings().precision
 class Prediction(NamedTuple):
     """The prediction for one image."""
 
-    row: Mapping  # of the manifest
+    row: Mapping  # row of the manifest
     image: np.ndarray  # RGB, H x W x 3 uint8
     logits: torch.Tensor  # classes x H x W, float32, on the model's device
 
@@ -56,22 +56,22 @@ class Predictor:
     model: DeepLab
     clusters: int
     device: torch.device
-    settings: Mapping  # that the model was trained with, from its file
-    precision: str = _PRECISION  # of the network's products
+    settings: Mapping  # settings of the training, from the model file
+    precision: str = _PRECISION  # precision of the network's matrix products
 
     @torch.inference_mode()
     def predict(
         self, rows: Iterable[Mapping], root: str | os.PathLike, *, batch_size: int, workers: int
     ) -> Iterator[Prediction]:
-        """Predict images at their own resolution, those of the same padded shape together.
+        """Predict images at their full resolution, in batches of the same padded shape.
 
         An image is padded with the mean colour, below and on the right, to a multiple of the
-        output stride. Logits of the image's own size exist for one image at a time.
+        output stride. Only one image's logits at full size are in memory at a time.
 
         Args:
-            rows: of a manifest (file_name, height, width), in any order.
+            rows: rows of a manifest (file_name, height, width), in any order.
             root: folder that file names are relative to.
-            batch_size: the most images in one pass; the result does not depend on it.
+            batch_size: most images in one pass; the result does not depend on it.
             workers: threads that decode images.
 
         Raises:
@@ -121,10 +121,10 @@ def load_predictor(
     """Load a model file that `learning.train` wrote.
 
     Args:
-        precision: of the network's products, the config's `predictions.precision`.
+        precision: precision of the network's matrix products (`predictions.precision`).
 
     Raises:
-        InputError: missing, damaged, not a segmentation model, or no such precision.
+        InputError: missing, damaged, not a segmentation model, or an unknown precision.
     """
     check_precision(precision, "predictions.precision")
     content = read_checkpoint(path, remedy="train_segmentation writes it")
@@ -152,9 +152,9 @@ def write_predictions(
     """Write label maps as a shard of predictions, in the order of the manifest.
 
     Args:
-        rows: of the manifest, one per image.
+        rows: rows of the manifest, one per image.
         predicted: (image_id, H x W label map of integers 0..clusters), in any order.
-        clusters: C, which decides between 8 and 16 bits.
+        clusters: C; PNGs have 16 bits instead of 8 if it is above 254.
         metadata: see `provenance.record`.
 
     Raises:
@@ -164,7 +164,7 @@ def write_predictions(
     kind = label_maps.dtype(clusters)
     folder = Path(path).parent
     folder.mkdir(parents=True, exist_ok=True)
-    # Predictions come in any order: their PNGs are kept in a temporary file until all are there.
+    # PNGs are kept in a temporary file until all have been predicted, because of the order.
     with report_full_disk(path), tempfile.TemporaryFile(dir=folder) as waiting:
         places = {}
         for image_id, labels in progress(

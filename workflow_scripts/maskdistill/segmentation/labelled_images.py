@@ -21,12 +21,12 @@ from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 
 
 class LabelSource(NamedTuple):
-    """What label maps are, for messages."""
+    """Parts of error messages about a kind of label maps."""
 
-    section: str  # of the config: schedule of a training on them
-    classes: str  # what their labels count
-    beyond: str  # remedy of a label beyond those
-    unlabelled: str  # remedy where no image has a label
+    section: str  # section of the config with the schedule of a training on them
+    classes: str  # plural of what their labels mean
+    beyond: str  # remedy if a label is too large
+    unlabelled: str  # remedy if no image has a label
 
 
 PSEUDO_LABELS = LabelSource(
@@ -38,20 +38,22 @@ PSEUDO_LABELS = LabelSource(
 
 
 class LabelledImages(torch.utils.data.Dataset):
-    """Images with label maps, seen through the random view that a `Sample` seeds.
+    """Random views of images and their label maps; the index of an item is a `Sample`.
 
-    Label maps stay in memory as PNG bytes in Arrow buffers, which worker processes share; images
-    are decoded when they are asked for.
+    Label maps are kept in memory as PNG bytes in Arrow buffers, which worker processes share;
+    images are decoded on access.
 
     Args:
         paths: shards of label maps.
         root: folder that file names are relative to.
         clusters: C, the largest label.
-        source: what the label maps are.
+        source: kind of label maps, for messages.
         workers: threads that check the label maps.
 
+    Images without any label are left out.
+
     Raises:
-        InputError: a label above C, or no image with any label. Images without any are left out.
+        InputError: a label above C, or no image with any label.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class LabelledImages(torch.utils.data.Dataset):
         return len(self._names)
 
     def __getitem__(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image (crop x crop x 3, uint8) and labels (crop x crop, int64) of one place."""
+        """Image (crop x crop x 3, uint8) and labels (crop x crop, int64) of a `Sample`."""
         name = self._names[sample.index].as_py()
         classes = _classes(self._encoded[sample.index].as_py(), name)
         image = read_listed(self._root / name, classes.shape)

@@ -51,25 +51,25 @@ def train(
     device: torch.device,
     workers: int = 0,
 ) -> None:
-    """Train on label maps, going on from the last checkpoint if there is one.
+    """Train on label maps, from the last checkpoint if there is one.
 
-    A run that was interrupted gives the weights of one that was not: views, dropout and learning
-    rate depend on the step alone. Under torchrun every process takes its part of each batch. Their
+    An interruption does not change the resulting weights, because views, dropout and learning rate
+    only depend on the step. Under torchrun each process takes its part of every batch. Their
     number, which may differ from that before the interruption, changes the result only by the
     order of floating-point sums.
 
     Args:
         paths: shards of label maps; images without any label are left out.
         root: folder that file names are relative to.
-        work_dir: keeps the checkpoints of every training, by fingerprint.
-        model_path: for the trained model: state_dict, settings, clusters, and for information
-            the device and the number of processes that finished the training.
-        history_path: for loss and learning rate of every step, as CSV.
-        record: what both files say of their making, see `provenance.record`.
+        work_dir: folder of the checkpoints of every training, by fingerprint.
+        model_path: file to write the trained model to: state_dict, settings, clusters, and for
+            information the device and the number of processes that finished the training.
+        history_path: CSV file to write loss and learning rate of every step to.
+        record: provenance record of both files.
         workers: processes that decode images; 0 decodes in this one.
 
     Raises:
-        InputError: unusable label maps, images, settings or weights; a loss not finite.
+        InputError: unusable label maps, images, settings or weights, or a loss that is not finite.
         Interrupted: SIGTERM arrived and the state has been saved.
     """
     fingerprint = {
@@ -113,13 +113,13 @@ def train_model(
     device: torch.device,
     workers: int = 0,
 ) -> None:
-    """Train whatever parameters of a model want gradients; arguments and errors as of `train`.
+    """Train the parameters of a model that require gradients; see `train` for the rest.
 
     Args:
-        build: makes the model with `clusters` + 1 outputs; called with `seed` set.
-        source: what the label maps are.
-        fingerprint: what decides the result besides label maps, clusters and seed; see
-            `training_run.fingerprint_text`.
+        build: makes the model with `clusters` + 1 outputs; called after seeding torch.
+        source: kind of label maps, for messages.
+        fingerprint: everything that the result depends on besides label maps, clusters and seed;
+            see `training_run.fingerprint_text`.
     """
     fingerprint = {
         **fingerprint,

@@ -1,7 +1,7 @@
-"""Linear protocol (Section 4.1): a 1 x 1 convolution, learned with labels on frozen features.
+"""Linear protocol (Section 4.1): a 1 x 1 convolution, trained with labels on frozen features.
 
-The features are those that DeepLab's own classifier reads, the output of its head before the last
-convolution. This is an evaluation of the features; no other stage depends on its result.
+The features are the input of DeepLab's last convolution. This evaluates the features; no other
+stage depends on the result.
 """
 
 import os
@@ -21,25 +21,25 @@ from workflow_scripts.maskdistill.settings.sections.segmentation import Segmenta
 GROUND_TRUTH = LabelSource(
     section="evaluation.linear_probe",
     classes="classes",
-    beyond="name all of them in dataset.classes, or correct the label",
-    unlabelled="give labels of this split, or set evaluation.linear_probe.enabled: false",
+    beyond="name all classes in dataset.classes, or correct the label",
+    unlabelled="add labels of this split, or set evaluation.linear_probe.enabled: false",
 )
 
 
-# What the probe takes from the config's `segmentation`: how training views are drawn.
+# Settings of the section `segmentation` that the probe uses: how training views are drawn.
 VIEWS = ("crop_size", "scale", "rotation", "flip")
 
 
 def training_settings(
     settings: LinearProbeSettings, *, architecture: Mapping, views: Mapping, precision: str
 ) -> SegmentationSettings:
-    """The settings of a training of the linear classifier, whose loss is that of all pixels.
+    """The settings of a training of the linear classifier; its loss uses all pixels.
 
     Args:
         settings: schedule of the probe.
-        architecture: of the segmentation model, the values of `ARCHITECTURE`.
+        architecture: values of `ARCHITECTURE` of the segmentation model.
         views: values of `VIEWS`.
-        precision: of the network's products.
+        precision: precision of the network's matrix products.
     """
     features_of_prediction = {"dropout": 0.0, "precision": precision, "weights": None}
     return SegmentationSettings.read_part(
@@ -53,10 +53,10 @@ def _schedule(settings: LinearProbeSettings) -> dict:
 
 
 def with_linear_classifier(model: DeepLab, classes: int) -> DeepLab:
-    """Freeze a model, and put an untrained 1 x 1 convolution in the place of its last one.
+    """Freeze a model, and replace its last convolution by an untrained 1 x 1 convolution.
 
-    Without dropout in the model, `train()` then changes nothing: batch normalisation whose
-    parameters are frozen keeps its statistics.
+    Without dropout in the model, `train()` then has no effect, because frozen batch normalisation
+    keeps its statistics.
 
     Args:
         classes: K; the convolution has K + 1 outputs.
@@ -89,16 +89,17 @@ def train(
     device: torch.device,
     workers: int = 0,
 ) -> None:
-    """Train a linear classifier, going on from the last checkpoint if there is one.
+    """Train a linear classifier, from the last checkpoint if there is one.
 
-    The model file is one of DeepLab, with classes for clusters; `label_map_prediction` reads it.
+    The model file is that of a DeepLab with classes instead of clusters, for
+    `label_map_prediction`.
 
     Args:
         label_maps: shards of ground-truth label maps, 0..`classes` and ignore.
-        segmentation_model: model file of `learning.train`; the architecture is the file's.
+        segmentation_model: model file of `learning.train`, with the architecture.
         views: values of `VIEWS`.
-        precision: of the network's products. Frozen features are those of prediction, so this is
-            the config's `predictions.precision`.
+        precision: precision of the network's matrix products, which is that of prediction
+            (`predictions.precision`).
 
     Further arguments and errors are those of `learning.train`.
     """

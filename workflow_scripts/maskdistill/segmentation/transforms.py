@@ -19,7 +19,7 @@ class View(NamedTuple):
     scale: float  # pixels of the view per pixel of the image
     angle: float  # radians, anticlockwise
     flipped: bool
-    # Place in the view of the image's centre, (x, y) in pixels from the upper left corner.
+    # Position of the image's centre in the view, (x, y) in pixels from the upper left corner.
     center: tuple[float, float]
 
 
@@ -37,8 +37,8 @@ def draw_view(
     Args:
         size: (height, width) of the image.
         crop_size: side of the square view, in pixels.
-        scale: range of the factor on the image's size.
-        rotation: largest angle either way, in degrees.
+        scale: range of the random scale factor.
+        rotation: largest angle in either direction, in degrees.
         flip: whether half of the views are mirrored.
     """
     factor = generator.uniform(*scale)
@@ -46,7 +46,7 @@ def draw_view(
     flipped = flip and bool(generator.random() < 0.5)
     center = []
     for side in reversed(size):
-        # The crop lies inside the scaled image, or the scaled image inside the crop.
+        # The crop is inside the scaled image, or the scaled image inside the crop.
         slack = factor * side - crop_size
         center.append(factor * side / 2 - generator.uniform(min(0.0, slack), max(0.0, slack)))
     return View(factor, angle, flipped, tuple(center))
@@ -67,7 +67,7 @@ def warp(
     """
     height, width = labels.shape
     cosine, sine = math.cos(view.angle) / view.scale, math.sin(view.angle) / view.scale
-    # From a place in the view to its place in the image.
+    # Maps positions in the view to positions in the image.
     matrix = np.array([[cosine, -sine], [sine, cosine]])
     if view.flipped:
         matrix[0] *= -1

@@ -1,1 +1,1 @@
-"""What both trained models share: weights, ResNets, devices, processes, checkpoints."""
+"""Code that both trained models share: weights, ResNets, devices, processes, checkpoints."""

@@ -1,4 +1,4 @@
-"""Where the computation runs, and in which precision."""
+"""Choice of the device and of the precision of computations."""
 
 import contextlib
 import re
@@ -9,17 +9,17 @@ import torch
 
 from workflow_scripts.maskdistill.errors import InputError
 
-# float32 means float32. By default cuDNN rounds the inputs of convolutions to TF32, which keeps 10
-# bits of the 23 of the fraction: a run on a GPU would then differ from one on a CPU by far more
-# than the order of sums. The first line holds for convolutions and matrix products of every
-# backend. The second keeps cuDNN's older flag in agreement with it, without which PyTorch 2.15
-# refuses `torch.backends.cudnn.flags()`. Both are set on import, for every process.
+# Do not replace float32 by TF32. By default cuDNN rounds the inputs of convolutions to TF32 (10
+# instead of 23 bits), so that results on a GPU and on a CPU would differ far more than by the order
+# of floating-point sums. The first line sets this for convolutions and matrix products of every
+# backend; the second sets cuDNN's older flag to match, because PyTorch 2.15 otherwise refuses
+# `torch.backends.cudnn.flags()`. Both are set on import, for every process.
 torch.backends.fp32_precision = "ieee"
 torch.backends.cudnn.allow_tf32 = False
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device for `--device`: cpu, cuda, cuda:N, or auto for CUDA where there is any.
+    """The torch device for `--device`: cpu, cuda, cuda:N, or auto (CUDA if available).
 
     Raises:
         InputError: another name, or a GPU that this machine lacks.
@@ -29,23 +29,22 @@ def choose_device(name: str) -> torch.device:
     match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
     if match is None:
         raise InputError(
-            f"device {name}: there is no such device; set runtime.device to auto, cpu, cuda or "
-            "cuda:N"
+            f"device {name}: no such device; set runtime.device to auto, cpu, cuda or cuda:N"
         )
     if name == "cpu":
         return torch.device(name)
     if not torch.cuda.is_available():
-        raise InputError(f"device {name}: this machine shows no CUDA GPU; use runtime.device: auto")
+        raise InputError(f"device {name}: this machine has no CUDA GPU; use runtime.device: auto")
     if int(match[1] or 0) >= (count := torch.cuda.device_count()):
         raise InputError(
-            f"device {name}: this machine shows {count} CUDA GPUs, counted from 0; "
+            f"device {name}: this machine has {count} CUDA GPUs, counted from 0; "
             "use runtime.device: cuda"
         )
     return torch.device(name)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Compute the products of a network in that precision, on whichever device.
+    """Compute the matrix products of a network in this precision, on any device.
 
     Args:
         precision: one of `precision.PRECISIONS`.
@@ -56,12 +55,12 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def gradient_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
-    """Keep gradients within the range of float16; in other precisions the scaler does nothing."""
+    """A scaler that keeps gradients in the range of float16; a no-op for other precisions."""
     return torch.amp.GradScaler(device.type, enabled=precision == "float16")
 
 
-def begin_copy(tensors: Sequence[torch.Tensor]) -> Callable[[], list[np.ndarray]]:
-    """Begin to copy tensors of one device to the host.
+def start_copy_to_host(tensors: Sequence[torch.Tensor]) -> Callable[[], list[np.ndarray]]:
+    """Start to copy tensors of one device to the host.
 
     Returns:
         A function that waits for the copies, but not for work that is launched later, and returns

@@ -2,7 +2,7 @@
 
 The number of processes must not change what a training computes, except for the order of
 floating-point sums: means, batch statistics and the size of padded batches are those of the global
-batch, of which every process has an equal, consecutive part (see `sampling.BatchPlan`).
+batch, of which each process has an equal, consecutive part (see `sampling.BatchPlan`).
 """
 
 import contextlib
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """Number of this process, 0 where there is only one."""
+    """Number of this process, from 0."""
     return int(os.environ.get("RANK", 0))
 
 
@@ -35,7 +35,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the other processes (NCCL on GPUs, gloo on CPUs); yields this process's device.
 
     Raises:
-        InputError: a process has no GPU of its own.
+        InputError: there are fewer GPUs than processes.
     """
     if world_size() == 1:
         yield device
@@ -45,7 +45,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         if device.index >= torch.cuda.device_count():
             raise InputError(
                 f"{world_size()} training processes, but {torch.cuda.device_count()} GPUs here; "
-                "set runtime.gpus to what one node has"
+                "set runtime.gpus to the number of one node"
             )
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -71,18 +71,18 @@ def parallel(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def provenance(device: torch.device) -> dict[str, str | int]:
-    """Where a training runs, for its model file: "device" (cpu or the GPU), "processes"."""
+    """Entries of a model file about its training: "device" (cpu or the GPU), "processes"."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {"device": name, "processes": world_size()}
 
 
 def share_of(workers: int) -> int:
-    """How many of a job's `workers` are this process's; 0 stays 0."""
+    """This process's share of a job's `workers`, at least 1; 0 stays 0."""
     return math.ceil(workers / world_size())
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` holds in any process; all of them learn the same answer."""
+    """Whether `flag` holds in any process; all processes get the same result."""
     if world_size() == 1:
         return flag
     tensor = torch.tensor(float(flag), device=device)
@@ -91,7 +91,7 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 
 def means(values: Sequence[float], device: torch.device) -> list[float]:
-    """The mean of each value over the processes; all of them learn the same answer."""
+    """The mean of each value over the processes; all processes get the same result."""
     if world_size() == 1:
         return list(values)
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
@@ -100,7 +100,7 @@ def means(values: Sequence[float], device: torch.device) -> list[float]:
 
 
 def mean_counts(counts: Sequence[int], device: torch.device) -> list[float]:
-    """Divisors of the sums of a process that make its losses means over the global batch.
+    """Divisors that turn a process's sums of losses into means over the global batch.
 
     Each process adds up the terms of its own part, and `parallel` averages the gradients over the
     processes. The average is the mean over all terms if each sum is divided by the mean number of
@@ -110,13 +110,13 @@ def mean_counts(counts: Sequence[int], device: torch.device) -> list[float]:
         counts: this process's numbers of terms, one for each loss.
 
     Returns:
-        The mean of each number over the processes, or 1 where it is 0, as the sums are, too.
+        The mean of each number over the processes, or 1 where it is 0 (the sums are then 0, too).
     """
     return [mean or 1.0 for mean in means([float(count) for count in counts], device)]
 
 
 def largest(values: Sequence[int], device: torch.device) -> list[int]:
-    """The largest of each value in any process; all of them learn the same answer."""
+    """The largest of each value over the processes; all processes get the same result."""
     if world_size() == 1:
         return list(values)
     tensor = torch.tensor(values, device=device)
@@ -131,7 +131,7 @@ def gather(values: Tensor) -> list[Tensor]:
     length = torch.tensor([len(values)], device=values.device)
     lengths = [torch.empty_like(length) for _ in range(world_size())]
     torch.distributed.all_gather(lengths, length)
-    # Collectives want tensors of one size.
+    # Collective operations need tensors of equal size.
     sizes = torch.cat(lengths).tolist()
     padded = functional.pad(values, (0, max(sizes) - len(values)))
     parts = [torch.empty_like(padded) for _ in sizes]
@@ -149,7 +149,7 @@ def from_first(value: T) -> T:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over the processes; so is its gradient."""
+    """The sum of a tensor over the processes; its gradient is summed likewise."""
 
     @staticmethod
     def forward(_, values: Tensor) -> Tensor:
@@ -165,8 +165,8 @@ class _Sum(torch.autograd.Function):
 class _GlobalBatchNorm(nn.BatchNorm2d):
     """Batch normalisation by the statistics of the global batch, on CPUs.
 
-    PyTorch's own `SyncBatchNorm` needs GPUs. The processes may have different numbers of values,
-    and some of them none.
+    PyTorch's own `SyncBatchNorm` needs GPUs. Processes may have different numbers of values, or
+    none.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from workflow_scripts.maskdistill.torch_tools.resnet import keep_frozen
 from workflow_scripts.maskdistill.torch_tools.sampling import seed_step, training_batches
 from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun
 
-# Called after every step with the run's directory, the number of steps done, and the losses and
-# the learning rate by name.
+# Called after each step with the run's directory, the number of steps done, and a dict of the
+# losses and the learning rate.
 Observer = Callable[[Path, int, Mapping[str, float]], None]
 
 
@@ -31,9 +31,9 @@ def build_optimizer(
     """SGD or AdamW.
 
     Args:
-        parameters: to train, or groups of them as of `decay_groups`.
+        parameters: parameters to train, or groups of them from `decay_groups`.
         name: sgd or adamw.
-        momentum: of AdamW, the decay rate of the first moment.
+        momentum: for AdamW, the decay rate of the first moment.
     """
     common = {"lr": learning_rate, "weight_decay": weight_decay}
     if name == "adamw":
@@ -55,8 +55,8 @@ def scheduled_rate(
         step: counted from 0.
         initial: rate after the warm-up.
         decay: factor at each milestone.
-        milestones: steps from which on the rate is lower.
-        warmup: steps of the warm-up.
+        milestones: steps at which the rate falls.
+        warmup: number of warm-up steps.
     """
     passed = sum(step >= milestone for milestone in milestones)
     return initial * decay**passed * min(1.0, (step + 1) / max(1, warmup))
@@ -96,29 +96,29 @@ def train(
     ends with the weights of an uninterrupted one.
 
     Args:
-        network: on `device`.
-        data: makes an item of a `Sample`.
-        losses: from the network and a batch of items to losses by name; their sum is minimised.
-        name: of the network in checkpoints.
-        rate: learning rate of a step, counted from 0.
-        columns: from losses by name and the learning rate to what the loss history has of them.
-        steps: optimiser steps in all.
-        batch_size: items of one step over all processes.
+        network: network on `device`.
+        data: makes the item of a `Sample`.
+        losses: (network, batch of items) → losses by name; their sum is minimised.
+        name: name of the network in checkpoints.
+        rate: step, counted from 0 → learning rate.
+        columns: (losses by name, learning rate) → columns of the loss history.
+        steps: total number of optimiser steps.
+        batch_size: items per step over all processes.
         checkpoint_every: steps between two checkpoints.
         workers: processes that load items; 0 loads in this one.
-        collate: from a list of items to a batch; None stacks them.
+        collate: list of items → batch; None stacks them.
         gradient_clip: largest norm of the gradient; None for no limit.
         observe: called on the first process after every step.
         description: of the progress bar.
 
     Raises:
-        InputError: a loss that is not finite, or a batch that the processes cannot share.
+        InputError: a loss that is not finite, or a batch that the processes cannot share evenly.
         Interrupted: SIGTERM arrived; the state is saved.
     """
     scaler = gradient_scaler(device, precision)
     parts = {name: network, "optimizer": optimizer, "scaler": scaler}
     start = run.resume(parts)
-    # Weights and batch statistics are copied from the first process here.
+    # This copies weights and batch statistics from the first process.
     model = distributed.parallel(network, device)
     model.train()
     keep_frozen(model)

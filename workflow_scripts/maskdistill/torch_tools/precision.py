@@ -1,13 +1,13 @@
-"""The precisions that a setting may ask for."""
+"""The precisions that a setting may have."""
 
 from typing import get_args
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.settings.section import Precision
 
-# In PyTorch's own names. float32 is the only one that every machine computes well in, and the
-# default: the same config then gives the same result on a CPU and on a GPU, up to the order of
-# floating-point sums. Half precision has to be asked for by name.
+# PyTorch's names. float32 is the default, because it is the only one that is fast on every machine:
+# the same config then gives the same result on a CPU and on a GPU, up to the order of
+# floating-point sums.
 PRECISIONS = get_args(Precision)
 
 

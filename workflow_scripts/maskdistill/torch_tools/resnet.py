@@ -9,16 +9,16 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from workflow_scripts.maskdistill.torch_tools.weights import load_strictly, read_state_dict
 
-# Kind and number of the blocks of the four stages of each `ResNetDepth`.
+# For each `ResNetDepth`: kind of block, and number of blocks in each of the four stages.
 BLOCKS = {
     10: (BasicBlock, (1, 1, 1, 1)),
     18: (BasicBlock, (2, 2, 2, 2)),
     50: (Bottleneck, (3, 4, 6, 3)),
 }
-# ImageNet's statistics, RGB in 0..1: what the input is normalised by.
+# Mean and standard deviation of ImageNet, RGB in 0..1, to normalise the input.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-# Parameters of published checkpoints that the trunk does not have: classifier, MoCo's projector.
+# Prefixes of checkpoint parameters that the trunk lacks: classifier, MoCo's projector.
 _HEADS = ("fc.", "head.", "projector.", "predictor.")
 
 
@@ -34,7 +34,8 @@ def build_resnet(
 
     Args:
         depth: one of `BLOCKS`; 10 has one block per stage.
-        weights: checkpoint with torchvision's or MoCo's (v1, v2, v3) names; None draws them.
+        weights: checkpoint with parameter names of torchvision or MoCo (v1, v2, v3); None for
+            random weights.
         frozen_stages: 0 trains all; 1 freezes the stem; 2 the stem and layer1; and so on.
             Frozen batch normalisation stays in evaluation mode, see `keep_frozen`.
         output_stride: 32, or 16 or 8 with dilation in the last one or two stages (DeepLab).
@@ -72,7 +73,7 @@ def build_resnet(
 
 
 def output_channels(stage: nn.Sequential) -> int:
-    """Channels that come out of a stage of a ResNet."""
+    """Output channels of a stage of a ResNet."""
     convolutions = [module for module in stage[-1].modules() if isinstance(module, nn.Conv2d)]
     return convolutions[-1].out_channels
 

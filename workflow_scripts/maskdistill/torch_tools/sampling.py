@@ -1,4 +1,4 @@
-"""Which image is in which training step: a plan that any process can continue at any step."""
+"""The assignment of images to training steps, which any process can continue at any step."""
 
 import contextlib
 import signal
@@ -14,21 +14,21 @@ from workflow_scripts.maskdistill.torch_tools import distributed
 
 
 class Sample(NamedTuple):
-    """One place in the training plan; seeds the augmentation of that place."""
+    """One place in the training plan; it seeds the augmentation of its image."""
 
     step: int
     position: int  # within the global batch
-    index: int  # of the image
+    index: int  # number of the image
 
     def generator(self, seed: int) -> np.random.Generator:
-        """Random numbers for this place: the same whichever process or worker draws them."""
+        """A generator for this place that does not depend on the process or worker."""
         return np.random.default_rng([seed, self.step, self.position])
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Seed torch's global generator for one step, in the same way in every process.
+    """Seed torch's global generator for one step, equally in every process.
 
-    What differs between the images of a batch (dropout, sampled anchors, …) is drawn with
+    Random numbers that differ between images (dropout, sampled anchors, …) come from
     `image_generators`.
     """
     place = np.random.SeedSequence([seed, step])
@@ -36,15 +36,15 @@ def seed_step(seed: int, step: int) -> None:
 
 
 def image_generators(count: int) -> list[np.random.Generator]:
-    """A generator of random numbers for each image of this process's part of a batch.
+    """A random generator for each image of this process's part of a batch.
 
-    What it draws depends on the image's position in the global batch, on the state of torch's
-    global generator on the CPU and on nothing else: neither on the number of processes nor on the
-    device. The global generator moves on, so that every call gives other numbers; all processes
-    must make the same calls between two calls of `seed_step`.
+    Its numbers depend only on the image's position in the global batch and on the state of
+    torch's global generator on the CPU, not on the number of processes or the device. Each call
+    advances the global generator; all processes must make the same calls between two calls of
+    `seed_step`.
 
     Args:
-        count: images of this part, as many as in that of every other process.
+        count: number of images in this part, equal in all processes.
     """
     call = int(torch.randint(2**63 - 1, ()))
     first = distributed.rank() * count
@@ -66,17 +66,17 @@ def training_batches(
     """This process's part of the batches of steps `start` to `stop` - 1; see `BatchPlan`.
 
     Args:
-        data: makes an item of a `Sample`.
-        section: of the config, that has the `batch_size`.
-        device: where the batches go.
+        data: makes the item of a `Sample`.
+        section: section of the config that has the `batch_size`, for messages.
+        device: device of the network.
         workers: loading processes; 0 loads in this one.
-        collate: from a list of items to a batch; None stacks them.
+        collate: list of items → batch; None stacks them.
 
     Returns:
         A context manager that yields the iterator and ends the loading processes.
 
     Raises:
-        InputError: the processes cannot share a batch.
+        InputError: the processes cannot share a batch evenly.
     """
     try:
         plan = BatchPlan(
@@ -94,17 +94,18 @@ def training_batches(
         data,
         batch_sampler=plan,
         num_workers=workers,
-        worker_init_fn=leave_sigterm_to_trainer,
+        worker_init_fn=ignore_sigterm,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
     )
     return contextlib.closing(batches_of(loader))
 
 
-def leave_sigterm_to_trainer(worker: int) -> None:
-    """Let a loading process ignore SIGTERM (a `worker_init_fn`), until the trainer has saved.
+def ignore_sigterm(worker: int) -> None:
+    """Let a loading process ignore SIGTERM (a `worker_init_fn`).
 
-    SLURM sends SIGTERM to all processes of a job, and the trainer fails if a loading process ends.
+    SLURM sends SIGTERM to all processes of a job, but if a loading process ends, the trainer fails
+    before it has saved its state.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -114,10 +115,10 @@ def batches_of(loader: Iterable) -> Generator:
 
     Closing ends the loading processes. Otherwise the traceback of an error would keep them alive,
     and Python would wait for them forever when it exits: it asks them to end by SIGTERM, which
-    they ignore (see `leave_sigterm_to_trainer`).
+    they ignore (see `ignore_sigterm`).
 
     Raises:
-        InputError: the data raised it; without the traceback of the loading process.
+        InputError: raised by the data; without the traceback of the loading process.
     """
     iterator = iter(loader)
     try:
@@ -125,7 +126,7 @@ def batches_of(loader: Iterable) -> Generator:
     except InputError as error:
         raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error
     finally:
-        # PyTorch has no public name for it; loading without processes needs nothing.
+        # PyTorch has no public method for this; without loading processes there is nothing to end.
         if hasattr(iterator, "_shutdown_workers"):
             iterator._shutdown_workers()
 
@@ -134,13 +135,13 @@ class BatchPlan:
     """Batch sampler for `torch.utils.data.DataLoader` over steps `start` to `stop` - 1.
 
     The images are a concatenation of permutations, one per epoch, cut into batches of
-    `batch_size`; nothing depends on where a killed run starts again or on the number of
-    processes, each of which takes its part of every global batch.
+    `batch_size`. The plan does not depend on the step at which a killed run resumes, nor on the
+    number of processes, each of which takes its part of every global batch.
 
     Args:
         count: number of images.
-        batch_size: images of one step over all processes.
-        rank, world_size: which of how many processes.
+        batch_size: images per step over all processes.
+        rank, world_size: number of this process, and number of processes.
 
     Raises:
         ValueError: no images, or a batch size that the processes cannot share evenly.

@@ -1,8 +1,7 @@
-"""One long training that survives being killed: lock, checkpoints, loss history.
+"""A training that continues after being killed: lock, checkpoints, loss history.
 
-A run has a directory of its own, named by a fingerprint of its settings and inputs. The directory
-is not an output of the workflow, because Snakemake deletes outputs and logs of a job that it starts
-again.
+Each run has its own directory, named by a fingerprint of its settings and inputs. The directory is
+not an output of the workflow, because Snakemake deletes outputs and logs of a job that it restarts.
 """
 
 import contextlib
@@ -27,10 +26,10 @@ from workflow_scripts.maskdistill.files.atomic import atomic_path, report_full_d
 from workflow_scripts.maskdistill.files.checkpoints import read_checkpoint
 from workflow_scripts.maskdistill.torch_tools import distributed
 
-# The parts of a training that have a state.
+# Parts of a training whose state is saved.
 Part = nn.Module | torch.optim.Optimizer | torch.amp.GradScaler
-# Seconds that a training waits for an earlier process of the same run to save its state and end.
-# After kill -9 of a job, its loading processes continue for a while and hold the lock.
+# Seconds to wait for an earlier process of the same run to save its state and end. After kill -9
+# of a job, its loading processes continue for a while and hold the lock.
 LOCK_TIMEOUT = 120.0
 
 
@@ -44,7 +43,7 @@ class Interrupted(SystemExit):
 class TrainingRun:
     """Checkpoints, loss history and end of one training; made by `training_run`.
 
-    Of several processes under torchrun, the first one reads and writes, and tells the others.
+    Under torchrun, the first process reads and writes, and sends the content to the others.
     """
 
     def __init__(self, directory: Path, section: str, *, writes: bool = True) -> None:
@@ -57,7 +56,7 @@ class TrainingRun:
         self.history: list[dict] = []
 
     def resume(self, parts: Mapping[str, Part]) -> int:
-        """Put the parts of a training back to the last checkpoint.
+        """Restore the parts of a training from the last checkpoint.
 
         Args:
             parts: network, optimiser and gradient scaler, by the names that `end_step` saves.
@@ -69,7 +68,7 @@ class TrainingRun:
         if state is None:
             return 0
         for name, part in parts.items():
-            if state[name]:  # a scaler's is empty where the run began without float16
+            if state[name]:  # a scaler's state is empty if the run began without float16
                 part.load_state_dict(state[name])
         return state["step"]
 
@@ -85,15 +84,15 @@ class TrainingRun:
         """Save a checkpoint if due or asked to stop; every process calls this at every step.
 
         Args:
-            parts: as of `resume`.
+            parts: as in `resume`.
             step: number of optimiser steps done.
-            last: their number in the end, when there is a checkpoint too.
+            last: total number of steps; a checkpoint is saved after the last one, too.
             checkpoint_every: steps between two checkpoints.
-            device: of this process.
+            device: device of this process.
 
         Raises:
             InputError: weights or batch statistics are not finite; the last checkpoint is kept.
-            Interrupted: SIGTERM arrived at some process before the last step; the state is saved.
+            Interrupted: a process received SIGTERM before the last step; the state is saved.
         """
         stop = distributed.any_process(self.stop_requested, device)
         if stop or step % checkpoint_every == 0 or step == last:
@@ -105,7 +104,7 @@ class TrainingRun:
             raise Interrupted
 
     def _check_finite(self, parts: Mapping[str, Part], step: int) -> None:
-        """A checkpoint with NaN in it would replace the last good one and never recover."""
+        """Check weights, so that a checkpoint with NaN never replaces the last good one."""
         networks = [part for part in parts.values() if isinstance(part, nn.Module)]
         values = (value for network in networks for value in network.state_dict().values())
         if not all(value.isfinite().all() for value in values):
@@ -118,9 +117,9 @@ class TrainingRun:
         )
 
     def load(self) -> dict | None:
-        """The last checkpoint (tensors on the CPU), or None at the beginning, in every process.
+        """The last checkpoint (tensors on the CPU) in every process; None at the beginning.
 
-        The history is cut back to the checkpoint's step.
+        Later rows are removed from the loss history.
 
         Raises:
             InputError: the checkpoint is damaged.
@@ -131,7 +130,7 @@ class TrainingRun:
         if not self._checkpoint.exists():
             self._history_file.unlink(missing_ok=True)
             return None
-        state = read_checkpoint(self._checkpoint, remedy="remove it, and the training starts anew")
+        state = read_checkpoint(self._checkpoint, remedy="remove it, and the training starts again")
         if self._history_file.exists():
             lines = self._history_file.read_text().splitlines()
             rows = [json.loads(line) for line in lines if line.endswith("}")]
@@ -175,7 +174,7 @@ class TrainingRun:
         return self._stop.is_set()
 
     def write_history(self, path: str | os.PathLike, record: Mapping) -> None:
-        """Publish the loss history as CSV (step, loss, …), and the record of its making."""
+        """Write the loss history as CSV (step, loss, …), with its provenance record."""
         if not self.writes:
             return
         columns = list(dict.fromkeys(name for row in self.history for name in row))
@@ -183,11 +182,11 @@ class TrainingRun:
             writer = csv.DictWriter(file, columns or ["step", "loss"])
             writer.writeheader()
             writer.writerows(self.history)
-        provenance.write_beside(path, record)
+        provenance.write_record(path, record)
 
 
 def fingerprint_text(fingerprint: Mapping) -> str:
-    """A fingerprint as JSON; a `Path` in it counts by the content of the file, not by its name.
+    """A fingerprint as JSON, in which the digest of a file's content replaces its `Path`.
 
     Raises:
         InputError: there is no such file.
@@ -203,18 +202,18 @@ def training_run(
     section: str,
     lock_timeout: float = LOCK_TIMEOUT,
 ) -> Iterator[TrainingRun]:
-    """Open the run of a fingerprint under `root`, for this process and torchrun's others only.
+    """Open the run of a fingerprint under `root`, and lock it against other trainings.
 
-    SIGTERM (scancel, preemption, the end of the time limit) sets `stop_requested` meanwhile.
+    Meanwhile SIGTERM (scancel, preemption, the end of the time limit) sets `stop_requested`.
 
     Args:
-        root: directory of all runs of this training; other fingerprints are other directories.
-        fingerprint: what decides the result: settings, inputs, seed; see `fingerprint_text`.
-        section: of the config that has the schedule, for messages.
+        root: directory of all runs of this training, with one directory per fingerprint.
+        fingerprint: everything that the result depends on; see `fingerprint_text`.
+        section: section of the config that has the schedule, for messages.
         lock_timeout: seconds to wait for another process that trains the same run.
 
     Raises:
-        InputError: another process keeps training the same run.
+        InputError: another process is still training the same run.
     """
     text = fingerprint_text(fingerprint)
     directory = Path(root) / hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -238,7 +237,7 @@ def training_run(
 
 
 def publish(state: Mapping, path: str | os.PathLike) -> None:
-    """Write a model file (a dict of tensors and plain values), whole or not at all.
+    """Write a model file (a dict of tensors and plain values) atomically.
 
     Under torchrun only the first process writes.
     """
@@ -248,8 +247,8 @@ def publish(state: Mapping, path: str | os.PathLike) -> None:
 
 
 def _save(state: Mapping, path: str | os.PathLike) -> None:
-    # Through memory: torch has error messages of its own for a full disk, and writes the name of
-    # the file into the file.
+    # Serialised in memory, because torch has its own errors for a full disk and stores the name of
+    # the file in the file.
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     with atomic_path(path) as temporary:

@@ -11,12 +11,11 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.checkpoints import read_checkpoint
 from workflow_scripts.maskdistill.files.provenance import file_digest
 
-# Keys of the weights in published checkpoints: DINO (teacher before student), MoCo, timm.
+# Keys of the weights in checkpoints of DINO (teacher preferred to student), MoCo and timm.
 _WRAPPERS = ("teacher", "student", "state_dict", "model")
-# Prefixes of parameter names. MoCo's weights for transfer are those of the query encoder, which v3
-# calls base_encoder.
+# Prefixes of parameter names. MoCo's query encoder (base_encoder in v3) has the weights to use.
 _PREFIXES = ("module.encoder_q.", "module.base_encoder.", "module.", "backbone.")
-# From torchvision's names of a ResNet's parameters to Detectron2's, one after the other.
+# Replacements that turn torchvision's names of a ResNet's parameters into Detectron2's, in order.
 _DETECTRON2_NAMES = (
     (r"^(conv1|bn1)\.", r"stem.\1."),
     (r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}."),
@@ -44,7 +43,7 @@ def state_dict_in(content: object, *, source: str | os.PathLike) -> dict[str, to
     momentum encoder) are left out.
 
     Args:
-        content: of `read_checkpoint`.
+        content: result of `read_checkpoint`.
         source: file named in errors.
 
     Raises:
@@ -61,7 +60,7 @@ def state_dict_in(content: object, *, source: str | os.PathLike) -> dict[str, to
         if isinstance(value, torch.Tensor)
     }
     if not tensors:
-        raise InputError(f"{source}: holds no state dict; name a checkpoint of a network")
+        raise InputError(f"{source}: holds no state dict; give a checkpoint of a network")
     for prefix in _PREFIXES:
         inside = {
             name.removeprefix(prefix): value
@@ -74,11 +73,11 @@ def state_dict_in(content: object, *, source: str | os.PathLike) -> dict[str, to
 
 
 def weights_digest(path: str | os.PathLike | None, model: torch.nn.Module) -> str:
-    """SHA-256 of the weights of a model, in hexadecimal, as provenance has it.
+    """SHA-256 of the weights of a model, in hexadecimal, for provenance records.
 
     Args:
-        path: file that they are from; None where they are from a hub.
-        model: has them; of those from a hub, names and values are digested.
+        path: file of the weights; None if they are from a hub.
+        model: model with these weights; without a file, its parameters are digested.
 
     Raises:
         InputError: there is no such file.
@@ -95,7 +94,7 @@ def weights_digest(path: str | os.PathLike | None, model: torch.nn.Module) -> st
 def detectron2_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights of a ResNet under Detectron2's names (stem, res2 to res5) instead of torchvision's.
 
-    Other names stay as they are.
+    Other names are not changed.
     """
     renamed = {}
     for name, value in state_dict.items():
@@ -112,11 +111,11 @@ def load_strictly(
     source: str | os.PathLike,
     ignore: tuple[str, ...] = (),
 ) -> None:
-    """Load weights into `model`, every parameter of it and nothing else.
+    """Load weights into `model`; the names of both must match exactly.
 
     Args:
         source: file named in errors.
-        ignore: prefixes of parameters of the file that the model does without (heads, …).
+        ignore: prefixes of parameters in the file that the model does not need (heads, …).
 
     Raises:
         InputError: lists missing keys, unexpected keys and shapes that differ.
@@ -127,8 +126,7 @@ def load_strictly(
         for name, value in state_dict.items()
         if not name.startswith(ignore) or name in own
     }
-    # BatchNorm's step counter takes no part in inference: old checkpoints and frozen
-    # normalisation lack it.
+    # BatchNorm's step counter is not needed; old checkpoints and frozen normalisation lack it.
     missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
     unexpected = [n for n in given if n not in own and not n.endswith("num_batches_tracked")]
     shapes = [
