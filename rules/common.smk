@@ -79,7 +79,7 @@ class AtStart:
 
 
 def of_dataset(text_of):
-    """The same of a run, which is a dataset or one of its variants; the text is of the dataset."""
+    """Text of a shell command that depends on the dataset of a run, as {DATASET:{wildcards.run}}."""
     return AtStart(lambda run: text_of(parts_of(run).dataset))
 
 
@@ -149,7 +149,10 @@ def of_stage(stage, path):
 
 
 def all_shards(stage, folder, split_of=lambda dataset: "train"):
-    """An input function: the same of all shards of the job's split, or else that of the dataset."""
+    """An input function: all shards in a folder of a stage, where the run has it from.
+
+    The split is the job's, or else that of the dataset.
+    """
 
     def paths(wildcards):
         dataset = dataset_of(wildcards)

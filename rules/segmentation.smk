@@ -1,7 +1,7 @@
 # DeepLab-v3 trained on label maps, its predictions, and their refinement by a CRF.
 
 
-# A run trains once and again in every round, a variant once and without a folder of the round.
+# The dataset's own run trains in several rounds, each with a folder; a variant only once, without.
 wildcard_constraints:
     in_round=r"(round-\d+/)?",
 

@@ -83,8 +83,8 @@ def rule_of_benchmark(path: Path, splits: Collection[str], results: Path) -> str
 def _patterns(splits: tuple[str, ...]) -> dict[str, re.Pattern]:
     """Rule → the paths of its benchmarks, a group for each wildcard."""
     folders = "|".join(["applied/[^/]+", *SPLITS, *map(re.escape, splits)])
-    known = {"split": folders, "shard": r"\d{4}", "seed": r"\d+", "round": r"\d+"}
-    known["in_round"] = r"round-\d+/"
+    numbers = {"shard": r"\d{4}", "seed": r"\d+", "round": r"\d+", "in_round": r"round-\d+/"}
+    known = {"split": folders, **numbers}
     found = {}
     for rule, path in benchmark_paths(REPOSITORY).items():
         parts = re.split(r"{(\w+)}", path)
