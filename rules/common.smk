@@ -14,7 +14,8 @@ sys.path.insert(0, str(HOME))
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.runs import frozen
 from workflow_scripts.maskdistill.runs.declared_settings import Declaration
-from workflow_scripts.maskdistill.runs.run import Run, in_shell, parts_of, run_name
+from workflow_scripts.maskdistill.runs.shell_text import AtStart, in_shell, one_of, program_start
+from workflow_scripts.maskdistill.runs.run import Run, parts_of, run_name
 from workflow_scripts.maskdistill.runs.variants import BASELINES, MAIN
 from workflow_scripts.maskdistill.settings.changes import canonical_json
 from workflow_scripts.maskdistill.errors import InputError
@@ -65,28 +66,9 @@ CONFIGS = RUN.configs
 RUNTIME = config["runtime"]
 
 
-class AtStart:
-    """Text of a shell command that depends on the job, as {ROOT:{wildcards.dataset}}.
-
-    It is filled in when the job starts. It is no parameter, so its change makes nothing stale.
-    """
-
-    def __init__(self, text_of):
-        self.text_of = text_of
-
-    def __format__(self, value):
-        return self.text_of(value)
-
-
 def of_dataset(text_of):
     """Text of a shell command that depends on the dataset of a run, as {DATASET:{wildcards.run}}."""
     return AtStart(lambda run: text_of(parts_of(run).dataset))
-
-
-def program_start(gpus):
-    """How to start a training: under torchrun with more than one GPU."""
-    launcher = f" workflow_scripts.torchrun --nproc-per-node {gpus} -m" if int(gpus) > 1 else ""
-    return f"python -m{launcher}"
 
 
 ALL = AtStart(lambda paths: in_shell(paths.split()))
@@ -103,11 +85,6 @@ GPUS = 0 if RUNTIME["device"] == "cpu" else 1
 # Of one training; its threads and memory are those of so many processes.
 TRAINING_GPUS = GPUS * RUNTIME["gpus"]
 TRAINING_PROCESSES = max(1, TRAINING_GPUS)
-
-
-def one_of(values):
-    """A pattern of exactly these values; of none, one that nothing matches."""
-    return "|".join(map(re.escape, values)) or r"(?!)"
 
 
 # A run is a dataset, or a variant of it for the ablations: results/DATASET/ablations/VARIANT.
@@ -149,10 +126,7 @@ def of_stage(stage, path):
 
 
 def all_shards(stage, folder, split_of=lambda dataset: "train"):
-    """An input function: all shards in a folder of a stage, where the run has it from.
-
-    The split is the job's, or else that of the dataset.
-    """
+    """An input function: all shards of a stage, of the job's split or else that of the dataset."""
 
     def paths(wildcards):
         dataset = dataset_of(wildcards)

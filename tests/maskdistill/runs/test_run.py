@@ -7,7 +7,7 @@ import pytest
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs import frozen
 from workflow_scripts.maskdistill.runs.declared_settings import Declaration
-from workflow_scripts.maskdistill.runs.run import Run, in_shell, parts_of, run_name
+from workflow_scripts.maskdistill.runs.run import Run, parts_of, run_name
 from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
 
 DEFAULT = read_yaml(REPOSITORY / "config" / "default.yaml")
@@ -26,13 +26,6 @@ def run_of(tmp_path, monkeypatch):
         return Run(frozen.parse(config, REPOSITORY, rules="abc"), REPOSITORY)
 
     return get
-
-
-def test_all_shards_on_a_command_line_are_one_short_text():
-    assert in_shell([]) == ""
-    assert in_shell(["a/b/0000.parquet"]) == "a/b/{0000..0000}.parquet"
-    paths = [f"a/b/{number:04d}.parquet" for number in range(1024)]
-    assert in_shell(paths) == "a/b/{0000..1023}.parquet"
 
 
 def test_shards_of_splits_and_of_new_folders(run_of, tmp_path):

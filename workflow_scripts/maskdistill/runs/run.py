@@ -2,9 +2,8 @@
 
 import functools
 import math
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,19 +40,6 @@ def run_name(dataset: str, variant: str) -> str:
 def parts_of(place: str) -> Parts:
     """The parts of RUN or RUN/SPLIT."""
     return Parts(*_PLACE.fullmatch(place).groups())
-
-
-def in_shell(shards: Sequence[str]) -> str:
-    """The files of all shards of a stage, for the shell to expand; no text for no file.
-
-    Spelled out, a thousand of them would be longer than a command may be.
-
-    Args:
-        shards: their paths, 0000.parquet and so on in one folder.
-    """
-    if not shards:
-        return ""
-    return f"{os.path.dirname(shards[0])}/{{0000..{len(shards) - 1:04d}}}.parquet"
 
 
 class Run:

@@ -1,0 +1,30 @@
+import re
+
+from workflow_scripts.maskdistill.runs.shell_text import AtStart, in_shell, one_of, program_start
+
+
+def test_all_shards_on_a_command_line_are_one_short_text():
+    assert in_shell([]) == ""
+    assert in_shell(["a/b/0000.parquet"]) == "a/b/{0000..0000}.parquet"
+    paths = [f"a/b/{number:04d}.parquet" for number in range(1024)]
+    assert in_shell(paths) == "a/b/{0000..1023}.parquet"
+
+
+def test_text_is_filled_in_when_the_command_is_formatted():
+    assert f"{AtStart(str.upper):demo}" == "DEMO"
+
+
+def test_torchrun_starts_trainings_with_several_gpus():
+    assert program_start("1") == program_start("0") == "python -m"
+    assert program_start("4") == "python -m workflow_scripts.torchrun --nproc-per-node 4 -m"
+
+
+def test_a_pattern_of_exactly_these_values():
+    pattern = one_of(["a.b", "c"])
+    assert [bool(re.fullmatch(pattern, text)) for text in ("a.b", "c", "axb", "")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert re.fullmatch(one_of([]), "") is None
