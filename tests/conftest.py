@@ -13,12 +13,19 @@ from safetensors.torch import save_file
 from tests import results_tree
 from workflow_scripts.maskdistill.files import provenance, shards
 
-LONGEST = "test_staleness.py"
+# Each starts with a run of the whole workflow.
+LONGEST = ["rules/test_staleness.py", "rules/test_folder.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest modules come first, so that both workers of pytest-xdist end at one time."""
-    items.sort(key=lambda item: (item.path.parent.name != "rules", item.path.name != LONGEST))
+    order = {name: place for place, name in enumerate(LONGEST)}
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        name = "/".join(item.path.parts[-2:])
+        return order.get(name, len(order)), not name.startswith("rules/")
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,7 @@ class Workflow:
         config = {
             "datasets": self.datasets,
             "overrides": self.overrides if overrides is None else overrides,
-            "runtime": {"device": "cpu", "threads": 2, **(runtime or {})},
+            "runtime": {"device": "cpu", "threads": 1, **(runtime or {})},
         }
         path = self.directory / "trial.yaml"
         path.write_text(yaml.safe_dump(config))

@@ -227,7 +227,7 @@ def test_exports_come_after_everything(finished: Workflow) -> None:
 
 @pytest.mark.parametrize(
     "runtime",
-    [{"batch_size": 3}, {"threads": 1}, {"checkpoint_every": 7}, {"device": "auto", "gpus": 2}],
+    [{"batch_size": 3}, {"threads": 2}, {"checkpoint_every": 7}, {"device": "auto", "gpus": 2}],
 )
 def test_runtime_makes_nothing_stale(finished: Workflow, runtime: dict) -> None:
     assert finished.stale("all", runtime=runtime) == {}
