@@ -95,6 +95,9 @@ def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Ru
     text = profile.read_text().replace("# slurm-partition-config", "slurm-partition-config")
     profile.write_text(text + "slurm-init-seconds-before-status-checks: 2\n")
     process = snakemake(cluster, "--profile", "slurm", **controller.environment)
+    # Much of the other run is waiting.
+    options = ["--profile", "profiles/local", "--resources", "gpu=2", "--cores", "1"]
+    local = snakemake(here, *options)
     checkpoints = []
 
     def training(rule: str, name: str, after: int = 0) -> str:
@@ -135,14 +138,13 @@ def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Ru
         # SLURM would let it wait for two minutes.
         controller.run("scontrol", "update", f"JobId={job}", "StartTime=now")
         process.wait(timeout=1500)
+        local.wait(timeout=1500)
     finally:
-        process.kill()
-        process.wait()
+        for each in (process, local):
+            each.kill()
+            each.wait()
     assert process.returncode == 0, printed(cluster) + logs(cluster) + controller.logs()
-
-    options = ["--profile", "profiles/local", "--resources", "gpu=2", "--cores", "2"]
-    with snakemake(here, *options) as process:
-        assert process.wait(timeout=1500) == 0, printed(here) + logs(here)
+    assert local.returncode == 0, printed(here) + logs(here)
     return Runs(cluster, here, workflow_jobs(controller), queue, checkpoints, shortened)
 
 
