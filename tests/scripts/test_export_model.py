@@ -96,8 +96,8 @@ def test_the_card_says_what_it_is(exported):
 
 
 def test_the_snippet_runs_without_this_repository(exported, tmp_path):
-    """That of this repository's README, which is also the card's."""
-    text = (REPOSITORY / "README.md").read_text()
+    """That of docs/commands.md, which is also the card's."""
+    text = (REPOSITORY / "docs" / "commands.md").read_text()
     (snippet,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     card = (exported / "README.md").read_text()
     assert re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL) == [snippet]
