@@ -146,7 +146,7 @@ def test_inputs_are_never_overwritten(folder, name, link):
         output = folder / "linked"
         output.symlink_to(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    with pytest.raises(InputError, match=rf"{name}: an input .*choose another folder") as error:
+    with pytest.raises(InputError, match=rf"{name}: the output .*choose another folder") as error:
         call(folder, f"--output={output}", *options, "--image", *images)
     assert "\n" not in str(error.value)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}

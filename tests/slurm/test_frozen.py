@@ -26,7 +26,7 @@ pytestmark = [
     ),
 ]
 SHARDS = 2
-HERE = ["--profile", "profiles/local", "--cores", "1", "--resources", "gpu=2"]
+HERE = ["--profile", "profiles/local", "--resources", "gpu=2", "--cores", "1"]
 SLURM = ["--profile", "slurm", "--jobs", "1"]
 MASKS = [f"results/small/train/masks/{shard:04d}.parquet" for shard in range(SHARDS)]
 
