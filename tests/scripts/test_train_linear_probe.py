@@ -9,6 +9,7 @@ from tests.scripts import test_train_segmentation as segmentation
 from workflow_scripts import train_segmentation
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps, shards
+from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.train_linear_probe import main
 
 DATASET = {
@@ -18,13 +19,15 @@ DATASET = {
     "splits": {"train": "train"},
 }
 
+PROBE = {name: value for name, value in LinearProbeSettings().plain().items() if name != "enabled"}
+
 
 def arguments(root, **probe):
     settings = {
         "dataset": DATASET,
         "segmentation": {"crop_size": 32, "scale": [0.8, 1.25], "rotation": 10, "flip": True},
         "predictions": {"precision": "float32"},
-        "evaluation": {"linear_probe": {"epochs": 3, "batch_size": 2, **probe}},
+        "evaluation": {"linear_probe": {**PROBE, "epochs": 3, "batch_size": 2, **probe}},
     }
     return [
         *("--ground-truth", str(root / "truth.parquet"), "--root", str(root), "--split", "train"),
@@ -58,7 +61,7 @@ def test_it_writes_a_model_of_the_classes_and_its_history(root):
 
 
 def test_bad_input_is_one_line(root):
-    with pytest.raises(InputError, match=r"linear_probe\.epohcs: no such setting"):
+    with pytest.raises(InputError, match=r"linear_probe\.epohcs.*did you mean 'epochs'"):
         main(arguments(root, epohcs=3))
     labels = np.full((36, 40), 9, np.uint8)
     shards.write_table(

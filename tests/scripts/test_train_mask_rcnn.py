@@ -114,7 +114,7 @@ def test_two_processes_share_the_batch_and_one_writes(tmp_path, engine):
 @pytest.mark.parametrize(
     ("extra", "settings", "message"),
     [
-        ([], {"engine": "detectron3"}, "unknown engine 'detectron3'"),
+        ([], {"engine": "detectron3"}, "engine: 'detectron3' should be"),
         ([], {"iteration": 1}, "did you mean 'iterations'"),
         (["--checkpoint-every", "0"], {}, "checkpoint-every"),
         (["--pseudo-labels", "none.json"], {}, "none.json: no such file"),
