@@ -96,7 +96,7 @@ def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Ru
     profile.write_text(text + "slurm-init-seconds-before-status-checks: 2\n")
     process = snakemake(cluster, "--profile", "slurm", **controller.environment)
     # Much of the other run is waiting.
-    options = ["--profile", "profiles/local", "--resources", "gpu=2", "--cores", "1"]
+    options = ["--profile", "profiles/local", "--resources", "gpu=2", "--cores", "2"]
     local = snakemake(here, *options)
     checkpoints = []
 
