@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from tests.rules import planning
 from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.runs.rule_texts import rule_texts
 
 BACKBONE = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": 64}
 # As small as every stage allows: what is tested here is the plumbing, not the quality.
@@ -143,9 +144,7 @@ def copy_repository(target: Path) -> Path:
 
 def rules() -> dict[str, str]:
     """The text of every rule that runs something, by name."""
-    texts = [path.read_text() for path in sorted((REPOSITORY / "rules").glob("*.smk"))]
-    found = re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", "\n".join(texts), re.MULTILINE)
-    return {name: text for name, text in found if "    shell:\n" in text}
+    return {name: text for name, text in rule_texts(REPOSITORY).items() if "    shell:\n" in text}
 
 
 def write_backbone(path: Path) -> None:

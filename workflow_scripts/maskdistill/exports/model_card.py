@@ -8,7 +8,7 @@ from workflow_scripts.maskdistill.repository import REPOSITORY
 
 TEMPLATE = "workflow_scripts/maskdistill/templates/model_card.md.j2"
 
-# Runs in the folder of the exported model with a photo.jpg; also shown in the README.
+# Runs in the folder of the exported model with a photo.jpg; also shown in docs/commands.md.
 SNIPPET = """\
 import json
 

@@ -20,9 +20,7 @@ from workflow_scripts.maskdistill.runs.code_digest import code_digest
 from workflow_scripts.maskdistill.runs.declared_settings import declared_settings
 from workflow_scripts.maskdistill.runs.frozen import FrozenRun
 from workflow_scripts.maskdistill.runs.run import Run
-from workflow_scripts.maskdistill.runs.variants import has_own, variants
 from workflow_scripts.maskdistill.settings.changes import canonical_json, changed_settings
-from workflow_scripts.maskdistill.settings.layers import merge
 from workflow_scripts.maskdistill.settings.splits import split_shards
 
 _KINDS = {".parquet", ".json", ".csv", ".html", ".pt", ".svg"}  # of outputs that are files
@@ -110,8 +108,7 @@ class _Expectation:
     def __init__(self, run: FrozenRun, dataset: str, home: Path) -> None:
         self._run, self._dataset = Run(run, home), dataset
         self._declared = declared_settings(home)
-        self._config, self._names = run.configs[dataset], run.names[dataset]
-        self._variants = variants(self._config)
+        self._config = run.configs[dataset]
         ablation_seeds = self._config["evaluation"]["ablations"]["seeds"] or []
         self._seeds = {*self._config["seeds"], *ablation_seeds}
         self._digest = functools.cache(provenance.content_digest)
@@ -120,13 +117,9 @@ class _Expectation:
     def place(self, path: Path) -> _Place | None:
         """What a path relative to the dataset's results stands for; None if for nothing now."""
         parts = path.parts
-        changes: Mapping = {}
-        own_clusters = False
-        if parts[0] == "ablations" and len(parts) > 2:
-            variant = self._variants.get(parts[1])
-            if variant is None:
-                return None
-            changes, own_clusters = variant.changes, has_own(variant, "clusters")
+        variant = parts[1] if parts[0] == "ablations" and len(parts) > 2 else None
+        if variant and variant not in self._run.variants[self._dataset]:
+            return None
         seed = _number("seed", parts, self._config["seeds"][0])
         if seed not in self._seeds:
             return None
@@ -137,8 +130,11 @@ class _Expectation:
             split = "/".join(parts[parts.index("applied") :][:2])
             if split not in self._run.applied:
                 return None
-        names = {} if own_clusters else self._names.get(seed, {}).get("clusters", {})
-        return _Place(merge(self._config, changes), names, split)
+        return _Place(
+            self._run.config(self._dataset, variant),
+            self._run.names(self._dataset, seed, variant),
+            split,
+        )
 
     def differences(self, path: Path, where: _Place) -> Iterator[str]:
         """In what an output differs from what there is now, for people."""

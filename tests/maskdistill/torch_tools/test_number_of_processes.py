@@ -1,0 +1,241 @@
+"""The number of processes changes only the order of floating-point sums in a training."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.maskdistill.torch_tools import global_batch
+from tests.maskdistill.torch_tools.launching import MASK_RCNN, SEGMENTATION, command_line, torchrun
+from workflow_scripts import train_mask_rcnn, train_segmentation
+from workflow_scripts.maskdistill.files import label_maps, masks, shards
+from workflow_scripts.maskdistill.segmentation.labelled_images import LabelledImages
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
+from workflow_scripts.maskdistill.torch_tools.sampling import BatchPlan
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Results of `global_batch` from one process, and from each of two."""
+    folders = {1: tmp_path_factory.mktemp("one"), 2: tmp_path_factory.mktemp("two")}
+    for processes, folder in folders.items():
+        torchrun("-m", "tests.maskdistill.torch_tools.global_batch", folder, processes=processes)
+    (whole,), two = (
+        [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
+        for processes, folder in folders.items()
+    )
+    return whole, two
+
+
+def assert_same(parts, prefix):
+    """All cases of that name; computed in float64, where 1e-9 is rounding and nothing else."""
+    whole, two = parts
+    names = [name for name in whole if name.startswith(prefix)]
+    assert names
+    tolerance = {"rtol": 1e-9, "atol": 1e-12}
+    for name in names:
+        for number, expected in enumerate(whole[name]["common"]):
+            for found in two:
+                np.testing.assert_allclose(
+                    found[name]["common"][number], expected, **tolerance, err_msg=name
+                )
+        for number, expected in enumerate(whole[name]["parts"]):
+            found = torch.cat([found[name]["parts"][number] for found in two])
+            np.testing.assert_allclose(found, expected, **tolerance, err_msg=name)
+
+
+def test_hardest_pixels_are_those_of_the_global_batch(parts):
+    assert_same(parts, "loss, ")
+    whole, _ = parts
+    for name, labelled in global_batch.LABELLED.items():
+        count = round(0.2 * sum(labelled))
+        (gradient,) = whole[f"loss, {name}, 0.2"]["parts"]
+        assert (gradient.abs().sum(1) > 0).sum() == count
+    # Of equal losses the first are taken.
+    (gradient,) = whole["loss, even, tied"]["parts"]
+    chosen = gradient.abs().sum(1).flatten() > 0
+    assert chosen[:36].all()
+    assert not chosen[36:].any()
+
+
+def test_draws_depend_on_the_place_in_the_global_batch(parts):
+    assert_same(parts, "drawn")
+    whole, _ = parts
+    draws = whole["drawn"]["parts"]
+    assert len({bytes(draw.numpy()) for draw in draws}) == len(draws) == 12  # no draw comes twice
+    assert len({bytes(image.numpy()) for image in draws[0]}) == global_batch.IMAGES
+
+
+def test_batch_statistics_are_those_of_the_global_batch(parts):
+    assert_same(parts, "batch normalisation, ")
+
+
+def test_losses_of_mask_rcnn_are_means_over_the_global_batch(parts):
+    assert_same(parts, "Mask R-CNN ")
+
+
+def write_uneven_scenes(folder):
+    """Six images of different sizes; one to three objects, and labels in some corner only."""
+    rows, content = [], {"categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]}
+    content |= {"images": [], "annotations": []}
+    rng = np.random.default_rng(1)
+    for number in range(1, 7):
+        height, width = (int(side) for side in rng.integers(40, 72, 2))
+        image = rng.integers(0, 90, (height, width, 3))
+        labels = np.full((height, width), label_maps.IGNORE, np.uint8)
+        name = f"{number}.png"
+        content["images"].append(
+            {"id": number, "file_name": name, "height": height, "width": width}
+        )
+        for cluster in rng.integers(1, 3, number % 3 + 1):
+            mask = np.zeros((height, width), bool)
+            top, left = rng.integers(0, 20, 2)
+            mask[top : top + rng.integers(10, 20), left : left + rng.integers(10, 20)] = True
+            image[mask] += np.array([160, 80 * cluster, 0])
+            labels[:12, :12] = np.where(mask[:12, :12], cluster, 0)
+            rle = masks.encode(mask)
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": number,
+                    "category_id": int(cluster),
+                    "segmentation": {"size": [height, width], "counts": rle.rle_counts.decode()},
+                    "bbox": [rle.x, rle.y, rle.box_width, rle.box_height],
+                    "area": rle.area,
+                    "iscrowd": 0,
+                }
+            )
+        Image.fromarray(image.astype(np.uint8)).save(folder / name)
+        rows.append(label_maps.row(number, name, labels))
+    shards.write_table(folder / "label_maps.parquet", "label_maps", rows, {})
+    (folder / "pseudo_labels.json").write_text(json.dumps(content))
+
+
+UNEVEN_MASK_RCNN = MASK_RCNN | {
+    "norm": "batch",
+    "iterations": 6,
+    "train_sides": [40, 56],
+    "sampled_proposals": 8,
+    "gradient_clip": 0.5,
+    "learning_rate": 0.01,
+}
+PYRAMID = {"fpn": True, "fpn_channels": 32, "anchor_sizes": [8, 12, 16, 24, 32]}
+# In float64 two trainings differ by the order of sums of 16 digits: nothing comes near enough to a
+# threshold (of NMS, of the hardest pixels, of ReLU) to fall on its other side.
+IN_FLOAT64 = """
+import importlib, sys
+import torch
+torch.set_default_dtype(torch.float64)
+torch.Tensor.float = torch.Tensor.double
+importlib.import_module(sys.argv[1]).main(sys.argv[2:])
+"""
+LINEAR_PROBE = """
+import sys
+from pathlib import Path
+import torch
+from workflow_scripts.maskdistill.segmentation import linear_probe
+from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
+
+def main(arguments):
+    folder, segmentation, batch_size, learning_rate = arguments
+    folder = Path(folder)
+    linear_probe.train(
+        [folder / "label_maps.parquet"],
+        folder,
+        classes=2,
+        segmentation_model=folder / "segmentation.pt",
+        views={
+            name: getattr(SegmentationSettings.read(eval(segmentation)), name)
+            for name in linear_probe.VIEWS
+        },
+        precision="float32",
+        record={},
+        settings=LinearProbeSettings(
+            epochs=3, batch_size=int(batch_size), learning_rate=float(learning_rate)
+        ),
+        seed=0,
+        work_dir=folder / "probe",
+        model_path=folder / "probe.pt",
+        history_path=folder / "probe.csv",
+        device=torch.device("cpu"),
+    )
+"""
+
+
+def assert_same_training(*folders, model="model.pt", history="history.csv"):
+    """Compare what trainings of six steps by one and by two processes wrote."""
+    one, two = (np.loadtxt(folder / history, delimiter=",", skiprows=1) for folder in folders)
+    assert one.shape == two.shape
+    assert len(one) == 6
+    np.testing.assert_allclose(two[0], one[0], rtol=1e-11)
+    np.testing.assert_allclose(two, one, rtol=1e-8, atol=1e-10)
+    one, two = (torch.load(folder / model) for folder in folders)
+    assert (one["provenance"]["device"], one["provenance"]["processes"]) == ("cpu", 1)
+    assert (two["provenance"]["device"], two["provenance"]["processes"]) == ("cpu", 2)
+    assert one["state_dict"].keys() == two["state_dict"].keys()
+    for name, value in one["state_dict"].items():
+        scale = float(value.abs().max())
+        np.testing.assert_allclose(
+            two["state_dict"][name], value, rtol=0, atol=1e-8 * scale, err_msg=name
+        )
+
+
+def trained(tmp_path, program, **changes):
+    """Folders of trainings by one and by two processes, in float64."""
+    (tmp_path / "in_float64.py").write_text(IN_FLOAT64)
+    folders = []
+    for processes in (1, 2):
+        folders.append(tmp_path / str(processes))
+        folders[-1].mkdir()
+        write_uneven_scenes(folders[-1])
+        arguments = command_line(program, folders[-1], **changes)
+        torchrun(tmp_path / "in_float64.py", program.__name__, *arguments, processes=processes)
+    return folders
+
+
+def test_processes_do_not_change_deeplab_nor_its_linear_probe(tmp_path):
+    one, two = trained(tmp_path, train_segmentation)
+    assert_same_training(one, two)
+    # What makes it hard: in some steps one of the two processes has no labelled pixel.
+    labelled = labelled_pixels(one, SEGMENTATION).reshape(6, 2, 2).sum(2)
+    assert ((labelled == 0).any(1) & labelled.any(1)).any()
+    (run,) = (two / "work").iterdir()  # the first process alone writes
+    assert {path.name for path in run.iterdir()} >= {"last.pt", "history.jsonl"}
+
+    (tmp_path / "probing.py").write_text(LINEAR_PROBE)
+    for processes, folder in ((1, one), (2, two)):
+        (folder / "segmentation.pt").write_bytes((one / "model.pt").read_bytes())
+        arguments = ["probing", folder, SEGMENTATION, 4, 0.1]
+        torchrun(tmp_path / "in_float64.py", *arguments, processes=processes)
+    assert_same_training(one, two, model="probe.pt", history="probe.csv")
+
+
+def labelled_pixels(folder, settings):
+    """Labelled pixels of every place in the plan of a training."""
+    settings = SegmentationSettings.read(settings)
+    data = LabelledImages(
+        [folder / "label_maps.parquet"], folder, clusters=2, settings=settings, seed=0
+    )
+    steps = BatchPlan(len(data), settings.batch_size, seed=0, start=0, stop=6)
+    return np.array([int((data[place][1] >= 0).sum()) for batch in steps for place in batch])
+
+
+@pytest.mark.parametrize("changes", [{}, PYRAMID], ids=["c4", "fpn"])
+def test_processes_do_not_change_mask_rcnn(tmp_path, changes):
+    assert_same_training(*trained(tmp_path, train_mask_rcnn, **UNEVEN_MASK_RCNN | changes))
+
+
+def test_the_first_loss_of_deeplab_is_the_same_in_float32(tmp_path):
+    losses = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        write_uneven_scenes(folder)
+        arguments = command_line(train_segmentation, folder, epochs=1)
+        torchrun("-m", train_segmentation.__name__, *arguments, processes=processes)
+        losses.append(np.loadtxt(folder / "history.csv", delimiter=",", skiprows=1)[0, 1])
+    # The mean over the hardest pixels is continuous: no rounding makes it jump.
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
