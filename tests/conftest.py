@@ -14,11 +14,16 @@ from tests import results_tree
 from workflow_scripts.maskdistill.files import provenance, shards
 
 # Each starts with a run of the whole workflow.
-LONGEST = ["rules/test_staleness.py", "rules/test_folder.py"]
+LONGEST = [
+    "slurm/test_slurm.py",
+    "rules/test_staleness.py",
+    "rules/test_folder.py",
+    "slurm/test_frozen.py",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest modules come first, so that both workers of pytest-xdist end at one time."""
+    """The longest modules come first, so that all workers of pytest-xdist end at one time."""
     order = {name: place for place, name in enumerate(LONGEST)}
 
     def place(item: pytest.Item) -> tuple[int, bool]:
