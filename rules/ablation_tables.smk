@@ -39,13 +39,14 @@ def ablation_files(wildcards):
     ]
 
 
-def ablation_options(wildcards):
-    """The command line of an item, less its outputs."""
+def ablation_options(wildcards, output):
+    """The files and swept values of an item, and its outputs: a figure has more than a table."""
     dataset, item = wildcards.dataset, wildcards.item
     swept = sweep(item, CONFIGS[dataset]) if item in SWEEPS else {}
     options = [
         f"--seeds {' '.join(map(str, ablation_seeds(dataset)))}",
         option_text(ablation_files(wildcards)),
+        option_text([(f"--{kind.replace('_', '-')}", [path]) for kind, path in output.items()]),
         *(f"--sweep {value} {name}" for value, name in swept.items()),
     ]
     return " ".join(options)
@@ -91,18 +92,13 @@ rule tabulate_ablation:
         ),
         code=RUN.code("tabulate_ablation"),
         options=ablation_options,
-        # A figure has more files than a table.
-        outputs=lambda wildcards, output: option_text(
-            [(f"--{kind.replace('_', '-')}", [path]) for kind, path in output.items()]
-        ),
     message:
         "Tabulate {wildcards.item} of {wildcards.dataset}"
     shell:
         "exec python -m workflow_scripts.tabulate_ablation --settings {params.settings:q}"
         " --code {params.code}"
         " --item {wildcards.item} {params.options}"
-        " --paper-tables {PAPER}"
-        " {params.outputs} > {log} 2>&1"
+        " --paper-tables {PAPER} > {log} 2>&1"
 
 
 # A figure is a table and its charts; what is overclustered has a table of its own.

@@ -21,22 +21,35 @@ def report_splits(dataset):
     return list(dict.fromkeys(["train", RUN.evaluated_split(dataset)]))
 
 
-def report_files(dataset):
-    """Options of the report with their files: everything that it shows."""
+def health_files(dataset):
+    """Options of check_health with their files, which the report shows too."""
     base, seed = f"results/{dataset}", RUN.first_seed(dataset)
-    options = step_options(dataset, steps_of(dataset, seed))
-    for split in report_splits(dataset):
-        for folder, stage in (
-            (base, "images"),
-            (base, "masks"),
-            (f"{base}/seed-{seed}", "candidates"),
-            (f"{base}/seed-{seed}", "confident"),
-        ):
-            files = shards_of(dataset, split, f"{folder}/{split}/{stage}")
-            options.append((f"--{stage} {split}", files))
+    options = [
+        (f"--{stage} {split}", shards_of(dataset, split, f"{folder}/{split}/{stage}"))
+        for stage, folder in (
+            ("images", base),
+            ("masks", base),
+            ("candidates", f"{base}/seed-{seed}"),
+        )
+        for split in report_splits(dataset)
+    ]
     options.append(("--assignments", train_assignments(dataset)))
     for training, history in report_histories(dataset).items():
         options.append((f"--history {training}", [history]))
+    return options
+
+
+def report_files(dataset):
+    """Options of the report with their files: everything that it shows."""
+    base, seed = f"results/{dataset}", RUN.first_seed(dataset)
+    options = [
+        ("--health", [f"{base}/health.json"]),
+        *health_files(dataset),
+        *step_options(dataset, steps_of(dataset, seed)),
+    ]
+    for split in report_splits(dataset):
+        files = shards_of(dataset, split, f"{base}/seed-{seed}/{split}/confident")
+        options.append((f"--confident {split}", files))
     if RUN.has_ground_truth(dataset):
         for each in RUN.seeds(dataset):
             options.append((f"--metrics {each}", [f"{base}/seed-{each}/metrics.json"]))
@@ -102,6 +115,32 @@ rule unpack_label_maps:
         " --code {params.code}"
         " --shards {ALL:{input}}"
         " --output {output} > {log} 2>&1"
+
+
+rule check_health:
+    input:
+        lambda wildcards: files_of(health_files(wildcards.dataset)),
+    output:
+        "results/{dataset}/health.json",
+    log:
+        "logs/{dataset}/health.log",
+    benchmark:
+        "benchmarks/{dataset}/health.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(4000),
+        runtime=attempts(30),
+    params:
+        settings=settings("clustering.clusters", "confidence.threshold", merged=False),
+        code=RUN.code("check_health"),
+        options=lambda wildcards: option_text(health_files(wildcards.dataset)),
+    message:
+        "Check the health of the run of {wildcards.dataset}"
+    shell:
+        "exec python -m workflow_scripts.check_health --settings {params.settings:q}"
+        " --code {params.code} {params.options} --output {output} > {log} 2>&1"
 
 
 rule report:

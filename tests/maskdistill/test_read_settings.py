@@ -7,6 +7,7 @@ under several.
 
 import concurrent.futures
 import importlib
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterable
@@ -227,6 +228,11 @@ def run_all(run: Programs, folder: Path) -> None:
     found = {"images": val / "images", "model": folder / "segmentation.pt"}
     run("predict_segmentation", demo, *predicting, **found, output=val / "predictions")
     run("refine_predictions", demo, *predicting, **found, output=val / "refined")
+
+    found = [f"--{name} val {val / name}".split() for name in ("images", "masks", "candidates")]
+    histories = ["--history", "segmentation", folder / "history.csv"]
+    assignments = {"assignments": train / "assignments", "output": folder / "health.json"}
+    run("check_health", demo, *itertools.chain(*found), *histories, **assignments)
 
     for settings in (demo, coco):
         run_with_labels(run, settings, root, folder)

@@ -17,7 +17,7 @@ from workflow_scripts.maskdistill.settings.layers import merge
 pytestmark = pytest.mark.workflow
 
 PROBE = {"train_linear_probe", "predict_linear_probe", "refine_linear_probe"}
-PROBE |= {"evaluate_linear_probe", "summarize", "report"}
+PROBE |= {"evaluate_linear_probe", "check_health", "summarize", "report"}
 REPORTING = {"evaluate", "evaluate_instances", "summarize", "report"}
 # A refined prediction of the training images is what the next round learns from.
 REFINEMENT = {"refine_predictions", "train_segmentation", "predict_segmentation"}
@@ -311,7 +311,11 @@ def test_changed_code(
         ("settings.sections.evaluation", {"report"}),
         ("evaluation.matching", {"evaluate", "evaluate_instances", "report", "write_gallery"}),
         ("pictures.step_colours", {"report", "write_gallery"}),
-        ("evaluation.step_titles", {"report", "tabulate_ablation", "write_gallery"}),
+        (
+            "evaluation.step_titles",
+            {"check_health", "report", "tabulate_ablation", "write_gallery"},
+        ),
+        ("report.health", {"check_health", "report"}),
         ("report.document", {"report"}),
         ("report.times", {"report"}),
         ("paper.comparison", {"report", "tabulate_ablation"}),

@@ -124,7 +124,10 @@ READS_LABELS = {
             {"candidates": {"longer_side": 77, "score_floor": 0.2, "precision": "float16"}},
             {"predict_candidates", "describe_use"},
         ),
-        ({"confidence": {"threshold": 0.123}}, {"filter_candidates", "describe_use"}),
+        (
+            {"confidence": {"threshold": 0.123}},
+            {"filter_candidates", "check_health", "describe_use"},
+        ),
         ({"segmentation": {"epochs": 77, "precision": "float16"}}, {"train_segmentation"}),
         ({"segmentation": {"crop_size": 77}}, {"train_segmentation", "train_linear_probe"}),
         (
@@ -151,6 +154,7 @@ READS_LABELS = {
                 "filter_candidates",
                 "train_segmentation",
                 "evaluate",
+                "check_health",
                 "write_gallery",
                 # the names of the clusters
                 "unpack_label_maps",
