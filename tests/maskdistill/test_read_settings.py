@@ -199,6 +199,9 @@ def run_all(run: Programs, folder: Path) -> None:
     found = {name: train / name for name in ("images", "masks", "embeddings", "assignments")}
     sheets = folder / "sheets"
     run("draw_contact_sheets", demo, *at_root, "--seed", 0, **found, **centroids, output=sheets)
+    found = {name: train / name for name in ("images", "masks", "embeddings")}
+    compared = {**found, "output": folder / "suggested"}
+    run("compare_cluster_counts", demo, *at_root, "--dataset", "demo", **compared)
     found = {name: val / name for name in ("images", "masks", "assignments")}
     run("paint_masks", demo, **found, output=val / "initial")
     found = {name: train / name for name in ("images", "masks", "assignments")}

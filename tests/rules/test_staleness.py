@@ -287,7 +287,11 @@ def test_changed_code(
         ("discovery.vit", {"extract_features", "extract_masks", "embed_masks"}),
         ("discovery.affinity", {"make_masks", "extract_masks"}),
         ("discovery.embedding", {"embed_masks"}),
-        ("discovery.clustering", {"cluster_masks", "assign_masks", "draw_contact_sheets"}),
+        (
+            "discovery.clustering",
+            {"cluster_masks", "assign_masks", "draw_contact_sheets", "compare_cluster_counts"},
+        ),
+        ("discovery.cluster_counts", {"compare_cluster_counts"}),
         (
             "files.coco_json",
             {
@@ -296,6 +300,7 @@ def test_changed_code(
                 "write_results",
                 "evaluate_instances",
                 "draw_contact_sheets",
+                "compare_cluster_counts",
                 "export_dataset",
                 "write_applied",
                 "write_gallery",

@@ -136,7 +136,7 @@ READS_LABELS = {
         ),
         ({"crf": {"iterations": 77}}, {"refine_predictions", "describe_use"}),
         ({"crf": {"rounds": 7}}, set()),  # more jobs, but the same ones
-        ({"seeds": [7, 8]}, set()),
+        ({"seeds": [7, 8]}, {"compare_cluster_counts"}),
         ({"report": {"examples": 77}}, set()),
         ({"dataset": {"root": "elsewhere"}}, set()),
         ({"evaluation": {"linear_probe": {"epochs": 7}}}, {"train_linear_probe"}),
@@ -170,9 +170,10 @@ READS_LABELS = {
         ({"evaluation": {"ablations": {"lost_patches": 7}}}, {"lost"}),
         ({"evaluation": {"ablations": {"dino_seg_mass": 0.7}}}, {"dino_seg"}),
         ({"clustering": {"redo": 77}}, {"cluster_masks"}),
+        ({"clustering": {"suggestions": [7]}}, {"compare_cluster_counts"}),
         (
             {"clustering": {"standardize": True}},
-            {"cluster_masks", "assign_masks", "draw_contact_sheets"},
+            {"cluster_masks", "assign_masks", "draw_contact_sheets", "compare_cluster_counts"},
         ),
         ({"embedding": {"crop_side": None}}, {"embed_masks"}),
         ({"dataset": {"download": "elsewhere"}}, set()),
