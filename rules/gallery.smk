@@ -35,7 +35,10 @@ def gallery_folders(dataset, split):
 
 def gallery_files(dataset):
     """Options of the gallery with their files: everything that it shows."""
-    options = [("--assignments train", train_assignments(dataset))]
+    options = [
+        ("--assignments train", train_assignments(dataset)),
+        ("--map", [f"results/{dataset}/mask_map.parquet"]),
+    ]
     for split in report_splits(dataset):
         for option, folder in gallery_folders(dataset, split).items():
             options.append((option, shards_of(dataset, split, folder)))
@@ -43,6 +46,41 @@ def gallery_files(dataset):
         metrics = f"results/{dataset}/seed-{RUN.first_seed(dataset)}/metrics.json"
         options.append(("--metrics", [metrics]))
     return options
+
+
+def map_files(dataset):
+    """The option of map_masks with its files: the embeddings of all splits in the gallery."""
+    base = f"results/{dataset}"
+    return [
+        ("--embeddings", shards_of(dataset, split, f"{base}/{split}/mask_embeddings"))
+        for split in report_splits(dataset)
+    ]
+
+
+rule map_masks:
+    input:
+        lambda wildcards: files_of(map_files(wildcards.dataset)),
+    output:
+        "results/{dataset}/mask_map.parquet",
+    log:
+        "logs/{dataset}/mask_map.log",
+    benchmark:
+        "benchmarks/{dataset}/mask_map.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: RUNTIME["threads"]
+    resources:
+        mem_mb=attempts(4000),
+        runtime=attempts(60),
+    params:
+        settings=settings("clustering.metric", "clustering.standardize", "seeds"),
+        code=RUN.code("map_masks"),
+        options=lambda wildcards: option_text(map_files(wildcards.dataset)),
+    message:
+        "Map the masks of {wildcards.dataset}"
+    shell:
+        "exec python -m workflow_scripts.map_masks --settings {params.settings:q}"
+        " --code {params.code} {params.options} --output {output} > {log} 2>&1"
 
 
 rule write_gallery:

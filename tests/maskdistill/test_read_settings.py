@@ -202,6 +202,7 @@ def run_all(run: Programs, folder: Path) -> None:
     found = {name: train / name for name in ("images", "masks", "embeddings")}
     compared = {**found, "output": folder / "suggested"}
     run("compare_cluster_counts", demo, *at_root, "--dataset", "demo", **compared)
+    run("map_masks", demo, embeddings=train / "embeddings", output=folder / "map")
     found = {name: val / name for name in ("images", "masks", "assignments")}
     run("paint_masks", demo, **found, output=val / "initial")
     found = {name: train / name for name in ("images", "masks", "assignments")}

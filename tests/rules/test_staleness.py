@@ -289,9 +289,13 @@ def test_changed_code(
         ("discovery.embedding", {"embed_masks"}),
         (
             "discovery.clustering",
-            {"cluster_masks", "assign_masks", "draw_contact_sheets", "compare_cluster_counts"},
+            {
+                *("cluster_masks", "assign_masks", "draw_contact_sheets"),
+                *("compare_cluster_counts", "map_masks"),
+            },
         ),
-        ("discovery.cluster_counts", {"compare_cluster_counts"}),
+        ("discovery.cluster_counts", {"compare_cluster_counts", "map_masks"}),
+        ("discovery.mask_map", {"map_masks"}),
         (
             "files.coco_json",
             {

@@ -136,7 +136,7 @@ READS_LABELS = {
         ),
         ({"crf": {"iterations": 77}}, {"refine_predictions", "describe_use"}),
         ({"crf": {"rounds": 7}}, set()),  # more jobs, but the same ones
-        ({"seeds": [7, 8]}, {"compare_cluster_counts"}),
+        ({"seeds": [7, 8]}, {"compare_cluster_counts", "map_masks"}),
         ({"report": {"examples": 77}}, set()),
         ({"dataset": {"root": "elsewhere"}}, set()),
         ({"evaluation": {"linear_probe": {"epochs": 7}}}, {"train_linear_probe"}),
@@ -173,7 +173,10 @@ READS_LABELS = {
         ({"clustering": {"suggestions": [7]}}, {"compare_cluster_counts"}),
         (
             {"clustering": {"standardize": True}},
-            {"cluster_masks", "assign_masks", "draw_contact_sheets", "compare_cluster_counts"},
+            {
+                *("cluster_masks", "assign_masks", "draw_contact_sheets"),
+                *("compare_cluster_counts", "map_masks"),
+            },
         ),
         ({"embedding": {"crop_side": None}}, {"embed_masks"}),
         ({"dataset": {"download": "elsewhere"}}, set()),
