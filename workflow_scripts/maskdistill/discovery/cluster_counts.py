@@ -54,8 +54,7 @@ def compare(
 
     Args:
         points: n x d, float32, see `prepare`.
-        counts: numbers of clusters; those of which a run would have fewer than two points per
-            cluster are left out.
+        counts: numbers of clusters; 1 and those that a run has too few points for are left out.
         metric: the metric of the clustering, see `clustering.fit`.
         seed: seed of starts and samples.
 
@@ -68,7 +67,7 @@ def compare(
     chosen = clustering.sample(len(points), POINTS, seed)
     points = points if chosen is None else points[chosen]
     fitted = int(SAMPLED * len(points))
-    counts = sorted(count for count in set(counts) if 2 <= count <= fitted // 2)
+    counts = sorted(count for count in set(counts) if 2 <= count < fitted)
     if not counts:
         raise InputError(
             f"{len(points)} masks are too few to compare numbers of clusters; add images, or add "
