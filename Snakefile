@@ -1,5 +1,7 @@
 """MaskDistill: from a folder of unlabelled images to masks, clusters and a segmentation model."""
 
+import time
+
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -35,3 +37,14 @@ rule all:
     default_target: True
     input:
         [target for dataset in config["datasets"] for target in RUN.targets(dataset)],
+
+
+# What a run ends with on the terminal: the health of each dataset, if this run has checked it.
+STARTED = time.time()
+
+
+onsuccess:
+    for dataset in config["datasets"] if workflow.is_main_process else ():
+        log = Path(f"logs/{dataset}/health.log")
+        if log.exists() and log.stat().st_mtime >= STARTED:
+            logger.info(f"\nHealth of {dataset} (! asks for a look):\n{log.read_text()}")

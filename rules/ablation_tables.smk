@@ -12,9 +12,10 @@ def ablation_seeds(dataset):
     return CONFIGS[dataset]["evaluation"]["ablations"]["seeds"] or RUN.seeds(dataset)
 
 
-def ablation_sources(dataset, item):
-    """What an item is made of: kind of file → variant → its files, one a seed."""
-    swept = sweep(item, CONFIGS[dataset]).values() if item in SWEEPS else []
+def ablation_files(wildcards):
+    """Options with their files: the scores that an item is made of, of each variant and seed."""
+    dataset, item = wildcards.dataset, wildcards.item
+    swept = list(sweep(item, CONFIGS[dataset]).values()) if item in SWEEPS else []
     wanted = {
         "table_1": {"metrics": ["all_pixels"]},
         "table_s1": {"metrics": ["boxes"]},
@@ -25,30 +26,29 @@ def ablation_sources(dataset, item):
         "figure_4": {"instances": swept},
         "figure_5": {"metrics": swept},
     }[item]
-    return {
-        kind: {
-            variant: [
+    return [
+        (
+            f"--{kind.replace('_', '-')} {variant}",
+            [
                 f"results/{run_name(dataset, variant)}/seed-{seed}/{kind}.json"
                 for seed in ablation_seeds(dataset)
-            ]
-            for variant in dict.fromkeys([MAIN] * (kind == "metrics") + list(names))
-        }
+            ],
+        )
         for kind, names in {"metrics": [], **wanted}.items()
-    }
+        for variant in dict.fromkeys([MAIN] * (kind == "metrics") + names)
+    ]
 
 
-def ablation_options(wildcards):
-    """The command line of an item, less its outputs."""
+def ablation_options(wildcards, output):
+    """The files and swept values of an item, and its outputs: a figure has more than a table."""
     dataset, item = wildcards.dataset, wildcards.item
-    options = [f"--seeds {' '.join(map(str, ablation_seeds(dataset)))}"]
-    for kind, found in ablation_sources(dataset, item).items():
-        option = "--linear-probes" if kind == "linear_probe" else f"--{kind}"
-        options += [f"{option} {name} {' '.join(paths)}" for name, paths in found.items()]
-    if item in SWEEPS:
-        swept = sweep(item, CONFIGS[dataset])
-        options += [f"--sweep {value} {name}" for value, name in swept.items()]
-        path = f"results/{dataset}/ablations/{item}"
-        options += [f"--svg {path}.svg --overclustering-csv {path}_overclustering.csv"]
+    swept = sweep(item, CONFIGS[dataset]) if item in SWEEPS else {}
+    options = [
+        f"--seeds {' '.join(map(str, ablation_seeds(dataset)))}",
+        option_text(ablation_files(wildcards)),
+        option_text([(f"--{kind.replace('_', '-')}", [path]) for kind, path in output.items()]),
+        *(f"--sweep {value} {name}" for value, name in swept.items()),
+    ]
     return " ".join(options)
 
 
@@ -66,12 +66,7 @@ def ablation_output(name):
 
 rule tabulate_ablation:
     input:
-        lambda wildcards: [
-            path
-            for found in ablation_sources(wildcards.dataset, wildcards.item).values()
-            for paths in found.values()
-            for path in paths
-        ],
+        lambda wildcards: files_of(ablation_files(wildcards)),
     output:
         json="results/{dataset}/ablations/{item,table_s?[0-9]}.json",
         csv=ablation_output("{item,table_s?[0-9]}.csv"),
@@ -103,8 +98,7 @@ rule tabulate_ablation:
         "exec python -m workflow_scripts.tabulate_ablation --settings {params.settings:q}"
         " --code {params.code}"
         " --item {wildcards.item} {params.options}"
-        " --paper-tables {PAPER}"
-        " --json {output.json} --csv {output.csv} > {log} 2>&1"
+        " --paper-tables {PAPER} > {log} 2>&1"
 
 
 # A figure is a table and its charts; what is overclustered has a table of its own.
@@ -112,7 +106,7 @@ use rule tabulate_ablation as draw_ablation with:
     output:
         json="results/{dataset}/ablations/{item,figure_[0-9]}.json",
         csv=ablation_output("{item,figure_[0-9]}.csv"),
-        overclustering=ablation_output("{item,figure_[0-9]}_overclustering.csv"),
+        overclustering_csv=ablation_output("{item,figure_[0-9]}_overclustering.csv"),
         svg=ablation_output("{item,figure_[0-9]}.svg"),
 
 

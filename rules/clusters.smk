@@ -220,3 +220,45 @@ rule contact_sheets:
             for dataset in config["datasets"]
             for seed in RUN.seeds(dataset)
         ],
+
+
+rule compare_cluster_counts:
+    input:
+        images=all_shards("images", "train/images"),
+        masks=all_shards("masks", "train/masks"),
+        embeddings=all_shards("masks", "train/mask_embeddings"),
+    output:
+        directory("results/{dataset}/suggested_clusters"),
+    log:
+        "logs/{dataset}/suggested_clusters.log",
+    benchmark:
+        "benchmarks/{dataset}/suggested_clusters.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: RUNTIME["threads"]
+    resources:
+        mem_mb=attempts(4000),
+        runtime=attempts(30),
+    params:
+        settings=settings(
+            "clustering.metric",
+            "clustering.standardize",
+            "clustering.suggestions",
+            "report.crops",
+            "seeds",
+        ),
+        code=RUN.code("compare_cluster_counts"),
+    message:
+        "Compare numbers of clusters of {wildcards.dataset}"
+    shell:
+        "exec python -m workflow_scripts.compare_cluster_counts --settings {params.settings:q}"
+        " --code {params.code}"
+        " --dataset {wildcards.dataset} --root {ROOT:{wildcards.dataset}}"
+        " --images {ALL:{input.images}} --masks {ALL:{input.masks}}"
+        " --embeddings {ALL:{input.embeddings}}"
+        " --output {output} > {log} 2>&1"
+
+
+rule suggest_clusters:
+    input:
+        expand("results/{dataset}/suggested_clusters", dataset=config["datasets"]),

@@ -14,7 +14,14 @@ sys.path.insert(0, str(HOME))
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.runs import frozen
 from workflow_scripts.maskdistill.runs.declared_settings import Declaration
-from workflow_scripts.maskdistill.runs.shell_text import AtStart, in_shell, one_of, program_start
+from workflow_scripts.maskdistill.runs.shell_text import (
+    AtStart,
+    files_of,
+    in_shell,
+    one_of,
+    option_text,
+    program_start,
+)
 from workflow_scripts.maskdistill.runs.run import Run, parts_of, run_name
 from workflow_scripts.maskdistill.runs.variants import BASELINES, MAIN
 from workflow_scripts.maskdistill.settings.changes import canonical_json

@@ -21,19 +21,17 @@ def steps_of(run, seed):
     return steps
 
 
-def options_of_steps(dataset, folders):
-    """`--step NAME SHARD…` for every step, in their order."""
+def step_options(dataset, folders):
+    """`--step NAME SHARD…` for every step, in their order: name → folder of label maps."""
     split = RUN.evaluated_split(dataset)
-    return " ".join(
-        f"--step {name} {in_shell(shards_of(dataset, split, folder))}"
-        for name, folder in folders.items()
-    )
+    return [
+        (f"--step {name}", shards_of(dataset, split, folder)) for name, folder in folders.items()
+    ]
 
 
-def step_shards(dataset, folders):
-    """All label maps of steps: name → folder."""
-    split = RUN.evaluated_split(dataset)
-    return [path for folder in folders.values() for path in shards_of(dataset, split, folder)]
+def evaluated_steps(wildcards):
+    """The options of all steps of a run that are evaluated."""
+    return step_options(dataset_of(wildcards), steps_of(wildcards.run, wildcards.seed))
 
 
 def labels_of(split_of, *, objects=False):
@@ -49,9 +47,7 @@ def labels_of(split_of, *, objects=False):
 rule evaluate:
     input:
         images=all_shards("images", "{split}/images", RUN.evaluated_split),
-        steps=lambda wildcards: step_shards(
-            dataset_of(wildcards), steps_of(wildcards.run, wildcards.seed)
-        ),
+        steps=lambda wildcards: files_of(evaluated_steps(wildcards)),
     output:
         metrics="results/{run}/seed-{seed}/metrics.json",
         csv=report(
@@ -81,9 +77,7 @@ rule evaluate:
         ),
         code=RUN.code("evaluate"),
         labels=labels_of(RUN.evaluated_split),
-        steps=lambda wildcards: options_of_steps(
-            dataset_of(wildcards), steps_of(wildcards.run, wildcards.seed)
-        ),
+        steps=lambda wildcards: option_text(evaluated_steps(wildcards)),
     message:
         "Evaluate {wildcards.run}, seed {wildcards.seed}"
     shell:

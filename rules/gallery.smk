@@ -25,50 +25,67 @@ def gallery_folders(dataset, split):
     """Option → folder of shards of a split."""
     base = f"results/{dataset}"
     seeded = f"{base}/seed-{RUN.first_seed(dataset)}/{split}"
-    folders = {f"--{stage}": f"{base}/{split}/{stage}" for stage in ("images", "masks")}
-    folders |= {f"--{stage}": f"{seeded}/{stage}" for stage in ("candidates", "confident")}
+    folders = {f"--{stage} {split}": f"{base}/{split}/{stage}" for stage in ("images", "masks")}
+    folders |= {f"--{stage} {split}": f"{seeded}/{stage}" for stage in ("candidates", "confident")}
     if split != "train":
-        folders["--assignments"] = f"{seeded}/assignments"
-    return folders
+        folders[f"--assignments {split}"] = f"{seeded}/assignments"
+    steps = gallery_steps(dataset, split).items()
+    return folders | {f"--step {split} {name}": folder for name, folder in steps}
 
 
-def gallery_inputs(wildcards):
-    """Everything that the gallery shows."""
-    dataset = wildcards.dataset
-    files = list(report_assignments(dataset))
+def gallery_files(dataset):
+    """Options of the gallery with their files: everything that it shows."""
+    options = [
+        ("--assignments train", train_assignments(dataset)),
+        ("--map", [f"results/{dataset}/mask_map.parquet"]),
+    ]
     for split in report_splits(dataset):
-        folders = [
-            *gallery_folders(dataset, split).values(),
-            *gallery_steps(dataset, split).values(),
-        ]
-        for folder in folders:
-            files += shards_of(dataset, split, folder)
+        for option, folder in gallery_folders(dataset, split).items():
+            options.append((option, shards_of(dataset, split, folder)))
     if RUN.has_ground_truth(dataset):
-        files.append(report_metrics(dataset)[RUN.first_seed(dataset)])
-    return files
+        metrics = f"results/{dataset}/seed-{RUN.first_seed(dataset)}/metrics.json"
+        options.append(("--metrics", [metrics]))
+    return options
 
 
-def gallery_options(wildcards):
-    """The command line of the gallery, less what changes no picture."""
-    dataset = wildcards.dataset
-    options = [f"--assignments train {' '.join(report_assignments(dataset))}"]
-    for split in report_splits(dataset):
-        options += [
-            f"{option} {split} {in_shell(shards_of(dataset, split, folder))}"
-            for option, folder in gallery_folders(dataset, split).items()
-        ]
-        options += [
-            f"--step {split} {name} {in_shell(shards_of(dataset, split, folder))}"
-            for name, folder in gallery_steps(dataset, split).items()
-        ]
-    if RUN.has_ground_truth(dataset):
-        options.append(f"--metrics {report_metrics(dataset)[RUN.first_seed(dataset)]}")
-    return " ".join(options)
+def map_files(dataset):
+    """The option of map_masks with its files: the embeddings of all splits in the gallery."""
+    base = f"results/{dataset}"
+    return [
+        ("--embeddings", shards_of(dataset, split, f"{base}/{split}/mask_embeddings"))
+        for split in report_splits(dataset)
+    ]
+
+
+rule map_masks:
+    input:
+        lambda wildcards: files_of(map_files(wildcards.dataset)),
+    output:
+        "results/{dataset}/mask_map.parquet",
+    log:
+        "logs/{dataset}/mask_map.log",
+    benchmark:
+        "benchmarks/{dataset}/mask_map.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: RUNTIME["threads"]
+    resources:
+        mem_mb=attempts(4000),
+        runtime=attempts(60),
+    params:
+        settings=settings("clustering.metric", "clustering.standardize", "seeds"),
+        code=RUN.code("map_masks"),
+        options=lambda wildcards: option_text(map_files(wildcards.dataset)),
+    message:
+        "Map the masks of {wildcards.dataset}"
+    shell:
+        "exec python -m workflow_scripts.map_masks --settings {params.settings:q}"
+        " --code {params.code} {params.options} --output {output} > {log} 2>&1"
 
 
 rule write_gallery:
     input:
-        gallery_inputs,
+        lambda wildcards: files_of(gallery_files(wildcards.dataset)),
     output:
         directory("results/{dataset}/gallery"),
     log:
@@ -92,7 +109,7 @@ rule write_gallery:
             "curation.names",
         ),
         code=RUN.code("write_gallery"),
-        options=gallery_options,
+        options=lambda wildcards: option_text(gallery_files(wildcards.dataset)),
     message:
         "Write the gallery of {wildcards.dataset}"
     shell:

@@ -118,8 +118,8 @@ use rule refine_predictions as refine_linear_probe with:
         "Refine the linear probe on {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
 
 
-def linear_probe_folders(wildcards):
-    """Step → folder of the label maps of a probe, of every round."""
+def linear_probe_steps(wildcards):
+    """The options of a probe's label maps, of every round."""
     dataset = dataset_of(wildcards)
     split = RUN.evaluated_split(dataset)
     steps = {}
@@ -129,13 +129,13 @@ def linear_probe_folders(wildcards):
         steps[name] = f"{folder}/linear_probe"
         if RUN.has_crf(dataset):
             steps[f"{name}_crf"] = f"{folder}/linear_probe_crf"
-    return steps
+    return step_options(dataset, steps)
 
 
 use rule evaluate as evaluate_linear_probe with:
     input:
         images=all_shards("images", "{split}/images", RUN.evaluated_split),
-        steps=lambda wildcards: step_shards(dataset_of(wildcards), linear_probe_folders(wildcards)),
+        steps=lambda wildcards: files_of(linear_probe_steps(wildcards)),
     output:
         metrics="results/{run}/seed-{seed}/linear_probe.json",
         csv=report(
@@ -157,7 +157,6 @@ use rule evaluate as evaluate_linear_probe with:
             "dataset.splits.{evaluated}.annotations",
         ),
         code=RUN.code("evaluate"),
-        steps=lambda wildcards: "--supervised "
-        + options_of_steps(dataset_of(wildcards), linear_probe_folders(wildcards)),
+        steps=lambda wildcards: f"--supervised {option_text(linear_probe_steps(wildcards))}",
     message:
         "Evaluate the linear probe of {wildcards.run}, seed {wildcards.seed}"

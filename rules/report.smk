@@ -21,82 +21,56 @@ def report_splits(dataset):
     return list(dict.fromkeys(["train", RUN.evaluated_split(dataset)]))
 
 
-def report_folders(dataset):
-    """Folders of the shards that the report shows of each split, with the split."""
+def health_files(dataset):
+    """Options of check_health with their files, which the report shows too."""
     base, seed = f"results/{dataset}", RUN.first_seed(dataset)
-    return [
-        (f"{folder}/{split}/{stage}", split)
-        for split in report_splits(dataset)
-        for folder, stage in (
-            (base, "images"),
-            (base, "masks"),
-            (f"{base}/seed-{seed}", "candidates"),
-            (f"{base}/seed-{seed}", "confident"),
+    options = [
+        (f"--{stage} {split}", shards_of(dataset, split, f"{folder}/{split}/{stage}"))
+        for stage, folder in (
+            ("images", base),
+            ("masks", base),
+            ("candidates", f"{base}/seed-{seed}"),
         )
+        for split in report_splits(dataset)
     ]
+    options.append(("--assignments", train_assignments(dataset)))
+    for training, history in report_histories(dataset).items():
+        options.append((f"--history {training}", [history]))
+    return options
 
 
-def report_inputs(wildcards):
-    """Everything that the report shows."""
-    dataset = wildcards.dataset
+def report_files(dataset):
+    """Options of the report with their files: everything that it shows."""
     base, seed = f"results/{dataset}", RUN.first_seed(dataset)
-    files = [
-        path
-        for folder, split in report_folders(dataset)
-        for path in shards_of(dataset, split, folder)
+    options = [
+        ("--health", [f"{base}/health.json"]),
+        *health_files(dataset),
+        *step_options(dataset, steps_of(dataset, seed)),
     ]
-    files += step_shards(dataset, steps_of(dataset, seed))
-    files += report_assignments(dataset)
-    files += report_histories(dataset).values()
+    for split in report_splits(dataset):
+        files = shards_of(dataset, split, f"{base}/seed-{seed}/{split}/confident")
+        options.append((f"--confident {split}", files))
     if RUN.has_ground_truth(dataset):
-        files += report_metrics(dataset).values()
-        files.append(f"{base}/metrics.json")
-    return files
+        for each in RUN.seeds(dataset):
+            options.append((f"--metrics {each}", [f"{base}/seed-{each}/metrics.json"]))
+        options.append(("--summary", [f"{base}/metrics.json"]))
+    return options
 
 
-def report_assignments(dataset):
-    """Clusters of the masks that the contact sheets show: those of the training images."""
+def train_assignments(dataset):
+    """Clusters of the masks of the training images, of the first seed."""
     return [f"results/{dataset}/seed-{RUN.first_seed(dataset)}/clusters/assignments.parquet"]
 
 
 def report_histories(dataset):
     """Training → loss history, of the first seed."""
     base = f"results/{dataset}/seed-{RUN.first_seed(dataset)}"
-    histories = {"mask_rcnn": f"{base}/mask_rcnn/history.csv"} | {
-        step_in_round("segmentation", number): f"{base}/round-{number}/segmentation/history.csv"
+    trainings = ["segmentation"] + ["linear_probe"] * RUN.has_linear_probe(dataset)
+    return {"mask_rcnn": f"{base}/mask_rcnn/history.csv"} | {
+        step_in_round(training, number): f"{base}/round-{number}/{training}/history.csv"
+        for training in trainings
         for number in RUN.rounds(dataset)
     }
-    if RUN.has_linear_probe(dataset):
-        histories |= {
-            step_in_round("linear_probe", number): f"{base}/round-{number}/linear_probe/history.csv"
-            for number in RUN.rounds(dataset)
-        }
-    return histories
-
-
-def report_metrics(dataset):
-    """Seed → its metrics."""
-    return {seed: f"results/{dataset}/seed-{seed}/metrics.json" for seed in RUN.seeds(dataset)}
-
-
-def report_options(wildcards):
-    """The command line of the report, less what changes no picture and no number."""
-    dataset = wildcards.dataset
-    base, seed = f"results/{dataset}", RUN.first_seed(dataset)
-    options = [
-        f"--split {RUN.evaluated_split(dataset)}",
-        options_of_steps(dataset, steps_of(dataset, seed)),
-    ]
-    options += [
-        f"--{os.path.basename(folder)} {split} {in_shell(shards_of(dataset, split, folder))}"
-        for folder, split in report_folders(dataset)
-    ]
-    options += [f"--assignments {' '.join(report_assignments(dataset))}"]
-    options += [f"--history {name} {path}" for name, path in report_histories(dataset).items()]
-    if RUN.has_ground_truth(dataset):
-        options += [f"--metrics {seed} {path}" for seed, path in report_metrics(dataset).items()]
-        options += [f"--summary {base}/metrics.json"]
-    return " ".join(options)
 
 
 def result_shards(stage):
@@ -113,7 +87,7 @@ def result_shards(stage):
 def result_options(wildcards, input):
     """The same on the command line."""
     stages = ("images", "confident", "predictions")
-    return " ".join(f"--{stage} {in_shell(input.get(stage))}" for stage in stages)
+    return option_text([(f"--{stage}", input.get(stage)) for stage in stages])
 
 
 rule unpack_label_maps:
@@ -143,9 +117,35 @@ rule unpack_label_maps:
         " --output {output} > {log} 2>&1"
 
 
+rule check_health:
+    input:
+        lambda wildcards: files_of(health_files(wildcards.dataset)),
+    output:
+        "results/{dataset}/health.json",
+    log:
+        "logs/{dataset}/health.log",
+    benchmark:
+        "benchmarks/{dataset}/health.tsv"
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(4000),
+        runtime=attempts(30),
+    params:
+        settings=settings("clustering.clusters", "confidence.threshold", merged=False),
+        code=RUN.code("check_health"),
+        options=lambda wildcards: option_text(health_files(wildcards.dataset)),
+    message:
+        "Check the health of the run of {wildcards.dataset}"
+    shell:
+        "exec python -m workflow_scripts.check_health --settings {params.settings:q}"
+        " --code {params.code} {params.options} --output {output} > {log} 2>&1"
+
+
 rule report:
     input:
-        report_inputs,
+        lambda wildcards: files_of(report_files(wildcards.dataset)),
     output:
         report(
             "results/{dataset}/report.html",
@@ -178,12 +178,13 @@ rule report:
             merged=False,
         ),
         code=RUN.code("report"),
-        options=report_options,
+        options=lambda wildcards: option_text(report_files(wildcards.dataset)),
     message:
         "Write the report of {wildcards.dataset}"
     shell:
         "exec python -m workflow_scripts.report --settings {params.settings:q}"
         " --code {params.code}"
-        " --dataset {wildcards.dataset} --root {ROOT:{wildcards.dataset}} {params.options}"
+        " --dataset {wildcards.dataset} --root {ROOT:{wildcards.dataset}}"
+        " --split {EVALUATED_SPLIT:{wildcards.dataset}} {params.options}"
         " --benchmarks benchmarks/{wildcards.dataset} --paper-tables {PAPER}"
         " --git-revision {REVISION} --output {output} > {log} 2>&1"

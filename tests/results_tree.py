@@ -69,6 +69,11 @@ def write(folder: Path) -> None:
     shards.write_table(
         clusters / "centroids.parquet", "centroids", centroids, made_by, embedding_size=4
     )
+    places = [
+        {"image_id": row["image_id"], "mask_id": row["mask_id"], "x": number / 10, "y": 0.5}
+        for number, row in enumerate(rows)
+    ]
+    shards.write_table(base / "mask_map.parquet", "mask_map", places, made_by)
     _evaluate(folder, base)
 
 
@@ -263,6 +268,7 @@ def gallery_inputs(folder: Path, *, truth: bool = True) -> GalleryInputs:
         candidates=by_split(seed, "candidates"),
         confident=by_split(seed, "confident"),
         steps=steps,
+        mask_map=base / "mask_map.parquet",
         metrics=json.loads((seed / "metrics.json").read_text()) if truth else None,
     )
 
@@ -271,7 +277,7 @@ def gallery_options(folder: Path, output: Path, *, truth: bool = True) -> list[s
     """The command line of write_gallery for `gallery_inputs`."""
     shown = gallery_inputs(folder, truth=truth)
     options = [f"--settings={json.dumps(shown.settings)}", f"--root={shown.root}"]
-    options += [f"--dataset={shown.dataset}", f"--output={output}"]
+    options += [f"--dataset={shown.dataset}", f"--output={output}", f"--map={shown.mask_map}"]
     for stage in ("images", "masks", "candidates", "confident", "assignments"):
         for split, paths in getattr(shown, stage).items():
             options += [f"--{stage}", split, *map(str, paths)]

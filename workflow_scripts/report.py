@@ -13,6 +13,7 @@ from workflow_scripts.maskdistill.files import provenance
 from workflow_scripts.maskdistill.files.atomic import write_text
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.paper import comparison
+from workflow_scripts.maskdistill.report import health
 from workflow_scripts.maskdistill.report.document import render
 from workflow_scripts.maskdistill.report.inputs import ReportInputs
 from workflow_scripts.maskdistill.repository import REPOSITORY
@@ -25,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_root(parser)
     parser.add_argument("--dataset", required=True, help="the dataset's name")
     parser.add_argument("--split", required=True, help="split of the examples")
+    parser.add_input("--health", required=True, help="output of check_health")
     _add_shards(parser, "--images", "SPLIT", "manifest shards", required=True)
     _add_shards(parser, "--masks", "SPLIT", "masks", required=True)
     _add_shards(parser, "--candidates", "SPLIT", "candidates of Mask R-CNN")
@@ -48,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
             split=options.split,
             root=options.root,
             settings=options.settings,
+            findings=health.read_findings(options.health),
             images=_by_name(options.images),
             masks=_by_name(options.masks),
             candidates=_by_name(options.candidates),

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     _add(parser, "--metrics", "VARIANT", "metrics.json of every seed")
     _add(parser, "--instances", "VARIANT", "instances.json of every seed")
-    _add(parser, "--linear-probes", "VARIANT", "linear_probe.json of every seed")
+    _add(parser, "--linear-probe", "VARIANT", "linear_probe.json of every seed")
     parser.add_argument(
         "--sweep",
         action="append",
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError("--svg and --sweep go together; give both for a figure, else neither")
 
     summaries = tables.read_summaries(
-        options.metrics, options.instances, options.linear_probes, options.seeds
+        options.metrics, options.instances, options.linear_probe, options.seeds
     )
     paper = {}
     if options.paper_tables:

@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar=("SPLIT", "STEP SHARD"),
         help="label maps of a step: split, name of the step, shards; repeat for every step",
     )
+    parser.add_input("--map", help="output of map_masks")
     parser.add_input("--metrics", help="output of evaluate; if missing, no labels are read")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
             candidates=_by_split(options.candidates),
             confident=_by_split(options.confident),
             steps=steps,
+            mask_map=options.map,
             metrics=(
                 read_json(options.metrics, remedy="run evaluate first") if options.metrics else None
             ),

@@ -7,6 +7,7 @@ under several.
 
 import concurrent.futures
 import importlib
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterable
@@ -198,6 +199,10 @@ def run_all(run: Programs, folder: Path) -> None:
     found = {name: train / name for name in ("images", "masks", "embeddings", "assignments")}
     sheets = folder / "sheets"
     run("draw_contact_sheets", demo, *at_root, "--seed", 0, **found, **centroids, output=sheets)
+    found = {name: train / name for name in ("images", "masks", "embeddings")}
+    compared = {**found, "output": folder / "suggested"}
+    run("compare_cluster_counts", demo, *at_root, "--dataset", "demo", **compared)
+    run("map_masks", demo, embeddings=train / "embeddings", output=folder / "map")
     found = {name: val / name for name in ("images", "masks", "assignments")}
     run("paint_masks", demo, **found, output=val / "initial")
     found = {name: train / name for name in ("images", "masks", "assignments")}
@@ -227,6 +232,11 @@ def run_all(run: Programs, folder: Path) -> None:
     found = {"images": val / "images", "model": folder / "segmentation.pt"}
     run("predict_segmentation", demo, *predicting, **found, output=val / "predictions")
     run("refine_predictions", demo, *predicting, **found, output=val / "refined")
+
+    found = [f"--{name} val {val / name}".split() for name in ("images", "masks", "candidates")]
+    histories = ["--history", "segmentation", folder / "history.csv"]
+    assignments = {"assignments": train / "assignments", "output": folder / "health.json"}
+    run("check_health", demo, *itertools.chain(*found), *histories, **assignments)
 
     for settings in (demo, coco):
         run_with_labels(run, settings, root, folder)

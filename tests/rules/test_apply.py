@@ -90,6 +90,15 @@ def test_exports(finished: Workflow) -> None:
     assert finished.stale("exports", overrides=few) == {}
 
 
+def test_numbers_of_clusters_are_compared(finished: Workflow) -> None:
+    done = finished.snakemake("suggest_clusters")
+    assert done.returncode == 0, done.stdout[-6000:] + logs(finished.directory)
+    folder = finished.directory / "results/demo/suggested_clusters"
+    assert (folder / "counts.csv").read_text().startswith("clusters,silhouette,stability,")
+    assert (folder / "index.html").stat().st_size > 10_000
+    assert finished.stale("all") == {}
+
+
 def test_contact_sheets_and_names_from_them(finished: Workflow) -> None:
     done = finished.snakemake("contact_sheets")
     assert done.returncode == 0, done.stdout[-6000:] + logs(finished.directory)

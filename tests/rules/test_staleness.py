@@ -17,7 +17,7 @@ from workflow_scripts.maskdistill.settings.layers import merge
 pytestmark = pytest.mark.workflow
 
 PROBE = {"train_linear_probe", "predict_linear_probe", "refine_linear_probe"}
-PROBE |= {"evaluate_linear_probe", "summarize", "report"}
+PROBE |= {"evaluate_linear_probe", "check_health", "summarize", "report"}
 REPORTING = {"evaluate", "evaluate_instances", "summarize", "report"}
 # A refined prediction of the training images is what the next round learns from.
 REFINEMENT = {"refine_predictions", "train_segmentation", "predict_segmentation"}
@@ -287,7 +287,15 @@ def test_changed_code(
         ("discovery.vit", {"extract_features", "extract_masks", "embed_masks"}),
         ("discovery.affinity", {"make_masks", "extract_masks"}),
         ("discovery.embedding", {"embed_masks"}),
-        ("discovery.clustering", {"cluster_masks", "assign_masks", "draw_contact_sheets"}),
+        (
+            "discovery.clustering",
+            {
+                *("cluster_masks", "assign_masks", "draw_contact_sheets"),
+                *("compare_cluster_counts", "map_masks"),
+            },
+        ),
+        ("discovery.cluster_counts", {"compare_cluster_counts", "map_masks"}),
+        ("discovery.mask_map", {"map_masks"}),
         (
             "files.coco_json",
             {
@@ -296,6 +304,7 @@ def test_changed_code(
                 "write_results",
                 "evaluate_instances",
                 "draw_contact_sheets",
+                "compare_cluster_counts",
                 "export_dataset",
                 "write_applied",
                 "write_gallery",
@@ -311,7 +320,11 @@ def test_changed_code(
         ("settings.sections.evaluation", {"report"}),
         ("evaluation.matching", {"evaluate", "evaluate_instances", "report", "write_gallery"}),
         ("pictures.step_colours", {"report", "write_gallery"}),
-        ("evaluation.step_titles", {"report", "tabulate_ablation", "write_gallery"}),
+        (
+            "evaluation.step_titles",
+            {"check_health", "report", "tabulate_ablation", "write_gallery"},
+        ),
+        ("report.health", {"check_health", "report"}),
         ("report.document", {"report"}),
         ("report.times", {"report"}),
         ("paper.comparison", {"report", "tabulate_ablation"}),

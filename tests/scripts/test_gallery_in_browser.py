@@ -423,3 +423,48 @@ def test_a_slider_in_motion_and_a_key_held_down(page, many):
     opened.evaluate("history.back()")
     opened.until("document.getElementById('viewer').open")
     assert opened.evaluate("document.getElementById('title').textContent") == "00250.png"
+
+
+def move(page, x: float, y: float, event: str) -> None:
+    """A pointer event at a place of the map, in shares of its size."""
+    page.evaluate(
+        "(() => { const canvas = document.querySelector('#map canvas');"
+        " const box = canvas.getBoundingClientRect();"
+        f" const at = [14 + {x} * (box.width - 28), 14 + {y} * (box.height - 28)];"
+        f" canvas.dispatchEvent(new MouseEvent('{event}', {{ bubbles: true,"
+        " clientX: box.left + at[0], clientY: box.top + at[1] })); })()"
+    )
+
+
+def test_the_map_shows_masks_and_opens_their_images(page):
+    shown = page()
+    click(shown, "#arrangement [value=map]")
+    assert shown.evaluate("document.getElementById('grid').hidden") is True
+    assert address(shown)["arrangement"] == "map"
+    move(shown, 0.9, 0.1, "pointermove")
+    assert shown.evaluate("document.getElementById('spot').hidden") is True
+    move(shown, 0.0, 0.5, "pointermove")  # the first mask of the tree
+    assert shown.evaluate("document.getElementById('spot').hidden") is False
+    assert "0.jpg" in shown.evaluate("document.getElementById('spot').textContent")
+    shown.until("document.querySelector('#spot img').naturalWidth > 0")
+    move(shown, 0.0, 0.5, "click")
+    assert shown.evaluate("document.getElementById('viewer').open") is True
+    assert shown.evaluate("document.getElementById('title').textContent").endswith("0.jpg")
+
+
+def test_what_filters_leave_out_cannot_be_pointed_at_on_the_map(page):
+    shown = page("arrangement=map&text=1.jpg")
+    move(shown, 0.0, 0.5, "pointermove")
+    assert shown.evaluate("document.getElementById('spot').hidden") is True
+    assert names(page("text=1.jpg")) == ["JPEGImages/1.jpg"]
+
+
+def test_a_gallery_without_a_map_has_no_choice(page, gallery, tmp_path):
+    folder = tmp_path / "without"
+    shutil.copytree(gallery, folder)
+    path = folder / "index.js"
+    text = path.read_text()
+    path.write_text(text[: text.index('"map":[')] + '"map":[]});\n')
+    shown = page("arrangement=map", folder=folder)
+    assert shown.evaluate("document.getElementById('arrangement').hidden") is True
+    assert shown.evaluate("document.getElementById('grid').hidden") is False

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workflow_scripts import evaluate, report, summarize
+from workflow_scripts import check_health, evaluate, report, summarize
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation.step_titles import step_title
 from workflow_scripts.maskdistill.files import label_maps, masks, provenance, shards
@@ -121,7 +121,7 @@ def run(tmp_path):
         common = [f"--root={tmp_path}", "--split=val"]
         for step in steps:
             common += ["--step", step, str(tmp_path / "label_maps.parquet")]
-        options = [*common, "--images", "val", str(tmp_path / "images.parquet")]
+        options = list(common)
         if truth:
             small = {k: settings[k] for k in ("dataset", "clustering")}
             for seed in (0, 1):
@@ -146,10 +146,17 @@ def run(tmp_path):
                 edit(content)
                 (tmp_path / "summary.json").write_text(json.dumps(content))
             options += [f"--summary={tmp_path / 'summary.json'}", f"--paper-tables={papers}"]
-        options += ["--masks", "val", str(tmp_path / "masks.parquet")]
-        options += ["--candidates", "val", str(tmp_path / "candidates.parquet")]
-        options += [f"--assignments={tmp_path / 'assignments.parquet'}"]
-        options += ["--history", "segmentation_round_1", str(tmp_path / "history.csv")]
+        shown = [
+            *("--images", "val", str(tmp_path / "images.parquet")),
+            *("--masks", "val", str(tmp_path / "masks.parquet")),
+            *("--candidates", "val", str(tmp_path / "candidates.parquet")),
+            f"--assignments={tmp_path / 'assignments.parquet'}",
+            *("--history", "segmentation_round_1", str(tmp_path / "history.csv")),
+        ]
+        checked = {"clustering": settings["clustering"], "confidence": {"threshold": 0.95}}
+        health = tmp_path / "health.json"
+        check_health.main([*shown, f"--settings={json.dumps(checked)}", f"--output={health}"])
+        options += [*shown, f"--health={health}"]
         options += [f"--benchmarks={tmp_path / 'benchmarks'}", "--git-revision=<i>1234567"]
         output = tmp_path / "report.html"
         described = json.dumps(
@@ -178,13 +185,28 @@ def test_report_with_ground_truth(run):
     assert {anchor.removeprefix("#") for anchor in page.anchors} <= page.ids
     # 2 examples of 6 pictures, and 3 crops
     assert len(page.images) == 2 * (2 + len(STEPS)) + 3
-    assert page.elements["svg"] == len(STEPS) + 1
+    assert page.elements["svg"] == len(STEPS) + 1 + 3  # three distributions in the health section
     for shown in ("Segmentation + CRF", "100.0 ± 0.0", "48.9", "Not comparable with this run"):
         assert shown in page.text
     for shown in ("empty file (0 bytes)", "1 h 02 min", "812 MB", "train_mask_rcnn", "abc123"):
         assert shown in page.text
     assert "images without any 2" in page.text
     assert "kmeans.iterations" in page.text
+
+
+def test_the_report_begins_with_the_health_of_the_run(run):
+    page = Page(run(truth=True))
+    text = " ".join(page.text.split())
+    health = text[text.index("Health of the run") : text.index("Label maps are scored on")]
+    for shown in (
+        "3 images could be read, 1 could not.",
+        "the first is <b>bad.jpg (empty file (0 bytes)).",
+        "3 masks in 3 images, 0 without any; the median mask covers 24% of its image",
+        "Fewer than 5 masks are in cluster 1, 2;",
+        "Most images have no candidate above confidence.threshold (0.95)",
+        "The mean loss of the first tenth is 2, of the last tenth 0.5.",
+    ):
+        assert shown in health
 
 
 def test_prediction_and_ground_truth_look_alike_when_they_agree(run):
@@ -310,7 +332,7 @@ ON_VAL = {"split": "val", "images": 3, "objects": 4, "matched_on": {"split": "va
 
 def test_objects_calibration_and_linear_probe_are_shown(run):
     page = Page(run(truth=True, edit=with_objects(ON_VAL)))
-    assert page.elements["svg"] == len(STEPS) + 2
+    assert page.elements["svg"] == len(STEPS) + 2 + 3
     text = " ".join(page.text.split())
     for shown in ("32.1 ± 1.0", "12.3 ± 1.0", "24.3", "+7.8", "77.0 ± 1.0", "2.25"):
         assert shown in text

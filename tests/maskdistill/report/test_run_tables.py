@@ -15,6 +15,7 @@ def inputs(**changes):
         "split": "val",
         "root": Path(),
         "settings": {},
+        "findings": [],
         "images": {},
         "masks": {},
         "assignments": [],

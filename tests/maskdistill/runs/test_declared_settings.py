@@ -124,7 +124,10 @@ READS_LABELS = {
             {"candidates": {"longer_side": 77, "score_floor": 0.2, "precision": "float16"}},
             {"predict_candidates", "describe_use"},
         ),
-        ({"confidence": {"threshold": 0.123}}, {"filter_candidates", "describe_use"}),
+        (
+            {"confidence": {"threshold": 0.123}},
+            {"filter_candidates", "check_health", "describe_use"},
+        ),
         ({"segmentation": {"epochs": 77, "precision": "float16"}}, {"train_segmentation"}),
         ({"segmentation": {"crop_size": 77}}, {"train_segmentation", "train_linear_probe"}),
         (
@@ -133,7 +136,7 @@ READS_LABELS = {
         ),
         ({"crf": {"iterations": 77}}, {"refine_predictions", "describe_use"}),
         ({"crf": {"rounds": 7}}, set()),  # more jobs, but the same ones
-        ({"seeds": [7, 8]}, set()),
+        ({"seeds": [7, 8]}, {"compare_cluster_counts", "map_masks"}),
         ({"report": {"examples": 77}}, set()),
         ({"dataset": {"root": "elsewhere"}}, set()),
         ({"evaluation": {"linear_probe": {"epochs": 7}}}, {"train_linear_probe"}),
@@ -151,6 +154,7 @@ READS_LABELS = {
                 "filter_candidates",
                 "train_segmentation",
                 "evaluate",
+                "check_health",
                 "write_gallery",
                 # the names of the clusters
                 "unpack_label_maps",
@@ -166,9 +170,13 @@ READS_LABELS = {
         ({"evaluation": {"ablations": {"lost_patches": 7}}}, {"lost"}),
         ({"evaluation": {"ablations": {"dino_seg_mass": 0.7}}}, {"dino_seg"}),
         ({"clustering": {"redo": 77}}, {"cluster_masks"}),
+        ({"clustering": {"suggestions": [7]}}, {"compare_cluster_counts"}),
         (
             {"clustering": {"standardize": True}},
-            {"cluster_masks", "assign_masks", "draw_contact_sheets"},
+            {
+                *("cluster_masks", "assign_masks", "draw_contact_sheets"),
+                *("compare_cluster_counts", "map_masks"),
+            },
         ),
         ({"embedding": {"crop_side": None}}, {"embed_masks"}),
         ({"dataset": {"download": "elsewhere"}}, set()),

@@ -1,6 +1,13 @@
 import re
 
-from workflow_scripts.maskdistill.runs.shell_text import AtStart, in_shell, one_of, program_start
+from workflow_scripts.maskdistill.runs.shell_text import (
+    AtStart,
+    files_of,
+    in_shell,
+    one_of,
+    option_text,
+    program_start,
+)
 
 
 def test_all_shards_on_a_command_line_are_one_short_text():
@@ -8,6 +15,18 @@ def test_all_shards_on_a_command_line_are_one_short_text():
     assert in_shell(["a/b/0000.parquet"]) == "a/b/{0000..0000}.parquet"
     paths = [f"a/b/{number:04d}.parquet" for number in range(1024)]
     assert in_shell(paths) == "a/b/{0000..1023}.parquet"
+
+
+def test_other_files_are_spelled_out_and_quoted():
+    assert in_shell(["a/metrics.json", "my results/b.json"]) == "a/metrics.json 'my results/b.json'"
+    assert in_shell(["a/0001.parquet"]) == "a/0001.parquet"
+
+
+def test_options_with_files_make_the_input_of_a_rule_and_its_command_line():
+    options = [("--images val", ["a/0000.parquet", "a/0001.parquet"]), ("--metrics", ["m.json"])]
+    assert files_of(options) == ["a/0000.parquet", "a/0001.parquet", "m.json"]
+    assert option_text(options) == "--images val a/{0000..0001}.parquet --metrics m.json"
+    assert option_text([("--masks", [])]) == "--masks"
 
 
 def test_text_is_filled_in_when_the_command_is_formatted():

@@ -77,6 +77,15 @@ STAGES = {
         "[CLS] of the masked objects",
         {"image_id": pa.int64(), "mask_id": pa.int64(), "embedding": VECTOR},
     ),
+    "mask_map": Stage(
+        "two-dimensional map of the masks, by their embeddings",
+        {
+            "image_id": pa.int64(),
+            "mask_id": pa.int64(),
+            "x": pa.float32(),  # 0..1
+            "y": pa.float32(),  # 0..1
+        },
+    ),
     "assignments": Stage(
         "clusters of the masks",
         {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workflow_scripts.maskdistill.files import images, label_maps, shards
+from workflow_scripts.maskdistill.files import cluster_files, images, label_maps, shards
 from workflow_scripts.maskdistill.files.atomic import atomic_folder
 from workflow_scripts.maskdistill.files.masks import decode_row
 from workflow_scripts.maskdistill.gallery import thumbnails
@@ -212,7 +212,27 @@ class Writer:
             "splits": list(self._inputs.images),
             "stages": [self._stages.described(stage) for stage in self._stages if stage in found],
             "images": rows,
+            "map": self._places(),
         }
+
+    def _places(self) -> list[list]:
+        """Of every mask on the map: image_id, cluster, x and y (both 0..1)."""
+        if self._inputs.mask_map is None:
+            return []
+        classes = self._inputs.settings["curation"]["classes"]
+        clusters: dict[tuple[int, int], int] = {}
+        for paths in self._inputs.assignments.values():
+            for path in paths:
+                clusters |= cluster_files.read_classes(path, classes)
+        return [
+            [
+                row["image_id"],
+                clusters.get((row["image_id"], row["mask_id"]), 0),
+                round(row["x"], 4),
+                round(row["y"], 4),
+            ]
+            for row in shards.read_rows(self._inputs.mask_map)
+        ]
 
 
 def _mask(row: Mapping) -> dict:

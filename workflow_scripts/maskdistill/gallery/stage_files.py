@@ -26,6 +26,7 @@ class GalleryInputs:
     candidates: ShardsBySplit
     confident: ShardsBySplit
     steps: Mapping[str, Mapping[str, Sequence[Path]]]  # split → step → label maps
+    mask_map: Path | None = None  # places of the masks; if None, there is no map
     metrics: Mapping | None = None  # metrics.json; if None, no label is read
 
 

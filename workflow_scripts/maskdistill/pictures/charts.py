@@ -179,6 +179,33 @@ def heat_map(values: np.ndarray, row_names: Sequence[str], column_names: Sequenc
     return _svg("heat-map", width, height, "confusion matrix", parts)
 
 
+def bars(counts: Sequence[int], low: float, high: float, label: str) -> Markup:
+    """A small histogram with equal bins as inline SVG.
+
+    Args:
+        counts: values in each bin; a bin that is not empty is visible.
+        low, high: ends of the first and the last bin.
+        label: what was counted.
+    """
+    width, height, base = 190, 62, 36
+    step, highest = width / len(counts), max(*counts, 1)
+    parts = []
+    for number, count in enumerate(counts):
+        if count:
+            tall = max(1.0, (base - 2) * count / highest)
+            parts.append(
+                f'<rect x="{number * step + 0.5:.1f}" y="{base - tall:.1f}" '
+                f'width="{step - 1:.1f}" height="{tall:.1f}"/>'
+            )
+    parts.append(f'<line class="grid" x1="0" y1="{base}" x2="{width}" y2="{base}"/>')
+    for x, anchor, text in ((0, "start", f"{low:g}"), (width, "end", f"{high:.3g}")):
+        parts.append(f'<text x="{x}" y="{base + 12}" text-anchor="{anchor}">{text}</text>')
+    parts.append(
+        f'<text x="{width / 2}" y="{base + 24}" text-anchor="middle">{escape(label)}</text>'
+    )
+    return _svg("bars", width, height, label, parts)
+
+
 def _svg(kind: str, width: float, height: float, label: str, parts: Sequence[str]) -> Markup:
     # `parts` consist of numbers and escaped text only.
     return Markup(

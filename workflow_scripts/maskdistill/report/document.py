@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation.step_titles import step_title
 from workflow_scripts.maskdistill.files import provenance, shards
-from workflow_scripts.maskdistill.pictures import html_pages
+from workflow_scripts.maskdistill.pictures import charts, html_pages
 from workflow_scripts.maskdistill.report import figures, illustrations, run_tables, scores, times
 from workflow_scripts.maskdistill.report.inputs import ReportInputs, cluster_colours, read
 
@@ -30,7 +30,13 @@ def render(inputs: ReportInputs) -> str:
     scored = inputs.summary is not None and bool(inputs.metrics)
     return html_pages.render(
         "workflow_scripts/maskdistill/templates/report.html.j2",
-        filters={"percent": _percent, "signed": _signed, "duration": _duration, "plain": _plain},
+        filters={
+            "bars": charts.bars,
+            "percent": _percent,
+            "signed": _signed,
+            "duration": _duration,
+            "plain": _plain,
+        },
         dataset=inputs.dataset,
         split=inputs.split,
         titles={name: step_title(name) for name in inputs.steps},
@@ -41,6 +47,7 @@ def render(inputs: ReportInputs) -> str:
         versions=provenance.versions(),
         settings=run_tables.sections(inputs.settings),
         sources=run_tables.sources(inputs),
+        findings=inputs.findings,
         counts=run_tables.counts(inputs, manifest),
         usable={
             split: sum(row["status"] == shards.OK for row in rows)

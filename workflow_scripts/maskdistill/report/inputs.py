@@ -6,6 +6,7 @@ from pathlib import Path
 
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.pictures.step_colours import StepColours, step_colours
+from workflow_scripts.maskdistill.report.health import Finding
 from workflow_scripts.maskdistill.runs.verification import Verdict
 
 ShardsBySplit = Mapping[str, Sequence[Path]]
@@ -19,6 +20,7 @@ class ReportInputs:
     split: str  # split of the examples, which is evaluated if there is ground truth
     root: Path
     settings: Mapping  # the dataset's whole merged config
+    findings: Sequence[Finding]  # the health of the run
     images: ShardsBySplit  # manifests
     masks: ShardsBySplit
     assignments: Sequence[Path]

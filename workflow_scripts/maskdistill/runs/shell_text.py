@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 
 
@@ -27,17 +28,32 @@ def program_start(gpus: str) -> str:
     return f"python -m{launcher}"
 
 
-def in_shell(shards: Sequence[str]) -> str:
-    """The files of all shards of a stage, for the shell to expand; no text for no file.
+def in_shell(paths: Sequence[str]) -> str:
+    """Files on a command line: the shards of a stage for the shell to expand, others one by one.
 
-    Spelled out, a thousand of them would be longer than a command may be.
+    Spelled out, a thousand shards would be longer than a command may be.
 
     Args:
-        shards: their paths, 0000.parquet and so on in one folder.
+        paths: all shards of a stage, 0000.parquet and so on in one folder; or any other files.
     """
-    if not shards:
-        return ""
-    return f"{os.path.dirname(shards[0])}/{{0000..{len(shards) - 1:04d}}}.parquet"
+    folder = os.path.dirname(paths[0]) if paths else ""
+    if list(paths) == [f"{folder}/{number:04d}.parquet" for number in range(len(paths))]:
+        return f"{folder}/{{0000..{len(paths) - 1:04d}}}.parquet" if paths else ""
+    return " ".join(map(shlex.quote, paths))
+
+
+# Options of a program with the files that follow each: ("--masks train", ["a/0000.parquet", …]).
+FileOptions = Sequence[tuple[str, Sequence[str]]]
+
+
+def files_of(options: FileOptions) -> list[str]:
+    """All files of these options, for the input of a rule."""
+    return [path for _, paths in options for path in paths]
+
+
+def option_text(options: FileOptions) -> str:
+    """These options on a command line."""
+    return " ".join(f"{option} {in_shell(paths)}".strip() for option, paths in options)
 
 
 def one_of(values: Iterable[str]) -> str:

@@ -38,3 +38,7 @@ class ClusteringSettings(Section):
     support: Annotated[listed(FileName), *UNIQUE] = Field(
         (), description="Further datasets whose training masks are used to compute the centroids."
     )
+    suggestions: listed(Count, least=1) = Field(
+        (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50),
+        description="Numbers of clusters that `snakemake suggest_clusters` compares.",
+    )

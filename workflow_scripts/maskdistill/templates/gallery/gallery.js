@@ -9,7 +9,7 @@ const GALLERY = (() => {
   const PAUSE = 350; // milliseconds between two changes of the address, at least
   const DEFAULTS = {
     stage: "image", text: "", split: "", label: "", status: "", order: "name", page: "1",
-    score: "", agreement: "", image: "", view: "overlay", layers: null,
+    score: "", agreement: "", image: "", view: "overlay", layers: null, arrangement: "grid",
   };
   const ORDERS = {
     name: "File name",
@@ -87,6 +87,7 @@ const GALLERY = (() => {
     if (!stageById.has(next.stage)) next.stage = DEFAULTS.stage;
     if (!(next.order in ORDERS)) next.order = DEFAULTS.order;
     if (next.view !== "compare") next.view = DEFAULTS.view;
+    if (next.arrangement !== "map" || !data.map.length) next.arrangement = DEFAULTS.arrangement;
     return next;
   }
 
@@ -133,7 +134,7 @@ const GALLERY = (() => {
   }
 
   function show(before) {
-    const filters = ["stage", "text", "split", "label", "status", "order", "score", "agreement", "page"];
+    const filters = ["stage", "text", "split", "label", "status", "order", "score", "agreement", "page", "arrangement"];
     if (filters.some((key) => before[key] !== state[key])) {
       fillFilters();
       select();
@@ -288,6 +289,14 @@ const GALLERY = (() => {
   const page = () => Math.min(Math.max(1, Math.floor(Number(state.page)) || 1), pages());
 
   function drawGrid() {
+    const map = state.arrangement === "map";
+    $("map").hidden = !map;
+    $("grid").hidden = map;
+    for (const button of $("arrangement").children) {
+      button.setAttribute("aria-checked", button.value === state.arrangement);
+      button.tabIndex = button.value === state.arrangement ? 0 : -1;
+    }
+    if (map) drawMap();
     const first = (page() - 1) * PAGE;
     const some = shown.slice(first, first + PAGE);
     $("grid").replaceChildren(...some.map(tile));
@@ -312,7 +321,70 @@ const GALLERY = (() => {
     const number = element("input", { inputMode: "numeric", value: String(page()), "aria-label": "Page" });
     number.addEventListener("change", () => turn(Math.min(Math.max(1, Math.floor(Number(number.value)) || 1), pages())));
     pager.replaceChildren(button("‹", "Previous page (p)", page() - 1, page() > 1), number, `of ${NUMBER.format(pages())}`, button("›", "Next page (n)", page() + 1, page() < pages()));
-    pager.hidden = pages() === 1;
+    pager.hidden = pages() === 1 || state.arrangement === "map";
+  }
+
+  // The map: points in the order of the data, so that the same ones are always on top.
+
+  const MARGIN = 14;
+  let places = []; // of the points that are drawn: [x, y, image, label], in pixels of the page
+
+  function drawMap() {
+    const canvas = $("map").querySelector("canvas");
+    const width = $("map").clientWidth, height = Math.max(320, Math.min(0.72 * width, innerHeight - 190));
+    const scale = devicePixelRatio || 1;
+    [canvas.width, canvas.height] = [width * scale, height * scale];
+    canvas.style.height = `${height}px`;
+    const context = canvas.getContext("2d");
+    context.scale(scale, scale);
+    const passing = new Set(shown.map((image) => image.id));
+    const byId = new Map(data.images.map((image) => [image.id, image]));
+    const radius = data.map.length > 5000 ? 2 : data.map.length > 800 ? 3 : 4.5;
+    const wanted = state.stage === "ground_truth" ? 0 : Number(state.label) || 0;
+    places = [];
+    for (const [id, cluster, x, y] of data.map) {
+      const image = byId.get(id);
+      if (!image) continue;
+      const label = labelOf("masks", cluster);
+      const at = [MARGIN + x * (width - 2 * MARGIN), MARGIN + y * (height - 2 * MARGIN)];
+      const fades = !passing.has(id) || (wanted && cluster !== wanted);
+      context.globalAlpha = fades ? 0.12 : 0.85;
+      context.fillStyle = label ? label.colour : "#888888";
+      context.beginPath();
+      context.arc(...at, radius, 0, 2 * Math.PI);
+      context.fill();
+      if (!fades) places.push([...at, image, label]);
+    }
+    $("spot").hidden = true;
+  }
+
+  function nearestPlace(event) {
+    const box = event.currentTarget.getBoundingClientRect();
+    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+    let best = null, least = 14 ** 2;
+    for (const place of places) {
+      const distance = (place[0] - x) ** 2 + (place[1] - y) ** 2;
+      if (distance < least) [best, least] = [place, distance];
+    }
+    return best;
+  }
+
+  function pointAt(place) {
+    const spot = $("spot");
+    spot.hidden = !place;
+    if (!place) return;
+    const [x, y, image, label] = place;
+    const number = image.tiles.indexOf("masks") + 1;
+    spot.style.setProperty("--aspect", (image.size[0] / image.size[1]).toFixed(4));
+    spot.style.setProperty("--tiles", image.tiles.length + 1);
+    spot.style.setProperty("--tile", number);
+    const source = `images/${pathOf(image)}.jpg`;
+    const picture = spot.querySelector("img");
+    if (picture.getAttribute("src") !== source) picture.src = source;
+    spot.querySelector(".caption").replaceChildren(...(label ? [dot(label.colour), ` ${labelText(label)} `] : []), image.name.split("/").pop());
+    const room = $("map").clientWidth;
+    spot.style.left = `${x + 204 > room ? x - 204 : x + 14}px`;
+    spot.style.top = `${Math.max(0, y - 60)}px`;
   }
 
   function tile(image) {
@@ -644,6 +716,13 @@ const GALLERY = (() => {
     document.title = `${data.dataset} – MaskDistill gallery`;
     segments($("stages"), [...stageById].map(([id, stage]) => [id, stage.title]), (stage) => go({ stage, label: keptLabel(stage) }));
     segments($("views"), [["overlay", "Overlay"], ["compare", "Side by side"]], (view) => go({ view }, { replace: true }));
+    segments($("arrangement"), [["grid", "Grid"], ["map", "Map"]], (arrangement) => go({ arrangement }));
+    $("arrangement").hidden = !data.map.length;
+    const canvas = $("map").querySelector("canvas");
+    canvas.addEventListener("pointermove", (event) => pointAt(nearestPlace(event)));
+    canvas.addEventListener("pointerleave", () => pointAt(null));
+    canvas.addEventListener("click", (event) => { const place = nearestPlace(event); if (place) go({ image: keyOf(place[2]) }); });
+    addEventListener("resize", () => { if (state.arrangement === "map") drawMap(); });
     makeSpan("score");
     makeSpan("agreement");
     const form = $("form");

@@ -1,0 +1,134 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.report import health
+
+
+def manifest(*statuses):
+    return pd.DataFrame(
+        {"file_name": [f"{i}.jpg" for i in range(len(statuses))], "status": statuses}
+    )
+
+
+def masks(shares):
+    """Masks of images of 100 x 100 pixels, one per image; None is an image without any."""
+    rows = [
+        {
+            "image_id": number,
+            "height": 100,
+            "width": 100,
+            "area": share and 10_000 * share,
+            "status": "no proposal" if share is None else "ok",
+        }
+        for number, share in enumerate(shares)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_images_that_could_not_be_read_are_counted_and_the_first_is_named():
+    found = health.check_images("train", manifest("ok", "empty file (0 bytes)", "ok", "no image"))
+    assert found.summary == "2 images could be read, 2 could not."
+    assert "1.jpg (empty file (0 bytes))" in found.advice[0]
+    found = health.check_images("train", manifest("ok"))
+    assert (found.summary, found.advice) == ("1 image could be read.", [])
+
+
+def test_masks_of_objects_need_no_advice():
+    found = health.check_masks("val", masks([0.1, 0.3, 0.5, 0.2]))
+    assert found.advice == []
+    assert found.summary == (
+        "4 masks in 4 images, 0 without any; the median mask covers 25% of its image, 0 cover at "
+        "least 90% and 0 less than 0.5%."
+    )
+    assert sum(found.distribution.counts) == 4
+    assert found.distribution.counts[2] == 1  # 0.1, in steps of 0.05
+
+
+@pytest.mark.parametrize(
+    ("shares", "advice"),
+    [
+        ([1.0] * 2 + [0.3] * 18, "masks.center_keys: true"),
+        ([0.001] * 2 + [0.3] * 18, "raise masks.top_k"),
+        ([None] * 2 + [0.3] * 18, "Many images have no object mask"),
+    ],
+)
+def test_masks_that_say_nothing_come_with_what_to_do(shares, advice):
+    (found,) = health.check_masks("val", masks(shares)).advice
+    assert advice in found
+    # One in twenty is no reason to worry.
+    assert health.check_masks("val", masks([*shares[1:], 0.3])).advice == []
+
+
+def test_no_mask_at_all():
+    found = health.check_masks("val", masks([None, None]))
+    assert found.summary == "0 masks in 2 images, 2 without any."
+    assert found.distribution is None
+
+
+def test_clusters_too_small_too_large_and_loose():
+    cluster = np.repeat([1, 2, 3], [60, 30, 8])
+    distance = np.repeat([0.2, 0.2, 0.9], [60, 30, 8])
+    found = health.check_clusters(pd.DataFrame({"cluster": cluster, "distance": distance}), 4)
+    small, large, loose = found.advice
+    assert "are in cluster 4;" in small
+    assert large.startswith("Cluster 1 holds 61% of all masks")
+    assert loose.startswith("The masks of cluster 3 have little in common")
+    assert found.summary.startswith("98 masks in 4 clusters of 0 to 60;")
+
+
+def test_even_clusters_need_no_advice():
+    rows = pd.DataFrame({"cluster": np.repeat([1, 2], 20), "distance": np.tile([0.1, 0.2], 20)})
+    assert health.check_clusters(rows, 2).advice == []
+
+
+def test_candidates_below_the_threshold_and_images_without_any():
+    rows = pd.DataFrame({"image_id": [0, 0, 1, 2, 3], "score": [0.3, 0.95, 0.2, 0.4, None]})
+    found = health.check_candidates("val", rows, images=4, threshold=0.9)
+    assert found.summary == (
+        "4 images, 1 without any candidate; the median of the best score per image is 0.40, and 2 "
+        "do not exceed 0.9."
+    )
+    unsure, without = found.advice
+    assert "confidence.threshold (0.9)" in unsure
+    assert "candidates.score_floor" in without
+    confident = pd.DataFrame({"image_id": [0, 1], "score": [0.95, 0.99]})
+    assert health.check_candidates("val", confident, images=2, threshold=0.9).advice == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "advice"),
+    [
+        (np.linspace(2, 1, 40), None),
+        (np.linspace(2, 1.95, 40), "did not fall"),
+        ([2.0, float("nan"), 1.0], "not a number"),
+        ([], "Train again"),
+    ],
+)
+def test_the_loss_of_a_training(tmp_path, losses, advice):
+    path = tmp_path / "history.csv"
+    pd.DataFrame({"step": range(len(losses)), "loss": losses}).to_csv(
+        path, index=False, na_rep="nan"
+    )
+    found = health.check_training("Mask R-CNN", path)
+    assert (advice or "") in " ".join(found.advice)
+    assert bool(found.advice) == (advice is not None)
+
+
+@pytest.mark.parametrize("text", [None, "", "step,accuracy\n1,2\n"])
+def test_a_file_that_is_no_history_is_an_error(tmp_path, text):
+    if text is not None:
+        (tmp_path / "history.csv").write_text(text)
+    with pytest.raises(InputError, match=r"history\.csv: this is no history"):
+        health.check_training("Mask R-CNN", tmp_path / "history.csv")
+
+
+def test_lines_for_a_terminal():
+    good = health.Finding("images", "train", "3 images could be read.", [])
+    bad = health.Finding("training", "Mask R-CNN", "the loss stayed.", ["Train longer."])
+    assert health.lines([good, bad]) == [
+        "✓ images, train: 3 images could be read.",
+        "! training, Mask R-CNN: the loss stayed.",
+        "    Train longer.",
+    ]

@@ -1,0 +1,284 @@
+"""What the files of a run say about its health, without a label.
+
+Each finding is a sentence with numbers, a small distribution to look at, and, where something looks
+wrong, what to do about it. The bounds are conventions: beyond them a look at the pictures is worth
+its time.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.files.json_io import read_json
+
+WHOLE_IMAGE = 0.9  # share of the image from which a mask says nothing about an object
+TINY = 0.005  # share of the image below which a mask is a speck
+FEW = 0.05  # share of images or masks up to which something unusual is no reason to worry
+MANY = 0.5  # share from which it concerns the whole run
+SMALLEST_CLUSTER = 5  # masks; a pseudo-class with fewer is hardly learned
+LOOSE = 1.5  # times the mean distance of all masks
+FALL = 0.1  # share by which a training's loss falls at least
+BINS = 20
+
+
+class Distribution(NamedTuple):
+    """A histogram with equal bins."""
+
+    label: str
+    low: float
+    high: float
+    counts: list[int]
+
+
+class Finding(NamedTuple):
+    """What was found about one topic of one split or training."""
+
+    topic: str  # images, masks, clusters, candidates or training
+    name: str  # the split, or the training
+    summary: str
+    advice: list[str]  # empty if nothing looks wrong
+    distribution: Distribution | None = None
+
+    def as_json(self) -> dict:
+        """All fields, the distribution as an object too."""
+        shown = self.distribution._asdict() if self.distribution else None
+        return {**self._asdict(), "distribution": shown}
+
+
+def read_findings(path: Path) -> list[Finding]:
+    """The findings that check_health wrote.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    content = read_json(path, remedy="run the workflow again")
+    return [
+        Finding(
+            **{
+                **found,
+                "distribution": found["distribution"] and Distribution(**found["distribution"]),
+            }
+        )
+        for found in content["findings"]
+    ]
+
+
+def lines(findings: Sequence[Finding]) -> list[str]:
+    """Findings for a terminal: one line for each, and its advice below it."""
+    result = []
+    for found in findings:
+        mark = "!" if found.advice else "✓"
+        result.append(f"{mark} {found.topic}, {found.name}: {found.summary}")
+        result += [f"    {advice}" for advice in found.advice]
+    return result
+
+
+def check_images(split: str, manifest: pd.DataFrame) -> Finding:
+    """How many images of a split could be read.
+
+    Args:
+        manifest: columns file_name and status.
+    """
+    rejected = manifest[manifest["status"] != shards.OK]
+    summary = f"{_many(len(manifest) - len(rejected), 'image')} could be read"
+    advice = []
+    if len(rejected):
+        first = rejected.iloc[0]
+        summary += f", {len(rejected):,} could not"
+        advice.append(
+            f"Repair or remove the files that could not be read; the first is {first['file_name']} "
+            f"({first['status']})."
+        )
+    return Finding("images", split, f"{summary}.", advice)
+
+
+def check_masks(split: str, rows: pd.DataFrame) -> Finding:
+    """How much of their images the initial masks cover.
+
+    Args:
+        rows: columns image_id, height, width, area and status, one row per mask.
+    """
+    found = rows[rows["status"] == shards.OK]
+    count = rows["image_id"].nunique()
+    without = count - found["image_id"].nunique()
+    covered = (found["area"] / (found["height"] * found["width"])).to_numpy()
+    whole, tiny = int((covered >= WHOLE_IMAGE).sum()), int((covered < TINY).sum())
+    advice = []
+    if without > FEW * count:
+        advice.append(
+            "Many images have no object mask; the column status of the masks says why (python -m "
+            "workflow_scripts.inspect_files). A larger masks.top_k proposes more patches."
+        )
+    if whole > FEW * len(found):
+        advice.append(
+            "Masks of whole images say nothing about an object; set masks.center_keys: true, or "
+            "lower masks.top_k."
+        )
+    if tiny > FEW * len(found):
+        advice.append(
+            "Many masks are specks; raise masks.top_k, or set masks.center_keys: false if it is "
+            "true."
+        )
+    summary = f"{_many(len(found), 'mask')} in {_many(count, 'image')}, {without:,} without any"
+    if len(found):
+        summary += (
+            f"; the median mask covers {np.median(covered):.0%} of its image, {whole:,} cover at "
+            f"least {WHOLE_IMAGE:.0%} and {tiny:,} less than {TINY:.1%}"
+        )
+    shown = _distribution("share of the image", covered)
+    return Finding("masks", split, f"{summary}.", advice, shown)
+
+
+def check_clusters(rows: pd.DataFrame, number: int) -> Finding:
+    """How large and how tight the clusters of the training masks are.
+
+    Args:
+        rows: columns cluster (1..number) and distance (to its centroid), one row per mask.
+        number: number of clusters.
+    """
+    by_cluster = rows.groupby("cluster")["distance"]
+    sizes = by_cluster.size().reindex(range(1, number + 1), fill_value=0)
+    means = by_cluster.mean()
+    few = sizes.index[sizes < SMALLEST_CLUSTER]
+    loose = means.index[means > LOOSE * rows["distance"].mean()]
+    advice = []
+    if len(few):
+        advice.append(
+            f"Fewer than {SMALLEST_CLUSTER} masks are in cluster {_listed(few)}; fewer clusters "
+            "(clustering.clusters) may fit these images better."
+        )
+    if number > 1 and sizes.max() > MANY * len(rows):
+        advice.append(
+            f"Cluster {sizes.idxmax()} holds {sizes.max() / len(rows):.0%} of all masks; more "
+            "clusters, or embedding.input: box_crop, may divide it."
+        )
+    if len(loose):
+        advice.append(
+            f"The masks of cluster {_listed(loose)} have little in common: their mean distance to "
+            f"the centroid is more than {LOOSE:g} times that of all masks. Look at the contact "
+            "sheets, and drop what is noise in config/names."
+        )
+    summary = (
+        f"{_many(len(rows), 'mask')} in {_many(number, 'cluster')} of {sizes.min():,} to "
+        f"{sizes.max():,}; the mean distance to the centroid is {rows['distance'].mean():.3g}"
+    )
+    shown = _distribution("distance to the centroid", rows["distance"].to_numpy(), high=None)
+    return Finding("clusters", "train", f"{summary}.", advice, shown)
+
+
+def check_candidates(split: str, rows: pd.DataFrame, images: int, threshold: float) -> Finding:
+    """How confident Mask R-CNN is.
+
+    Args:
+        rows: columns image_id and score, one row per candidate; the score of an image without any
+            is missing.
+        images: number of readable images of the split.
+        threshold: τ, above which a candidate is confident.
+    """
+    best = rows.dropna().groupby("image_id")["score"].max()
+    without = images - len(best)
+    unsure = int((best <= threshold).sum())
+    advice = []
+    if unsure > MANY * len(best):
+        advice.append(
+            f"Most images have no candidate above confidence.threshold ({threshold:g}) and keep "
+            "their best one; train longer (mask_rcnn.iterations) or lower the threshold."
+        )
+    if without > FEW * images:
+        advice.append(
+            "Many images have no candidate and are all background; lower candidates.score_floor, "
+            "or train longer (mask_rcnn.iterations)."
+        )
+    summary = f"{_many(images, 'image')}, {without:,} without any candidate"
+    if len(best):
+        summary += (
+            f"; the median of the best score per image is {best.median():.2f}, and {unsure:,} do "
+            f"not exceed {threshold:g}"
+        )
+    shown = _distribution("best score per image", best.to_numpy())
+    return Finding("candidates", split, f"{summary}.", advice, shown)
+
+
+def check_training(name: str, history: Path) -> Finding:
+    """Whether the loss of a training fell.
+
+    Args:
+        name: title of the training.
+        history: its history.csv, with the column loss.
+
+    Raises:
+        InputError: there is no such file, or no loss in it.
+    """
+    try:
+        loss = pd.read_csv(history)["loss"].to_numpy(np.float64)
+    except (OSError, KeyError, ValueError):
+        raise InputError(f"{history}: this is no history of a training; train again") from None
+    if not len(loss):
+        return Finding("training", name, "no step was recorded.", ["Train again."])
+    part = max(1, len(loss) // 10)
+    first, last = float(loss[:part].mean()), float(loss[-part:].mean())
+    advice = []
+    if not np.isfinite(loss).all():
+        advice.append("The loss is not a number in some steps; lower the learning rate.")
+    elif last > (1 - FALL) * first:
+        advice.append("The loss did not fall; train longer, or change the learning rate.")
+    summary = f"the mean loss of the first tenth is {first:.3g}, of the last tenth {last:.3g}."
+    return Finding("training", name, summary, advice)
+
+
+def check(
+    *,
+    images: Mapping[str, Sequence[Path]],
+    masks: Mapping[str, Sequence[Path]],
+    assignments: Sequence[Path],
+    candidates: Mapping[str, Sequence[Path]],
+    histories: Mapping[str, Path],
+    settings: Mapping,
+) -> list[Finding]:
+    """All findings about a run, in the order in which its data flows.
+
+    Args:
+        images, masks, candidates: split → shards.
+        assignments: clusters of the training masks.
+        histories: title of a training → its history.csv.
+        settings: clustering.clusters and confidence.threshold.
+    """
+    manifests = {split: _read(paths, "file_name", "status") for split, paths in images.items()}
+    result = [check_images(split, manifest) for split, manifest in manifests.items()]
+    for split, paths in masks.items():
+        rows = _read(paths, "image_id", "height", "width", "area", "status")
+        result.append(check_masks(split, rows))
+    rows = _read(assignments, "cluster", "distance")
+    result.append(check_clusters(rows, settings["clustering"]["clusters"]))
+    for split, paths in candidates.items():
+        usable = int((manifests[split]["status"] == shards.OK).sum())
+        rows = _read(paths, "image_id", "score")
+        threshold = settings["confidence"]["threshold"]
+        result.append(check_candidates(split, rows, usable, threshold))
+    result += [check_training(name, path) for name, path in histories.items()]
+    return result
+
+
+def _read(paths: Sequence[Path], *columns: str) -> pd.DataFrame:
+    return shards.read_table(paths, list(columns)).to_pandas()
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _distribution(label: str, values: np.ndarray, high: float | None = 1.0) -> Distribution | None:
+    if not len(values):
+        return None
+    top = float(values.max()) or 1.0 if high is None else high
+    counts, _ = np.histogram(values, BINS, (0.0, top))
+    return Distribution(label, 0.0, top, counts.tolist())
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
