@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     metrics = None
     if options.metrics:
         metrics = read_json(options.metrics, remedy="evaluate writes it")
-    predictor = label_map_prediction.load_predictor(options.model, torch.device("cpu"))
+    predictor = label_map_prediction.load_predictor(options.model, torch.device("cpu"), fast=False)
     model = predictor.model
     statuses = shards.read_table(options.images, ["status"])["status"].to_pylist()
     program = deployment.export(model)

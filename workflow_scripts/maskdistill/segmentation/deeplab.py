@@ -43,6 +43,8 @@ class DeepLab(nn.Module):
         dropout: probability that the pyramid's outputs are set to 0 in training.
     """
 
+    cells = 1  # positions of the logits along `output_stride` pixels
+
     def __init__(
         self,
         trunk: nn.Module,

@@ -34,10 +34,12 @@ class Deployed(nn.Module):
             1 x H x W int64 (0 background, 1..K), and 1 x H x W float32.
         """
         _, height, width, _ = image.shape
-        # Written in this way, the exporter knows that neither is negative.
-        below, right = (-height) % self.stride, (-width) % self.stride
-        padded = _extend(_extend(normalize(image), 2, height + below), 3, width + right)
-        logits = upsample(self.model(padded), (height + below, width + right))
+        # Written in this way, the exporter can divide the sides by the stride.
+        rows, columns = (
+            (side + self.stride - 1) // self.stride * self.stride for side in (height, width)
+        )
+        padded = _extend(_extend(normalize(image), 2, rows), 3, columns)
+        logits = upsample(self.model(padded), (rows, columns))
         # A slice would be traced for the case that it removes something.
         logits = logits.index_select(2, torch.arange(height, device=logits.device))
         logits = logits.index_select(3, torch.arange(width, device=logits.device))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from workflow_scripts.maskdistill.cpu_kernels import accelerate
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.files.atomic import report_full_disk
@@ -27,6 +28,7 @@ from workflow_scripts.maskdistill.files.images import (
     resize,
 )
 from workflow_scripts.maskdistill.progress import progress
+from workflow_scripts.maskdistill.segmentation import vit_head
 from workflow_scripts.maskdistill.segmentation.deeplab import (
     ARCHITECTURE,
     DeepLab,
@@ -171,9 +173,9 @@ class Predictor:
             for row in _starts(size[0], sides[0], stride)
             for column in _starts(size[1], sides[1], stride)
         ]
-        height, width = (length // stride for length in sides)
+        height, width = map(self._cells, sides)
         weights = torch.outer(_ramp(height), _ramp(width)).to(self.device)
-        cells = [length // stride for length in size]
+        cells = [self._cells(length) for length in size]
         total = torch.zeros(cells, device=self.device)
         blended = torch.zeros(self.clusters + 1, *cells, device=self.device)
         count = max(1, PIXELS_PER_PASS // math.prod(sides))
@@ -183,11 +185,15 @@ class Predictor:
                 image[row : row + sides[0], column : column + sides[1]] for row, column in some
             ]
             for (row, column), logits in zip(some, self._one_pass(tiles, sides), strict=True):
-                top, left = row // stride, column // stride
+                top, left = self._cells(row), self._cells(column)
                 window = np.s_[..., top : top + height, left : left + width]
                 blended[window] += weights * logits.float()
                 total[window] += weights
         return blended / total
+
+    def _cells(self, length: int) -> int:
+        """Positions of the logits along so many pixels, a multiple of the model's stride."""
+        return length // self.model.output_stride * self.model.cells
 
     def _one_pass(self, images: Sequence[np.ndarray], size: Sequence[int]) -> torch.Tensor:
         height, width = size
@@ -229,10 +235,12 @@ def load_predictor(
     precision: str = _DEFAULTS.precision,
     longer_side: int | None = _DEFAULTS.longer_side,
     tile: int | None = _DEFAULTS.tile,
+    fast: bool = True,
 ) -> Predictor:
-    """Load a model file that `learning.train` wrote.
+    """Load a model file that `learning.train` or `token_training.train` wrote.
 
     Args:
+        fast: use the faster layers of transformers on CPUs, which cannot be exported.
         precision, longer_side, tile: see the settings of the section `predictions`.
 
     Raises:
@@ -242,13 +250,18 @@ def load_predictor(
     content = read_checkpoint(path, remedy="train_segmentation writes it")
     try:
         weights, clusters = content["state_dict"], content["clusters"]
-        architecture = {name: content["settings"][name] for name in ARCHITECTURE}
-        model = build_deeplab(clusters, **architecture)
+        if content.get("model") == "vit_head":
+            model = vit_head.rebuild(content)
+        else:
+            architecture = {name: content["settings"][name] for name in ARCHITECTURE}
+            model = build_deeplab(clusters, **architecture)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path}: not a segmentation model ({first_line(error)}); train_segmentation writes one"
         ) from error
     load_strictly(model, weights, source=path)
+    if fast and isinstance(model, vit_head.ViTHead):
+        accelerate(model.transformer)
     model = model.to(device, memory_format=torch.channels_last).eval()
     return Predictor(model, clusters, device, content["settings"], precision, longer_side, tile)
 

@@ -98,12 +98,8 @@ class LabelledImages(torch.utils.data.Dataset):
 
     def __getitem__(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
         """Image (crop x crop x 3, uint8) and labels (crop x crop, int64) of a `Sample`."""
-        name = self._names[sample.index].as_py()
         settings = self._settings
-        labels = _decode(self._encoded[sample.index].as_py(), name)
-        size = bounded_size(*labels.shape, settings.longer_side)
-        image = read_listed(self._root / name, labels.shape, size)
-        classes = _classes(resize_mask(labels, size))
+        image, classes = self.read(sample.index)
         view = draw_view(
             classes.shape,
             sample.generator(self._seed),
@@ -114,6 +110,21 @@ class LabelledImages(torch.utils.data.Dataset):
         )
         image, classes = warp(image, classes, view, settings.crop_size)
         return torch.from_numpy(image), torch.from_numpy(classes).long()
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """An image (H x W x 3, uint8) and its labels (H x W, int32), of `size(index)`."""
+        name, labels = self._labels(index)
+        size = bounded_size(*labels.shape, self._settings.longer_side)
+        image = read_listed(self._root / name, labels.shape, size)
+        return image, _classes(resize_mask(labels, size))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of an image after the bound on its longer side."""
+        return bounded_size(*self._labels(index)[1].shape, self._settings.longer_side)
+
+    def _labels(self, index: int) -> tuple[str, np.ndarray]:
+        name = self._names[index].as_py()
+        return name, _decode(self._encoded[index].as_py(), name)
 
 
 def _decode(png: bytes, name: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from PIL import Image
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
 from workflow_scripts.maskdistill.torch_tools.resnet import MEAN, STD
 
-_MEAN_COLOR = tuple(round(255 * value) for value in MEAN)
+MEAN_COLOR = tuple(round(255 * value) for value in MEAN)
 
 
 class View(NamedTuple):
@@ -77,7 +77,7 @@ def warp(
     return (
         np.array(
             Image.fromarray(image).transform(
-                size, affine, coefficients, Image.Resampling.BILINEAR, fillcolor=_MEAN_COLOR
+                size, affine, coefficients, Image.Resampling.BILINEAR, fillcolor=MEAN_COLOR
             )
         ),
         np.array(

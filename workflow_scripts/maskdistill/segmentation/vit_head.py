@@ -1,0 +1,194 @@
+"""A light segmentation model for machines without a GPU: a decoder on a frozen vision transformer.
+
+The transformer's tokens of an image are computed once, before the training, so that only the
+decoder is trained, in minutes on a CPU.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workflow_scripts.maskdistill.discovery.timm_models import create_model
+from workflow_scripts.maskdistill.discovery.vit import Backbone
+from workflow_scripts.maskdistill.torch_tools.resnet import MEAN, STD
+
+CELLS = 4  # positions of the logits along a side of a patch
+DETAIL = 32  # channels of the image's own detail
+
+
+class Transformer(NamedTuple):
+    """A frozen transformer of timm, and how its input is normalised."""
+
+    model: nn.Module
+    patch_size: int
+    mean: Tensor  # 1 x 3 x 1 x 1, of pixels from 0 to 1
+    std: Tensor
+
+
+class ViTHead(nn.Module):
+    """A frozen transformer, and a decoder from its tokens and the image to one output per class.
+
+    Args:
+        transformer: with a class token, for images of any size.
+        classes: outputs, background included.
+        width: channels of the decoder.
+
+    Attributes:
+        output_stride: sides of the input are multiples of it: the patch size, in pixels.
+        cells: positions of the logits along so many pixels.
+    """
+
+    cells = CELLS
+
+    def __init__(self, transformer: Transformer, classes: int, *, width: int) -> None:
+        super().__init__()
+        self.output_stride = transformer.patch_size
+        self.transformer = transformer.model.eval().requires_grad_(False)
+        # Images come with ImageNet's normalisation; the transformer may have been trained with
+        # another.
+        mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+        self.register_buffer("factor", std / transformer.std)
+        self.register_buffer("offset", (mean - transformer.mean) / transformer.std)
+        self.project = nn.Conv2d(self.transformer.embed_dim, width, 1)
+        self.context = nn.ModuleList(_Mixer(width) for _ in range(2))
+        self.detail = nn.Sequential(
+            nn.Conv2d(3, DETAIL, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(DETAIL, DETAIL, 3, padding=1),
+            nn.GELU(),
+        )
+        self.head = nn.Sequential(
+            nn.Conv2d(width + DETAIL, width // 2, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width // 2, classes, 1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images.
+
+        Args:
+            images: B x 3 x H x W with ImageNet's normalisation; H and W are multiples of the patch
+                size P.
+
+        Returns:
+            B x classes x (CELLS H / P) x (CELLS W / P).
+        """
+        return self.decode(self.tokens(images), images)
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """The transformer's last tokens of the patches, B x d x H / P x W / P."""
+        transformer, images = self.transformer, images * self.factor + self.offset
+        if isinstance(transformer, VisionTransformer):
+            found, size = _tokens_of_any_size(transformer, images)
+        else:
+            found = transformer.forward_features(images)
+            size = [side // self.output_stride for side in images.shape[-2:]]
+        found = found[:, transformer.num_prefix_tokens :]
+        return found.transpose(1, 2).unflatten(2, size)
+
+    def decode(self, tokens: Tensor, images: Tensor) -> Tensor:
+        """Logits from tokens, and from the image for outlines; see `forward`."""
+        features = self.project(tokens)
+        for mixer in self.context:
+            features = mixer(features)
+        size = [CELLS * side for side in tokens.shape[-2:]]
+        features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+        small = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        return self.head(torch.cat([features, self.detail(small)], dim=1))
+
+    def train(self, mode: bool = True) -> "ViTHead":
+        """Set training mode of the decoder; the transformer never drops anything."""
+        super().train(mode)
+        self.transformer.eval()
+        return self
+
+    def decoder_parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+
+def _tokens_of_any_size(model: VisionTransformer, images: Tensor) -> tuple[Tensor, Sequence[int]]:
+    """All tokens after the last block, and the rows and columns of the patches.
+
+    Unlike timm's own forward pass it is one graph for all sizes, so that it can be exported. The
+    embeddings of positions are resized without a filter against aliasing.
+    """
+    patches = model.patch_embed.proj(images)
+    size = patches.shape[-2:]
+    patches = model.patch_embed.norm(patches.flatten(2).transpose(1, 2))
+    prefix = [token for token in (model.cls_token, model.reg_token) if token is not None]
+    prefix = torch.cat(prefix, dim=1).expand(len(images), -1, -1)
+    if model.pos_embed is not None:
+        placed = 0 if model.no_embed_class else prefix.shape[1]
+        own, grid = model.pos_embed[:, :placed], model.pos_embed[:, placed:]
+        side = math.isqrt(grid.shape[1])
+        grid = grid.transpose(1, 2).unflatten(2, (side, side))
+        grid = F.interpolate(grid, size=size, mode="bicubic", align_corners=False)
+        patches = patches + grid.flatten(2).transpose(1, 2)
+        prefix = prefix + own if placed else prefix
+    tokens = model.norm_pre(model.pos_drop(torch.cat([prefix, patches], dim=1)))
+    for block in model.blocks:
+        tokens = block(tokens)
+    return model.norm(tokens), size
+
+
+class _Mixer(nn.Module):
+    """A residual block that lets each position see its neighbours."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, width)
+        self.spatial = nn.Conv2d(width, width, 5, padding=2, groups=width)
+        self.channels = nn.Sequential(nn.Conv2d(width, width, 1), nn.GELU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.channels(self.spatial(self.norm(x)))
+
+
+def build_vit_head(
+    clusters: int,
+    *,
+    backbone: str,
+    options: Mapping,
+    weights: str | None,
+    width: int,
+) -> ViTHead:
+    """A model with `clusters` + 1 outputs, whose decoder has random weights.
+
+    Args:
+        backbone, options, weights: the transformer, see `timm_models.build_network`.
+        width: channels of the decoder.
+
+    Raises:
+        InputError: the transformer is unknown or unsuitable, or its weights do not fit.
+    """
+    found = Backbone(backbone, options=options, weights=weights)
+    transformer = Transformer(found.model, found.patch_size, found.mean, found.std)
+    return ViTHead(transformer, clusters + 1, width=width)
+
+
+def rebuild(content: Mapping) -> ViTHead:
+    """The model of a model file, without its weights.
+
+    Args:
+        content: `backbone` (name and options of timm's model), `clusters` and `settings`.
+
+    Raises:
+        InputError: timm does not know the transformer.
+        KeyError: an entry is missing.
+    """
+    name, options = content["backbone"]["name"], content["backbone"]["options"]
+    model = create_model(
+        name, options, "features", pretrained=False, dynamic_img_size=True, global_pool="token"
+    )
+    data = timm.data.resolve_data_config(model=model)
+    mean, std = (torch.tensor(data[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    transformer = Transformer(model, model.patch_embed.patch_size[0], mean, std)
+    return ViTHead(transformer, content["clusters"] + 1, width=content["settings"]["head_width"])
