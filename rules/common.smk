@@ -110,6 +110,16 @@ def settings(*paths, **options):
     return lambda wildcards: RUN.settings(declaration, wildcards)
 
 
+def runs_with(section, key, value):
+    """A pattern of the runs of all datasets that have this value of a setting."""
+    return one_of(
+        run_name(name, one)
+        for name, own in CONFIGS.items()
+        if own[section][key] == value
+        for one in (MAIN, *RUN.variants[name])
+    )
+
+
 def shards_of(dataset, split, folder):
     """The files of all shards of a split in a folder."""
     return [f"{folder}/{shard}.parquet" for shard in RUN.shards(dataset, split)]

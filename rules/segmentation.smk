@@ -28,6 +28,8 @@ rule train_segmentation:
         "logs/{run}/seed-{seed}/{in_round}segmentation/model.log",
     benchmark:
         "benchmarks/{run}/seed-{seed}/{in_round}segmentation/model.tsv"
+    wildcard_constraints:
+        run=runs_with("segmentation", "model", "deeplab"),
     conda:
         "../envs/maskdistill.yaml"
     threads: RUNTIME["threads"] * TRAINING_PROCESSES
@@ -43,6 +45,61 @@ rule train_segmentation:
         "Train DeepLab-v3 of {wildcards.run}: {output.model}"
     shell:
         "exec {TRAIN:{resources.gpu}} workflow_scripts.train_segmentation --settings {params.settings:q}"
+        " --code {params.code}"
+        " --root {ROOT:{wildcards.run}}"
+        " --label-maps {ALL:{input.label_maps}}"
+        " --work-dir checkpoints/{DATASET:{wildcards.run}}/seed-{wildcards.seed}/segmentation"
+        " --seed {wildcards.seed} {DEVICE} --workers {threads}"
+        " --model {output.model} --history {output.history} > {log} 2>&1"
+
+
+rule train_vit_head:
+    input:
+        label_maps=lambda wildcards: shards_of(
+            dataset_of(wildcards), "train", training_label_maps(wildcards)
+        ),
+        weights=weights_of("features"),
+    output:
+        model="results/{run}/seed-{seed}/{in_round}segmentation/model.pt",
+        history="results/{run}/seed-{seed}/{in_round}segmentation/history.csv",
+    log:
+        "logs/{run}/seed-{seed}/{in_round}segmentation/model.log",
+    benchmark:
+        "benchmarks/{run}/seed-{seed}/{in_round}segmentation/model.tsv"
+    wildcard_constraints:
+        run=runs_with("segmentation", "model", "vit_head"),
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: RUNTIME["threads"]
+    resources:
+        gpu=GPUS,
+        mem_mb=attempts(8000),
+        runtime=attempts(480),
+    params:
+        settings=settings(
+            "features.backbone",
+            "features.backbone_options",
+            "features.weights",
+            "segmentation.longer_side",
+            "segmentation.head_width",
+            "segmentation.epochs",
+            "segmentation.batch_size",
+            "segmentation.optimizer",
+            "segmentation.learning_rate",
+            "segmentation.learning_rate_milestones",
+            "segmentation.learning_rate_decay",
+            "segmentation.momentum",
+            "segmentation.weight_decay",
+            "segmentation.hardest_fraction",
+            "segmentation.flip",
+            "clustering.clusters",
+        ),
+        code=RUN.code("train_vit_head"),
+        label_maps=training_label_maps,
+    message:
+        "Train a decoder on the transformer of {wildcards.run}: {output.model}"
+    shell:
+        "exec python -m workflow_scripts.train_vit_head --settings {params.settings:q}"
         " --code {params.code}"
         " --root {ROOT:{wildcards.run}}"
         " --label-maps {ALL:{input.label_maps}}"

@@ -14,6 +14,7 @@ from workflow_scripts.maskdistill.settings.section import (
     FileName,
     Natural,
     Section,
+    contradiction,
     listed,
     nearest,
 )
@@ -69,6 +70,14 @@ class DatasetConfig(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     exports: ExportSettings = ExportSettings()
     report: ReportSettings = ReportSettings()
+
+    def _check_contradictions(self) -> None:
+        if self.segmentation.model == "vit_head" and self.evaluation.linear_probe.enabled:
+            raise contradiction(
+                "evaluation.linear_probe.enabled",
+                "the linear probe needs the features of DeepLab; set it to false, or "
+                "segmentation.model to deeplab",
+            )
 
 
 class WorkflowConfig(Section):

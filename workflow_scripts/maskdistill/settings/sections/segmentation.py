@@ -1,4 +1,4 @@
-"""The section `segmentation`: training of DeepLab-v3 on the label maps."""
+"""The section `segmentation`: training of the segmentation model on the label maps."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -20,10 +20,16 @@ from workflow_scripts.maskdistill.settings.section import (
 
 
 class SegmentationSettings(Section):
-    """Architecture, training schedule and augmentation of DeepLab-v3."""
+    """Architecture, training schedule and augmentation of the segmentation model."""
 
     section: ClassVar[str] = "segmentation"
 
+    model: Literal["deeplab", "vit_head"] = Field(
+        "deeplab",
+        description="deeplab, as in the paper, or vit_head: a light decoder on the frozen "
+        "transformer of `features`, which a CPU trains in minutes. vit_head uses longer_side, "
+        "head_width, flip, and the settings of the schedule, the optimizer and the loss.",
+    )
     depth: ResNetDepth = Field(50, description=RESNET_DEPTHS)
     output_stride: Literal[8, 16] = Field(8, description="8 or 16.")
     weights: str | None = Field(

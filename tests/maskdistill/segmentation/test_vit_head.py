@@ -1,0 +1,210 @@
+"""The light decoder: its network, and its training on tokens that are computed once."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.maskdistill.segmentation.test_learning import history, write_images
+from workflow_scripts import train_vit_head
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.segmentation import deployment, token_training
+from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
+from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_predictor
+from workflow_scripts.maskdistill.segmentation.labelled_images import LabelledImages
+from workflow_scripts.maskdistill.segmentation.transforms import normalize
+from workflow_scripts.maskdistill.segmentation.vit_head import CELLS, build_vit_head
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
+from workflow_scripts.maskdistill.torch_tools.sampling import Sample
+
+CPU = torch.device("cpu")
+SETTINGS = {
+    "longer_side": 44,
+    "head_width": 16,
+    "epochs": 6,
+    "batch_size": 5,
+    "optimizer": "adamw",
+    "learning_rate": 0.003,
+    "learning_rate_milestones": [5],
+    "learning_rate_decay": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "hardest_fraction": 1.0,
+    "flip": True,
+}
+
+
+def build(backbone, clusters=2):
+    torch.manual_seed(1)
+    return build_vit_head(
+        clusters,
+        backbone=backbone["backbone"],
+        options=backbone["backbone_options"],
+        weights=backbone["weights"],
+        width=16,
+    )
+
+
+def test_tokens_are_those_of_timm_at_its_own_size(tiny_backbone):
+    model = build(tiny_backbone)
+    images = torch.randn(2, 3, 64, 64)
+    expected = model.transformer.forward_features(images * model.factor + model.offset)
+    expected = expected[:, 1:].transpose(1, 2).unflatten(2, (8, 8))
+    torch.testing.assert_close(model.tokens(images), expected)
+
+
+def test_images_are_normalised_as_the_transformer_expects(tiny_backbone):
+    """ViT-Ti/16 was trained with a mean and a standard deviation of 0.5."""
+    model = build(tiny_backbone)
+    pixels = torch.randint(0, 256, (1, 8, 8, 3), dtype=torch.uint8)
+    found = normalize(pixels) * model.factor + model.offset
+    torch.testing.assert_close(found, ((pixels / 255 - 0.5) / 0.5).permute(0, 3, 1, 2))
+
+
+def test_logits_have_several_positions_per_patch(tiny_backbone):
+    assert build(tiny_backbone)(torch.zeros(1, 3, 16, 40)).shape == (1, 3, 2 * CELLS, 5 * CELLS)
+
+
+def test_only_the_decoder_is_trained(tiny_backbone):
+    model = build(tiny_backbone).train()
+    assert not model.transformer.training
+    names = {name for name, one in model.named_parameters() if one.requires_grad}
+    assert names
+    assert not any(name.startswith("transformer.") for name in names)
+    model(torch.randn(1, 3, 16, 16)).sum().backward()
+    assert all(one.grad is not None for one in model.decoder_parameters())
+
+
+def train(shard: Path, output: Path, backbone: dict, **changes) -> dict:
+    settings = {
+        "segmentation": SETTINGS | changes,
+        "features": {key: backbone[key] for key in ("backbone", "backbone_options", "weights")},
+        "clustering": {"clusters": 2},
+    }
+    options = ["--settings", json.dumps(settings), "--root", str(shard.parent), "--seed", "3"]
+    options += ["--label-maps", str(shard), "--work-dir", str(output / "work"), "--device", "cpu"]
+    options += ["--workers", "0"]
+    options += ["--model", str(output / "model.pt"), "--history", str(output / "history.csv")]
+    assert train_vit_head.main(options) == 0
+    return torch.load(output / "model.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_backbone):
+    folder = tmp_path_factory.mktemp("trained")
+    shard = write_images(folder)
+    train(shard, folder, tiny_backbone, epochs=60, learning_rate_milestones=[])
+    return folder
+
+
+def test_training_ends_with_a_model_that_tells_the_squares_from_the_ground(trained):
+    steps = history(trained)
+    assert len(steps) == 60 * 2
+    assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
+    predictor = load_predictor(trained / "model.pt", CPU, longer_side=44)
+    image = np.asarray(Image.open(trained / "0.png"))
+    labels = predictor.predict_image(image).labels()
+    assert labels.shape == image.shape[:2]
+    red = (image[..., 0].astype(int) - image[..., 1]) > 100
+    assert (labels[red] == 1).mean() > 0.8
+    assert (labels[~red] == 0).mean() > 0.8
+
+
+def test_tokens_are_removed_at_the_end(trained):
+    assert list(trained.glob("work/*/tokens*")) == []
+
+
+def test_the_model_file_holds_the_transformer(trained, tiny_backbone):
+    content = torch.load(trained / "model.pt", weights_only=True)
+    assert content["model"] == "vit_head"
+    own = load_file(tiny_backbone["weights"])
+    for name, value in own.items():
+        torch.testing.assert_close(content["state_dict"][f"transformer.{name}"], value)
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, tiny_backbone, monkeypatch):
+    shard = write_images(tmp_path)
+    straight = train(shard, tmp_path / "straight", tiny_backbone)
+    save = token_training.TrainingRun.end_step
+
+    def stop_after_three(run, parts, *, step, **rest):
+        if step == 3:
+            run.request_stop()
+        save(run, parts, step=step, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(token_training.TrainingRun, "end_step", stop_after_three)
+        with pytest.raises(SystemExit):
+            train(shard, tmp_path / "resumed", tiny_backbone)
+    (tokens,) = (tmp_path / "resumed").glob("work/*/tokens.npy")
+    before = tokens.stat().st_mtime_ns
+    monkeypatch.setattr(
+        token_training.TokenImages,
+        "remove",
+        lambda data: [data._path.stat().st_mtime_ns == before or pytest.fail("computed again")],
+    )
+    resumed = train(shard, tmp_path / "resumed", tiny_backbone)
+    for name, value in straight["state_dict"].items():
+        torch.testing.assert_close(resumed["state_dict"][name], value, rtol=0, atol=0)
+
+
+def test_an_item_is_a_square_with_labels_inside_of_the_image(tmp_path, tiny_backbone):
+    shard = write_images(tmp_path)  # images of 40 x 44
+    settings = SegmentationSettings.read_part(SETTINGS | {"flip": False})
+    labelled = LabelledImages([shard], tmp_path, clusters=2, settings=settings, seed=0)
+    model = build(tiny_backbone)
+    data = token_training.TokenImages(labelled, model, settings, seed=0)
+    data.compute(tmp_path, CPU, workers=1)
+    tokens, image, labels = data[Sample(0, 0, 3)]
+    assert tokens.shape == (48, 6, 6)
+    assert image.shape == (48, 48, 3)
+    expected_image, expected_labels = labelled.read(3)
+    np.testing.assert_array_equal(image[:40, :44], expected_image)
+    np.testing.assert_array_equal(labels[:40, :44], expected_labels)
+    assert (labels[40:] == IGNORE_INDEX).all()
+    assert (labels[:, 44:] == IGNORE_INDEX).all()
+    expected = model.tokens(normalize(image[None, :40]))[0]
+    torch.testing.assert_close(tokens[:, :5].float(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_half_of_the_items_are_mirrored(tmp_path, tiny_backbone):
+    shard = write_images(tmp_path)
+    settings = SegmentationSettings.read_part(SETTINGS)
+    labelled = LabelledImages([shard], tmp_path, clusters=2, settings=settings, seed=0)
+    data = token_training.TokenImages(labelled, build(tiny_backbone), settings, seed=0)
+    data.compute(tmp_path, CPU, workers=1)
+    items = [data[Sample(step, 0, 0)] for step in range(20)]
+    plain = next(item for item in items if (item[2][:40, :44] != IGNORE_INDEX).all())
+    mirrored = [item for item in items if not torch.equal(item[2], plain[2])]
+    assert 3 <= len(mirrored) <= 17
+    for one, other in zip(mirrored[0], plain, strict=True):
+        axis = 2 if one.dim() == 3 and one.shape[0] == 48 and one.dtype == torch.float16 else 1
+        torch.testing.assert_close(one, other.flip(axis))
+
+
+def test_large_images_are_predicted_in_tiles(trained):
+    image = np.tile(np.asarray(Image.open(trained / "0.png")), (3, 3, 1))
+    whole, tiled = (
+        load_predictor(trained / "model.pt", CPU, longer_side=None, tile=tile).predict_image(image)
+        for tile in (None, 64)
+    )
+    assert tiled.coarse.shape == whole.coarse.shape
+    assert (tiled.labels() == whole.labels()).mean() > 0.7
+
+
+def test_the_exported_graph_equals_the_model(trained, tmp_path):
+    model = load_predictor(trained / "model.pt", CPU, fast=False).model
+    deployment.write_onnx(deployment.export(model), tmp_path / "model.onnx")
+    sizes = ((48, 48), (37, 101), (130, 75), (17, 33), (64, 40))
+    run = deployment.onnx_runner(tmp_path / "model.onnx")
+    assert deployment.agreement(model, run, sizes)["labels"] > 0.999
+
+
+def test_a_file_of_another_kind_is_an_error(tmp_path):
+    torch.save({"model": "vit_head", "state_dict": {}, "clusters": 2}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match="not a segmentation model"):
+        load_predictor(tmp_path / "model.pt", CPU)
