@@ -39,6 +39,7 @@ def feature_rows(
     batch_size: int,
     workers: int,
     fetch: bool = True,
+    keep_images: bool = False,
 ) -> Iterator[dict]:
     """The rows of the features stage.
 
@@ -51,6 +52,7 @@ def feature_rows(
         workers: threads that decode images.
         fetch: copy affinities and keys to the host; otherwise rows hold tensors on the backbone's
             device, and no batch is computed ahead.
+        keep_images: rows also hold the `image` that the backbone saw, without padding.
     """
 
     def size(row: Mapping) -> tuple[int, int]:
@@ -80,6 +82,10 @@ def feature_rows(
         batch_size=batch_size,
         workers=workers,
     )
+
+    def with_image(features: dict, image: np.ndarray) -> dict:
+        return features | {"image": image} if keep_images else features
+
     ahead = int(fetch and backbone.device.type == "cuda")
     with progress_bar(total=len(listed), description="features", unit="image") as bar:
         for batch, computed in prefetch(map(launch, batches), ahead):
@@ -87,7 +93,8 @@ def feature_rows(
                 if isinstance(image, images.ImageRejected):
                     print(f"rejected {row['file_name']}: {image}")
                     yield {"image_id": row["image_id"], "status": str(image)}
-            yield from computed()
+            readable = [image for _, image in batch if isinstance(image, np.ndarray)]
+            yield from map(with_image, computed(), readable)
             bar.update(len(batch))
 
 
