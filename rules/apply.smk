@@ -17,7 +17,7 @@ rule describe_use:
     params:
         settings=settings(
             "candidates",
-            "confidence.threshold",
+            "confidence",
             "predictions",
             "crf.enabled",
             "crf.iterations",

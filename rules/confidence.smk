@@ -19,7 +19,7 @@ rule filter_candidates:
         mem_mb=attempts(2000),
         runtime=attempts(60),
     params:
-        settings=settings("confidence.threshold", "clustering.clusters"),
+        settings=settings("confidence", "clustering.clusters"),
         code=RUN.code("filter_candidates"),
     message:
         "Filter candidates of {wildcards.run} {wildcards.split}, shard {wildcards.shard}"

@@ -1,6 +1,11 @@
 # Scores against the ground truth, the only stage that reads labels.
 
 
+def confident_step(dataset):
+    """Name of the step of the confident candidates: where they come from."""
+    return "mask_rcnn" if RUN.has_mask_rcnn(dataset) else "confident_masks"
+
+
 def steps_of(run, seed):
     """The steps that are scored: name → folder of label maps of the evaluated split."""
     dataset, variant, _ = parts_of(run)
@@ -10,7 +15,7 @@ def steps_of(run, seed):
         return variant_steps(run, f"{base}/{split}")
     steps = {
         "initial_masks": f"{base}/{split}/initial_label_maps",
-        "mask_rcnn": f"{base}/{split}/label_maps",
+        confident_step(dataset): f"{base}/{split}/label_maps",
     }
     for number in RUN.rounds(dataset):
         name = step_in_round("segmentation", number)

@@ -13,7 +13,7 @@ def gallery_steps(dataset, split):
         return steps
     # Of the training images there is what the next stage is trained on.
     base = f"results/{dataset}/seed-{seed}"
-    steps = {"mask_rcnn": f"{base}/{split}/label_maps"}
+    steps = {confident_step(dataset): f"{base}/{split}/label_maps"}
     for number in range(RUN.last_round(dataset)):
         steps[f"{step_in_round('segmentation', number)}_crf"] = (
             f"{base}/round-{number}/{split}/predictions_crf"

@@ -52,6 +52,8 @@ rule predict_candidates:
         "logs/{run}/seed-{seed}/{split}/candidates/{shard}.log",
     benchmark:
         "benchmarks/{run}/seed-{seed}/{split}/candidates/{shard}.tsv"
+    wildcard_constraints:
+        run=runs_with("mask_rcnn", "enabled", True),
     conda:
         engine_environment
     threads: RUNTIME["threads"]
@@ -70,6 +72,37 @@ rule predict_candidates:
         " --root {ROOT:{wildcards.run}/{wildcards.split}} --images {input.images}"
         " --model {input.model}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
+
+
+rule score_masks:
+    input:
+        images=of_stage("images", "{split}/images/{shard}.parquet"),
+        masks=of_stage("masks", "{split}/masks/{shard}.parquet"),
+        assignments=assignments,
+    output:
+        "results/{run}/seed-{seed}/{split}/candidates/{shard}.parquet",
+    log:
+        "logs/{run}/seed-{seed}/{split}/candidates/{shard}.log",
+    benchmark:
+        "benchmarks/{run}/seed-{seed}/{split}/scored_masks/{shard}.tsv"
+    wildcard_constraints:
+        run=runs_with("mask_rcnn", "enabled", False),
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(2000),
+        runtime=attempts(30),
+    params:
+        settings=settings("curation.classes"),
+        code=RUN.code("score_masks"),
+    message:
+        "Score masks of {wildcards.run} {wildcards.split}, shard {wildcards.shard}"
+    shell:
+        "exec python -m workflow_scripts.score_masks --settings {params.settings:q}"
+        " --code {params.code}"
+        " --images {input.images} --masks {input.masks} --assignments {input.assignments}"
+        " --output {output} > {log} 2>&1"
 
 
 rule write_results:

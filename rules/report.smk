@@ -66,7 +66,8 @@ def report_histories(dataset):
     """Training → loss history, of the first seed."""
     base = f"results/{dataset}/seed-{RUN.first_seed(dataset)}"
     trainings = ["segmentation"] + ["linear_probe"] * RUN.has_linear_probe(dataset)
-    return {"mask_rcnn": f"{base}/mask_rcnn/history.csv"} | {
+    detector = {"mask_rcnn": f"{base}/mask_rcnn/history.csv"} if RUN.has_mask_rcnn(dataset) else {}
+    return detector | {
         step_in_round(training, number): f"{base}/round-{number}/{training}/history.csv"
         for training in trainings
         for number in RUN.rounds(dataset)
@@ -133,7 +134,12 @@ rule check_health:
         mem_mb=attempts(4000),
         runtime=attempts(30),
     params:
-        settings=settings("clustering.clusters", "confidence.threshold", merged=False),
+        settings=settings(
+            "clustering.clusters",
+            "confidence.threshold",
+            "mask_rcnn.enabled",
+            merged=False,
+        ),
         code=RUN.code("check_health"),
         options=lambda wildcards: option_text(health_files(wildcards.dataset)),
     message:

@@ -65,7 +65,7 @@ rule train_vit_head:
     log:
         "logs/{run}/seed-{seed}/{in_round}segmentation/model.log",
     benchmark:
-        "benchmarks/{run}/seed-{seed}/{in_round}segmentation/model.tsv"
+        "benchmarks/{run}/seed-{seed}/{in_round}segmentation/vit_head.tsv"
     wildcard_constraints:
         run=runs_with("segmentation", "model", "vit_head"),
     conda:

@@ -1,8 +1,8 @@
 """Score initial masks and candidates against the annotated objects: mask AP, coverage, calibration.
 
 Class-aware scores use the matching of clusters with classes in the metrics of the same step
-(`initial_masks`, `mask_rcnn`). It is that of the label maps of `val`, even if objects of more
-images are evaluated.
+(`initial_masks`, and that of the candidates). It is that of the label maps of `val`, even if
+objects of more images are evaluated.
 """
 
 import json
@@ -12,6 +12,7 @@ from workflow_scripts import cli
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth, require_labels
 from workflow_scripts.maskdistill.evaluation import detections, object_scores
+from workflow_scripts.maskdistill.evaluation.step_titles import CANDIDATE_STEPS, candidate_step
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.files.atomic import write_text
 from workflow_scripts.maskdistill.files.json_io import read_json
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         "initial_masks": detections.masks_by_image(options.masks, options.assignments, classes)
     }
     if options.candidates:
-        found["mask_rcnn"] = detections.candidates_by_image(options.candidates)
+        step = candidate_step(metrics["steps"]) or CANDIDATE_STEPS[0]
+        found[step] = detections.candidates_by_image(options.candidates)
     steps = {}
     for step, by_image in found.items():
         batches = detections.batches_of_images(objects, by_image)

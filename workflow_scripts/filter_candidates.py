@@ -1,5 +1,6 @@
 """Keep the confident candidates of one shard and paint them into label maps."""
 
+import functools
 import itertools
 import operator
 from pathlib import Path
@@ -17,7 +18,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--confident", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--label-maps", type=Path, required=True, help="Parquet file to write")
     options = parser.parse_args(argv)
-    threshold = options.settings["confidence"]["threshold"]
+    settings = options.settings["confidence"]
+    keep = functools.partial(
+        confidence.confident, threshold=settings["threshold"], keep_best=settings["keep_best"]
+    )
     clusters = options.settings["clustering"]["clusters"]
 
     images = shards.read_usable(options.images)
@@ -26,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     candidates = shards.read_rows(options.candidates)
     for image_id, found in itertools.groupby(candidates, key=operator.itemgetter("image_id")):
         rows = [*by_image.get(image_id, []), *found]
-        by_image[image_id] = confidence.confident(rows, threshold) or rows
+        by_image[image_id] = keep(rows) or rows[:1]
     shards.assert_same_images(
         (row["image_id"] for row in images), by_image, str(options.candidates)
     )
@@ -39,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     ):
         for image in images:
             rows = by_image[image["image_id"]]
-            ranked = confidence.confident(rows, threshold)
+            ranked = keep(rows)
             # An image without candidates has one row, as in the candidates.
-            for row in ranked or rows:
+            for row in ranked or [{"image_id": image["image_id"]}]:
                 confident_writer.write(row)
             labels = confidence.paint(ranked, (image["height"], image["width"]), clusters)
             label_map_writer.write(label_maps.row(image["image_id"], image["file_name"], labels))

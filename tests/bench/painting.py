@@ -33,7 +33,7 @@ def rows() -> Iterator[Row]:
         )
 
     def ours() -> np.ndarray:
-        ranked = confidence.confident(candidates, THRESHOLD)
+        ranked = confidence.confident(candidates, THRESHOLD, keep_best=True)
         return confidence.paint(ranked, SIZE, CLUSTERS)
 
     assert (ours() == loop(candidates)).all()

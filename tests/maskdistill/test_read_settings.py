@@ -221,6 +221,8 @@ def run_all(run: Programs, folder: Path) -> None:
         run("predict_candidates", demo, *predicting, **images, **model, output=found)
         written = {"confident": split / "confident", "label_maps": split / "label_maps"}
         run("filter_candidates", demo, **images, candidates=found, **written)
+    found = {name: val / name for name in ("images", "masks", "assignments")}
+    run("score_masks", demo, **found, output=val / "scored")
     candidates = {"images": val / "images", "candidates": val / "candidates"}
     run("write_results", demo, *tolerated, **candidates, output=folder / "candidates.json")
     found = {"images": val / "images", "confident": val / "confident"}
@@ -229,6 +231,7 @@ def run_all(run: Programs, folder: Path) -> None:
     labels = {"label_maps": train / "label_maps", "history": folder / "history.csv"}
     for name, settings in (("adamw", other), ("segmentation", demo)):
         run("train_segmentation", settings, *training, **labels, model=folder / f"{name}.pt")
+    run("train_vit_head", demo, *training, **labels, model=folder / "vit_head.pt")
     found = {"images": val / "images", "model": folder / "segmentation.pt"}
     run("predict_segmentation", demo, *predicting, **found, output=val / "predictions")
     run("refine_predictions", demo, *predicting, **found, output=val / "refined")

@@ -29,12 +29,15 @@ CANDIDATES = [
 
 @pytest.fixture
 def call(tmp_path, write_manifest):
-    def run(threshold=0.9, rows=CANDIDATES):
+    def run(threshold=0.9, rows=CANDIDATES, keep_best=True):
         entries = {i: (f"{i}.jpg", *SIZE) for i in (2, 5, 7)}
         entries[9] = ("bad.jpg", None, None, "empty file")
         manifest = write_manifest(tmp_path / "images", entries)
         shards.write_table(tmp_path / "candidates", "candidates", rows, {})
-        settings = {"confidence": {"threshold": threshold}, "clustering": {"clusters": 4}}
+        settings = {
+            "confidence": {"threshold": threshold, "keep_best": keep_best},
+            "clustering": {"clusters": 4},
+        }
         options = [f"--settings={json.dumps(settings)}", f"--images={manifest}"]
         options += [f"--candidates={tmp_path / 'candidates'}"]
         options += [f"--confident={tmp_path / 'confident'}", f"--label-maps={tmp_path / 'maps'}"]
@@ -65,6 +68,12 @@ def test_the_threshold_decides(call):
     kept, maps = call(threshold=0.35)
     assert kept == [(2, 1), (5, 1), (5, 0), (5, 2), (7, None)]
     assert set(np.unique(maps[5])) == {0, 1, 2, 3}
+
+
+def test_an_image_without_a_confident_candidate_may_have_no_object(call):
+    kept, maps = call(keep_best=False)
+    assert kept == [(2, None), (5, 1), (5, 0), (7, None)]
+    assert not maps[2].any()
 
 
 def test_a_lost_image_is_an_error(call, tmp_path):

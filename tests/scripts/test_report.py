@@ -153,7 +153,11 @@ def run(tmp_path):
             f"--assignments={tmp_path / 'assignments.parquet'}",
             *("--history", "segmentation_round_1", str(tmp_path / "history.csv")),
         ]
-        checked = {"clustering": settings["clustering"], "confidence": {"threshold": 0.95}}
+        checked = {
+            "clustering": settings["clustering"],
+            "confidence": {"threshold": 0.95},
+            "mask_rcnn": {"enabled": True},
+        }
         health = tmp_path / "health.json"
         check_health.main([*shown, f"--settings={json.dumps(checked)}", f"--output={health}"])
         options += [*shown, f"--health={health}"]

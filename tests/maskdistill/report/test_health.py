@@ -12,14 +12,13 @@ def manifest(*statuses):
     )
 
 
-def masks(shares):
-    """Masks of images of 100 x 100 pixels, one per image; None is an image without any."""
+def masks(shares, quality=0.3):
+    """Masks with these shares of their images, one per image; None is an image without any."""
     rows = [
         {
             "image_id": number,
-            "height": 100,
-            "width": 100,
-            "area": share and 10_000 * share,
+            "share": share,
+            "quality": None if share is None else quality,
             "status": "no proposal" if share is None else "ok",
         }
         for number, share in enumerate(shares)
@@ -40,7 +39,8 @@ def test_masks_of_objects_need_no_advice():
     assert found.advice == []
     assert found.summary == (
         "4 masks in 4 images, 0 without any; the median mask covers 25% of its image, 0 cover at "
-        "least 90% and 0 less than 0.5%."
+        "least 90% and 0 less than 0.5%; the median quality (share of the variance of keys that "
+        "lies between mask and rest) is 0.30."
     )
     assert sum(found.distribution.counts) == 4
     assert found.distribution.counts[2] == 1  # 0.1, in steps of 0.05
@@ -51,7 +51,7 @@ def test_masks_of_objects_need_no_advice():
     [
         ([1.0] * 2 + [0.3] * 18, "masks.center_keys: true"),
         ([0.001] * 2 + [0.3] * 18, "raise masks.top_k"),
-        ([None] * 2 + [0.3] * 18, "Many images have no object mask"),
+        ([None] * 2 + [0.3] * 18, "Many images have no object mask: 2 no proposal."),
     ],
 )
 def test_masks_that_say_nothing_come_with_what_to_do(shares, advice):
@@ -59,6 +59,11 @@ def test_masks_that_say_nothing_come_with_what_to_do(shares, advice):
     assert advice in found
     # One in twenty is no reason to worry.
     assert health.check_masks("val", masks([*shares[1:], 0.3])).advice == []
+
+
+def test_masks_that_the_keys_do_not_separate():
+    (advice,) = health.check_masks("val", masks([0.3] * 4, quality=0.01)).advice
+    assert "hardly separate" in advice
 
 
 def test_no_mask_at_all():
@@ -85,7 +90,7 @@ def test_even_clusters_need_no_advice():
 
 def test_candidates_below_the_threshold_and_images_without_any():
     rows = pd.DataFrame({"image_id": [0, 0, 1, 2, 3], "score": [0.3, 0.95, 0.2, 0.4, None]})
-    found = health.check_candidates("val", rows, images=4, threshold=0.9)
+    found = health.check_candidates("val", rows, images=4, threshold=0.9, trained=True)
     assert found.summary == (
         "4 images, 1 without any candidate; the median of the best score per image is 0.40, and 2 "
         "do not exceed 0.9."
@@ -94,7 +99,10 @@ def test_candidates_below_the_threshold_and_images_without_any():
     assert "confidence.threshold (0.9)" in unsure
     assert "candidates.score_floor" in without
     confident = pd.DataFrame({"image_id": [0, 1], "score": [0.95, 0.99]})
-    assert health.check_candidates("val", confident, images=2, threshold=0.9).advice == []
+    assert (
+        health.check_candidates("val", confident, images=2, threshold=0.9, trained=True).advice
+        == []
+    )
 
 
 @pytest.mark.parametrize(

@@ -128,11 +128,20 @@ READS_LABELS = {
             {"confidence": {"threshold": 0.123}},
             {"filter_candidates", "check_health", "describe_use"},
         ),
-        ({"segmentation": {"epochs": 77, "precision": "float16"}}, {"train_segmentation"}),
+        ({"segmentation": {"precision": "float16"}}, {"train_segmentation"}),
+        ({"segmentation": {"epochs": 77}}, {"train_segmentation", "train_vit_head"}),
         ({"segmentation": {"crop_size": 77}}, {"train_segmentation", "train_linear_probe"}),
         (
             {"predictions": {"precision": "bfloat16"}},
             {"predict_segmentation", "refine_predictions", "train_linear_probe", "describe_use"},
+        ),
+        (
+            {"predictions": {"longer_side": 77, "tile": None}},
+            {"predict_segmentation", "refine_predictions", "describe_use"},
+        ),
+        (
+            {"segmentation": {"longer_side": 77}},
+            {"train_segmentation", "train_vit_head", "train_linear_probe"},
         ),
         ({"crf": {"iterations": 77}}, {"refine_predictions", "describe_use"}),
         ({"crf": {"rounds": 7}}, set()),  # more jobs, but the same ones
@@ -153,6 +162,7 @@ READS_LABELS = {
                 "write_pseudo_labels",
                 "filter_candidates",
                 "train_segmentation",
+                "train_vit_head",
                 "evaluate",
                 "check_health",
                 "write_gallery",
@@ -224,6 +234,7 @@ def test_merging_and_renaming_clusters_make_other_rules_stale():
     assert stale({}, {1: "a", 5: "b"}) == renamed
     assert stale({1: "a", 2: "a"}, {1: "b", 2: "b", 4: "c"}) == renamed
     merged = {"paint_masks", "write_pseudo_labels", "filter_candidates", "train_segmentation",
+              "score_masks", "train_vit_head",
               "evaluate", "evaluate_instances", "paint_boxes", "tabulate_ablation"}  # fmt: skip
     assert stale({}, {1: "a", 5: "a"}) == stale({}, {3: "background"}) == renamed | merged
     # As many classes as before, but others.

@@ -19,7 +19,7 @@ def candidate(candidate_id, score, cluster=1, box=(0, 4, 0, 4)):
 
 def kept(scores, threshold):
     rows = [candidate(number, score) for number, score in enumerate(scores)]
-    return [row["candidate_id"] for row in confidence.confident(rows, threshold)]
+    return [row["candidate_id"] for row in confidence.confident(rows, threshold, keep_best=True)]
 
 
 def test_the_threshold_is_strict_and_the_order_by_score():
@@ -35,14 +35,25 @@ def test_without_a_confident_one_the_best_is_kept():
 
 def test_of_equal_scores_the_lower_id_comes_first():
     rows = [candidate(number, 0.95) for number in (5, 2, 9)]
-    assert [row["candidate_id"] for row in confidence.confident(rows, 0.9)] == [2, 5, 9]
-    assert [row["candidate_id"] for row in confidence.confident(rows, 0.99)] == [2]
+
+    def kept(threshold):
+        found = confidence.confident(rows, threshold, keep_best=True)
+        return [row["candidate_id"] for row in found]
+
+    assert kept(0.9) == [2, 5, 9]
+    assert kept(0.99) == [2]
+
+
+def test_without_a_confident_one_there_may_be_no_object():
+    weak = [{"candidate_id": 0, "score": 0.5}]
+    assert confidence.confident(weak, 0.9, keep_best=False) == []
+    assert confidence.confident(weak, 0.4, keep_best=False) == weak
 
 
 def test_no_candidate_at_all():
     nothing = {"candidate_id": None, "score": None, "cluster": None}
-    assert confidence.confident([nothing], 0.9) == []
-    assert confidence.confident([], 0.9) == []
+    assert confidence.confident([nothing], 0.9, keep_best=True) == []
+    assert confidence.confident([], 0.9, keep_best=True) == []
     labels = confidence.paint([], SIZE, 5)
     assert labels.shape == SIZE
     assert not labels.any()
@@ -55,7 +66,7 @@ def test_where_candidates_overlap_the_more_confident_one_wins():
         candidate(2, 0.95, cluster=3, box=(2, 5, 2, 10)),
         candidate(3, 0.10, cluster=4, box=(0, 10, 0, 14)),
     ]
-    labels = confidence.paint(confidence.confident(rows, 0.9), SIZE, 4)
+    labels = confidence.paint(confidence.confident(rows, 0.9, keep_best=True), SIZE, 4)
     expected = np.zeros(SIZE, np.uint8)
     for y in range(SIZE[0]):
         for x in range(SIZE[1]):
@@ -69,6 +80,6 @@ def test_where_candidates_overlap_the_more_confident_one_wins():
 
 def test_equal_scores_overlap_in_the_order_of_their_ids():
     rows = [candidate(1, 0.95, cluster=2), candidate(0, 0.95, cluster=1)]
-    labels = confidence.paint(confidence.confident(rows, 0.9), SIZE, 300)
+    labels = confidence.paint(confidence.confident(rows, 0.9, keep_best=True), SIZE, 300)
     assert labels.dtype == np.uint16
     assert np.unique(labels).tolist() == [0, 1]

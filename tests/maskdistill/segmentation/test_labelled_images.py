@@ -10,6 +10,7 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
 from workflow_scripts.maskdistill.segmentation.labelled_images import LabelledImages
+from workflow_scripts.maskdistill.segmentation.transforms import draw_view, warp
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 
@@ -60,6 +61,32 @@ def test_16_bit_label_maps_have_their_own_value_for_ignore(tmp_path):
     expected = labels.astype(int)
     expected[expected == 65535] = IGNORE_INDEX
     np.testing.assert_array_equal(data[Sample(0, 0, 0)][1], expected)
+
+
+def test_photographs_above_the_working_resolution_are_resized_with_their_labels(tmp_path):
+    """The view is that of the resized image; no label is mixed from two."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    picture = coarse.resize((320, 240), Image.Resampling.BICUBIC)
+    picture.save(tmp_path / "a.png")
+    labels = np.zeros((240, 320), np.uint8)
+    labels[:120], labels[120:, 200:] = 200, 255
+    shard = tmp_path / "label_maps.parquet"
+    shards.write_table(shard, "label_maps", [label_maps.row(1, "a.png", labels)], {})
+    options = {"crop_size": 80, "scale": [1, 1], "rotation": 0, "flip": False, "longer_side": 80}
+    data = LabelledImages(
+        [shard], tmp_path, clusters=200, settings=SegmentationSettings.read(TINY | options), seed=0
+    )
+    small = np.zeros((60, 80), np.int32)
+    small[:30], small[30:, 50:] = 200, IGNORE_INDEX
+    resized = np.asarray(picture.resize((80, 60), Image.Resampling.BICUBIC))
+    view = draw_view(
+        small.shape,
+        Sample(0, 0, 0).generator(0),
+        **{name: options[name] for name in ("crop_size", "scale", "rotation", "flip")},
+    )
+    for found, expected in zip(data[Sample(0, 0, 0)], warp(resized, small, view, 80), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_label_beyond_the_clusters_is_an_error(tmp_path):

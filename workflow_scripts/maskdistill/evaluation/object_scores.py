@@ -21,6 +21,7 @@ from workflow_scripts.maskdistill.data.ground_truth import Instance
 from workflow_scripts.maskdistill.evaluation import matching
 from workflow_scripts.maskdistill.evaluation.confusion_matrix import UNMATCHED
 from workflow_scripts.maskdistill.evaluation.mask_ap import MaskAP
+from workflow_scripts.maskdistill.evaluation.step_titles import CANDIDATE_STEPS
 from workflow_scripts.maskdistill.files import masks
 from workflow_scripts.maskdistill.progress import progress_bar
 
@@ -36,7 +37,7 @@ def score_step(
     """The part of instances.json for one step; undefined values are null.
 
     Args:
-        step: name of the step; for `mask_rcnn` a calibration of the confidences is added.
+        step: name of the step; for candidates a calibration of the confidences is added.
         batches: image ids, objects and detections, see `detections.batches_of_images`.
         metrics: content of metrics.json, for the matching of clusters with classes.
         images: number of images, for the progress bar.
@@ -51,7 +52,7 @@ def score_step(
             measured.add(image_ids, objects, detections)
             bar.update(len(image_ids))
     scores = measured.result() | {"matching": metrics["steps"][step]["matching"]["method"]}
-    if step == "mask_rcnn":
+    if step in CANDIDATE_STEPS:
         scores["calibration"] = measured.calibration()
     return _null_for_nan(scores)
 

@@ -1,13 +1,25 @@
 """Names of the evaluated steps, and their displayed titles."""
 
+from collections.abc import Iterable
+
 STEP_TITLES = {
     "initial_masks": "Initial masks",
     "mask_rcnn": "Mask R-CNN",
+    "confident_masks": "Confident masks",
     "segmentation": "Segmentation",
     "segmentation_crf": "Segmentation + CRF",
     "linear_probe": "Linear probe",
     "linear_probe_crf": "Linear probe + CRF",
 }
+
+
+# The step of the candidates that are kept: of Mask R-CNN, or of the initial masks without one.
+CANDIDATE_STEPS = ("mask_rcnn", "confident_masks")
+
+
+def candidate_step(steps: Iterable[str]) -> str | None:
+    """The one of `CANDIDATE_STEPS` that is among the steps of a run, if any."""
+    return next((step for step in steps if step in CANDIDATE_STEPS), None)
 
 
 def step_in_round(name: str, number: int) -> str:

@@ -4,6 +4,7 @@ The settings for this (confidence threshold, selection of candidates, precision,
 use.json, which the program `describe_use` writes.
 """
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from workflow_scripts.maskdistill.mask_rcnn.candidates import rows_of_image
 from workflow_scripts.maskdistill.pictures.overlays import write_overlay
 from workflow_scripts.maskdistill.segmentation import confidence, crf, label_map_prediction
 from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
+from workflow_scripts.maskdistill.settings.sections.confidence import ConfidenceSettings
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.settings.sections.predictions import PredictionSettings
 
@@ -119,7 +121,12 @@ class Models:
         self._mask_rcnn = None
         if mask_rcnn:
             settings = CandidateSettings.read(use["candidates"])
-            self._threshold = use["confidence"]["threshold"] if threshold is None else threshold
+            chosen = ConfidenceSettings.read(use.get("confidence", {}))
+            self._keep = functools.partial(
+                confidence.confident,
+                threshold=chosen.threshold if threshold is None else threshold,
+                keep_best=chosen.keep_best,
+            )
             self._mask_rcnn = engines.load_predictor(mask_rcnn, settings=settings, device=device)
         clusters = self._segmentation.clusters
         self._names = use["names"] or list(coco_json.category_names(clusters, None))
@@ -154,7 +161,7 @@ class Models:
             height, width = labels.shape
             listed = {"image_id": 1, "height": height, "width": width}
             rows = list(rows_of_image(listed, self._mask_rcnn.predict([image])[0]))
-            found = confidence.confident(rows, self._threshold)
+            found = self._keep(rows)
             picture = Picture(1, path.name, path.name, height, width, labels, found, None)
             atomic.write_text(outputs.objects, json.dumps(instances([picture], self._names)))
         counts = np.bincount(labels.ravel(), minlength=len(self._names) + 1)

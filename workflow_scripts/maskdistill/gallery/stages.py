@@ -7,7 +7,7 @@ import numpy as np
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.evaluation import confusion_matrix
 from workflow_scripts.maskdistill.evaluation.matching import stored_mapping
-from workflow_scripts.maskdistill.evaluation.step_titles import step_title
+from workflow_scripts.maskdistill.evaluation.step_titles import candidate_step, step_title
 from workflow_scripts.maskdistill.files import label_maps
 from workflow_scripts.maskdistill.files.coco_json import category_name
 from workflow_scripts.maskdistill.gallery.stage_files import GalleryInputs, Record
@@ -36,7 +36,7 @@ class Stages:
         )
         self._colours: dict[str, StepColours] = {
             MASKS: matched.get("initial_masks", own),
-            CANDIDATES: matched.get("mask_rcnn", own),
+            CANDIDATES: matched.get(candidate_step(scored), own),
         } | {step: matched.get(step, own) for step in steps}
         self._mappings = {step: stored_mapping(inputs.metrics, step) for step in scored}
         self._truth = None

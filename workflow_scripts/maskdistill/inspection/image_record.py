@@ -186,7 +186,9 @@ def step_folders(base: Path | None, split: str) -> dict[str, Path]:
         return {}
     folders = {
         "initial_masks": base / split / "initial_label_maps",
-        "mask_rcnn": base / split / "label_maps",
+        ("mask_rcnn" if (base / "mask_rcnn").is_dir() else "confident_masks"): base
+        / split
+        / "label_maps",
     }
     rounds = sorted(base.glob("round-*"), key=lambda path: int(path.name.removeprefix("round-")))
     for step, labels in (("segmentation", "predictions"), (LINEAR_PROBE, LINEAR_PROBE)):

@@ -9,7 +9,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.evaluation.step_titles import step_title
+from workflow_scripts.maskdistill.evaluation.step_titles import (
+    CANDIDATE_STEPS,
+    candidate_step,
+    step_title,
+)
 from workflow_scripts.maskdistill.files import images, label_maps, masks, shards
 from workflow_scripts.maskdistill.files.atomic import atomic_path
 from workflow_scripts.maskdistill.inspection import image_record, terminal
@@ -40,7 +44,7 @@ class Panel(NamedTuple):
     note: str = ""
 
 
-INITIAL, CANDIDATES, TRUTH = "initial_masks", "mask_rcnn", "ground_truth"
+INITIAL, TRUTH = "initial_masks", "ground_truth"
 
 
 def write(
@@ -148,7 +152,7 @@ def draw(record: ImageRecord, image: np.ndarray, facts: Sequence[str]) -> np.nda
 
 def _colours(record: ImageRecord) -> dict[str, StepColours]:
     """Colours of every step: those of the matched classes if there are metrics."""
-    steps = dict.fromkeys([INITIAL, CANDIDATES, *record.steps])
+    steps = dict.fromkeys([INITIAL, *CANDIDATE_STEPS, *record.steps])
     found = [_label(row) for row in record.masks]
     found += [row["cluster"] for row in record.candidates]
     found += [int(label_maps.without_ignore(labels).max()) for labels in record.steps.values()]
@@ -161,6 +165,11 @@ def _colours(record: ImageRecord) -> dict[str, StepColours]:
         probes = [step for step in steps if step.startswith(LINEAR_PROBE)]
         colours |= dict.fromkeys((TRUTH, *probes), classes)
     return colours
+
+
+def _candidate_step(record: ImageRecord) -> str:
+    scored = record.metrics["steps"] if record.metrics else record.steps
+    return candidate_step(scored) or CANDIDATE_STEPS[0]
 
 
 def _label(mask: Mapping) -> int:
@@ -182,7 +191,7 @@ def _panels(
     if usable:
         result.append(_mask_panel(usable, small, colours[INITIAL]))
     if record.candidates:
-        result.append(_candidate_panel(record, small, size, colours[CANDIDATES]))
+        result.append(_candidate_panel(record, small, size, colours[_candidate_step(record)]))
     for step, labels in record.steps.items():
         result.append(_label_panel(step_title(step), labels, small, colours[step]))
     if record.ground_truth is not None:
@@ -296,7 +305,9 @@ def _legend(
         step: np.unique(label_maps.without_ignore(labels)) for step, labels in record.steps.items()
     }
     used |= {INITIAL: [row["cluster"] for row in record.masks if row["cluster"]]}
-    used |= {CANDIDATES: [row["cluster"] for row in record.candidates[:CANDIDATES_DRAWN]]}
+    used |= {
+        _candidate_step(record): [row["cluster"] for row in record.candidates[:CANDIDATES_DRAWN]]
+    }
     if record.ground_truth is not None:
         used[TRUTH] = np.unique(label_maps.without_ignore(record.ground_truth))
     entries = set()

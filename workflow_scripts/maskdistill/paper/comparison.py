@@ -70,7 +70,11 @@ def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
         found.append(f"masks embedded by another network: {settings['embedding']['backbone']}")
     for stage, title in (("mask_rcnn", "Mask R-CNN"), ("segmentation", "segmentation")):
         weights = settings.get(stage, {}).get("weights")
-        if weights is None:
+        if not settings.get(stage, {}).get("enabled", True):
+            found.append(f"no {title}")
+        elif settings.get(stage, {}).get("model") == "vit_head":
+            found.append("a decoder on the frozen transformer instead of DeepLab-v3")
+        elif weights is None:
             found.append(f"{title} from randomly drawn weights, not MoCo's")
         elif "moco" not in str(weights).lower():
             found.append(f"{title} from {weights}, not MoCo's weights")

@@ -8,6 +8,7 @@ import numpy as np
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation.confusion_matrix import matched_counts
+from workflow_scripts.maskdistill.evaluation.step_titles import candidate_step
 from workflow_scripts.maskdistill.pictures import charts
 
 CHART_POINTS = 300  # points of a loss curve
@@ -16,7 +17,7 @@ CHART_POINTS = 300  # points of a loss curve
 def calibration(summary: Mapping) -> dict | None:
     """Chart of the mask IoU of candidates over their score; None without candidates."""
     steps = summary.get("instances", {"steps": {}})["steps"]
-    found = steps.get("mask_rcnn", {}).get("calibration", {"bins": []})
+    found = steps.get(candidate_step(steps), {}).get("calibration", {"bins": []})
     bins = [row for row in found["bins"] if row["score"]["mean"] is not None]
     if not bins:
         return None

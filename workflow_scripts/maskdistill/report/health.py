@@ -18,6 +18,7 @@ from workflow_scripts.maskdistill.files.json_io import read_json
 
 WHOLE_IMAGE = 0.9  # share of the image from which a mask says nothing about an object
 TINY = 0.005  # share of the image below which a mask is a speck
+LOW_QUALITY = 0.05  # median quality below which the keys hardly separate masks from the rest
 FEW = 0.05  # share of images or masks up to which something unusual is no reason to worry
 MANY = 0.5  # share from which it concerns the whole run
 SMALLEST_CLUSTER = 5  # masks; a pseudo-class with fewer is hardly learned
@@ -101,23 +102,28 @@ def check_masks(split: str, rows: pd.DataFrame) -> Finding:
     """How much of their images the initial masks cover.
 
     Args:
-        rows: columns image_id, height, width, area and status, one row per mask.
+        rows: columns image_id, share, quality and status, one row per mask.
     """
     found = rows[rows["status"] == shards.OK]
     count = rows["image_id"].nunique()
     without = count - found["image_id"].nunique()
-    covered = (found["area"] / (found["height"] * found["width"])).to_numpy()
+    covered, quality = found["share"].to_numpy(), found["quality"].to_numpy()
     whole, tiny = int((covered >= WHOLE_IMAGE).sum()), int((covered < TINY).sum())
     advice = []
     if without > FEW * count:
         advice.append(
-            "Many images have no object mask; the column status of the masks says why (python -m "
-            "workflow_scripts.inspect_files). A larger masks.top_k proposes more patches."
+            f"Many images have no object mask: {_reasons(rows)}. Change masks.center_keys, "
+            "masks.top_k, or the shares of the image that a mask may have."
         )
     if whole > FEW * len(found):
         advice.append(
             "Masks of whole images say nothing about an object; set masks.center_keys: true, or "
             "lower masks.top_k."
+        )
+    if len(found) and np.median(quality) < LOW_QUALITY:
+        advice.append(
+            "The keys of the patches hardly separate the masks from the rest; another backbone or "
+            "other weights (features) may do so, or masks.center_keys: true."
         )
     if tiny > FEW * len(found):
         advice.append(
@@ -128,7 +134,8 @@ def check_masks(split: str, rows: pd.DataFrame) -> Finding:
     if len(found):
         summary += (
             f"; the median mask covers {np.median(covered):.0%} of its image, {whole:,} cover at "
-            f"least {WHOLE_IMAGE:.0%} and {tiny:,} less than {TINY:.1%}"
+            f"least {WHOLE_IMAGE:.0%} and {tiny:,} less than {TINY:.1%}; the median quality (share "
+            f"of the variance of keys that lies between mask and rest) is {np.median(quality):.2f}"
         )
     shown = _distribution("share of the image", covered)
     return Finding("masks", split, f"{summary}.", advice, shown)
@@ -171,28 +178,32 @@ def check_clusters(rows: pd.DataFrame, number: int) -> Finding:
     return Finding("clusters", "train", f"{summary}.", advice, shown)
 
 
-def check_candidates(split: str, rows: pd.DataFrame, images: int, threshold: float) -> Finding:
-    """How confident Mask R-CNN is.
+def check_candidates(
+    split: str, rows: pd.DataFrame, images: int, threshold: float, *, trained: bool
+) -> Finding:
+    """How confident the candidates are.
 
     Args:
         rows: columns image_id and score, one row per candidate; the score of an image without any
             is missing.
         images: number of readable images of the split.
         threshold: τ, above which a candidate is confident.
+        trained: whether Mask R-CNN has found them, or they are the initial masks.
     """
+    longer = "train longer (mask_rcnn.iterations), or " if trained else ""
     best = rows.dropna().groupby("image_id")["score"].max()
     without = images - len(best)
     unsure = int((best <= threshold).sum())
     advice = []
     if unsure > MANY * len(best):
         advice.append(
-            f"Most images have no candidate above confidence.threshold ({threshold:g}) and keep "
-            "their best one; train longer (mask_rcnn.iterations) or lower the threshold."
+            f"Most images have no candidate above confidence.threshold ({threshold:g}); "
+            f"{longer}lower the threshold."
         )
     if without > FEW * images:
         advice.append(
-            "Many images have no candidate and are all background; lower candidates.score_floor, "
-            "or train longer (mask_rcnn.iterations)."
+            "Many images have no candidate and are all background; "
+            + (f"{longer}lower candidates.score_floor." if trained else "look at their masks.")
         )
     summary = f"{_many(images, 'image')}, {without:,} without any candidate"
     if len(best):
@@ -246,12 +257,12 @@ def check(
         images, masks, candidates: split → shards.
         assignments: clusters of the training masks.
         histories: title of a training → its history.csv.
-        settings: clustering.clusters and confidence.threshold.
+        settings: clustering.clusters, confidence.threshold and mask_rcnn.enabled.
     """
     manifests = {split: _read(paths, "file_name", "status") for split, paths in images.items()}
     result = [check_images(split, manifest) for split, manifest in manifests.items()]
     for split, paths in masks.items():
-        rows = _read(paths, "image_id", "height", "width", "area", "status")
+        rows = _read(paths, "image_id", "share", "quality", "status")
         result.append(check_masks(split, rows))
     rows = _read(assignments, "cluster", "distance")
     result.append(check_clusters(rows, settings["clustering"]["clusters"]))
@@ -259,13 +270,20 @@ def check(
         usable = int((manifests[split]["status"] == shards.OK).sum())
         rows = _read(paths, "image_id", "score")
         threshold = settings["confidence"]["threshold"]
-        result.append(check_candidates(split, rows, usable, threshold))
+        trained = settings["mask_rcnn"]["enabled"]
+        result.append(check_candidates(split, rows, usable, threshold, trained=trained))
     result += [check_training(name, path) for name, path in histories.items()]
     return result
 
 
 def _read(paths: Sequence[Path], *columns: str) -> pd.DataFrame:
     return shards.read_table(paths, list(columns)).to_pandas()
+
+
+def _reasons(rows: pd.DataFrame) -> str:
+    """How many masks have each status but ok, the most frequent first."""
+    counts = rows.loc[rows["status"] != shards.OK, "status"].value_counts()
+    return ", ".join(f"{count:,} {status}" for status, count in counts.items())
 
 
 def _listed(numbers: Iterable[int]) -> str:

@@ -262,6 +262,10 @@ class Run:
         enabled = self.configs[dataset]["evaluation"]["linear_probe"]["enabled"]
         return self.has_ground_truth(dataset) and enabled
 
+    def has_mask_rcnn(self, dataset: str) -> bool:
+        """Whether candidates come from a Mask R-CNN, or else from the initial masks."""
+        return self.configs[dataset]["mask_rcnn"]["enabled"]
+
     def has_candidates(self, run: str) -> bool:
         """Whether a run has a Mask R-CNN, and so candidates, of its own."""
         dataset, variant, _ = parts_of(run)

@@ -7,15 +7,18 @@ import numpy as np
 from workflow_scripts.maskdistill.files import label_maps, masks
 
 
-def confident(candidates: Sequence[Mapping], threshold: float) -> list[Mapping]:
+def confident(candidates: Sequence[Mapping], threshold: float, *, keep_best: bool) -> list[Mapping]:
     """The candidates of one image with score > τ, the most confident first.
 
-    If there are none, the most confident candidate is kept. Equal scores are ordered by
-    candidate_id.
+    Equal scores are ordered by candidate_id.
+
+    Args:
+        keep_best: if there are none, keep the most confident candidate.
     """
     found = [row for row in candidates if row["candidate_id"] is not None]
     ranked = sorted(found, key=lambda row: (-row["score"], row["candidate_id"]))
-    return [row for row in ranked if row["score"] > threshold] or ranked[:1]
+    kept = [row for row in ranked if row["score"] > threshold]
+    return kept or ranked[:1] if keep_best else kept
 
 
 def paint(ranked: Sequence[Mapping], size: tuple[int, int], clusters: int) -> np.ndarray:

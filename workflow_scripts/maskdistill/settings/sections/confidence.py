@@ -14,6 +14,10 @@ class ConfidenceSettings(Section):
 
     threshold: Share = Field(
         0.9,
-        description="Candidates with a higher score are kept (τ); an image without any keeps its "
-        "best one.",
+        description="Candidates with a higher score are kept (τ).",
+    )
+    keep_best: bool = Field(
+        True,
+        description="Whether an image without such a candidate keeps its best one, as in the "
+        "paper; otherwise there is no object in it.",
     )

@@ -26,6 +26,11 @@ class MaskRCNNSettings(Section):
 
     section: ClassVar[str] = "mask_rcnn"
 
+    enabled: bool = Field(
+        True,
+        description="Whether Mask R-CNN is trained. Otherwise the initial masks themselves are the "
+        "candidates, and their quality is their score.",
+    )
     engine: Literal["torchvision", "detectron2"] = Field(
         "torchvision", description="torchvision, or detectron2 (C4 with MoCo's detection recipe)."
     )
