@@ -29,7 +29,7 @@ rule train_mask_rcnn:
         mem_mb=attempts(16000 * TRAINING_PROCESSES),
         runtime=attempts(1440),
     params:
-        settings=settings("mask_rcnn"),
+        settings=settings("mask_rcnn", without=("mask_rcnn.enabled",)),
         code=RUN.code("train_mask_rcnn"),
     message:
         "Train Mask R-CNN on {wildcards.run}, seed {wildcards.seed}"

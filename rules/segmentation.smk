@@ -38,7 +38,11 @@ rule train_segmentation:
         mem_mb=attempts(16000 * TRAINING_PROCESSES),
         runtime=attempts(1440),
     params:
-        settings=settings("segmentation", "clustering.clusters"),
+        settings=settings(
+            "segmentation",
+            "clustering.clusters",
+            without=("segmentation.model",),
+        ),
         code=RUN.code("train_segmentation"),
         label_maps=training_label_maps,
     message:

@@ -67,6 +67,10 @@ TYPED = {
     "train_mask_rcnn": {MaskRCNNSettings: fields(MaskRCNNSettings)},
     "predict_candidates": {CandidateSettings: fields(CandidateSettings)},
     "train_segmentation": {SegmentationSettings: fields(SegmentationSettings)},
+    "train_vit_head": {
+        FeatureSettings: fields(FeatureSettings),
+        SegmentationSettings: fields(SegmentationSettings),
+    },
     "refine_predictions": {CRFSettings: fields(CRFSettings)},
     "train_linear_probe": {
         SegmentationSettings: {

@@ -68,12 +68,15 @@ def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
         found.append(f"the backbone from {features['weights']}, not DINO's weights")
     if settings.get("embedding", {}).get("backbone") not in (None, PAPER_BACKBONE):
         found.append(f"masks embedded by another network: {settings['embedding']['backbone']}")
+    replaced = {}
+    if not settings.get("mask_rcnn", {}).get("enabled", True):
+        replaced["mask_rcnn"] = "no Mask R-CNN"
+    if settings.get("segmentation", {}).get("model", "deeplab") != "deeplab":
+        replaced["segmentation"] = "another segmentation model than DeepLab-v3"
     for stage, title in (("mask_rcnn", "Mask R-CNN"), ("segmentation", "segmentation")):
         weights = settings.get(stage, {}).get("weights")
-        if not settings.get(stage, {}).get("enabled", True):
-            found.append(f"no {title}")
-        elif settings.get(stage, {}).get("model") == "vit_head":
-            found.append("a decoder on the frozen transformer instead of DeepLab-v3")
+        if stage in replaced:
+            found.append(replaced[stage])
         elif weights is None:
             found.append(f"{title} from randomly drawn weights, not MoCo's")
         elif "moco" not in str(weights).lower():
