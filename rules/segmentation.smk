@@ -38,6 +38,7 @@ rule train_segmentation:
     params:
         settings=settings("segmentation", "clustering.clusters"),
         code=RUN.code("train_segmentation"),
+        weights=weights_digest("segmentation"),
         label_maps=training_label_maps,
     message:
         "Train DeepLab-v3 of {wildcards.run}: {output.model}"

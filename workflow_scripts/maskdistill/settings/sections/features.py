@@ -1,6 +1,6 @@
 """The section `features`: the vision transformer that finds the objects."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,10 +21,13 @@ class FeatureSettings(Section):
     )
     weights: str | None = Field(
         None,
-        description="Local checkpoint (.pth, .pt, .safetensors); null loads timm's from its hub.",
+        description="Local checkpoint (.pth, .pt, .safetensors); null takes timm's, which the "
+        "workflow fetches to data/weights.",
     )
-    shorter_side: Count = Field(
-        640, description="Shorter side in pixels that images are resized to."
+    shorter_side: Count | Literal["auto"] = Field(
+        "auto",
+        description="Shorter side in pixels that images are resized to; auto takes that of the "
+        "backbone's family (the paper's 640 for DINO).",
     )
     longer_side: Count | None = Field(
         2560, description="Upper bound on the longer side in pixels (panoramas); null for none."
