@@ -13,6 +13,7 @@ sys.path.insert(0, str(HOME))
 
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.runs import frozen
+from workflow_scripts.maskdistill.runs.failed_logs import FailedLogs
 from workflow_scripts.maskdistill.runs.declared_settings import Declaration
 from workflow_scripts.maskdistill.runs.shell_text import (
     AtStart,
@@ -80,6 +81,7 @@ onstart:
 
 
 if workflow.is_main_process:
+    logger.addHandler(FailedLogs(logger.error))
     for caution in frozen.cautions(FROZEN):
         logger.warning(caution)
 

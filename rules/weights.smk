@@ -2,9 +2,7 @@
 # so that nothing ever removes it or fetches it again; put a file at its path to do without network.
 
 MISSING_FILES = [path for path in RUN.catalogue["files"] if not Path(path).is_file()]
-MISSING_BACKBONES = [
-    name for path, name in RUN.timm_weights().items() if not Path(path).is_file()
-]
+MISSING_BACKBONES = [name for path, name in RUN.timm_weights().items() if not Path(path).is_file()]
 
 
 # Nodes of clusters have no network.

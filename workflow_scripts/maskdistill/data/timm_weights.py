@@ -53,11 +53,7 @@ def repository(backbone: str) -> str:
 
 
 def cached(backbone: str) -> Path | None:
-    """The file of a backbone's weights in the user's cache of the hub, if it is there.
-
-    Raises:
-        InputError: as `repository`.
-    """
+    """The file of a backbone's weights in the user's cache of the hub, if it is there."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository(backbone), FILE)
@@ -97,8 +93,8 @@ def fetch(backbone: str, target: Path, checksums: Path) -> str:
     for expected in (source.get("sha256"), named if re.fullmatch("[0-9a-f]{64}", named) else None):
         if expected not in (None, digest):
             raise InputError(
-                f"{path}: wrong checksum: SHA-256 {digest} instead of {expected}; remove it, and it "
-                "is fetched again"
+                f"{path}: wrong checksum: SHA-256 {digest} instead of {expected}; remove it, "
+                "and it is fetched again"
             )
     with atomic_path(target) as partial:
         shutil.copyfile(path, partial)

@@ -69,8 +69,11 @@ def architecture(tensors: Mapping[str, Tensor]) -> Architecture | None:
         tensors: under the names of timm or of the original repositories.
     """
     patches = [value for value in tensors.values() if value.ndim == 4 and value.shape[1] == 3]
-    blocks = {int(found[1]) for found in map(re.compile(r"(?:^|.*\.)(?:res)?blocks\.(\d+)\.").match,
-                                             tensors) if found}
+    blocks = {
+        int(found[1])
+        for found in map(re.compile(r"(?:^|.*\.)(?:res)?blocks\.(\d+)\.").match, tensors)
+        if found
+    }
     if not patches or not blocks or not any("attn" in name for name in tensors):
         return None
     registers = next((tensors[name].shape[1] for name in _REGISTERS if name in tensors), 0)
@@ -228,4 +231,3 @@ def _candidates(held: Architecture) -> Iterator[tuple[str, nn.Module]]:
                 yield name, timm.create_model(name, num_classes=0, **options)
         except (TypeError, RuntimeError):  # architectures that are built in another way
             continue
-

@@ -143,9 +143,9 @@ def create_model(name: str, options: Mapping, setting: str, **arguments) -> nn.M
             "mean": timm.data.IMAGENET_DEFAULT_MEAN,
             "std": timm.data.IMAGENET_DEFAULT_STD,
         }
-        arguments = {"pretrained_cfg_overlay": imagenet, **family.options, **arguments}
+        options = {"pretrained_cfg_overlay": imagenet, **family.options, **options}
     try:
-        return timm.create_model(name, num_classes=0, **{**arguments, **options})
+        return timm.create_model(name, num_classes=0, **arguments, **options)
     except Exception as error:  # timm and the architectures raise many types
         reason = " ".join(str(error).split())
         raise InputError(

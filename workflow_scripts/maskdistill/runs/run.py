@@ -15,7 +15,7 @@ from workflow_scripts.maskdistill.runs.declared_settings import Declaration
 from workflow_scripts.maskdistill.runs.frozen import FrozenRun
 from workflow_scripts.maskdistill.runs.variants import BASELINES, MAIN, has_own, variants
 from workflow_scripts.maskdistill.settings import splits
-from workflow_scripts.maskdistill.settings.backbones import weights_file
+from workflow_scripts.maskdistill.settings.backbones import is_from_timm
 from workflow_scripts.maskdistill.settings.changes import canonical_json
 from workflow_scripts.maskdistill.settings.layers import merge
 
@@ -127,13 +127,12 @@ class Run:
 
     def timm_weights(self) -> dict[str, str]:
         """Path → backbone, of the weights that come from timm's hub."""
-        found = {}
-        for config in self.configs.values():
-            for section in (config["features"], config["embedding"]):
-                backbone, path = section["backbone"], section["weights"]
-                if backbone is not None and path == weights_file(backbone):
-                    found[path] = backbone
-        return {path: one for path, one in found.items() if path not in self.catalogue["files"]}
+        return {
+            config[stage]["weights"]: config[stage]["backbone"]
+            for config in self.configs.values()
+            for stage in ("features", "embedding")
+            if is_from_timm(config[stage], self.catalogue["files"])
+        }
 
     def weights_digest(self, path: str | None) -> str:
         """Digest of a file of weights, by which a stage notices that it was replaced.

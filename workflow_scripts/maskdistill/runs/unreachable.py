@@ -38,7 +38,9 @@ def unreachable_downloads(run: Run, archives: str) -> dict[str, str]:
         if not Path(output).is_file()
     }
     addresses = {one.address for files in wanted.values() for one in files} - {None}
-    servers = {address: "{0.scheme}://{0.netloc}".format(urlsplit(address)) for address in addresses}
+    servers = {
+        address: "{0.scheme}://{0.netloc}".format(urlsplit(address)) for address in addresses
+    }
     with ThreadPoolExecutor(max(1, len(servers))) as pool:
         distinct = sorted(set(servers.values()))
         answers = dict(zip(distinct, pool.map(reachable, distinct), strict=True))

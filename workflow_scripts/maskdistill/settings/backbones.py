@@ -101,7 +101,7 @@ FAMILIES = (
         names=r"(vit|eva02)_\w*clip\w*(\..*)?",
         center_keys=None,
         shorter_side=448,
-        basis="28 x 28 patches of 16 pixels, twice those of its training along a side; not measured",
+        basis="28 x 28 patches of 16 pixels, twice those of its training a side; not measured",
     ),
     BackboneFamily(
         title="trained with labels",
@@ -141,6 +141,12 @@ def weights_file(backbone: str, downloadable: Collection[str] = ()) -> str:
     return f"{WEIGHTS_FOLDER}/{backbone}.safetensors"
 
 
+def is_from_timm(section: Mapping, downloadable: Collection[str] = ()) -> bool:
+    """Whether the weights of a section, `features` or `embedding`, are fetched from timm's hub."""
+    backbone, path = section["backbone"], section["weights"]
+    return backbone is not None and path == weights_file(backbone) and path not in downloadable
+
+
 def decided(config: Mapping, downloadable: Collection[str] = ()) -> dict:
     """The config of a dataset with what the families of its backbones decide.
 
@@ -160,4 +166,3 @@ def decided(config: Mapping, downloadable: Collection[str] = ()) -> dict:
         if section["weights"] is None and section["backbone"] is not None:
             section["weights"] = weights_file(section["backbone"], downloadable)
     return {**config, "features": features, "embedding": embedding}
-

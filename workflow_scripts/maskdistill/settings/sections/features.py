@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.settings.section import Count, Precision, Section
 
 
@@ -38,3 +39,16 @@ class FeatureSettings(Section):
         "GPUs; float16 changes fewer patches of masks than bfloat16 (0.05 % instead of 1 % on "
         "photographs with the demo's weights).",
     )
+
+    def side(self) -> int:
+        """The shorter side in pixels.
+
+        Raises:
+            InputError: it is `auto`, which the workflow decides when it reads its config.
+        """
+        if isinstance(self.shorter_side, str):
+            raise InputError(
+                "features.shorter_side: auto is decided by the workflow when it reads its config; "
+                "give this program a number of pixels"
+            )
+        return self.shorter_side
