@@ -1,4 +1,4 @@
-"""Fetching from the user's cache and from timm's hub, whose place a server on this machine takes."""
+"""Fetching from the user's cache and from timm's hub; a server on this machine is the hub."""
 
 import hashlib
 import http.server
