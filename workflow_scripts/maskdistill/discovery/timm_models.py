@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from workflow_scripts.maskdistill.discovery.published_weights import load_published
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.images import padded_size
+from workflow_scripts.maskdistill.files.provenance import file_digest
 from workflow_scripts.maskdistill.settings.backbones import family_of
-from workflow_scripts.maskdistill.torch_tools.weights import weights_digest
 
 
 class Network(nn.Module):
@@ -22,17 +22,15 @@ class Network(nn.Module):
     Args:
         model: the timm model.
         multiple: sides of its input are multiples of this, in pixels.
-        weights: file of its weights; None if they are from timm's hub.
+        weights: file of its weights.
 
     Attributes:
-        weights_digest: see `weights.weights_digest`.
+        weights_digest: SHA-256 of that file, in hexadecimal.
     """
 
-    def __init__(
-        self, model: nn.Module, multiple: int, *, weights: str | os.PathLike | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, multiple: int, *, weights: str | os.PathLike) -> None:
         super().__init__()
-        self.weights_digest = weights_digest(weights, model)
+        self.weights_digest = file_digest(weights)
         self.model = model.eval().requires_grad_(False)
         self._multiple = multiple
         data = timm.data.resolve_data_config(model=model)
