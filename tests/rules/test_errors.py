@@ -55,7 +55,7 @@ def test_weights_of_another_shape_are_told_on_the_terminal(tmp_path: Path) -> No
     from PIL import Image
 
     other = {**SMALL["features"], "backbone_options": {**BACKBONE, "depth": 3}}
-    run = workflow(tmp_path, PHOTOS, features=other)
+    run = workflow(tmp_path, PHOTOS, features=other, shards=1)
     Image.new("RGB", (80, 80), "red").save(tmp_path / "photos/red.png")
     done = run.snakemake("all")
     assert done.returncode != 0
