@@ -187,6 +187,27 @@ def of_moco_v3(model):
     return {"state_dict": state | {"module.predictor.0.weight": torch.ones(8, 8)}, "epoch": 300}
 
 
+def of_clip(model):
+    """OpenAI's names, with the text's part."""
+    state = renamed(
+        model.state_dict(),
+        (r"^patch_embed\.proj", "conv1"),
+        ("^norm_pre", "ln_pre"),
+        (r"^norm\.", "ln_post."),
+        (r"^blocks\.", "transformer.resblocks."),
+        (r"\.norm([12])\.", r".ln_\1."),
+        (r"attn\.qkv\.", "attn.in_proj_"),
+        (r"attn\.proj\.", "attn.out_proj."),
+        (r"mlp\.fc1", "mlp.c_fc"),
+        (r"mlp\.fc2", "mlp.c_proj"),
+    )
+    state["class_embedding"] = state.pop("cls_token")[0, 0]
+    state["positional_embedding"] = state.pop("pos_embed")[0]
+    state["proj"] = torch.ones(48, 16)
+    text = {"token_embedding.weight": torch.ones(9, 16), "logit_scale": torch.ones(())}
+    return {f"visual.{name}": value for name, value in state.items()} | text
+
+
 PUBLISHED = {
     "DINO": (DINO, lambda model: model.state_dict()),
     "DINO, training": (DINO, of_dino_training),
@@ -217,6 +238,7 @@ PUBLISHED = {
     "DINOv3 with biases, transformers": (DINOV3_BIASES, of_transformers_dinov3),
     "DINOv3 with SwiGLU, transformers": (DINOV3_SWIGLU, of_transformers_dinov3),
     "MAE": (("vit_base_patch16_224.mae", SMALL), of_mae),
+    "CLIP": (("vit_base_patch16_clip_224.openai", SMALL), of_clip),
     "iBOT": (("vit_small_patch16_224.ibot", SMALL), of_ibot),
     "MoCo-v3": (("vit_small_patch16_224.mocov3", {**SMALL, "num_heads": 12}), of_moco_v3),
 }
