@@ -109,10 +109,22 @@ def test_without_a_hub_one_line_says_what_to_put_where(tmp_path):
             timm_weights.fetch(BACKBONE, tmp_path / "a.safetensors", tmp_path / "checksums.json")
     assert str(error.value) == (
         f"{tmp_path}/a.safetensors: http://127.0.0.1:9 cannot be reached; put the file "
-        f"model.safetensors of timm/{BACKBONE} (timm's hub) at {tmp_path}/a.safetensors"
+        f"model.safetensors of timm's {BACKBONE} (from timm's hub) at {tmp_path}/a.safetensors"
     )
     assert time.monotonic() - started < 20  # no retries
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_cache_is_known_without_timm(tmp_path):
+    """Importing timm takes seconds, which a message about a missing network should not take."""
+    code = (
+        "import sys; from workflow_scripts.maskdistill.data import timm_weights as weights;"
+        f"assert weights.cached({BACKBONE!r}) is None; assert weights.remedy({BACKBONE!r}, 'a');"
+        "assert not {'timm', 'torch'} & sys.modules.keys()"
+    )
+    environment = {"PYTHONPATH": str(REPOSITORY), "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_silent_server_counts_as_none_after_the_given_time(monkeypatch):

@@ -49,7 +49,7 @@ def test_lines_say_what_to_put_where(found):
     assert lines.keys() == {DINO, MOCO}
     assert lines[DINO] == (
         f"{DINO} is missing, and {HUB} cannot be reached: put the file model.safetensors of "
-        f"timm/vit_small_patch16_224.dino (timm's hub) at {DINO}"
+        f"timm's vit_small_patch16_224.dino (from timm's hub) at {DINO}"
     )
     assert lines[MOCO].startswith(
         f"{MOCO} is missing, and {url} cannot be reached: put the file {url}/moco/"

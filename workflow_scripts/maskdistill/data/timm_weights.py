@@ -53,11 +53,21 @@ def repository(backbone: str) -> str:
 
 
 def cached(backbone: str) -> Path | None:
-    """The file of a backbone's weights in the user's cache of the hub, if it is there."""
-    from huggingface_hub import try_to_load_from_cache
+    """The file of a backbone's weights in the user's cache of the hub, if it is there.
 
-    found = try_to_load_from_cache(repository(backbone), FILE)
-    return Path(found) if isinstance(found, str) else None
+    Raises:
+        InputError: as `repository`.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if not any(Path(constants.HF_HUB_CACHE).glob("models--*")):
+        return None
+    # Most repositories have the name of the model; only timm knows the others.
+    for find in (lambda: f"timm/{backbone}", lambda: repository(backbone)):
+        found = try_to_load_from_cache(find(), FILE)
+        if isinstance(found, str):
+            return Path(found)
+    return None
 
 
 def hub_address() -> str | None:
@@ -69,7 +79,7 @@ def hub_address() -> str | None:
 
 def remedy(backbone: str, target: str | os.PathLike) -> str:
     """What to do without a network."""
-    return f"put the file {FILE} of {repository(backbone)} (timm's hub) at {target}"
+    return f"put the file {FILE} of timm's {backbone} (from timm's hub) at {target}"
 
 
 def fetch(backbone: str, target: Path, checksums: Path) -> str:
