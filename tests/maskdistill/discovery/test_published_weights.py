@@ -310,6 +310,25 @@ def test_the_heads_of_moco_v3_s_small_transformer_are_its_own(tmp_path):
     assert ours.mean.flatten().tolist() == pytest.approx(timm.data.IMAGENET_DEFAULT_MEAN)
 
 
+def test_whose_statistics_a_name_without_a_training_gets_is_said(tmp_path, capsys):
+    options = {"depth": 1, "img_size": 32}
+    name = "vit_tiny_patch16_224"
+    weights = timm.create_model(name, num_classes=0, **options).state_dict()
+    save_file(weights, tmp_path / "weights.safetensors")
+
+    plain = Backbone(name, options=options, weights=tmp_path / "weights.safetensors")
+    assert f"those of timm's {name}.augreg_in21k_ft_in1k" in capsys.readouterr().out
+    assert plain.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+
+    own = {**options, "pretrained_cfg_overlay": {"mean": [0.1, 0.2, 0.3], "std": [1, 2, 3]}}
+    overridden = Backbone(
+        f"{name}.augreg_in21k", options=own, weights=tmp_path / "weights.safetensors"
+    )
+    assert capsys.readouterr().out == ""
+    assert overridden.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert overridden.std.flatten().tolist() == [1, 2, 3]
+
+
 def test_positions_of_another_grid_are_taken_over(tmp_path, capsys):
     name, options = DINO
     model = network(name, options)  # 4 x 4 patches

@@ -121,6 +121,12 @@ def build_network(
         )
     model = create_model(name, options or {}, setting, **arguments)
     load_published(model, weights, name=name, setting=setting)
+    training = (model.pretrained_cfg or {}).get("tag")
+    if "." not in name and training:
+        print(
+            f"{setting}.backbone {name!r} names no training; mean and standard deviation are those "
+            f"of timm's {name}.{training}"
+        )
     return model
 
 
