@@ -13,6 +13,7 @@ sys.path.insert(0, str(HOME))
 
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.runs import frozen
+from workflow_scripts.maskdistill.runs.failed_logs import FailedLogs
 from workflow_scripts.maskdistill.runs.declared_settings import Declaration
 from workflow_scripts.maskdistill.runs.shell_text import (
     AtStart,
@@ -23,6 +24,7 @@ from workflow_scripts.maskdistill.runs.shell_text import (
     program_start,
 )
 from workflow_scripts.maskdistill.runs.run import Run, parts_of, run_name
+from workflow_scripts.maskdistill.runs.unreachable import unreachable_downloads
 from workflow_scripts.maskdistill.runs.variants import BASELINES, MAIN
 from workflow_scripts.maskdistill.settings.changes import canonical_json
 from workflow_scripts.maskdistill.errors import InputError
@@ -42,6 +44,8 @@ os.environ.update(
 # Checksums of files that are published without any, recorded by the first download.
 CHECKSUMS = shlex.quote(str(HOME / "resources" / "checksums.json"))
 
+ARCHIVES = "data/archives"  # of datasets
+
 # A run uses what its main process has parsed. Its jobs, also those that wait on a cluster and parse
 # the rules anew, take all of it from a file, so that a config may be edited meanwhile.
 try:
@@ -60,12 +64,24 @@ envvars:
     frozen.VARIABLE,
 
 
+# What has to be downloaded and cannot is said before anything else, and stops a run that needs it.
+UNREACHABLE = {}
+if workflow.is_main_process and not workflow.output_settings.dryrun:
+    UNREACHABLE = unreachable_downloads(RUN, ARCHIVES)
+    for line in UNREACHABLE.values():
+        logger.warning(line)
+
+
 onstart:
     if workflow.is_main_process:
+        planned = {str(file) for job in workflow.dag.needrun_jobs() for file in job.output}
+        if lacking := [line for file, line in UNREACHABLE.items() if file in planned]:
+            raise WorkflowError("No job was started. " + "\n".join(lacking))
         frozen.write(FROZEN, os.environ[frozen.VARIABLE])
 
 
 if workflow.is_main_process:
+    logger.addHandler(FailedLogs(logger.error))
     for caution in frozen.cautions(FROZEN):
         logger.warning(caution)
 
@@ -156,8 +172,21 @@ def all_shards(stage, folder, split_of=lambda dataset: "train"):
 
 
 def weights_of(stage):
-    """An input function: the local weights file of a stage, if there is one."""
-    return lambda wildcards: CONFIGS[dataset_of(wildcards)][stage]["weights"] or []
+    """An input function: the local weights file of a stage, if there is one.
+
+    Its time counts for nothing; `weights_digest` watches its content.
+    """
+
+    def path(wildcards):
+        found = CONFIGS[dataset_of(wildcards)][stage]["weights"]
+        return ancient(found) if found else []
+
+    return path
+
+
+def weights_digest(stage):
+    """A parameter: digest of the weights of a stage, see `Run.weights_digest`."""
+    return lambda wildcards: RUN.weights_digest(CONFIGS[dataset_of(wildcards)][stage]["weights"])
 
 
 def attempts(size):

@@ -48,4 +48,4 @@ rule download_dataset:
         "Download and unpack {wildcards.name}"
     shell:
         "exec python -m workflow_scripts.download_dataset --settings {params.settings:q}"
-        " --checksums {CHECKSUMS} --archives data/archives --output {output} > {log} 2>&1"
+        " --checksums {CHECKSUMS} --archives {ARCHIVES} --output {output} > {log} 2>&1"

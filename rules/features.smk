@@ -21,6 +21,7 @@ rule extract_features:
     params:
         settings=settings("features"),
         code=RUN.code("extract_features"),
+        weights=weights_digest("features"),
     message:
         "Extract features of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:

@@ -31,6 +31,7 @@ rule train_mask_rcnn:
     params:
         settings=settings("mask_rcnn", without=("mask_rcnn.enabled",)),
         code=RUN.code("train_mask_rcnn"),
+        weights=weights_digest("mask_rcnn"),
     message:
         "Train Mask R-CNN on {wildcards.run}, seed {wildcards.seed}"
     shell:

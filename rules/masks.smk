@@ -1,10 +1,20 @@
 # Object masks from the affinities, and their embeddings.
 
 
+def embedder_section(wildcards):
+    """The section of the config that names the network that embeds."""
+    own = CONFIGS[dataset_of(wildcards)]["embedding"]["backbone"] is not None
+    return "embedding" if own else "features"
+
+
 def embedder_weights(wildcards):
     """Local weights of the network that embeds, if there are any."""
-    own = CONFIGS[dataset_of(wildcards)]["embedding"]["backbone"] is not None
-    return weights_of("embedding" if own else "features")(wildcards)
+    return weights_of(embedder_section(wildcards))(wildcards)
+
+
+def embedder_digest(wildcards):
+    """Digest of these weights."""
+    return weights_digest(embedder_section(wildcards))(wildcards)
 
 
 rule make_masks:
@@ -61,6 +71,7 @@ rule extract_masks:
     params:
         settings=settings("features", "masks"),
         code=RUN.code("extract_masks"),
+        weights=weights_digest("features"),
     message:
         "Extract masks of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
@@ -98,6 +109,7 @@ rule embed_masks:
             "embedding",
         ),
         code=RUN.code("embed_masks"),
+        weights=embedder_digest,
     message:
         "Embed masks of {wildcards.run} {wildcards.split}, shard {wildcards.shard}"
     shell:

@@ -44,6 +44,7 @@ rule train_segmentation:
             without=("segmentation.model",),
         ),
         code=RUN.code("train_segmentation"),
+        weights=weights_digest("segmentation"),
         label_maps=training_label_maps,
     message:
         "Train DeepLab-v3 of {wildcards.run}: {output.model}"

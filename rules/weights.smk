@@ -2,10 +2,13 @@
 # so that nothing ever removes it or fetches it again; put a file at its path to do without network.
 
 MISSING_FILES = [path for path in RUN.catalogue["files"] if not Path(path).is_file()]
+MISSING_BACKBONES = [name for path, name in RUN.timm_weights().items() if not Path(path).is_file()]
 
 
+# Nodes of clusters have no network.
 localrules:
     download_file,
+    fetch_weights,
 
 
 rule download_file:
@@ -29,4 +32,26 @@ rule download_file:
         "Download {wildcards.file}"
     shell:
         "exec python -m workflow_scripts.download_file --settings {params.settings:q}"
+        " --checksums {CHECKSUMS} --output {output} > {log} 2>&1"
+
+
+rule fetch_weights:
+    output:
+        "data/weights/{backbone}.safetensors",
+    log:
+        "logs/data/weights/{backbone}.log",
+    benchmark:
+        "benchmarks/data/weights/{backbone}.tsv"
+    wildcard_constraints:
+        backbone=one_of(MISSING_BACKBONES),
+    conda:
+        "../envs/maskdistill.yaml"
+    threads: 1
+    resources:
+        mem_mb=attempts(4000),
+        runtime=attempts(240),
+    message:
+        "Fetch the weights of {wildcards.backbone}"
+    shell:
+        "exec python -m workflow_scripts.fetch_weights --backbone {wildcards.backbone}"
         " --checksums {CHECKSUMS} --output {output} > {log} 2>&1"

@@ -107,11 +107,12 @@ def networks_of(config: dict) -> forecast.Networks:
 
 def backbone_of(settings: dict) -> forecast.Backbone:
     """Patch size, width and heads of a network of timm."""
-    import timm
     import torch
 
+    from workflow_scripts.maskdistill.discovery.timm_models import create_model
+
     with torch.device("meta"):
-        model = timm.create_model(settings["backbone"], **settings["backbone_options"])
+        model = create_model(settings["backbone"], settings["backbone_options"], "features")
     if not hasattr(model, "patch_embed"):
         return forecast.Backbone(None, model.num_features, 0)
     return forecast.Backbone(

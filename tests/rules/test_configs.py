@@ -49,7 +49,7 @@ def test_dry_run_of_a_shipped_config(tmp_path, name):
     stages = ("features", "embedding", "mask_rcnn", "segmentation")
     weights = {own[stage]["weights"] for stage in stages} - {None}
     here = {path for path in weights if path.startswith("resources/")}
-    assert jobs.get("download_file", 0) == len(weights - here)
+    assert jobs.get("download_file", 0) + jobs.get("fetch_weights", 0) == len(weights - here)
 
 
 def test_the_demo_names_the_generators_classes():

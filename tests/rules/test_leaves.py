@@ -75,7 +75,7 @@ def alternative(key: str, value: object) -> object:
         return value[:-1]
     if isinstance(value, list):
         return [*value[:-1], alternative_number(value[-1], node["items"])]
-    if value is None:
+    if value is None or value == "auto":  # a number is allowed too
         return 7
     return alternative_number(value, node)
 

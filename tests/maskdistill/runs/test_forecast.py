@@ -177,8 +177,14 @@ def test_download_sizes():
         stage: {"weights": path}
         for stage, path in zip(stages, ("known", "estimated", "unknown", None), strict=True)
     }
+    for stage in ("features", "embedding"):
+        weights[stage]["backbone"] = "vit_small_patch16_224"
     config = {"dataset": CONFIG["dataset"], **weights}
     assert forecast.download_sizes([config, config], catalogue) == (
         {"data/coco": 1000 * (1 + forecast.UNPACKED), "estimated": 6, "known": 5},
         ["http://b", "http://e"],
     )
+    path = "data/weights/vit_small_patch16_224.safetensors"
+    weights["features"]["weights"] = path
+    _, unknown = forecast.download_sizes([{**config, **weights}], catalogue)
+    assert unknown == ["http://b", "http://e", f"{path} (timm's hub)"]

@@ -110,3 +110,30 @@ def test_what_is_made_follows_the_config(run_of):
     assert "results/demo/metrics.json" not in unlabelled.targets("demo")
     assert not unlabelled.has_linear_probe("demo")
     assert unlabelled.results("demo", "val")["predictions"].endswith("/val/predictions")
+
+
+def test_weights_are_watched_by_their_content(run_of, tmp_path, monkeypatch):
+    """Fetched ones have the recorded content; whether they are here counts for nothing."""
+    fetched = "data/weights/vit_small_patch16_224.dino.safetensors"
+    backbone = {"backbone": "vit_small_patch16_224.dino", "backbone_options": {}, "weights": None}
+    pins = tmp_path / "resources" / "checksums.json"
+
+    def digest():
+        run = run_of({"features": backbone})
+        assert run.timm_weights() == {fetched: "vit_small_patch16_224.dino"}
+        monkeypatch.setattr(run, "_home", tmp_path)
+        return run.weights_digest(fetched)
+
+    assert digest() == ""  # not here yet
+    (tmp_path / fetched).parent.mkdir(parents=True)
+    (tmp_path / fetched).write_bytes(b"weights")
+    own = digest()
+    assert len(own) == 64  # put here by hand
+    pin = {"bytes": 7, "sha256": own}
+    pins.write_text(json.dumps({"timm:vit_small_patch16_224.dino": pin}))
+    assert digest() == ""  # fetched
+    (tmp_path / fetched).write_bytes(b"others!")
+    assert digest() not in ("", own)  # replaced
+    (tmp_path / fetched).unlink()
+    assert digest() == ""
+    assert run_of({}).weights_digest(None) == ""

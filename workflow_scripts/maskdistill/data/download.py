@@ -10,7 +10,9 @@ import hashlib
 import http.client
 import json
 import os
+import queue
 import re
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -26,6 +28,7 @@ from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.progress import progress_bar
 
 TIMEOUT = 60  # seconds without a byte
+REACHABLE_SECONDS = 5.0  # in which a server that can be reached answers
 _CHUNK = 1 << 20  # bytes
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
@@ -77,6 +80,29 @@ def download(
         raise
     _version_note(partial).unlink(missing_ok=True)
     return digest
+
+
+def reachable(url: str, *, seconds: float = REACHABLE_SECONDS) -> bool:
+    """Whether a server answers at all, whatever it says, within that time."""
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "maskdistill"})
+        try:
+            urllib.request.urlopen(request, timeout=seconds).close()
+        except urllib.error.HTTPError:
+            pass
+        except (OSError, http.client.HTTPException):
+            answers.put(False)
+            return
+        answers.put(True)
+
+    # In a thread, because no timeout of Python's bounds the time in which names are resolved.
+    answers: queue.Queue[bool] = queue.Queue()
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answers.get(timeout=seconds)
+    except queue.Empty:
+        return False
 
 
 def verify(source: Mapping, path: str | os.PathLike) -> str:

@@ -59,7 +59,7 @@ def feature_rows(
         return images.resized_size(
             row["height"],
             row["width"],
-            shorter_side=settings.shorter_side,
+            shorter_side=settings.side(),
             longer_side=settings.longer_side,
         )
 

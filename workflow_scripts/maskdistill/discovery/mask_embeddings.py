@@ -44,7 +44,7 @@ def embedding_rows(
         return images.resized_size(
             row["height"],
             row["width"],
-            shorter_side=features.shorter_side,
+            shorter_side=features.side(),
             longer_side=features.longer_side,
         )
 

@@ -9,16 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workflow_scripts.maskdistill.discovery.published_weights import load_published
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.images import padded_size
-from workflow_scripts.maskdistill.torch_tools.weights import (
-    load_strictly,
-    read_state_dict,
-    weights_digest,
-)
-
-# Prefixes of parameters in published checkpoints that the backbone does not have.
-_HEADS = ("head.", "fc.", "fc_norm.", "mask_token")
+from workflow_scripts.maskdistill.files.provenance import file_digest
+from workflow_scripts.maskdistill.settings.backbones import family_of
 
 
 class Network(nn.Module):
@@ -27,17 +22,15 @@ class Network(nn.Module):
     Args:
         model: the timm model.
         multiple: sides of its input are multiples of this, in pixels.
-        weights: file of its weights; None if they are from timm's hub.
+        weights: file of its weights.
 
     Attributes:
-        weights_digest: see `weights.weights_digest`.
+        weights_digest: SHA-256 of that file, in hexadecimal.
     """
 
-    def __init__(
-        self, model: nn.Module, multiple: int, *, weights: str | os.PathLike | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, multiple: int, *, weights: str | os.PathLike) -> None:
         super().__init__()
-        self.weights_digest = weights_digest(weights, model)
+        self.weights_digest = file_digest(weights)
         self.model = model.eval().requires_grad_(False)
         self._multiple = multiple
         data = timm.data.resolve_data_config(model=model)
@@ -109,36 +102,56 @@ def build_network(
     setting: str = "features",
     **arguments,
 ) -> nn.Module:
-    """Build a timm model without its classifier.
+    """Build a timm model without its classifier, with weights from a local file.
 
     Args:
-        name: timm's name of the model.
+        name: name of the model, see `create_model`.
         options: further arguments of `timm.create_model` (`patch_size`, `embed_dim`, …).
-        weights: local checkpoint, DINO's .pth or timm's .safetensors; None takes timm's own from
-            its hub.
+        weights: local checkpoint, see `load_published`. Nothing is ever asked from a hub.
         setting: section of the config that names the model, for messages.
         arguments: arguments of `timm.create_model` that the user cannot set.
 
     Raises:
-        InputError: unknown name, or weights that are missing or do not fit.
+        InputError: unknown name, or weights that are not named, are missing or do not fit.
     """
-    model = create_model(name, options or {}, setting, pretrained=weights is None, **arguments)
-    if weights is not None:
-        load_strictly(model, read_state_dict(weights), source=weights, ignore=_HEADS)
+    if weights is None:
+        raise InputError(
+            f"{setting}.weights: names no file; fetch that of {name!r} with python -m "
+            "workflow_scripts.fetch_weights (the workflow does so by itself)"
+        )
+    model = create_model(name, options or {}, setting, **arguments)
+    load_published(model, weights, name=name, setting=setting)
+    training = (model.pretrained_cfg or {}).get("tag")
+    if "." not in name and training:
+        print(
+            f"{setting}.backbone {name!r} names no training; mean and standard deviation are those "
+            f"of timm's {name}.{training}"
+        )
     return model
 
 
 def create_model(name: str, options: Mapping, setting: str, **arguments) -> nn.Module:
-    """A timm model without its classifier.
+    """A timm model without its classifier and with random weights.
+
+    Args:
+        name: of timm, or of a training that timm does not know but `settings.backbones` does
+            (`vit_small_patch16_224.mocov3`).
 
     Raises:
         InputError: it cannot be built; names the setting to change.
     """
+    family = family_of(name)
+    if family is not None and not family.in_timm:
+        name = name.partition(".")[0]
+        imagenet = {
+            "mean": timm.data.IMAGENET_DEFAULT_MEAN,
+            "std": timm.data.IMAGENET_DEFAULT_STD,
+        }
+        options = {"pretrained_cfg_overlay": imagenet, **family.options, **options}
     try:
         return timm.create_model(name, num_classes=0, **arguments, **options)
-    except Exception as error:  # timm, its hub and the architectures raise many types
+    except Exception as error:  # timm and the architectures raise many types
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{setting}.backbone {name!r} cannot be built: {reason}; choose a model of timm and, "
-            f"without network, set {setting}.weights to a local checkpoint"
+            f"{setting}.backbone {name!r} cannot be built: {reason}; choose a model of timm"
         ) from error

@@ -23,7 +23,7 @@ def is_vision_transformer(
     No weights are read.
     """
     with torch.device("meta"):  # only the class is needed, not the weights
-        model = create_model(name, options or {}, setting, pretrained=False)
+        model = create_model(name, options or {}, setting)
     return isinstance(model, VisionTransformer | Eva)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.settings.backbones import is_from_timm
 from workflow_scripts.maskdistill.settings.downloads import dataset_source
 from workflow_scripts.maskdistill.settings.splits import (
     evaluated_split,
@@ -202,7 +203,13 @@ def download_sizes(
             sizes[path] = size
         else:
             unknown.append(source["url"])
-    return sizes, unknown
+    unknown += [
+        f"{one[stage]['weights']} (timm's hub)"
+        for one in configs
+        for stage in ("features", "embedding")
+        if is_from_timm(one[stage], catalogue["files"])
+    ]
+    return sizes, list(dict.fromkeys(unknown))
 
 
 def patches(features: Mapping, patch_size: int) -> int:

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from workflow_scripts.maskdistill.data import datasets
+from workflow_scripts.maskdistill.data import datasets, download
+from workflow_scripts.maskdistill.data.timm_weights import pin_name
+from workflow_scripts.maskdistill.files.provenance import file_digest
 from workflow_scripts.maskdistill.runs.code_digest import code_digest
 from workflow_scripts.maskdistill.runs.declared_settings import Declaration
 from workflow_scripts.maskdistill.runs.frozen import FrozenRun
 from workflow_scripts.maskdistill.runs.variants import BASELINES, MAIN, has_own, variants
 from workflow_scripts.maskdistill.settings import splits
+from workflow_scripts.maskdistill.settings.backbones import is_from_timm
 from workflow_scripts.maskdistill.settings.changes import canonical_json
 from workflow_scripts.maskdistill.settings.layers import merge
 
@@ -119,6 +122,40 @@ class Run:
         """Digest of the logic of a program, as it was when the run was started."""
         name = f"workflow_scripts.{program}"
         return self._frozen.once(f"code of {program}", lambda: code_digest(name, self._home))
+
+    # Weights.
+
+    def timm_weights(self) -> dict[str, str]:
+        """Path → backbone, of the weights that come from timm's hub."""
+        return {
+            config[stage]["weights"]: config[stage]["backbone"]
+            for config in self.configs.values()
+            for stage in ("features", "embedding")
+            if is_from_timm(config[stage], self.catalogue["files"])
+        }
+
+    def weights_digest(self, path: str | None) -> str:
+        """Digest of a file of weights, by which a stage notices that it was replaced.
+
+        It is empty for what the workflow fetches itself: before, while the file is here, and after
+        it was removed, for its content is always the recorded one.
+
+        Args:
+            path: as in the config; None for random weights.
+        """
+
+        def digest() -> str:
+            if not Path(path).is_file():
+                return ""
+            if path in self.catalogue["files"]:
+                name = self.catalogue["files"][path]["url"]
+            else:
+                name = pin_name(self.timm_weights().get(path, ""))
+            pins = download.pinned({"url": name}, self._home / "resources" / "checksums.json")
+            found = file_digest(path)
+            return "" if found == pins.get("sha256") else found
+
+        return "" if path is None else self._frozen.once(f"weights {path}", digest)
 
     # Images and labels.
 

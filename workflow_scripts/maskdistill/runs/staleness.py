@@ -26,6 +26,7 @@ from workflow_scripts.maskdistill.settings.changes import changed_settings
 OTHER_PARAMETERS = {
     "listing": "images were added, removed or replaced",
     "labels": "labels were added, removed or replaced",
+    "weights": "other weights than before lie at their path",
     "label_maps": "other label maps are learned from",
     "steps": "other steps are evaluated",
     "metrics": "other metrics are exported",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from workflow_scripts.maskdistill.settings.backbones import FAMILIES
 from workflow_scripts.maskdistill.settings.export_formats import EXPORT_FORMATS
 from workflow_scripts.maskdistill.settings.section import Section
 from workflow_scripts.maskdistill.settings.whole_config import DatasetConfig, WorkflowConfig
@@ -21,6 +22,7 @@ config/datasets/NAME.yaml, overrides them. config/README.md explains how to use 
 _END_OF_SCALAR = "...\n"  # PyYAML writes this after a single value
 _TABLE_BEGINS = "## All keys\n"
 _FORMATS = re.compile(r"(\| folder \|.*\n\| --- .*\n)(\|.*\n)*?(?=\| `model` )")
+_FAMILIES = re.compile(r"(\| family \|.*\n\| --- .*\n)(\|.*\n)*")
 _COMMAND = "python -m workflow_scripts.describe_config"
 _TABLE_IS_WRITTEN = f"""\
 Every key is defined in one place, the file of its section in
@@ -42,12 +44,13 @@ def documents(folder: Path) -> dict[Path, str]:
     """The files that are generated from the settings, with their content.
 
     Args:
-        folder: folder config/; in its README.md only the tables of keys and of export formats are
-            replaced.
+        folder: folder config/; in its README.md only the tables of keys, of export formats and of
+            families of backbones are replaced.
     """
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8").partition(_TABLE_BEGINS)[0]
     text = _FORMATS.sub(lambda found: found[1] + export_formats(), text)
+    text = _FAMILIES.sub(lambda found: found[1] + backbone_families(), text)
     return {
         folder / "default.yaml": default_yaml(),
         folder / "schemas" / "dataset.schema.yaml": _yaml(dataset_schema()),
@@ -97,6 +100,15 @@ def export_formats() -> str:
     return "".join(
         f"| `{name}` | {found.opened_with} | {found.holds} |\n"
         for name, found in EXPORT_FORMATS.items()
+    )
+
+
+def backbone_families() -> str:
+    """The rows of the table of families of backbones, in Markdown."""
+    centring = {True: "yes", False: "no", None: "not known"}
+    return "".join(
+        f"| {one.title} | {one.shorter_side} | {centring[one.center_keys]} | {one.basis} |\n"
+        for one in FAMILIES
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.settings.backbones import decided
 from workflow_scripts.maskdistill.settings.checks import check_files, validate
 from workflow_scripts.maskdistill.settings.layers import known_datasets, layers, merge
 from workflow_scripts.maskdistill.settings.section import (
@@ -111,7 +112,8 @@ def dataset_config(
 ) -> dict:
     """The complete config of one dataset: defaults, its own file, and the overrides, merged.
 
-    A file with `extends: OTHER` overrides that other dataset's file.
+    A file with `extends: OTHER` overrides that other dataset's file. What the family of a backbone
+    decides (`auto`, and weights that are not named) is filled in.
 
     Args:
         name: name of the dataset; its file is `name`.yaml.
@@ -131,4 +133,4 @@ def dataset_config(
     merged = merge(config["defaults"], *layers(known[name], known), config["overrides"])
     validate(DatasetConfig, merged, source=str(known[name]))
     check_files(merged, known[name], downloadable)
-    return merged
+    return decided(merged, downloadable)

@@ -1,6 +1,5 @@
 """State dicts from published checkpoints: wrappers, prefixes, names, strict loading."""
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -9,7 +8,6 @@ import torch
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.checkpoints import read_checkpoint
-from workflow_scripts.maskdistill.files.provenance import file_digest
 
 # Keys of the weights in checkpoints of DINO (teacher preferred to student), MoCo and timm.
 _WRAPPERS = ("teacher", "student", "state_dict", "model")
@@ -70,25 +68,6 @@ def state_dict_in(content: object, *, source: str | os.PathLike) -> dict[str, to
         if inside:
             tensors = inside
     return tensors
-
-
-def weights_digest(path: str | os.PathLike | None, model: torch.nn.Module) -> str:
-    """SHA-256 of the weights of a model, in hexadecimal, for provenance records.
-
-    Args:
-        path: file of the weights; None if they are from a hub.
-        model: model with these weights; without a file, its parameters are digested.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    if path is not None:
-        return file_digest(path)
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def detectron2_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

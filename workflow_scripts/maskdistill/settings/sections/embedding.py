@@ -28,5 +28,7 @@ class EmbeddingSettings(Section):
         {}, description="Further arguments of timm.create_model."
     )
     weights: str | None = Field(
-        None, description="Local checkpoint of that network; null loads timm's from its hub."
+        None,
+        description="Local checkpoint of that network; null takes timm's, fetched as that of "
+        "`features`.",
     )

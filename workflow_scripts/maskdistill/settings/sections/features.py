@@ -1,9 +1,10 @@
 """The section `features`: the vision transformer that finds the objects."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.settings.section import Count, Precision, Section
 
 
@@ -21,10 +22,13 @@ class FeatureSettings(Section):
     )
     weights: str | None = Field(
         None,
-        description="Local checkpoint (.pth, .pt, .safetensors); null loads timm's from its hub.",
+        description="Local checkpoint (.pth, .pt, .safetensors); null takes timm's, which the "
+        "workflow fetches to data/weights.",
     )
-    shorter_side: Count = Field(
-        640, description="Shorter side in pixels that images are resized to."
+    shorter_side: Count | Literal["auto"] = Field(
+        "auto",
+        description="Shorter side in pixels that images are resized to; auto takes that of the "
+        "backbone's family (the paper's 640 for DINO).",
     )
     longer_side: Count | None = Field(
         2560, description="Upper bound on the longer side in pixels (panoramas); null for none."
@@ -35,3 +39,16 @@ class FeatureSettings(Section):
         "GPUs; float16 changes fewer patches of masks than bfloat16 (0.05 % instead of 1 % on "
         "photographs with the demo's weights).",
     )
+
+    def side(self) -> int:
+        """The shorter side in pixels.
+
+        Raises:
+            InputError: it is `auto`, which the workflow decides when it reads its config.
+        """
+        if isinstance(self.shorter_side, str):
+            raise InputError(
+                "features.shorter_side: auto is decided by the workflow when it reads its config; "
+                "give this program a number of pixels"
+            )
+        return self.shorter_side

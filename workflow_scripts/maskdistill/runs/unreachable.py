@@ -1,0 +1,86 @@
+"""What a run would download and cannot, found out before any job starts."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from workflow_scripts.maskdistill.data import timm_weights
+from workflow_scripts.maskdistill.data.download import reachable
+from workflow_scripts.maskdistill.runs.run import Run
+from workflow_scripts.maskdistill.settings.downloads import archive_name
+
+
+class _Wanted(NamedTuple):
+    """A file that is not here."""
+
+    place: str  # where it is looked for
+    address: str | None  # of the server that has it; None for no server
+    remedy: str  # what to do without that server
+
+
+def unreachable_downloads(run: Run, archives: str) -> dict[str, str]:
+    """What the run's datasets need, is not here and cannot be downloaded.
+
+    Nothing is asked from the network if all files are here; otherwise each server is asked once,
+    and silence of a few seconds counts as no answer.
+
+    Args:
+        archives: folder of the archives of datasets.
+
+    Returns:
+        File that a rule would make → one line that says what to put where.
+    """
+    wanted = {
+        output: [one for one in files if not Path(one.place).is_file()]
+        for output, files in _outputs(run, archives).items()
+        if not Path(output).is_file()
+    }
+    addresses = {one.address for files in wanted.values() for one in files} - {None}
+    servers = {
+        address: "{0.scheme}://{0.netloc}".format(urlsplit(address)) for address in addresses
+    }
+    with ThreadPoolExecutor(max(1, len(servers))) as pool:
+        distinct = sorted(set(servers.values()))
+        answers = dict(zip(distinct, pool.map(reachable, distinct), strict=True))
+    found = {}
+    for output, files in wanted.items():
+        lines = []
+        for one in files:
+            server = servers.get(one.address)
+            if server is not None and answers[server]:
+                continue
+            backbone = run.timm_weights().get(one.place)
+            if backbone is not None and timm_weights.cached(backbone) is not None:
+                continue
+            why = f"{server} cannot be reached" if server else "the hub is switched off"
+            remedy = timm_weights.remedy(backbone, one.place) if backbone else one.remedy
+            lines.append(f"{one.place} is missing, and {why}: {remedy}")
+        if lines:
+            found[output] = "\n".join(lines)
+    return found
+
+
+def _outputs(run: Run, archives: str) -> Mapping[str, list[_Wanted]]:
+    """Files that rules make by downloads, for the datasets of the run, and what each needs."""
+    found: dict[str, list[_Wanted]] = {}
+    backbones = run.timm_weights()
+    for name, config in run.configs.items():
+        for stage in ("features", "embedding", "mask_rcnn", "segmentation"):
+            path = config[stage]["weights"]
+            if path in run.catalogue["files"]:
+                url = run.catalogue["files"][path]["url"]
+                found[path] = [_Wanted(path, url, f"put the file {url} there")]
+            elif path in backbones:
+                found[path] = [_Wanted(path, timm_weights.hub_address(), "")]
+        if run.origin(name) == "downloaded":
+            dataset = config["dataset"]["download"]
+            places = {
+                f"{archives}/{archive_name(one)}": one["url"]
+                for one in run.catalogue["datasets"][dataset]["archives"]
+            }
+            found[f"data/{dataset}/downloaded.json"] = [
+                _Wanted(place, url, f"put the file {url} there") for place, url in places.items()
+            ]
+    return found
