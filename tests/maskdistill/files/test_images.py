@@ -37,7 +37,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(tmp_path / f"a.{suffix}", STORED[orientation](QUADRANTS), exif=exif)
-    assert probe_image(path) == (32, 48)
+    assert probe_image(path).size == (32, 48)
     pixels = read_image(path)
     assert pixels.shape == (32, 48, 3)
     assert pixels.dtype == np.uint8
@@ -60,7 +60,7 @@ def test_exif_orientation_of_uncompressed_tiff(tmp_path, orientation, mode):
     exif[0x0112] = orientation
     stored.save(tmp_path / "a.tif", exif=exif)
     assert Image.open(tmp_path / "a.tif").mode == mode
-    assert probe_image(tmp_path / "a.tif") == (32, 48)
+    assert probe_image(tmp_path / "a.tif").size == (32, 48)
     pixels = read_image(tmp_path / "a.tif")
     assert pixels.shape == (32, 48, 3)
     np.testing.assert_allclose(pixels[[[8], [24]], [[12, 36]], 1].astype(int), gray, atol=1)
@@ -161,7 +161,7 @@ def outcome(function, path):
         result = function(path, max_pixels=10**6)
     except ImageRejected:
         return "rejected"
-    return result if isinstance(result, tuple) else result.shape[:2]
+    return result.shape[:2] if isinstance(result, np.ndarray) else result.size
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -178,7 +178,7 @@ def test_truncated_jpeg(tmp_path, progressive):
         path.write_bytes(data[:-missing])
         assert outcome(probe_image, path) == outcome(read_image, path)
     path.write_bytes(data)
-    assert probe_image(path) == (97, 131)
+    assert probe_image(path).size == (97, 131)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "bmp"])
@@ -205,11 +205,11 @@ def test_damaged_exif_is_a_rejection(tmp_path):
 
 def test_limits_on_the_size(tmp_path):
     one = save(tmp_path / "one.png", np.full((1, 1, 3), 7, np.uint8))
-    assert probe_image(one) == (1, 1)
+    assert probe_image(one).size == (1, 1)
     assert read_image(one).tolist() == [[[7, 7, 7]]]
     both_reject(one, re.escape("too small: 1 x 1 px (images.min_side is 2)"), min_side=2)
     path = save(tmp_path / "a.png", np.zeros((10, 20, 3), np.uint8))
-    assert probe_image(path, max_pixels=200) == (10, 20)
+    assert probe_image(path, max_pixels=200).size == (10, 20)
     both_reject(path, "too large: 10 x 20 px .*199", max_pixels=199)
 
 
@@ -228,7 +228,7 @@ def test_an_oversized_image_is_not_decoded(tmp_path):
 
 def test_names_with_spaces_and_other_scripts(tmp_path):
     path = save(tmp_path / "ein Bild – 写真.png", QUADRANTS)
-    assert probe_image(path) == (32, 48)
+    assert probe_image(path).size == (32, 48)
     np.testing.assert_array_equal(read_image(path), QUADRANTS)
 
 
