@@ -204,12 +204,14 @@ def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
     files = voc_images(root)
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.strip():
-            name = _voc_name(line.strip(), files, path)
-            if name is None and len(line.split()) > 1:
-                # Lists of other tools have lines "path/of/image.jpg path/of/label.png", VOC's
-                # lists of one class "image 1".
-                name = _voc_name(line.split()[0], files, path)
-            name = f"JPEGImages/{name or _voc_stem(line.split()[0]) + '.jpg'}"
+            words = line.split()
+            # Lists of other tools have lines "path/of/image.jpg path/of/image.png", of which the
+            # second is the label map; VOC's lists of one class have "image 1".
+            labelled = len(words) == 2 and _voc_stem(words[0]) == _voc_stem(words[1])
+            name = None if labelled else _voc_name(line.strip(), files, path)
+            if name is None:
+                name = _voc_name(words[0], files, path)
+            name = f"JPEGImages/{name or _voc_stem(words[0]) + '.jpg'}"
             yield ListedImage(_image_id(name), name)
 
 
