@@ -91,7 +91,8 @@ def test_labels_of_the_augmented_training_set(tmp_path):
 def write_coloured(path, labels, colours, mode="RGB"):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.array(colours, np.uint8)[labels]
-    Image.fromarray(pixels).convert(mode).save(path)
+    palette = Image.Palette.ADAPTIVE  # the numbers of its colours mean nothing
+    Image.fromarray(pixels).convert(mode, palette=palette).save(path)
 
 
 COLOURS = [(0, 0, 0), (250, 50, 83), (10, 200, 9), (224, 224, 192), (1, 2, 3), (255, 1, 1)]
