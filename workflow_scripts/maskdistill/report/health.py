@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from workflow_scripts.maskdistill.data import folders
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.files.json_io import read_json
@@ -78,11 +79,14 @@ def lines(findings: Sequence[Finding]) -> list[str]:
     return result
 
 
-def check_images(split: str, manifest: pd.DataFrame) -> Finding:
-    """How many images of a split could be read.
+def check_images(
+    split: str, manifest: pd.DataFrame, skipped: Mapping[str, Mapping] | None = None
+) -> Finding:
+    """How many images of a split could be read, and what was skipped.
 
     Args:
         manifest: columns file_name and status.
+        skipped: result of `folders.read_skipped`.
     """
     rejected = manifest[manifest["status"] != shards.OK]
     summary = f"{_many(len(manifest) - len(rejected), 'image')} could be read"
@@ -94,6 +98,8 @@ def check_images(split: str, manifest: pd.DataFrame) -> Finding:
             f"Repair or remove the files that could not be read; the first is {first['file_name']} "
             f"({first['status']})."
         )
+    kinds = [f"{one['count']:,} × {kind}" for kind, one in (skipped or {}).items()]
+    summary += f"; skipped: {', '.join(kinds)}" if kinds else ""
     return Finding("images", split, f"{summary}.", advice)
 
 
@@ -249,7 +255,10 @@ def check(
         settings: clustering.clusters and confidence.threshold.
     """
     manifests = {split: _read(paths, "file_name", "status") for split, paths in images.items()}
-    result = [check_images(split, manifest) for split, manifest in manifests.items()]
+    result = [
+        check_images(split, manifests[split], folders.read_skipped(paths))
+        for split, paths in images.items()
+    ]
     for split, paths in masks.items():
         rows = _read(paths, "image_id", "height", "width", "area", "status")
         result.append(check_masks(split, rows))
