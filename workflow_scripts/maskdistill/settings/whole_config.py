@@ -107,7 +107,7 @@ def dataset_config(
 ) -> dict:
     """The complete config of one dataset: defaults, preset, own file, and overrides, merged.
 
-    A file with `extends: OTHER` overrides that other dataset's file. `preset: NAME` in it, or in the
+    A file with `extends: OTHER` overrides that other dataset's file. `preset: NAME` in it or in the
     overrides, puts config/presets/NAME.yaml between the defaults and the dataset's file. The result
     has the merged values alone, so that it does not matter where they come from.
 
