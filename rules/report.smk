@@ -133,7 +133,13 @@ rule check_health:
         mem_mb=attempts(4000),
         runtime=attempts(30),
     params:
-        settings=settings("clustering.clusters", "confidence.threshold", merged=False),
+        settings=settings(
+            "clustering.clusters",
+            "confidence.threshold",
+            "mask_rcnn.weights",
+            "segmentation.weights",
+            merged=False,
+        ),
         code=RUN.code("check_health"),
         options=lambda wildcards: option_text(health_files(wildcards.dataset)),
     message:

@@ -1,15 +1,19 @@
 """Recognising how the images and labels of a new folder are laid out."""
 
-import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from workflow_scripts.maskdistill.data.datasets import LEGEND, VOC_CLASSES, list_images
+from workflow_scripts.maskdistill.data.datasets import (
+    LEGEND,
+    VOC_CLASSES,
+    list_images,
+    voc_label_map,
+)
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps
@@ -50,12 +54,15 @@ def recognise(root: Path) -> Layout:
 def _with_usable_labels(found: Layout, root: Path) -> Layout:
     """The layout, without ground truth if the labels cannot be read; then a note says why."""
     dataset = found.dataset
-    if not dataset["ground_truth"]:
+    if not dataset.get("ground_truth"):
         return found
     split = "val" if "val" in dataset["splits"] else "train"
     try:
         truth = GroundTruth({**dataset, "label_orientation": "upright"}, root, split)
-        for image in itertools.islice(list_images(dataset, root, split), _TRIED):
+        images = list_images(dataset, root, split)
+        if dataset["adapter"] == "voc":
+            _check_label_maps(root, split, [image.file_name for image in images])
+        for image in images[:_TRIED]:
             truth.semantic(image.image_id, image.file_name)
     except InputError as error:
         note = f"its labels cannot be used, so there is no evaluation: {error}"
@@ -87,6 +94,25 @@ def _voc(root: Path) -> Layout | None:
     notes += [note] if note else []
     dataset |= {"ground_truth": True, "classes": names}
     return Layout(dataset, "PASCAL VOC with label maps", notes, len(names))
+
+
+def _check_label_maps(root: Path, split: str, names: Sequence[str]) -> None:
+    """Check that all images of a split have a label map.
+
+    Raises:
+        InputError: names the first one without.
+    """
+    have = {folder: {path.name for path in (root / folder).glob("*.png")} for folder in VOC_CLASSES}
+    without = [
+        name
+        for name in names
+        if not any(Path(voc_label_map(folder, name)).name in have[folder] for folder in VOC_CLASSES)
+    ]
+    if without:
+        raise InputError(
+            f"{len(without):,} of {len(names):,} images of the split '{split}' have no label map, "
+            f"for example {without[0]}"
+        )
 
 
 def _label_maps(root: Path) -> list[Path]:
@@ -123,7 +149,8 @@ def _coco(root: Path) -> Layout | None:
             continue
         split = "val" if "val" in path.stem.lower() else "train"
         name = path.relative_to(root).as_posix()
-        folder = _image_folder(root, [image.get("file_name", "") for image in content["images"]])
+        names = [image.get("file_name") or "" for image in content["images"]]
+        folder = _image_folder(root, names, path.stem)
         if folder is None:
             notes.append(f"{name}: its images were not found, so it is not used")
         elif split in splits:
@@ -153,12 +180,16 @@ def _annotations(path: Path) -> Mapping | None:
     return content if all(isinstance(image, dict) for image in content["images"]) else None
 
 
-def _image_folder(root: Path, names: Iterable[str]) -> str | None:
-    """The folder that the file names of annotations are relative to."""
-    first = [name for name in itertools.islice(names, 3) if name]
+def _image_folder(root: Path, names: Sequence[str], title: str) -> str | None:
+    """The folder that the file names of annotations are relative to.
+
+    Args:
+        title: of the file of annotations; a folder that it names goes before others.
+    """
+    first = [str(name) for name in names[:3] if name]
     below = [path for path in sorted(root.glob("*")) if path.is_dir()]
     deeper = [path for folder in below for path in sorted(folder.glob("*")) if path.is_dir()]
-    for folder in (root, *below, *deeper):
+    for folder in sorted((root, *below, *deeper), key=lambda path: path.name not in title):
         if first and all((folder / name).is_file() for name in first):
             return folder.relative_to(root).as_posix()
     return None

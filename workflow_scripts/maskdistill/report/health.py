@@ -16,6 +16,7 @@ from workflow_scripts.maskdistill.data import folders
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.settings.checks import untrained_warning
 
 WHOLE_IMAGE = 0.9  # share of the image from which a mask says nothing about an object
 TINY = 0.005  # share of the image below which a mask is a speck
@@ -252,7 +253,7 @@ def check(
         images, masks, candidates: split → shards.
         assignments: clusters of the training masks.
         histories: title of a training → its history.csv.
-        settings: clustering.clusters and confidence.threshold.
+        settings: clustering.clusters, confidence.threshold, and the weights of both trainings.
     """
     manifests = {split: _read(paths, "file_name", "status") for split, paths in images.items()}
     result = [
@@ -270,6 +271,10 @@ def check(
         threshold = settings["confidence"]["threshold"]
         result.append(check_candidates(split, rows, usable, threshold))
     result += [check_training(name, path) for name, path in histories.items()]
+    untrained = [one for one in ("mask_rcnn", "segmentation") if settings[one]["weights"] is None]
+    if untrained:
+        advice = [untrained_warning(stage) for stage in untrained]
+        result.append(Finding("training", "initial weights", "random numbers.", advice))
     return result
 
 
