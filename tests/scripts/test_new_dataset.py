@@ -17,7 +17,7 @@ LAPTOP = Machine(None, 0, 2, 16_000_000_000)
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path, monkeypatch):
-    """Run in an empty folder, on a machine with a GPU; gives a function that changes the machine."""
+    """An empty folder, and a machine with a GPU; gives a function that changes the machine."""
     monkeypatch.chdir(tmp_path)
 
     def be(one):

@@ -114,7 +114,7 @@ def trainings(
             "epochs": epochs,
             "batch_size": batch,
             "learning_rate": _plain(config["segmentation"]["learning_rate"] * scale),
-            "learning_rate_milestones": [max(1, round(epochs * _LAST_EPOCHS))],
+            "learning_rate_milestones": [min(epochs - 1, round(epochs * _LAST_EPOCHS))],
         },
     }
 
