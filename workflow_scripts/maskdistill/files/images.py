@@ -203,7 +203,7 @@ def _open(
             # Given a path, Pillow would map an uncompressed TIFF into memory, and then it drops
             # the orientation without turning the image.
             file = opened.enter_context(open(path, "rb"))
-            _register_heif()
+            register_heif()
             image = opened.enter_context(Image.open(file, formats=tuple(FORMATS)))
         except FileNotFoundError:
             raise ImageRejected("missing file") from None
@@ -223,7 +223,8 @@ def _open(
 
 
 @functools.cache
-def _register_heif() -> None:
+def register_heif() -> None:
+    """Teach Pillow's `Image.open` to read HEIC; this module's functions do so by themselves."""
     from pillow_heif import register_heif_opener  # not needed to parse the workflow
 
     register_heif_opener()
