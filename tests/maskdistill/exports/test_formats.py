@@ -159,7 +159,7 @@ def test_our_own_adapter_reads_voc_of_flat_folders(export, content):
     folder = export("voc", pictures=lambda: iter(pictures))
     described = {"adapter": "voc", "splits": {"val": "val"}, "ground_truth": True, "classes": NAMES}
     assert [i.file_name for i in list_images(described, folder, "val")] == [
-        f"JPEGImages/{n}.jpg" for n in range(3)
+        f"JPEGImages/{n}.png" for n in range(3)
     ]
     truth = GroundTruth(described, folder, "val")
     for picture in pictures:
