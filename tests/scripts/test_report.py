@@ -154,6 +154,7 @@ def run(tmp_path):
             *("--history", "segmentation_round_1", str(tmp_path / "history.csv")),
         ]
         checked = {"clustering": settings["clustering"], "confidence": {"threshold": 0.95}}
+        checked |= {"mask_rcnn": {"weights": None}, "segmentation": {"weights": "r50.pth"}}
         health = tmp_path / "health.json"
         check_health.main([*shown, f"--settings={json.dumps(checked)}", f"--output={health}"])
         options += [*shown, f"--health={health}"]
@@ -204,6 +205,7 @@ def test_the_report_begins_with_the_health_of_the_run(run):
         "3 masks in 3 images, 0 without any; the median mask covers 24% of its image",
         "Fewer than 5 masks are in cluster 1, 2;",
         "Most images have no candidate above confidence.threshold (0.95)",
+        "mask_rcnn.weights is null, so it starts from random numbers",
         "The mean loss of the first tenth is 2, of the last tenth 0.5.",
     ):
         assert shown in health
