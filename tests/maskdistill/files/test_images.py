@@ -187,6 +187,16 @@ def test_all_kinds_of_images_are_read(tmp_path):
     assert {depth for name, depth in depths.items() if name.startswith("turned")} == {8}
 
 
+@pytest.mark.parametrize(("suffix", "kind"), [("heic", "HEIF"), ("avif", "AVIF")])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_of_phones_are_upright(tmp_path, suffix, kind, orientation):
+    """HEIC and AVIF have a turn of their own in the container."""
+    path, data = tmp_path / f"a.{suffix}", odd_files.exif(orientation).tobytes()
+    save(path, STORED[orientation](odd_files.PICTURE), format=kind, exif=data, quality=95)
+    assert probe_image(path).size == (64, 96)
+    assert close(read_image(path), odd_files.COLOURS)
+
+
 def test_a_file_that_is_another_format_than_its_suffix_says(tmp_path):
     Image.fromarray(QUADRANTS).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
