@@ -6,7 +6,7 @@ CORES ?= 2
 DATASET ?= voc2012
 GPU_BENCHMARKS := cuda_extraction cuda_programs cuda_training
 
-.PHONY: help setup demo plan stale test kills bench test-gpu bench-gpu lint format clean
+.PHONY: help setup demo new plan stale test kills bench test-gpu bench-gpu lint format clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -23,6 +23,9 @@ demo: setup  ## Run the whole workflow on generated scenes (CPU, a few minutes)
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES) --config datasets='[demo]' --quiet rules host -- all
 	@cat logs/demo/metrics.log
 	@echo "report: results/demo/report.html"
+
+new: setup  ## Look at a folder and write its config: make new NAME=mine FOLDER=/data/photos
+	@$(BIN)/python -m workflow_scripts.new_dataset $(NAME) "$(FOLDER)" $(ARGS)
 
 plan: setup  ## Print what a run of DATASET would do and need: make plan DATASET=voc2012
 	@$(BIN)/python -m workflow_scripts.plan --dataset $(DATASET)

@@ -30,6 +30,7 @@ rule export_dataset:
             "dataset.adapter",
             "dataset.classes",
             "dataset.ground_truth",
+            "dataset.label_orientation",
             "dataset.splits.{evaluated}.annotations",
             "curation.names",
             "exports.polygons",

@@ -103,6 +103,7 @@ rule write_gallery:
             "dataset.adapter",
             "dataset.classes",
             "dataset.ground_truth",
+            "dataset.label_orientation",
             "dataset.splits.{evaluated}.annotations",
             "clustering.clusters",
             "curation.classes",

@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
             name: semantic_scores.score_step(name, paths, truth, usable, pool, clusters=clusters)
             for name, *paths in options.step
         }
+    truth.print_turned()
     record = cli.record(
         options,
         "evaluate",

@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     datasets.check_rejected(manifest, options.max_rejected, f"the split '{options.split}'")
     images = [row for row in manifest if row["status"] == shards.OK]
     objects = detections.annotated_objects(truth, images, options.workers)
+    truth.print_turned()
     metrics = read_json(options.metrics, remedy="run evaluate again")
 
     classes = settings["curation"]["classes"]

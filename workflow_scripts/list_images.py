@@ -1,14 +1,16 @@
 """List the images of one shard: check that each can be read, and record its size.
 
-An image that cannot be read has a row with the reason in `status`; later stages skip it.
+An image that cannot be read has a row with the reason in `status`; later stages skip it. Files of a
+folder that are not images, and pages and frames after the first, are counted by type in the log and
+in the provenance of the manifest, under `skipped`. Each of them belongs to one shard, like images.
 """
 
 import concurrent.futures
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill.data import datasets
-from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.data import datasets, folders
+from workflow_scripts.maskdistill.errors import InputError, printable
 from workflow_scripts.maskdistill.files import images, shards
 from workflow_scripts.maskdistill.progress import progress
 
@@ -31,10 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     settings = options.settings
 
-    listed = datasets.images_of_shard(
-        datasets.list_images(settings["dataset"], options.root, options.split),
-        options.shard,
-        settings["shards"],
+    listing = datasets.list_split(settings["dataset"], options.root, options.split)
+    listed, skipped = (
+        datasets.images_of_shard(files, options.shard, settings["shards"]) for files in listing
     )
 
     digest = datasets.listing_digest(listed, options.root)
@@ -47,12 +48,12 @@ def main(argv: list[str] | None = None) -> int:
     def probe(image: datasets.ListedImage) -> dict:
         row = {**image._asdict(), "shard": options.shard, "status": shards.OK}
         try:
-            row["height"], row["width"] = images.probe_image(
-                options.root / image.file_name, **settings["images"]
-            )
+            facts = images.probe_image(options.root / image.file_name, **settings["images"])
         except images.ImageRejected as rejection:
-            row["status"] = str(rejection)
-        return row
+            return {**row, "status": str(rejection)}
+        if facts.several:
+            skipped.append(folders.FoundFile(image.file_name, folders.LATER_FRAMES))
+        return {**row, "height": facts.height, "width": facts.width}
 
     with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
         rows = list(
@@ -60,13 +61,14 @@ def main(argv: list[str] | None = None) -> int:
         )
     for row in rows:
         if row["status"] != shards.OK:
-            print(f"rejected {row['file_name']}: {row['status']}")
+            print(f"rejected {printable(row['file_name'])}: {row['status']}")
+    skipped_types = folders.by_type(skipped)
+    print(*folders.lines(skipped_types), sep="\n", end="\n" if skipped else "")
     # An early check; stages that merge the shards check all images of the split.
     what = f"shard {options.shard} of {options.root}"
     datasets.check_rejected(rows, options.max_rejected, what)
-    shards.write_table(
-        options.output, "images", rows, cli.record(options, "images", listing=digest)
-    )
+    record = cli.record(options, "images", listing=digest, skipped=skipped_types)
+    shards.write_table(options.output, "images", rows, record)
     return 0
 
 

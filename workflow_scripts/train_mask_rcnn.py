@@ -9,6 +9,7 @@ from pathlib import Path
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.errors import InputError, report_out_of_memory
 from workflow_scripts.maskdistill.mask_rcnn import engines
+from workflow_scripts.maskdistill.settings.checks import untrained_warning
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.settings.sections.runtime import RuntimeSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--checkpoint-every: {options.checkpoint_every} is less than 1 step")
 
     settings = MaskRCNNSettings.read(options.settings["mask_rcnn"])
+    if settings.weights is None:
+        print(untrained_warning("mask_rcnn"))
     engines.engine(settings.engine).fit(
         options.pseudo_labels,
         options.root,

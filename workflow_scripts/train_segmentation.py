@@ -9,6 +9,7 @@ from pathlib import Path
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.segmentation import learning
+from workflow_scripts.maskdistill.settings.checks import untrained_warning
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
@@ -32,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_runtime(parser, batch_size=False)
     options = parser.parse_args(argv)
     settings = SegmentationSettings.read(options.settings["segmentation"])
+    if settings.weights is None:
+        print(untrained_warning("segmentation"))
     learning.train(
         options.label_maps,
         options.root,

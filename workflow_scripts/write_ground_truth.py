@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
                     f"the image has {row['height']} x {row['width']}; correct the labels"
                 )
             writer.write(label_maps.row(row["image_id"], row["file_name"], labels))
+    truth.print_turned()
     return 0
 
 

@@ -8,7 +8,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.odd_files import write_deep_png
 from tests.rules.conftest import SMALL, Workflow, logs, write_backbone
+from workflow_scripts.maskdistill.data import folders
 from workflow_scripts.maskdistill.files import shards
 
 pytestmark = pytest.mark.workflow
@@ -18,6 +20,7 @@ BAD = {
     "bad/truncated.jpg": "truncated or damaged",
     "bad/text.png": "not an image",
     "bad/one pixel.png": "too small",
+    "bad/cut.heic": "truncated or damaged",
 }
 GOOD = {
     "a/same.jpg",
@@ -28,7 +31,11 @@ GOOD = {
     "alpha.png",
     "gray.tif",
     "portrait.jpg",
+    "12 bit.png",
+    "phone.HEIC",
+    "animated.gif",
 }
+SKIPPED = {".txt": 2, ".cr2": 1, "hidden folder": 1, "frames or pages after the first": 1}
 
 
 def picture(seed: int, size: tuple[int, int] = (70, 90)) -> Image.Image:
@@ -48,6 +55,10 @@ def write_folder(root: Path) -> None:
     picture(3).convert("CMYK").save(root / "cmyk.jpg")
     gray = np.asarray(picture(4).convert("L")).astype(np.uint16) * 257
     Image.fromarray(gray).save(root / "16 bit.png")
+    write_deep_png(root / "12 bit.png", np.asarray(picture(8)).astype(np.uint16) * 16)
+    picture(9).save(root / "phone.HEIC", "HEIF")
+    picture(10).save(root / "animated.gif", save_all=True, append_images=[picture(11)])
+    (root / "bad/cut.heic").write_bytes((root / "phone.HEIC").read_bytes()[:1500])
     picture(5).convert("RGBA").save(root / "alpha.png")
     picture(6).convert("L").save(root / "gray.tif")
     picture(7, (130, 64)).save(root / "portrait.jpg")
@@ -56,7 +67,9 @@ def write_folder(root: Path) -> None:
     (root / "bad/truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (root / "bad/text.png").write_text("not a picture")
     Image.new("RGB", (1, 1)).save(root / "bad/one pixel.png")
-    (root / "notes.txt").write_text("no image at all, and not listed")
+    for name in ("notes.txt", "ärger & co/more.TXT", "raw.CR2", ".cache/a.jpg"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("no image at all, and not listed")
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +103,17 @@ def test_bad_files_are_named_with_their_reason(folder: Workflow) -> None:
     assert all(any(f"rejected {name}" in text for text in texts) for name in BAD)
     report = (folder.directory / "results/mine/report.html").read_text()
     assert all(name in report for name in BAD)
+
+
+def test_what_was_skipped_is_told_by_type(folder: Workflow) -> None:
+    manifests = sorted((folder.directory / "results/mine/train/images").glob("*.parquet"))
+    found = folders.read_skipped(manifests)
+    assert {kind: one["count"] for kind, one in found.items()} == SKIPPED
+    texts = [path.read_text() for path in folder.directory.glob("logs/mine/train/images/*.log")]
+    assert "skipped 1 × .cr2 (for example raw.CR2)" in "".join(texts)
+    report = (folder.directory / "results/mine/report.html").read_text()
+    assert "raw.CR2" in report
+    assert "2 × .txt, 1 × .cr2" in report
 
 
 def test_good_files_have_masks_and_predictions(folder: Workflow) -> None:

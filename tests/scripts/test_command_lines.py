@@ -36,7 +36,7 @@ def test_help_explains_every_option(name, capsys, monkeypatch):
     assert " ".join(module.__doc__.strip().splitlines()[0].split()) in printed
     assert explained
     for names, text in explained:
-        if name not in ("inspect_files", "verify"):  # which people type
+        if name not in ("inspect_files", "new_dataset", "verify"):  # which people type
             assert names, "positional arguments say nothing in a rule's shell command"
         assert text, f"{names} is not explained"
 

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import odd_files
 from workflow_scripts import list_images
-from workflow_scripts.maskdistill.data import datasets
+from workflow_scripts.maskdistill.data import datasets, folders
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.files import provenance, shards
 
 LIMITS = {"max_pixels": 5000, "min_side": 4}
 DATASET = {"adapter": "folder", "splits": {"train": "."}}
 
 
-def call(tmp_path, shard=0, number=1, workers=2, tolerated=(0.01, 10)):
-    settings = {"dataset": DATASET, "shards": number, "images": LIMITS}
+def call(tmp_path, shard=0, number=1, workers=2, tolerated=(0.01, 10), limits=LIMITS):
+    settings = {"dataset": DATASET, "shards": number, "images": limits}
     output = tmp_path / "out" / f"{shard}.parquet"
     options = [f"--settings={json.dumps(settings)}", f"--root={tmp_path / 'root'}"]
     options += [
@@ -73,6 +74,42 @@ def test_every_image_has_a_row_and_every_bad_one_its_reason(tmp_path, folder, ca
     assert [r["status"] for n, r in rows.items() if n not in reasons] == ["ok"] * 3
     listed = datasets.list_images(DATASET, folder, "train")
     assert {row["image_id"]: name for name, row in rows.items()} == dict(listed)
+
+
+def test_a_folder_of_odd_files(tmp_path, capsys):
+    """Each file is used, rejected with a reason, or skipped and told by type."""
+    root = tmp_path / "root"
+    good = {f"good/{name}" for name in odd_files.write_images(root / "good")}
+    several = {f"frames/{name}" for name in odd_files.write_frames(root / "frames")}
+    bad = {f"bad/{name}": why for name, why in odd_files.write_broken(root / "bad").items()}
+    others = odd_files.write_others(root / "others")
+    limits = {"max_pixels": 10_000, "min_side": 4}
+    parts, records = [], []
+    for shard in range(3):
+        parts += call(tmp_path, shard, 3, tolerated=(1, 0), limits=limits)
+        records.append(provenance.read(tmp_path / "out" / f"{shard}.parquet")["skipped"])
+    rows = {row["file_name"]: row["status"] for row in parts}
+    assert {name for name, status in rows.items() if status == "ok"} == good | several
+    assert {name for name, status in rows.items() if status != "ok"} == set(bad)
+    assert all(reason in rows[name] for name, reason in bad.items())
+    found = folders.read_skipped(tmp_path / "out" / f"{shard}.parquet" for shard in range(3))
+    assert found == folders.merged(records)
+    counts = {kind: one["count"] for kind, one in found.items()}
+    assert counts == {**others, folders.LATER_FRAMES: len(several)}
+    assert found[".cr2"]["example"] == "others/raw.CR2"
+    printed = capsys.readouterr().out.splitlines()
+    assert "skipped 1 × .cr2 (for example others/raw.CR2)" in printed
+    assert all(line.startswith(("skipped ", "rejected bad/")) for line in printed)
+
+
+def test_a_name_with_a_line_break_stays_on_its_line(tmp_path, capsys):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "a\nb.png").touch()
+    call(tmp_path)
+    assert "rejected 'a\\nb.png': empty file" in capsys.readouterr().out
+    with pytest.raises(InputError) as error:
+        call(tmp_path, tolerated=(0, 0))
+    assert "\n" not in str(error.value)
 
 
 def test_too_many_bad_images_stop_the_run(tmp_path, folder):

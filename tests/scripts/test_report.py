@@ -156,7 +156,8 @@ def run(tmp_path):
         checked = {
             "clustering": settings["clustering"],
             "confidence": {"threshold": 0.95},
-            "mask_rcnn": {"enabled": True},
+            "mask_rcnn": {"enabled": True, "weights": None},
+            "segmentation": {"model": "deeplab", "weights": "r50.pth"},
         }
         health = tmp_path / "health.json"
         check_health.main([*shown, f"--settings={json.dumps(checked)}", f"--output={health}"])
@@ -208,6 +209,7 @@ def test_the_report_begins_with_the_health_of_the_run(run):
         "3 masks in 3 images, 0 without any; the median mask covers 24% of its image",
         "Fewer than 5 masks are in cluster 1, 2;",
         "Most images have no candidate above confidence.threshold (0.95)",
+        "mask_rcnn.weights is null, so it starts from random numbers",
         "The mean loss of the first tenth is 2, of the last tenth 0.5.",
     ):
         assert shown in health

@@ -45,8 +45,11 @@ def write_shards(root):
     return paths
 
 
-def test_it_trains_on_all_shards_and_writes_model_and_history(tmp_path):
+def test_it_trains_on_all_shards_and_writes_model_and_history(tmp_path, capsys):
     assert main(arguments(tmp_path, write_shards(tmp_path))) == 0
+    assert (
+        "segmentation.weights is null, so it starts from random numbers" in capsys.readouterr().out
+    )
     model = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
     assert set(model) == {"state_dict", "settings", "clusters", "provenance"}
     assert model["clusters"] == 2

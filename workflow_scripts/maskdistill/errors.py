@@ -1,4 +1,4 @@
-"""The exception for mistakes that the user can correct; running out of memory is one of them."""
+"""The exception for mistakes that the user can correct, out of memory too; names in messages."""
 
 import contextlib
 import re
@@ -46,3 +46,8 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if _FAILED_ALLOCATION.search(line)]
     text = lines[0] if lines else str(error) or type(error).__name__
     return _ADVICE.sub("", " ".join(text.split())).rstrip(".")
+
+
+def printable(name: str) -> str:
+    """A file name for a line of text: with escapes if it has line breaks or the like."""
+    return name if name.isprintable() else repr(name)

@@ -4,9 +4,10 @@ import os
 
 import pytest
 
-from workflow_scripts.maskdistill.data import datasets
+from workflow_scripts.maskdistill.data import datasets, folders
 from workflow_scripts.maskdistill.data.datasets import ListedImage
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import images
 
 FOLDER = {"adapter": "folder", "splits": {"train": ".", "val": "b"}}
 VOC = {"adapter": "voc", "splits": {"train": "train", "val": "lists/val.txt"}}
@@ -32,11 +33,56 @@ def test_a_folder_of_images_at_any_depth(tmp_path):
     touch(
         tmp_path, "b/2.PNG", "b/1.jpeg", "a.jpg", "c d/ü – 写.webp", "b/deep/er/3.tiff", "b/4.bmp"
     )
-    touch(tmp_path, "b/notes.txt", "anim.gif", ".hidden.png", ".cache/5.png", "b/.x/6.png", "jpg")
+    touch(tmp_path, "b/notes.txt", ".hidden.png", ".cache/5.png", "b/.x/6.png", "jpg", "b/a.CR2")
     expected = ["a.jpg", "b/1.jpeg", "b/2.PNG", "b/4.bmp", "b/deep/er/3.tiff", "c d/ü – 写.webp"]
     assert names(FOLDER, tmp_path) == expected
     # File names stay relative to the root, whatever the split.
     assert names(FOLDER, tmp_path, "val") == expected[1:5]
+    # What is no image is known by its type.
+    skipped = datasets.list_split(FOLDER, tmp_path, "train").skipped
+    assert folders.by_type(skipped) == {
+        "hidden folder": {"count": 2, "example": ".cache"},
+        ".cr2": {"count": 1, "example": "b/a.CR2"},
+        ".txt": {"count": 1, "example": "b/notes.txt"},
+        "hidden file": {"count": 1, "example": ".hidden.png"},
+        "without suffix": {"count": 1, "example": "jpg"},
+    }
+
+
+def test_all_types_of_images_are_listed_whatever_their_case(tmp_path):
+    expected = sorted(f"a{n}{s}" for n, s in enumerate(images.SUFFIXES))
+    expected += sorted(f"b{n}{s.upper()}" for n, s in enumerate(images.SUFFIXES))
+    touch(tmp_path, *expected)
+    assert names(FOLDER, tmp_path) == expected
+    assert datasets.list_split(FOLDER, tmp_path, "train").skipped == []
+
+
+def test_the_types_of_all_shards_add_up(tmp_path):
+    touch(tmp_path, "1.png", *(f"{n}.txt" for n in range(40)), *(f"{n}.mov" for n in range(9)))
+    skipped = datasets.list_split(FOLDER, tmp_path, "train").skipped
+    parts = [folders.by_type(datasets.images_of_shard(skipped, n, 5)) for n in range(5)]
+    assert all(parts)
+    assert folders.merged(parts) == folders.by_type(skipped)
+    assert folders.lines(folders.by_type(skipped)) == [
+        "skipped 40 × .txt (for example 0.txt)",
+        "skipped 9 × .mov (for example 0.mov)",
+    ]
+
+
+def test_a_folder_that_may_not_be_opened_is_told(tmp_path, monkeypatch):
+    touch(tmp_path, "1.png", "closed/2.png")
+    scan = os.scandir
+
+    def refuse(path):  # because root may open everything
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    listing = datasets.list_split(FOLDER, tmp_path, "train")
+    assert [image.file_name for image in listing.images] == ["1.png"]
+    kind = "folder that cannot be opened (Permission denied)"
+    assert folders.by_type(listing.skipped) == {kind: {"count": 1, "example": "closed"}}
 
 
 def test_a_linked_folder_is_followed(tmp_path):
@@ -129,6 +175,10 @@ def test_the_digest_of_labels_sees_those_that_are_read(tmp_path):
     (tmp_path / "SegmentationClass/a.png").write_bytes(b"corrected")
     assert len({first, objects, augmented, digests()}) == 4
     assert len({first[0], augmented[0], digests()[0]}) == 3
+    touch(tmp_path, "labelmap.txt")
+    named = digests()
+    (tmp_path / "labelmap.txt").write_bytes(b"y")  # as long as before
+    assert len({augmented[0], named[0], digests()[0]}) == 3
 
 
 def test_the_digest_of_labels_of_coco_is_that_of_its_file(tmp_path):
@@ -161,6 +211,23 @@ def test_voc_names_with_spaces(tmp_path):
     path.write_text("my image\nin a folder/a b.v2.JPG \n2008_1  -1\n")
     expected = ["JPEGImages/2008_1.jpg", "JPEGImages/a b.v2.jpg", "JPEGImages/my image.jpg"]
     assert names(VOC, tmp_path) == expected
+
+
+def test_voc_images_of_other_types(tmp_path):
+    touch(tmp_path, "ImageSets/Segmentation/train.txt", "JPEGImages/a.png", "JPEGImages/b.JPG")
+    touch(tmp_path, "JPEGImages/c.heic", "JPEGImages/d.jpg", "JPEGImages/d.png", "JPEGImages/e.txt")
+    touch(tmp_path, "JPEGImages/f.v2.tif", "JPEGImages/g h.webp")
+    path = tmp_path / "ImageSets/Segmentation/train.txt"
+    # A photograph that is not there is rejected when it is read.
+    path.write_text("a\nb.jpg\nc\nd\ne\nf.v2\ng h\n")
+    expected = ["a.png", "b.JPG", "c.heic", "d.jpg", "e.jpg", "f.v2.tif", "g h.webp"]
+    assert names(VOC, tmp_path) == [f"JPEGImages/{name}" for name in expected]
+    path.write_text("d.png\nJPEGImages/d.jpg SegmentationClass/d.png\n")
+    assert names(VOC, tmp_path) == ["JPEGImages/d.jpg", "JPEGImages/d.png"]
+    touch(tmp_path, "JPEGImages/a.webp")
+    path.write_text("a\n")
+    with pytest.raises(InputError, match=r"train\.txt: 'a' may be a\.png or a\.webp in JPEGImages"):
+        names(VOC, tmp_path)
 
 
 def write_coco(root, entries, split="train"):
@@ -219,7 +286,10 @@ def test_the_shipped_list_of_coco20k(tmp_path, monkeypatch):
 def test_listings_that_cannot_be(tmp_path):
     with pytest.raises(InputError, match=r"nowhere: no such folder; set `root`"):
         names(FOLDER, tmp_path / "nowhere")
-    with pytest.raises(InputError, match="no images for the split 'train'"):
+    with pytest.raises(InputError, match="no images for the split 'train': it is empty"):
+        names(FOLDER, tmp_path)
+    touch(tmp_path, "a.cr2", "b.cr2")
+    with pytest.raises(InputError, match=r"split 'train': skipped 2 × \.cr2 \(for example a"):
         names(FOLDER, tmp_path)
     with pytest.raises(InputError, match=r"b: no such folder; check `splits`"):
         names(FOLDER, tmp_path, "val")
@@ -265,12 +335,14 @@ def test_images_of_coco_that_cannot_be(tmp_path, image, message):
 
 
 def test_a_name_that_is_not_utf_8(tmp_path):
+    touch(tmp_path, "1.png")
     try:
         touch(tmp_path, os.fsdecode(b"caf\xe9.png"))
     except OSError:
         pytest.skip("the file system takes no such name")
-    with pytest.raises(InputError, match="not UTF-8; rename"):
-        names(FOLDER, tmp_path)
+    assert names(FOLDER, tmp_path) == ["1.png"]
+    skipped = folders.by_type(datasets.list_split(FOLDER, tmp_path, "train").skipped)
+    assert skipped == {"with a name that is not UTF-8": {"count": 1, "example": r"caf\xe9.png"}}
 
 
 def test_too_many_rejected_images():

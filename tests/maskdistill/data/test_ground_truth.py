@@ -2,8 +2,10 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
+from tests import odd_files
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth, has_ground_truth
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps
@@ -16,7 +18,7 @@ VOC = {
 }
 COCO = {
     "adapter": "coco",
-    "splits": {"val": {"annotations": "a.json", "images": "val"}},
+    "splits": {"val": {"annotations": "a.json", "images": "JPEGImages"}},
     "ground_truth": True,
     "classes": [],
 }
@@ -84,6 +86,130 @@ def test_labels_of_the_augmented_training_set(tmp_path):
     truth = GroundTruth(VOC, tmp_path, "val")
     assert (truth.semantic(1, "JPEGImages/a.jpg") == 2).all()  # VOC's own come first
     assert (truth.semantic(2, "JPEGImages/b.jpg") == 1).all()
+
+
+def write_coloured(path, labels, colours, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.array(colours, np.uint8)[labels]
+    palette = Image.Palette.ADAPTIVE  # the numbers of its colours mean nothing
+    Image.fromarray(pixels).convert(mode, palette=palette).save(path)
+
+
+COLOURS = [(0, 0, 0), (250, 50, 83), (10, 200, 9), (224, 224, 192), (1, 2, 3), (255, 1, 1)]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_label_maps_in_the_colours_of_cvat(tmp_path, mode):
+    classes, objects = np.zeros((20, 30), np.uint8), np.zeros((20, 30), np.uint8)
+    classes[2:8, 3:9], classes[2:8, 12:20], classes[1] = 2, 1, 3
+    objects[2:8, 3:9], objects[2:8, 12:20], objects[1] = 4, 5, 3
+    write_coloured(tmp_path / "SegmentationClass" / "a.png", classes, COLOURS, mode)
+    write_coloured(tmp_path / "SegmentationObject" / "a.png", objects, COLOURS, mode)
+    legend = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:250,50,83::\n"
+    (tmp_path / "labelmap.txt").write_text(legend + "dog:10,200,9::\nmouse:9,9,9::\n")
+    truth = GroundTruth(VOC, tmp_path, "val")
+    expected = np.where(classes == 3, 255, classes)  # VOC's colour of void
+    np.testing.assert_array_equal(truth.semantic(1, "JPEGImages/a.jpg"), expected)
+    found = {i.class_id: i.mask for i in truth.instances(1, "JPEGImages/a.jpg")}
+    assert set(found) == {1, 2}
+    np.testing.assert_array_equal(found[2], objects == 4)
+    np.testing.assert_array_equal(found[1], objects == 5)
+
+    # A gray label map holds the numbers of classes, whether there is a legend or not.
+    Image.fromarray(np.full((20, 30), 2, np.uint8)).save(tmp_path / "SegmentationClass/b.png")
+    assert (truth.semantic(2, "JPEGImages/b.jpg") == 2).all()
+
+    (tmp_path / "labelmap.txt").write_text(legend)
+    with pytest.raises(InputError, match=r"a\.png: has the colour 10,200,9, which labelmap"):
+        GroundTruth(VOC, tmp_path, "val").semantic(1, "JPEGImages/a.jpg")
+    (tmp_path / "labelmap.txt").write_text(legend + "bird:10,200,9::\n")
+    with pytest.raises(InputError, match=r"class 'bird' of labelmap\.txt, which dataset\.classes"):
+        GroundTruth(VOC, tmp_path, "val").semantic(1, "JPEGImages/a.jpg")
+
+
+def test_label_maps_in_colours_without_a_legend(tmp_path):
+    labels = np.ones((20, 30), np.uint8)
+    write_coloured(tmp_path / "SegmentationClass" / "a.png", labels, COLOURS)
+    with pytest.raises(InputError, match=r"a\.png: not a label map .*RGB.*add CVAT's labelmap"):
+        GroundTruth(VOC, tmp_path, "val").semantic(1, "JPEGImages/a.jpg")
+
+
+@pytest.mark.parametrize("line", ["cat", "cat:1,2", "cat:red::", "dog:0,0,0::"])
+def test_legends_that_cannot_be(tmp_path, line):
+    (tmp_path / "SegmentationClass").mkdir()
+    (tmp_path / "labelmap.txt").write_text(f"background:0,0,0::\n{line}\n")
+    with pytest.raises(InputError, match=r"labelmap\.txt: (line 2 is not|.* the same colour)"):
+        GroundTruth(VOC, tmp_path, "val")
+
+
+def test_the_legend_of_this_project_is_read(tmp_path):
+    (tmp_path / "labelmap.txt").write_text(label_maps.legend(["cat", "dog"]))
+    assert label_maps.read_legend(tmp_path / "labelmap.txt") == {
+        "background": (0, 0, 0),
+        "cat": (128, 0, 0),
+        "dog": (0, 128, 0),
+    }
+
+
+def turned_dataset(root, orientation, size, *, drawn_on_stored):
+    """A photograph that EXIF turns, with labels of both formats; returns the upright labels."""
+    labels = np.zeros(size, np.uint8)
+    labels[1:4, 2:9] = 2
+    store = odd_files.STORED[orientation]
+    stored = np.ascontiguousarray(store(labels))
+    (root / "JPEGImages").mkdir(parents=True, exist_ok=True)
+    photograph = Image.fromarray(np.zeros((*stored.shape, 3), np.uint8))
+    photograph.save(root / "JPEGImages/a.jpg", exif=odd_files.exif(orientation))
+    drawn = stored if drawn_on_stored else labels
+    write_png(root / "SegmentationClass" / "a.png", drawn)
+    write_png(root / "SegmentationObject" / "a.png", drawn)
+    height, width = drawn.shape
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": height, "width": width}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 2, "segmentation": compressed(drawn == 2)}
+        ],
+    }
+    (root / "a.json").write_text(json.dumps(content))
+    return labels
+
+
+def both_formats(root, **options):
+    yield GroundTruth({**VOC, **options}, root, "val")
+    yield GroundTruth({**COCO, **options}, root, "val")
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("drawn_on_stored", [False, True])
+def test_the_size_tells_which_pixels_labels_were_drawn_on(
+    tmp_path, capsys, orientation, drawn_on_stored
+):
+    expected = turned_dataset(tmp_path, orientation, (20, 30), drawn_on_stored=drawn_on_stored)
+    for setting in ({}, {"label_orientation": "auto"}, {"label_orientation": "stored"}):
+        for truth in both_formats(tmp_path, **setting):
+            np.testing.assert_array_equal(truth.semantic(1, "JPEGImages/a.jpg"), expected)
+            (found,) = truth.instances(1, "JPEGImages/a.jpg")
+            np.testing.assert_array_equal(found.mask, expected == 2)
+            truth.print_turned()
+            assert ("1 images have labels" in capsys.readouterr().out) == drawn_on_stored
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size"), [(2, (20, 30)), (3, (20, 30)), (4, (20, 30)), (6, (20, 20))]
+)
+def test_where_the_size_does_not_tell_a_setting_decides(tmp_path, orientation, size):
+    for stored, setting in ((False, "upright"), (True, "stored")):
+        expected = turned_dataset(tmp_path, orientation, size, drawn_on_stored=stored)
+        for truth in both_formats(tmp_path, label_orientation=setting):
+            np.testing.assert_array_equal(truth.semantic(1, "JPEGImages/a.jpg"), expected)
+            (found,) = truth.instances(1, "JPEGImages/a.jpg")
+            np.testing.assert_array_equal(found.mask, expected == 2)
+        for truth in both_formats(tmp_path, label_orientation="auto"):
+            with pytest.raises(InputError, match=r"a\.jpg: EXIF .*label_orientation to upright"):
+                truth.semantic(1, "JPEGImages/a.jpg")
+            with pytest.raises(InputError, match=r"a\.jpg: EXIF .*label_orientation to upright"):
+                truth.instances(1, "JPEGImages/a.jpg")
 
 
 def test_voc_without_labels(tmp_path):

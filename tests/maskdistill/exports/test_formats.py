@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 import zlib
 
 import numpy as np
+import pillow_heif
 import pytest
 import yaml
 from PIL import Image
@@ -158,7 +159,7 @@ def test_our_own_adapter_reads_voc_of_flat_folders(export, content):
     folder = export("voc", pictures=lambda: iter(pictures))
     described = {"adapter": "voc", "splits": {"val": "val"}, "ground_truth": True, "classes": NAMES}
     assert [i.file_name for i in list_images(described, folder, "val")] == [
-        f"JPEGImages/{n}.jpg" for n in range(3)
+        f"JPEGImages/{n}.png" for n in range(3)
     ]
     truth = GroundTruth(described, folder, "val")
     for picture in pictures:
@@ -402,3 +403,13 @@ def test_an_image_that_lies_on_its_side_is_exported_upright(tmp_path, suffix, mo
         upright = np.asarray(image)
     assert upright[:15].mean() > 240
     assert upright[15:].mean() < 15
+
+
+@pytest.mark.parametrize("suffix", ["heic", "gif", "avif", "jp2", "ppm"])
+def test_images_of_other_types_are_copied_as_they_are(tmp_path, suffix):
+    pillow_heif.register_heif_opener()
+    kind = {"heic": "HEIF", "jp2": "JPEG2000"}.get(suffix)
+    source, target = tmp_path / f"a.{suffix}", tmp_path / f"out/a.{suffix}"
+    Image.new("RGB", (30, 20), "red").save(source, kind)
+    copy_image(source, target)
+    assert target.read_bytes() == source.read_bytes()

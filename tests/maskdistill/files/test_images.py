@@ -2,11 +2,14 @@ import io
 import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests import odd_files
+from tests.odd_files import STORED, write_deep_png, write_tiff
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import images
 from workflow_scripts.maskdistill.files.images import (
@@ -19,19 +22,8 @@ from workflow_scripts.maskdistill.files.images import (
 )
 
 # Four flat quadrants, too large for JPEG to smear them: what each orientation does is plain.
-COLOURS = np.array([[[200, 0, 0], [0, 200, 0]], [[0, 0, 200], [200, 200, 0]]], dtype=np.uint8)
+COLOURS = odd_files.COLOURS
 QUADRANTS = COLOURS.repeat(16, axis=0).repeat(24, axis=1)  # 32 x 48
-# What is stored, seen from what is meant: EXIF 2.32, tag Orientation.
-STORED = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: np.rot90(a),
-    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda a: np.rot90(a, -1),
-}
 
 
 def save(path, array, **options):
@@ -45,7 +37,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(tmp_path / f"a.{suffix}", STORED[orientation](QUADRANTS), exif=exif)
-    assert probe_image(path) == (32, 48)
+    assert probe_image(path).size == (32, 48)
     pixels = read_image(path)
     assert pixels.shape == (32, 48, 3)
     assert pixels.dtype == np.uint8
@@ -115,7 +107,7 @@ def test_exif_orientation_of_uncompressed_tiff(tmp_path, orientation, mode):
     exif[0x0112] = orientation
     stored.save(tmp_path / "a.tif", exif=exif)
     assert Image.open(tmp_path / "a.tif").mode == mode
-    assert probe_image(tmp_path / "a.tif") == (32, 48)
+    assert probe_image(tmp_path / "a.tif").size == (32, 48)
     pixels = read_image(tmp_path / "a.tif")
     assert pixels.shape == (32, 48, 3)
     np.testing.assert_allclose(pixels[[[8], [24]], [[12, 36]], 1].astype(int), gray, atol=1)
@@ -165,13 +157,105 @@ def test_cmyk_jpeg(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bit_grayscale_keeps_its_range(tmp_path, suffix):
-    array = np.linspace(0, 65535, 48).astype(np.uint16).reshape(6, 8)
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_data_in_16_bits_keep_their_brightness(tmp_path, suffix, bits):
+    full = 2**bits - 1
+    array = np.linspace(0, full, 48).astype(np.uint16).reshape(6, 8)
     pixels = read_image(save(tmp_path / f"a.{suffix}", array))
-    np.testing.assert_allclose(pixels[..., 0], array / 257, atol=1)
+    np.testing.assert_array_equal(pixels[..., 0], np.round(array / full * 255))
     np.testing.assert_array_equal(pixels[..., 0], pixels[..., 2])
-    # A dark image stays dark: it is not stretched to its own range.
-    assert read_image(save(tmp_path / f"b.{suffix}", array // 16)).max() <= 16
+    # An image that is a little darker than these bits allow stays so.
+    pixels = read_image(save(tmp_path / f"b.{suffix}", array // 2))
+    np.testing.assert_array_equal(pixels[..., 0], np.round((array // 2) / full * 255))
+
+
+def test_the_largest_value_decides_the_range_of_deep_values(tmp_path):
+    def brightest(dtype, *values):
+        array = np.zeros((4, 4), dtype)
+        array.flat[: len(values)] = values
+        pixels = read_image(save(tmp_path / "a.tif", array))[..., 0]
+        return pixels.flat[: len(values)].tolist()
+
+    assert brightest(np.uint16, 255) == [255]
+    assert brightest(np.uint16, 256, 128) == [64, 32]  # of 1023
+    assert brightest(np.uint16, 255, 1023) == [64, 255]
+    assert brightest(np.uint16, 1024, 0) == [64, 0]  # of 4095
+    assert brightest(np.uint16, 20, 10) == [255, 128]  # dark as a mask
+    assert brightest(np.uint16, 0) == [0]
+    assert brightest(np.int32, 70_000, 35_000) == [255, 128]
+    assert brightest(np.int32, -10, 10) == [0, 255]
+    assert brightest(np.float32, 0.5) == [128]
+    assert brightest(np.float32, 1.02, 0.51) == [255, 128]  # a little above 1, not 1 of 255
+    assert brightest(np.float32, 100.0, 50.0) == [100, 50]
+    assert brightest(np.float32, np.inf, np.nan, 1, -np.inf) == [255, 0, 255, 0]
+
+
+def test_deep_colours_and_their_transparency(tmp_path):
+    colour = odd_files.PICTURE.astype(np.uint16) * 16  # 12 bits
+    alpha = np.full(colour.shape[:2], 65535, np.uint16)
+    alpha[:, :10] = 0
+    write_deep_png(tmp_path / "a.png", np.dstack([colour, alpha]))
+    write_tiff(tmp_path / "a.tif", np.dstack([colour, alpha]), extra=(2,))
+    for name in ("a.png", "a.tif"):
+        pixels = read_image(tmp_path / name)
+        assert (pixels[:, :10] == 255).all()
+        np.testing.assert_allclose(pixels[:, 10:], colour[:, 10:] * (255 / 4095), atol=0.5)
+    for orientation, store in STORED.items():
+        write_deep_png(tmp_path / "a.png", store(colour), orientation=orientation)
+        write_tiff(tmp_path / "a.tif", store(colour), orientation=orientation)
+        for name in ("a.png", "a.tif"):
+            pixels = read_image(tmp_path / name)
+            np.testing.assert_allclose(pixels, colour * (255 / 4095), atol=0.5)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_values_are_turned_like_stored_pixels(tmp_path, orientation):
+    """Labels that were drawn on the pixels of a photograph as they are stored."""
+    labels = np.arange(32 * 48).reshape(32, 48)
+    stored = STORED[orientation](labels)
+    np.testing.assert_array_equal(images.turned(stored, orientation), labels)
+    assert images.turned_size(stored.shape, orientation) == (32, 48)
+    exif = odd_files.exif(orientation)
+    for suffix in ("jpg", "png", "tif", "webp"):
+        path = save(tmp_path / f"a.{suffix}", STORED[orientation](QUADRANTS), exif=exif)
+        assert images.stored_size(path) == (stored.shape, orientation)
+        assert probe_image(path).orientation == orientation
+
+
+def close(pixels, colours, tolerance=5):
+    """Whether the quadrants have these colours (2 x 2 x 3) or gray values (2 x 2)."""
+    colours = np.broadcast_to(colours.reshape(2, 2, -1), (2, 2, 3)).astype(int)
+    found = pixels[[[16], [48]], [[24, 72]]].astype(int)
+    return pixels.shape == (64, 96, 3) and np.abs(found - colours).max() <= tolerance
+
+
+def test_all_kinds_of_images_are_read(tmp_path):
+    expected = odd_files.write_images(tmp_path)
+    assert len(expected) > 60
+    for name, colours in expected.items():
+        assert probe_image(tmp_path / name).size == (64, 96), name
+        tolerance = 30 if "LAB" in name else 5  # saturated colours have few values in LAB
+        assert close(read_image(tmp_path / name), colours, tolerance), name
+    assert {Path(name).suffix.lower() for name in expected} >= {".heic", ".avif", ".jp2", ".gif"}
+    depths = {name: probe_image(tmp_path / name).bits for name in expected}
+    assert {depth for name, depth in depths.items() if name.startswith("deep")} == {16, 32}
+    assert {depth for name, depth in depths.items() if name.startswith("turned")} == {8}
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("heic", "HEIF"), ("avif", "AVIF")])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_of_phones_are_upright(tmp_path, suffix, kind, orientation):
+    """HEIC and AVIF have a turn of their own in the container."""
+    path, data = tmp_path / f"a.{suffix}", odd_files.exif(orientation).tobytes()
+    save(path, STORED[orientation](odd_files.PICTURE), format=kind, exif=data, quality=95)
+    assert probe_image(path).size == (64, 96)
+    assert close(read_image(path), odd_files.COLOURS)
+
+
+def test_a_file_that_is_another_format_than_its_suffix_says(tmp_path):
+    Image.fromarray(QUADRANTS).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    assert probe_image(tmp_path / "a.jpg").format == "PNG"
 
 
 def test_float_tiff(tmp_path):
@@ -187,11 +271,18 @@ def test_float_tiff(tmp_path):
     assert read_image(save(tmp_path / "holes.tif", array)).shape == (6, 8, 3)
 
 
-def test_first_frame_of_an_animation_and_no_gif(tmp_path):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
-    assert read_image(tmp_path / "a.webp")[0, 0].tolist() == [255, 0, 0]
-    assert ".gif" not in images.SUFFIXES
+def test_the_first_frame_or_page_is_read_and_it_is_known_that_there_are_others(tmp_path):
+    for name in odd_files.write_frames(tmp_path):
+        assert probe_image(tmp_path / name).several, name
+        np.testing.assert_array_equal(read_image(tmp_path / name), odd_files.PICTURE)
+    Image.fromarray(QUADRANTS).save(tmp_path / "one.gif")
+    assert not probe_image(tmp_path / "one.gif").several
+    # The second picture of a camera's MPO is a preview.
+    first, second = Image.fromarray(odd_files.PICTURE), Image.new("RGB", (48, 32))
+    first.save(tmp_path / "a.mpo", save_all=True, append_images=[second], quality=95)
+    (tmp_path / "a.mpo").rename(tmp_path / "a.jpg")
+    assert close(read_image(tmp_path / "a.jpg"), odd_files.COLOURS)
+    assert probe_image(tmp_path / "a.jpg")[2:] == ("JPEG", 8, 1, False)
 
 
 def both_reject(path, match, **limits):
@@ -209,6 +300,17 @@ def test_files_that_are_no_images(tmp_path):
     both_reject(tmp_path / "absent.png", "missing")
     (tmp_path / "folder.png").mkdir()
     both_reject(tmp_path / "folder.png", "unreadable")
+    for name, reason in odd_files.write_broken(tmp_path / "odd").items():
+        both_reject(tmp_path / "odd" / name, re.escape(reason), min_side=4)
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(path, *_):  # because root may read everything
+        raise PermissionError(13, "Permission denied", path)
+
+    save(tmp_path / "a.png", QUADRANTS)
+    monkeypatch.setattr(images, "open", refuse, raising=False)
+    both_reject(tmp_path / "a.png", "^unreadable: Permission denied$")
 
 
 def outcome(function, path):
@@ -216,7 +318,7 @@ def outcome(function, path):
         result = function(path, max_pixels=10**6)
     except ImageRejected:
         return "rejected"
-    return result if isinstance(result, tuple) else result.shape[:2]
+    return result.shape[:2] if isinstance(result, np.ndarray) else result.size
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -233,16 +335,19 @@ def test_truncated_jpeg(tmp_path, progressive):
         path.write_bytes(data[:-missing])
         assert outcome(probe_image, path) == outcome(read_image, path)
     path.write_bytes(data)
-    assert probe_image(path) == (97, 131)
+    assert probe_image(path).size == (97, 131)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "bmp"])
+SUFFIXES = ["jpg", "png", "tif", "webp", "bmp", "gif", "avif", "heic", "jp2", "ppm"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.filterwarnings("ignore")
 def test_probe_and_read_agree_on_damaged_files(tmp_path, suffix):
     """Whatever the damage: no other exception, and no image that passes and then fails."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    options = {} if suffix == "bmp" else {"exif": exif}
+    options = {"exif": exif} if suffix in ("jpg", "png", "tif", "webp") else {}
     data = save(tmp_path / f"a.{suffix}", QUADRANTS, **options).read_bytes()
     path = tmp_path / f"damaged.{suffix}"
     for trial in range(150):
@@ -260,11 +365,11 @@ def test_damaged_exif_is_a_rejection(tmp_path):
 
 def test_limits_on_the_size(tmp_path):
     one = save(tmp_path / "one.png", np.full((1, 1, 3), 7, np.uint8))
-    assert probe_image(one) == (1, 1)
+    assert probe_image(one).size == (1, 1)
     assert read_image(one).tolist() == [[[7, 7, 7]]]
     both_reject(one, re.escape("too small: 1 x 1 px (images.min_side is 2)"), min_side=2)
     path = save(tmp_path / "a.png", np.zeros((10, 20, 3), np.uint8))
-    assert probe_image(path, max_pixels=200) == (10, 20)
+    assert probe_image(path, max_pixels=200).size == (10, 20)
     both_reject(path, "too large: 10 x 20 px .*199", max_pixels=199)
 
 
@@ -283,7 +388,7 @@ def test_an_oversized_image_is_not_decoded(tmp_path):
 
 def test_names_with_spaces_and_other_scripts(tmp_path):
     path = save(tmp_path / "ein Bild – 写真.png", QUADRANTS)
-    assert probe_image(path) == (32, 48)
+    assert probe_image(path).size == (32, 48)
     np.testing.assert_array_equal(read_image(path), QUADRANTS)
 
 

@@ -30,6 +30,10 @@ def test_images_that_could_not_be_read_are_counted_and_the_first_is_named():
     found = health.check_images("train", manifest("ok", "empty file (0 bytes)", "ok", "no image"))
     assert found.summary == "2 images could be read, 2 could not."
     assert "1.jpg (empty file (0 bytes))" in found.advice[0]
+    skipped = {".txt": {"count": 1200, "example": "a"}, ".mov": {"count": 2, "example": "b"}}
+    found = health.check_images("train", manifest("ok"), skipped)
+    assert found.summary == "1 image could be read; skipped: 1,200 × .txt, 2 × .mov."
+    assert not found.advice
     found = health.check_images("train", manifest("ok"))
     assert (found.summary, found.advice) == ("1 image could be read.", [])
 

@@ -157,6 +157,7 @@ def test_what_each_program_of_ours_depends_on():
             "train_linear_probe",
             "export_dataset",
             "inspect_files",
+            "new_dataset",
             "write_gallery",
         ):
             assert not {

@@ -18,9 +18,10 @@ CONFIG = {
     "store_features": True,
     "features": {"shorter_side": 640, "longer_side": None},
     "masks": {"per_image": 1},
-    "mask_rcnn": {"iterations": 10, "batch_size": 16},
-    "candidates": {"per_image": 100},
-    "segmentation": {"epochs": 3},
+    # At the sizes that the seconds are stated for.
+    "mask_rcnn": {"iterations": 10, "batch_size": 16, "train_sides": [*range(480, 801, 32)]},
+    "candidates": {"per_image": 100, "shorter_side": 800},
+    "segmentation": {"epochs": 3, "crop_size": 512, "output_stride": 8},
     "crf": {"enabled": True, "rounds": 0},
     "evaluation": {"linear_probe": {"enabled": False, "epochs": 2}},
 }

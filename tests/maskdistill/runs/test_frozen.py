@@ -70,6 +70,15 @@ def test_cautions_name_the_file(folder):
     assert caution.startswith("config/names/demo.yaml: names of clusters of seed 7 are not used")
 
 
+def test_training_from_random_numbers_is_a_caution(folder):
+    assert frozen.cautions(parse()) == []
+    untrained = {"weights": None, "frozen_stages": 0}
+    (caution,) = frozen.cautions(parse(overrides={"segmentation": untrained}))
+    assert caution.startswith(
+        "demo: warning: segmentation.weights is null, so it starts from random"
+    )
+
+
 def test_the_file_is_json_for_people_to_look_at(folder):
     frozen.write(parse(), folder / "run.json")
     content = json.loads((folder / "run.json").read_text())

@@ -46,6 +46,80 @@ def test_merge():
     assert base == before
 
 
+def leaves(settings, path=()):
+    """Path → value of nested settings."""
+    if not isinstance(settings, dict) or not settings:
+        return {path: settings}
+    return {p: v for key, one in settings.items() for p, v in leaves(one, (*path, key)).items()}
+
+
+def test_a_preset_goes_between_defaults_and_dataset(tmp_path):
+    folder = tmp_path / "config" / "datasets"
+    folder.mkdir(parents=True)
+    (tmp_path / "config/presets").mkdir()
+
+    def get(own, preset, overrides=None):
+        (folder / "mine.yaml").write_text(yaml.safe_dump({**MINE, **own}))
+        (tmp_path / "config/presets/own.yaml").write_text(yaml.safe_dump(preset))
+        whole = {**DEFAULT, "overrides": overrides or {}}
+        return dataset_config("mine", whole, [folder, FOLDER / "datasets"])
+
+    preset = {"masks": {"top_k": 0.1, "per_image": 3}, "seeds": [4]}
+    found = get({"preset": "own", "masks": {"top_k": 0.2}}, preset)
+    assert found["masks"]["top_k"] == 0.2
+    assert found["masks"]["per_image"] == 3
+    assert found["seeds"] == [4]
+    assert "preset" not in found
+    # Only the values matter, wherever they come from.
+    same = {"masks": {"top_k": 0.2, "per_image": 3}, "seeds": [4]}
+    assert changes.canonical_json(found) == changes.canonical_json(get(same, preset))
+    # It can be tried without an edit.
+    assert get({}, preset, {"preset": "own"})["seeds"] == [4]
+    assert get({"preset": "own"}, preset, {"seeds": [5]})["seeds"] == [5]
+    # Presets of the repository are found too.
+    (folder / "mine.yaml").write_text(yaml.safe_dump({**MINE, "preset": "standart"}))
+    with pytest.raises(
+        InputError, match=r"mine\.yaml: preset: unknown preset 'standart', did you mean 'standard'"
+    ):
+        dataset_config("mine", {**DEFAULT, "overrides": {}}, [folder, FOLDER / "datasets"])
+    with pytest.raises(InputError, match=r"own\.yaml: dataset: a preset cannot have it"):
+        get({"preset": "own"}, {"dataset": {"root": "a"}})
+    with pytest.raises(InputError, match=r"preset own\): unknown key 'masks\.topk'"):
+        get({"preset": "own"}, {"masks": {"topk": 1}})
+
+
+def test_a_dataset_that_extends_another_has_its_preset(tmp_path):
+    folder = tmp_path / "config" / "datasets"
+    folder.mkdir(parents=True)
+    (tmp_path / "config/presets").mkdir()
+    for name, value in (("one", 1), ("two", 2)):
+        text = yaml.safe_dump({"masks": {"per_image": value}})
+        (tmp_path / f"config/presets/{name}.yaml").write_text(text)
+    (folder / "base.yaml").write_text(yaml.safe_dump({**MINE, "preset": "one"}))
+    (folder / "same.yaml").write_text("extends: base")
+    (folder / "other.yaml").write_text("{extends: base, preset: two}")
+    found = {name: dataset_config(name, DEFAULT, [folder]) for name in ("same", "other")}
+    assert found["same"]["masks"]["per_image"] == 1
+    assert found["other"]["masks"]["per_image"] == 2
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "presets").glob("*.yaml")))
+def test_shipped_presets_are_valid(tmp_path, name):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**MINE, "preset": name}))
+    catalogue = yaml.safe_load((FOLDER.parent / "resources" / "downloads.yaml").read_text())
+    folders = [tmp_path, FOLDER / "datasets"]
+    found = dataset_config("mine", DEFAULT, folders, downloadable=catalogue["files"])
+    preset = layers.read_preset(name, folders, tmp_path)
+    assert leaves(preset).items() <= leaves(found).items()
+
+
+def test_the_preset_of_the_paper_is_its_recipe():
+    preset = leaves(layers.read_preset("paper", [FOLDER / "datasets"], FOLDER))
+    recipe = leaves(shipped("voc2012"))
+    assert len(preset) > 40
+    assert {path: recipe[path] for path in preset} == preset
+
+
 def test_defaults_then_the_dataset_then_overrides(dataset):
     own = {**MINE, "masks": {"top_k": 0.3, "per_image": 2}}
     result = dataset(own, {"masks": {"per_image": 3}})

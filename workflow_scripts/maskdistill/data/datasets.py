@@ -5,14 +5,16 @@ An image is named by its POSIX path relative to the dataset's root. Its id is th
 when other images are added or removed.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.data import folders
+from workflow_scripts.maskdistill.errors import InputError, printable
 from workflow_scripts.maskdistill.files import images
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.repository import find_file
@@ -26,6 +28,7 @@ WATCHED_ORIGINS = ("generated", "downloaded")
 # Folders of PASCAL VOC's label maps; the first folder of classes that has an image's map is used.
 VOC_CLASSES = ("SegmentationClass", "SegmentationClassAug")  # the latter goes with train_aug
 VOC_OBJECTS = "SegmentationObject"
+LEGEND = "labelmap.txt"  # of CVAT: names and colours of the classes of label maps in colour
 
 
 class ListedImage(NamedTuple):
@@ -35,8 +38,23 @@ class ListedImage(NamedTuple):
     file_name: str  # POSIX, relative to the dataset's root
 
 
+File = TypeVar("File", ListedImage, folders.FoundFile)
+
+
+class Listing(NamedTuple):
+    """What a split consists of."""
+
+    images: list[ListedImage]  # ordered by file name
+    skipped: list[folders.FoundFile]  # other files of a plain folder; lists have none
+
+
 def list_images(dataset: Mapping, root: Path, split: str) -> list[ListedImage]:
-    """All images of a split, ordered by file name.
+    """All images of a split, see `list_split`."""
+    return list_split(dataset, root, split).images
+
+
+def list_split(dataset: Mapping, root: Path, split: str) -> Listing:
+    """All images of a split, and what is skipped in its folder.
 
     Args:
         dataset: the dataset's description in the config: adapter and the paths of each split.
@@ -49,9 +67,12 @@ def list_images(dataset: Mapping, root: Path, split: str) -> list[ListedImage]:
     adapter = _ADAPTERS[dataset["adapter"]]
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; set `root` in the dataset's config")
-    listed = sorted(adapter(dataset["splits"][split], root), key=lambda image: image.file_name)
+    found = sorted(adapter(dataset["splits"][split], root), key=lambda file: file.file_name)
+    listed = [file for file in found if isinstance(file, ListedImage)]
+    skipped = [file for file in found if not isinstance(file, ListedImage)]
     if not listed:
-        raise InputError(f"{root}: no images for the split '{split}'")
+        kinds = "; ".join(folders.lines(folders.by_type(skipped))) or "it is empty"
+        raise InputError(f"{root}: no images for the split '{split}': {kinds}")
     for what, values in (
         ("file name", [image.file_name for image in listed]),
         ("image id", [image.image_id for image in listed]),
@@ -60,7 +81,7 @@ def list_images(dataset: Mapping, root: Path, split: str) -> list[ListedImage]:
             seen: set = set()
             twice = next(value for value in values if value in seen or seen.add(value))
             raise InputError(f"{root}: {what} {twice!r} is listed twice in the split '{split}'")
-    return listed
+    return Listing(listed, skipped)
 
 
 def described(dataset: Mapping, split: str | None, applied: Mapping[str, str]) -> Mapping:
@@ -81,9 +102,9 @@ def shard_of(file_name: str, shards: int) -> int:
     return _hash(f"shard:{file_name}") % shards
 
 
-def images_of_shard(listed: Iterable[ListedImage], shard: int, shards: int) -> list[ListedImage]:
-    """The images that belong to one shard."""
-    return [image for image in listed if shard_of(image.file_name, shards) == shard]
+def images_of_shard(listed: Iterable[File], shard: int, shards: int) -> list[File]:
+    """The images, or other files, that belong to one shard."""
+    return [file for file in listed if shard_of(file.file_name, shards) == shard]
 
 
 def listing_digest(listed: Iterable[ListedImage], root: Path) -> str:
@@ -119,7 +140,10 @@ def labels_digest(
     folders = [*VOC_CLASSES, VOC_OBJECTS] if objects else VOC_CLASSES
     files = sorted(image.file_name for image in listed)
     names = (voc_label_map(folder, file_name) for file_name in files for folder in folders)
-    return listing_digest((ListedImage(0, name) for name in names), root)
+    digest = listing_digest((ListedImage(0, name) for name in names), root)
+    if (root / LEGEND).is_file():
+        digest = hashlib.sha256(digest.encode() + (root / LEGEND).read_bytes()).hexdigest()
+    return digest
 
 
 def voc_label_map(folder: str, file_name: str) -> str:
@@ -142,7 +166,9 @@ def check_rejected(rows: Collection[Mapping], max_rejected: tuple[float, float],
     rejected = [row for row in rows if row["status"] != "ok"]
     share, count = max_rejected
     if len(rejected) > max(share * len(rows), count):
-        examples = "; ".join(f"{row['file_name']}: {row['status']}" for row in rejected[:5])
+        examples = "; ".join(
+            f"{printable(row['file_name'])}: {row['status']}" for row in rejected[:5]
+        )
         raise InputError(
             f"{what}: {len(rejected)} of {len(rows)} images cannot be used ({examples}; …); "
             "repair them, or raise images.max_rejected or images.max_rejected_count"
@@ -158,41 +184,14 @@ def _image_id(file_name: str) -> int:
     return _hash(f"image:{file_name}") >> 12
 
 
-def _list_folder(split: str, root: Path) -> Iterable[ListedImage]:
+def _list_folder(split: str, root: Path) -> Iterable[ListedImage | folders.FoundFile]:
     """A tree of images, at any depth; `split` is a sub-folder or "." for all of it."""
     folder = root / split
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; check `splits` in the dataset's config")
-    for directory, files in _walk(folder):
-        for name in files:
-            if not name.startswith(".") and name.lower().endswith(images.SUFFIXES):
-                path = Path(directory, name).relative_to(root).as_posix()
-                if path.encode(errors="replace").decode() != path:
-                    raise InputError(f"{root}: the file name {path!r} is not UTF-8; rename it")
-                yield ListedImage(_image_id(path), path)
-
-
-def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Folders and the names of their files, at any depth, without hidden folders.
-
-    Links are followed, except to a folder that contains the link.
-    """
-    above = {str(folder): frozenset([_identity(folder)])}  # ancestors of folders still to visit
-    for directory, folders, files in os.walk(folder, followlinks=True):
-        path = above.pop(directory)
-        kept = []
-        for name in sorted(name for name in folders if not name.startswith(".")):
-            found = os.path.join(directory, name)
-            if (identity := _identity(found)) not in path:
-                above[found] = path | {identity}
-                kept.append(name)
-        folders[:] = kept
-        yield directory, files
-
-
-def _identity(folder: str | os.PathLike) -> tuple[int, int]:
-    found = os.stat(folder)
-    return found.st_dev, found.st_ino
+    for file in folders.walk(folder, root):
+        name = file.file_name
+        yield ListedImage(_image_id(name), name) if file.skipped is None else file
 
 
 def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
@@ -202,21 +201,57 @@ def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
         path = root / split
     if not path.is_file():
         raise InputError(f"{root}: no list ImageSets/Segmentation/{split}.txt, nor a file {split}")
+    files = voc_images(root)
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.strip():
-            name = _voc_name(line.strip())
-            if len(line.split()) > 1 and not (root / name).is_file():
-                # Lists of other tools have lines "path/of/image.jpg path/of/label.png", VOC's
-                # lists of one class "image 1".
-                name = _voc_name(line.split()[0])
+            words = line.split()
+            # Lists of other tools have lines "path/of/image.jpg path/of/image.png", of which the
+            # second is the label map; VOC's lists of one class have "image 1".
+            labelled = len(words) == 2 and _voc_stem(words[0]) == _voc_stem(words[1])
+            name = None if labelled else _voc_name(line.strip(), files, path)
+            if name is None:
+                name = _voc_name(words[0], files, path)
+            name = f"JPEGImages/{name or _voc_stem(words[0]) + '.jpg'}"
             yield ListedImage(_image_id(name), name)
 
 
-def _voc_name(listed: str) -> str:
-    """The path of an image, whose name in the list may lack folder and suffix."""
+def voc_images(root: Path) -> dict[str, list[str]]:
+    """Stem → names of the image files in JPEGImages, of any type; empty without that folder."""
+    found: dict[str, list[str]] = {}
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for name in sorted(os.listdir(root / "JPEGImages")):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in images.SUFFIXES:
+                found.setdefault(stem, []).append(name)
+    return found
+
+
+def _voc_name(listed: str, files: Mapping[str, Sequence[str]], source: Path) -> str | None:
+    """The file in JPEGImages whose name in a list may lack folder and suffix; None without one.
+
+    Args:
+        files: result of `voc_images`.
+        source: the list, for messages.
+
+    Raises:
+        InputError: there are several, none of which is the one that is listed, or VOC's own .jpg.
+    """
+    name, stem = PurePosixPath(listed).name, _voc_stem(listed)
+    found = files.get(stem, ())
+    for preferred in (name, f"{stem}.jpg"):
+        if preferred in found:
+            return preferred
+    if len(found) > 1:
+        raise InputError(
+            f"{source}: {listed!r} may be {' or '.join(found)} in JPEGImages; write the suffix, too"
+        )
+    return found[0] if found else None
+
+
+def _voc_stem(listed: str) -> str:
     name = PurePosixPath(listed).name
     stem, suffix = os.path.splitext(name)
-    return f"JPEGImages/{stem if suffix.lower() in images.SUFFIXES else name}.jpg"
+    return stem if suffix.lower() in images.SUFFIXES else name
 
 
 def _list_coco(split: Mapping, root: Path) -> Iterable[ListedImage]:

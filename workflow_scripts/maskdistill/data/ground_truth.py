@@ -1,5 +1,6 @@
 """Labels of PASCAL VOC and COCO datasets, which only the evaluation reads."""
 
+import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from workflow_scripts.maskdistill.data.datasets import (
+    LEGEND,
     VOC_CLASSES,
     VOC_OBJECTS,
     WATCHED_ORIGINS,
@@ -18,7 +20,7 @@ from workflow_scripts.maskdistill.data.datasets import (
     voc_label_map,
 )
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import label_maps
+from workflow_scripts.maskdistill.files import images, label_maps
 
 # Largest valid coordinate of a polygon's point, in pixels from the image's corner.
 _FARTHEST = 1e6
@@ -86,6 +88,10 @@ class GroundTruth:
     def __init__(self, dataset: Mapping, root: Path, split: str) -> None:
         self._root = root
         self._adapter = dataset["adapter"]
+        self._label_orientation = dataset.get("label_orientation", "auto")
+        self._stored_size = functools.cache(self._read_stored_size)
+        self._turned: set[str] = set()  # images whose labels were turned like the photograph
+        self._legend: dict[tuple[int, int, int], str] | None = None  # colour → name
         if not has_ground_truth(dataset):
             raise InputError(f"{root}: the config says that this dataset has no ground truth")
         if self._adapter == "voc":
@@ -95,6 +101,9 @@ class GroundTruth:
                 raise InputError(
                     f"{self._path}: no such folder; without labels set ground_truth: false"
                 )
+            if (root / LEGEND).is_file():
+                legend = label_maps.read_legend(root / LEGEND)
+                self._legend = {colour: name for name, colour in legend.items()}
         else:
             self._path = root / dataset["splits"][split]["annotations"]
             content = read_coco(self._path)
@@ -105,21 +114,30 @@ class GroundTruth:
             self._annotations = _annotations(content, self._path, self._sizes, categories)
         _check_class_names(self.class_names, self._path)
 
+    def print_turned(self) -> None:
+        """Print in how many images read so far the labels were turned, if there are any."""
+        if self._turned:
+            print(
+                f"{len(self._turned):,} images have labels that were drawn on the stored pixels; "
+                f"turned as EXIF turns the photographs, for example {min(self._turned)}"
+            )
+
     def semantic(self, image_id: int, file_name: str) -> np.ndarray:
         """The label map of one image.
 
-        In COCO, smaller objects cover larger ones, and crowd regions are ignore.
+        In COCO, smaller objects cover larger ones, and crowd regions are ignore. Labels that were
+        drawn on the stored pixels of a photograph are turned as EXIF turns it, see the setting
+        `dataset.label_orientation`.
 
         Returns:
             H x W uint8 (uint16 beyond 254 classes): 0 background, 1..K classes, and 255 ignore.
 
         Raises:
-            InputError: missing or damaged label map.
+            InputError: missing or damaged label map, or labels that may be turned or not.
         """
         if self._adapter == "voc":
-            paths = [self._root / voc_label_map(folder, file_name) for folder in VOC_CLASSES]
-            return label_maps.read_png(next(filter(Path.is_file, paths), paths[0]))
-        instances = self.instances(image_id, file_name)
+            return self._upright(self._voc_classes(file_name), file_name)
+        instances = self._coco_instances(image_id, file_name)
         labels = np.zeros(
             self._size(image_id, file_name), dtype=label_maps.dtype(len(self.class_names))
         )
@@ -129,16 +147,52 @@ class GroundTruth:
         for instance in sorted(instances, key=lambda i: -int(i.mask.sum())):
             if not instance.crowd:
                 labels[instance.mask] = instance.class_id
-        return labels
+        return self._upright(labels, file_name)
 
     def instances(self, image_id: int, file_name: str) -> list[Instance]:
-        """The annotated objects of one image.
+        """The annotated objects of one image, turned as by `semantic`.
 
         Raises:
             InputError: missing or damaged label map.
         """
-        if self._adapter == "voc":
-            return self._voc_instances(image_id, file_name)
+        read = self._voc_instances if self._adapter == "voc" else self._coco_instances
+        return [
+            instance._replace(mask=self._upright(instance.mask, file_name))
+            for instance in read(image_id, file_name)
+        ]
+
+    def _upright(self, labels: np.ndarray, file_name: str) -> np.ndarray:
+        """Labels of an image as the image is shown, if they were drawn on its stored pixels."""
+        orientation = self._label_turn(file_name, labels.shape)
+        if orientation == 1:
+            return labels
+        self._turned.add(file_name)
+        return np.ascontiguousarray(images.turned(labels, orientation))
+
+    def _label_turn(self, file_name: str, size: tuple[int, int]) -> int:
+        """The EXIF orientation by which labels of this (height, width) have to be turned."""
+        if self._label_orientation == "upright":
+            return 1
+        stored, orientation = self._stored_size(file_name)
+        if orientation == 1 or size != stored:
+            return 1
+        if self._label_orientation == "auto" and size == images.turned_size(stored, orientation):
+            raise InputError(
+                f"{self._root / file_name}: EXIF turns this photograph (orientation "
+                f"{orientation}), and its labels have the size of both the stored and the turned "
+                "one; set dataset.label_orientation to upright if they were drawn on photographs "
+                "as they are shown, else to stored"
+            )
+        return orientation
+
+    def _read_stored_size(self, file_name: str) -> tuple[tuple[int, int], int]:
+        try:
+            return images.stored_size(self._root / file_name)
+        except images.ImageRejected:
+            return (0, 0), 1  # it is not evaluated either
+
+    def _coco_instances(self, image_id: int, file_name: str) -> list[Instance]:
+        """The objects in the pixels that the annotation file describes."""
         size = self._size(image_id, file_name)
         return [
             Instance(
@@ -157,14 +211,54 @@ class GroundTruth:
             )
         return self._sizes[image_id]
 
+    def _voc_classes(self, file_name: str) -> np.ndarray:
+        paths = [self._root / voc_label_map(folder, file_name) for folder in VOC_CLASSES]
+        path = next(filter(Path.is_file, paths), paths[0])
+        if self._legend is None:
+            return label_maps.read_png(path)
+
+        def label_of(colour: tuple[int, int, int]) -> int:
+            name = self._legend.get(colour)
+            if name is None and colour == label_maps.VOID_COLOUR:
+                return label_maps.ignore_value(np.empty(0, label_maps.dtype(classes)))
+            if name == "background":
+                return 0
+            if name in self.class_names:
+                return self.class_names.index(name) + 1
+            if name is not None:
+                raise InputError(
+                    f"{path}: has the class {name!r} of {LEGEND}, which dataset.classes lacks"
+                )
+            raise InputError(
+                f"{path}: has the colour {','.join(map(str, colour))}, which {LEGEND} lacks; add "
+                "it there, or remove that file if the pixels hold numbers of classes"
+            )
+
+        classes = len(self.class_names)
+        return label_maps.read_coloured_png(path, label_of, classes)
+
+    def _voc_objects(self, path: Path) -> np.ndarray:
+        """Numbers of objects, 1, 2, …; with a legend, each colour is an object."""
+        if self._legend is None:
+            return label_maps.read_png(path)
+        numbers: dict[tuple[int, int, int], int] = {(0, 0, 0): 0}
+
+        def number_of(colour: tuple[int, int, int]) -> int:
+            if colour == label_maps.VOID_COLOUR:
+                return label_maps.IGNORE_16_BIT
+            return numbers.setdefault(colour, len(numbers))
+
+        return label_maps.read_coloured_png(path, number_of, label_maps.IGNORE)
+
     def _voc_instances(self, image_id: int, file_name: str) -> list[Instance]:
         path = self._root / voc_label_map(VOC_OBJECTS, file_name)
-        objects = label_maps.read_png(path)
-        classes = self.semantic(image_id, file_name)
+        objects = self._voc_objects(path)
+        classes = self._voc_classes(file_name)
         if objects.shape != classes.shape:
             raise InputError(f"{path}: its size differs from that of the image's map of classes")
         found = []
-        for value in np.unique(objects[(objects > 0) & (objects < label_maps.IGNORE)]):
+        void = label_maps.ignore_value(objects)
+        for value in np.unique(objects[(objects > 0) & (objects != void)]):
             mask = objects == value
             inside = classes[mask]
             inside = inside[(inside > 0) & (inside != label_maps.ignore_value(classes))]

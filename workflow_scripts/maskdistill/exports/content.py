@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from workflow_scripts.maskdistill.files import label_maps, shards
+from workflow_scripts.maskdistill.files import images, label_maps, shards
 from workflow_scripts.maskdistill.progress import progress
 
 
@@ -118,6 +118,7 @@ def copy_image(source: Path, target: Path) -> None:
     Label maps belong to the upright image, and not all tools read EXIF data.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    images.register_heif()
     # Not opened by its path, see `images._open`.
     with open(source, "rb") as file, Image.open(file) as image:
         if image.getexif().get(0x0112, 1) != 1:

@@ -1,25 +1,77 @@
-"""Reading image files as RGB arrays, and resizing them for the backbone."""
+"""Reading image files as RGB arrays, and resizing them for the backbone.
+
+Files are recognised by their content, whatever their suffix. Of an animation, of a TIFF with
+several pages and of a HEIF with several pictures, the first (primary) one is read.
+
+One rule for all values beyond 8 bits, integers and floats, which are mapped to 0..255: the value
+`top` becomes 255 and 0 stays 0, where `top` is the smallest of 1 (floats only), 255, 1023, 4095,
+16383 and 65535 that is not below the image's largest value; if that would leave more than three
+quarters of the range empty, `top` is the largest value itself. So 10-, 12- and 14-bit data in
+16-bit files keep their brightness. Images with negative values or values above 65535 are mapped
+from their smallest to their largest value.
+"""
 
 import contextlib
+import functools
 import math
 import os
+import stat
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from workflow_scripts.maskdistill.errors import InputError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+# Format of Pillow → suffixes of its files. No other format is tried on a file, whatever its name:
+# some of Pillow's formats start other programs.
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),
+    "HEIF": (".heic", ".heif", ".hif"),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 # JPEGs with fewer pixels are always decoded whole, which takes a few hundredths of a second.
 DRAFT_PIXELS = 2**21
 # `_open` checks the size against `max_pixels` before decoding, with a clearer message.
 Image.MAX_IMAGE_PIXELS = None
 
+_ORIENTATION = 0x0112  # tag of EXIF
+_SWAPPING = (5, 6, 7, 8)  # its values that swap height and width
+_BITS_PER_SAMPLE, _EXTRA_SAMPLES = 258, 338  # tags of TIFF
+_ALPHA_SAMPLES = {1, 2, 999}  # values of the latter: associated, unassociated, Corel's
+_WITH_ALPHA = ("LA", "PA", "La", "RGBa", "RGBA")
+_TOPS = (1, 255, 1023, 4095, 16383, 65535)
+
 
 class ImageRejected(Exception):
     """An unusable image; the message is the reason, for the column `status`."""
+
+
+class ImageFacts(NamedTuple):
+    """What is known of an image that can be read."""
+
+    height: int  # of the upright image, in pixels
+    width: int
+    format: str  # a key of FORMATS
+    bits: int  # per sample, as stored
+    orientation: int  # EXIF: 1 upright, 2..8 to be turned or mirrored
+    several: bool  # whether only the first of several frames or pages is read
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.height, self.width
 
 
 def read_image(
@@ -27,11 +79,12 @@ def read_image(
 ) -> np.ndarray:
     """Decode one image to RGB, upright.
 
-    EXIF orientation is applied. Grayscale, palette, CMYK and 16-bit images are converted; alpha
-    is composited over white; only the first frame of an animation is read.
+    EXIF orientation is applied. Grayscale, palette, CMYK and LAB images are converted, values
+    beyond 8 bits by the rule above; transparency is composited over white. Extra bands of a TIFF
+    that are not declared as transparency are left out.
 
     Args:
-        path: JPEG, PNG, WebP, TIFF or BMP file.
+        path: a file of one of `FORMATS`.
         max_pixels: height x width above which the image is rejected without being decoded.
         min_side: smallest accepted side, in pixels.
 
@@ -42,7 +95,8 @@ def read_image(
         ImageRejected: missing, empty, damaged, truncated, too small or too large.
     """
     with _open(path, max_pixels=max_pixels, min_side=min_side) as image:
-        return np.array(_to_rgb(_decode(image)))
+        alpha = _has_alpha(image)
+        return np.array(_to_rgb(_upright(_decode(image, path)), alpha=alpha))
 
 
 def read_listed(
@@ -100,26 +154,71 @@ def _draft(image: Image.Image, size: tuple[int, int]) -> tuple[int, int] | None:
 
 def probe_image(
     path: str | os.PathLike, *, max_pixels: int | None = None, min_side: int = 1
-) -> tuple[int, int]:
+) -> ImageFacts:
     """Check that an image can be read to its end, as cheaply as its format allows.
 
     A JPEG is decoded at an eighth of its size, which still walks through all of its data.
-
-    Returns:
-        (height, width) of the upright image, in pixels.
 
     Raises:
         ImageRejected: as `read_image`.
     """
     with _open(path, max_pixels=max_pixels, min_side=min_side) as image:
-        width, height = image.size
+        (width, height), alpha, bits = image.size, _has_alpha(image), _bits(image)
+        kind, several = _format(image), _has_several(image)
+        # Pillow turns a TIFF upright while decoding, and drops the tag; its size is upright from
+        # the start. Some other formats have the tag after their pixels.
+        of_tiff = _orientation(image) if kind == "TIFF" else None
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
-        _upright(_decode(image))
-        # Orientations 5..8 swap the axes. The tag is read after decoding, because Pillow turns a
-        # TIFF upright while decoding and drops the tag; its size is upright from the start.
-        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+        upright = _upright(_decode(image, path))
+        # One pixel shows whether this kind of pixels can be converted.
+        _to_rgb(upright.crop((0, 0, 1, 1)), alpha=alpha)
+        orientation = of_tiff or _orientation(image)
+        if kind != "TIFF" and orientation in _SWAPPING:
             width, height = height, width
-        return height, width
+        return ImageFacts(height, width, kind, bits, orientation, several)
+
+
+def stored_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
+    """(height, width) of the pixels as they are stored, and the EXIF orientation (1..8).
+
+    Raises:
+        ImageRejected: missing, empty or damaged.
+    """
+    with _open(path, max_pixels=None, min_side=1) as image:
+        width, height = image.size
+        orientation = _orientation(image)
+        if image.format == "TIFF" and orientation in _SWAPPING:
+            width, height = height, width
+        return (height, width), orientation
+
+
+def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """(height, width) of an image whose stored pixels have this one, upright."""
+    return size[::-1] if orientation in _SWAPPING else size
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored values, H x W, as an EXIF orientation (1..8) turns and mirrors them.
+
+    It is meant for labels that were drawn on the stored pixels of a photograph.
+    """
+    if orientation in _SWAPPING:
+        pixels = pixels.T
+    mirrored_rows, mirrored_columns = _MIRRORED[orientation]
+    return pixels[:: -1 if mirrored_rows else 1, :: -1 if mirrored_columns else 1]
+
+
+# EXIF orientation → whether rows and columns are mirrored, after the transposition if there is one.
+_MIRRORED = {
+    1: (False, False),
+    2: (False, True),
+    3: (True, True),
+    4: (True, False),
+    5: (False, False),
+    6: (False, True),
+    7: (True, True),
+    8: (True, False),
+}
 
 
 @contextlib.contextmanager
@@ -128,17 +227,24 @@ def _open(
 ) -> Iterator[Image.Image]:
     with contextlib.ExitStack() as opened:
         try:
-            if os.path.getsize(path) == 0:
+            found = os.stat(path)
+            # Opening a pipe would wait for somebody to write to it.
+            if not stat.S_ISREG(found.st_mode):
+                raise ImageRejected("unreadable: not a regular file")
+            if found.st_size == 0:
                 raise ImageRejected("empty file (0 bytes)")
             # Given a path, Pillow would map an uncompressed TIFF into memory, and then it drops
             # the orientation without turning the image.
             file = opened.enter_context(open(path, "rb"))
-            image = opened.enter_context(Image.open(file))
+            register_heif()
+            image = opened.enter_context(Image.open(file, formats=tuple(FORMATS)))
         except FileNotFoundError:
             raise ImageRejected("missing file") from None
         except UnidentifiedImageError:
-            raise ImageRejected("not an image of a known format") from None
-        except (OSError, ValueError, SyntaxError) as error:
+            raise ImageRejected(_unknown_kind(path)) from None
+        except ImageRejected:
+            raise
+        except Exception as error:  # damaged headers raise many types in Pillow
             raise ImageRejected(f"unreadable: {_one_line(error)}") from error
         width, height = image.size
         size = f"{height} x {width} px"
@@ -149,16 +255,96 @@ def _open(
         yield image
 
 
-def _decode(image: Image.Image) -> Image.Image:
+@functools.cache
+def register_heif() -> None:
+    """Teach Pillow's `Image.open` to read HEIC; this module's functions do so by themselves."""
+    from pillow_heif import register_heif_opener  # not needed to parse the workflow
+
+    register_heif_opener()
+
+
+def _unknown_kind(path: str | os.PathLike) -> str:
+    """Why Pillow does not identify a file."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "a TIFF whose number of bands or bits is not read; convert it to 8-bit RGB"
+    return "not an image of a known format"
+
+
+def _format(image: Image.Image) -> str:
+    return "JPEG" if image.format == "MPO" else image.format
+
+
+def _has_several(image: Image.Image) -> bool:
+    # What follows the first picture of an MPO are previews of it, or what the other eye sees.
+    return image.format not in ("MPO", "HEIF") and getattr(image, "is_animated", False)
+
+
+def _bits(image: Image.Image) -> int:
+    """Bits per sample of an image that is not decoded yet."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
+    if image.mode.startswith("I;16") or (image.tile and ";16B" in str(image.tile[0].args)):
+        return 16
+    return {"1": 1, "I": 16, "F": 32}.get(image.mode, 8)
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    """Whether the last band of these pixels is, or a color of them stands for, transparency."""
+    if image.format == "TIFF" and image.mode in _WITH_ALPHA:
+        return bool(_ALPHA_SAMPLES & {*image.tag_v2.get(_EXTRA_SAMPLES, ())})
+    return image.mode in _WITH_ALPHA or "transparency" in image.info
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 if there is no valid one."""
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception as error:  # damaged EXIF data raise many types in Pillow
+        raise ImageRejected(f"damaged EXIF data: {_one_line(error)}") from error
+    return found if found in _MIRRORED else 1
+
+
+def _decode(image: Image.Image, path: str | os.PathLike) -> Image.Image:
+    # Where Pillow keeps only the higher byte of 16 bits.
+    deep = image.mode in ("RGB", *_WITH_ALPHA) and _bits(image) == 16
     try:
         image.load()
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, MemoryError) as error:
+    except Exception as error:  # damaged files raise many types in Pillow
         raise ImageRejected(f"truncated or damaged: {_one_line(error)}") from error
+    if deep:
+        _scale_deep_colours(image, path)
     return image
 
 
+def _scale_deep_colours(image: Image.Image, path: str | os.PathLike) -> None:
+    """Replace the colours of a 16-bit image, of which Pillow keeps the higher bytes."""
+    import cv2  # slow to import, and seldom needed
+
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    bands = [band for band in image.getbands() if band not in "Aa"]
+    higher = np.atleast_3d(np.asarray(image))[..., : len(bands)]
+    if pixels is not None and pixels.ndim == 3:
+        pixels = pixels[..., 2::-1] if len(bands) == 3 else pixels[..., :1]  # BGR
+    # Both decoders read the same pixels, or the image is not what it seems.
+    if (
+        pixels is None
+        or pixels.dtype != np.uint16
+        or pixels.shape != higher.shape
+        or not np.array_equal(pixels >> 8, higher)
+    ):
+        raise ImageRejected(f"unreadable: 16-bit {image.format} of a kind that is not read")
+    scaled = _to_bytes(pixels)
+    parts = [Image.fromarray(scaled[..., i]) for i in range(len(bands))]
+    parts += [image.getchannel(band) for band in image.getbands() if band in "Aa"]
+    image.paste(Image.merge(image.mode, parts))
+
+
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    # The path in the message of a system's error may be long, and stands next to it anyway.
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -168,29 +354,53 @@ def _upright(image: Image.Image) -> Image.Image:
         raise ImageRejected(f"damaged EXIF data: {_one_line(error)}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    image = _upright(image)
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        return Image.fromarray(_stretch(np.asarray(image))).convert("RGB")
-    if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+def _to_rgb(image: Image.Image, *, alpha: bool) -> Image.Image:
+    """An upright image as RGB.
+
+    Args:
+        alpha: whether it has transparency, which is composited over white.
+
+    Raises:
+        ImageRejected: pixels that cannot be converted.
+    """
+    try:
+        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+            return Image.fromarray(_to_bytes(np.asarray(image))).convert("RGB")
+        if image.mode == "LAB":
+            return ImageCms.applyTransform(image, _lab_to_rgb())
+        if alpha:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            return Image.alpha_composite(white, image).convert("RGB")
+        return image.convert("RGB")
+    except (ValueError, ImageCms.PyCMSError) as error:
+        raise ImageRejected(f"pixels that cannot be converted: {_one_line(error)}") from error
 
 
-def _stretch(values: np.ndarray) -> np.ndarray:
-    """32-bit integers or floats to uint8: 16-bit data by its range, other data by min and max."""
-    values = values.astype(np.float64)
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    if low >= 0 and 255 < high <= 65535:
-        low, high = 0.0, 65535.0
-    elif low >= 0 and 1 < high <= 255:
-        low, high = 0.0, 255.0
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+@functools.cache
+def _lab_to_rgb() -> ImageCms.ImageCmsTransform:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+
+
+def _to_bytes(values: np.ndarray) -> np.ndarray:
+    """Values beyond 8 bits to uint8, by the rule at the top of this module.
+
+    Infinite values become those of the nearest end, undefined ones the lowest value.
+    """
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if low >= 0 and high <= _TOPS[-1]:
+        tops = _TOPS if values.dtype.kind == "f" else _TOPS[1:]
+        top = next(top for top in tops if high <= top)
+        low, high = 0.0, top if 4 * high >= top else high
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return _scaled(np.arange(65536), low, high)[values]
+    return _scaled(values, low, high)
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    values = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
     scaled = (values - low) / max(high - low, 1e-12)
     return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 

@@ -6,7 +6,7 @@ clusters, 16-bit grayscale images, where 65535 is ignore.
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -31,6 +31,7 @@ def _voc_palette() -> np.ndarray:
 
 
 PALETTE = _voc_palette()  # uint8, 256 x 3
+VOID_COLOUR = (224, 224, 192)  # of ignored pixels, the last one of the palette
 
 
 def encode_png(labels: np.ndarray) -> bytes:
@@ -78,19 +79,67 @@ def png_size(data: bytes) -> tuple[int, int]:
         return image.height, image.width
 
 
+def decode_colours(data: bytes) -> np.ndarray | None:
+    """Decode the colours of a label map to H x W x 3, uint8; None for a grayscale image.
+
+    Raises:
+        ValueError: an image of another kind.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        if image.mode in ("RGB", "RGBA", "P"):
+            return np.array(image.convert("RGB"))
+        if image.mode == "L" or image.mode.startswith("I;16"):
+            return None
+        raise ValueError(f"label maps are palette, RGB or grayscale images, not {image.mode}")
+
+
 def read_png(path: str | os.PathLike) -> np.ndarray:
     """Read a label map from a file, as `decode_png`.
 
     Raises:
         InputError: missing, damaged or not a label map.
     """
+    return _decoded(
+        path,
+        decode_png,
+        "; if its colours stand for classes, add CVAT's labelmap.txt, with the name and colour of "
+        "each class, to the dataset's root",
+    )
+
+
+def read_coloured_png(
+    path: str | os.PathLike, label_of: Callable[[tuple[int, int, int]], int], labels: int
+) -> np.ndarray:
+    """Read a label map whose colours stand for labels; a grayscale one holds the labels.
+
+    Args:
+        label_of: gives the label of a colour (R, G, B); may raise an InputError.
+        labels: the number of labels without background, for the dtype.
+
+    Returns:
+        H x W, uint8 or uint16.
+
+    Raises:
+        InputError: missing, damaged or not a label map.
+    """
+    pixels = _decoded(path, decode_colours)
+    if pixels is None:
+        return read_png(path)
+    codes = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    found, inverse = np.unique(codes, return_inverse=True)
+    colours_found = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in found]
+    table = np.array([label_of(colour) for colour in colours_found], dtype=dtype(labels))
+    return table[inverse].reshape(codes.shape)
+
+
+def _decoded(path: str | os.PathLike, decode: Callable, remedy: str = "") -> np.ndarray | None:
     try:
         with open(path, "rb") as file:
-            return decode_png(file.read())
+            return decode(file.read())
     except FileNotFoundError:
         raise InputError(f"{path}: no such label map; check the dataset's paths") from None
     except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: not a label map ({error})") from error
+        raise InputError(f"{path}: not a label map ({error}){remedy}") from error
 
 
 def dtype(clusters: int) -> type[np.unsignedinteger]:
@@ -145,6 +194,32 @@ def legend(names: Sequence[str]) -> str:
     ):
         lines.append(f"{name}:{','.join(map(str, colour))}::")
     return "\n".join(lines) + "\n"
+
+
+def read_legend(path: str | os.PathLike) -> dict[str, tuple[int, int, int]]:
+    """Name → colour (R, G, B) of a file labelmap.txt, as `legend` and CVAT write it.
+
+    Raises:
+        InputError: a line without a name and a colour, or a colour of two names.
+    """
+    names: dict[tuple[int, int, int], str] = {}
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            name, _, rest = line.strip().partition(":")
+            try:
+                red, green, blue = map(int, rest.partition(":")[0].split(","))
+            except ValueError:
+                raise InputError(
+                    f"{path}: line {number} is not NAME:RED,GREEN,BLUE::; correct it"
+                ) from None
+            other = names.setdefault((red, green, blue), name)
+            if other != name:
+                raise InputError(
+                    f"{path}: {other!r} and {name!r} have the same colour; change one of them"
+                )
+    return {name: colour for colour, name in names.items()}
 
 
 def row(image_id: int, file_name: str, labels: np.ndarray) -> dict:

@@ -65,7 +65,7 @@ def pictures(paths: Sequence[Path], sample: int, *, check: bool = False) -> Line
 
 def _probe(path: Path) -> tuple[int, int]:
     try:
-        return images.probe_image(path)
+        return images.probe_image(path).size
     except images.ImageRejected as rejection:
         raise damaged(path, "not a readable image", rejection) from rejection
 
@@ -76,6 +76,7 @@ def decode(path: Path) -> None:
     Raises:
         InputError: damaged.
     """
+    images.register_heif()
     try:
         with Image.open(path) as image:
             image.verify()
@@ -85,6 +86,7 @@ def decode(path: Path) -> None:
 
 
 def _is_label_map(path: Path) -> bool:
+    images.register_heif()
     with Image.open(path) as image:
         return image.format == "PNG" and (image.mode in ("P", "L") or image.mode[:4] == "I;16")
 
@@ -117,6 +119,7 @@ def labels_of_files(paths: Sequence[Path], sample: int) -> Lines:
 def _describe_pictures(paths: Sequence[Path]) -> Lines:
     bytes_ = sum(path.stat().st_size for path in paths)
     sizes = np.array([_probe(path) for path in paths])
+    images.register_heif()
     with Image.open(paths[0]) as image:
         kind = f"{image.format} {image.mode}"
     if len(paths) == 1:

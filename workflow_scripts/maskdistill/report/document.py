@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import Mapping, Sequence
 
+from workflow_scripts.maskdistill.data import folders
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation.step_titles import step_title
 from workflow_scripts.maskdistill.files import provenance, shards
@@ -60,6 +61,7 @@ def render(inputs: ReportInputs) -> str:
             if row["status"] != shards.OK
         ],
         rejected_shown=REJECTED_SHOWN,
+        skipped={split: folders.read_skipped(paths) for split, paths in inputs.images.items()},
         timings=times.timings(inputs.benchmarks, inputs.images, inputs.settings["seeds"]),
         scores=scores.score_tables(inputs) if scored else None,
         legend=illustrations.legend(inputs, clusters),

@@ -12,9 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from workflow_scripts.maskdistill.data import folders
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.settings.checks import untrained_warning
 
 WHOLE_IMAGE = 0.9  # share of the image from which a mask says nothing about an object
 TINY = 0.005  # share of the image below which a mask is a speck
@@ -79,11 +81,14 @@ def lines(findings: Sequence[Finding]) -> list[str]:
     return result
 
 
-def check_images(split: str, manifest: pd.DataFrame) -> Finding:
-    """How many images of a split could be read.
+def check_images(
+    split: str, manifest: pd.DataFrame, skipped: Mapping[str, Mapping] | None = None
+) -> Finding:
+    """How many images of a split could be read, and what was skipped.
 
     Args:
         manifest: columns file_name and status.
+        skipped: result of `folders.read_skipped`.
     """
     rejected = manifest[manifest["status"] != shards.OK]
     summary = f"{_many(len(manifest) - len(rejected), 'image')} could be read"
@@ -95,6 +100,8 @@ def check_images(split: str, manifest: pd.DataFrame) -> Finding:
             f"Repair or remove the files that could not be read; the first is {first['file_name']} "
             f"({first['status']})."
         )
+    kinds = [f"{one['count']:,} × {kind}" for kind, one in (skipped or {}).items()]
+    summary += f"; skipped: {', '.join(kinds)}" if kinds else ""
     return Finding("images", split, f"{summary}.", advice)
 
 
@@ -257,10 +264,14 @@ def check(
         images, masks, candidates: split → shards.
         assignments: clusters of the training masks.
         histories: title of a training → its history.csv.
-        settings: clustering.clusters, confidence.threshold and mask_rcnn.enabled.
+        settings: clustering.clusters, confidence.threshold, mask_rcnn.enabled, segmentation.model,
+            and the weights of both trainings.
     """
     manifests = {split: _read(paths, "file_name", "status") for split, paths in images.items()}
-    result = [check_images(split, manifest) for split, manifest in manifests.items()]
+    result = [
+        check_images(split, manifests[split], folders.read_skipped(paths))
+        for split, paths in images.items()
+    ]
     for split, paths in masks.items():
         rows = _read(paths, "image_id", "share", "quality", "status")
         result.append(check_masks(split, rows))
@@ -273,6 +284,14 @@ def check(
         trained = settings["mask_rcnn"]["enabled"]
         result.append(check_candidates(split, rows, usable, threshold, trained=trained))
     result += [check_training(name, path) for name, path in histories.items()]
+    trained = {
+        "mask_rcnn": settings["mask_rcnn"]["enabled"],
+        "segmentation": settings["segmentation"]["model"] == "deeplab",
+    }
+    untrained = [one for one in trained if trained[one] and settings[one]["weights"] is None]
+    if untrained:
+        advice = [untrained_warning(stage) for stage in untrained]
+        result.append(Finding("training", "initial weights", "random numbers.", advice))
     return result
 
 

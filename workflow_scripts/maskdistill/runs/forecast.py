@@ -9,6 +9,9 @@ from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.files import images
 from workflow_scripts.maskdistill.settings.backbones import is_from_timm
 from workflow_scripts.maskdistill.settings.downloads import dataset_source
+from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.settings.splits import (
     evaluated_split,
     instance_split,
@@ -23,6 +26,7 @@ LABEL_MAP = 8_000  # a PNG of 500 x 375
 MODEL = 150_000_000  # ResNet-50 with its heads
 CHECKPOINT = 3  # of a training: times the model, with momentum and the one before it
 UNPACKED = 1.05  # times the archive: JPEG does not shrink
+STRIDE_16 = 0.3  # of DeepLab-v3's operations at stride 8 (counted with torch, ResNet-50)
 STATED_PATCHES = 2160  # of an image in resources/throughput.json: 640 x 864 in patches of 16
 
 
@@ -104,11 +108,26 @@ def gpu_seconds(
         evaluated = counts[evaluated_split(config)]
         mask_rcnn, segmentation = config["mask_rcnn"], config["segmentation"]
         refined = config["crf"]["enabled"] * (evaluated * rounds + _relabelled(config, counts))
+        trained = (
+            mask_rcnn["iterations"]
+            * mask_rcnn["batch_size"]
+            * _relative_area(mask_rcnn["train_sides"], MaskRCNNSettings().train_sides)
+        )
+        predicted = count * _relative_area(
+            [config["candidates"]["shorter_side"]], [CandidateSettings().shorter_side]
+        )
+        stride = STRIDE_16 if segmentation["output_stride"] == 16 else 1
+        learned = (
+            counts["train"]
+            * segmentation["epochs"]
+            * stride
+            * _relative_area([segmentation["crop_size"]], [SegmentationSettings().crop_size])
+        )
         amounts |= {
-            "train_mask_rcnn": seeds * mask_rcnn["iterations"] * mask_rcnn["batch_size"],
-            "predict_candidates": seeds * count,
-            "train_segmentation": seeds * rounds * segmentation["epochs"] * counts["train"],
-            "predict_segmentation": seeds * rounds * evaluated,
+            "train_mask_rcnn": seeds * trained,
+            "predict_candidates": seeds * predicted,
+            "train_segmentation": seeds * rounds * learned,
+            "predict_segmentation": seeds * rounds * evaluated * stride,
             "refine_predictions": seeds * refined,
         }
         if _probed(config):
@@ -126,6 +145,11 @@ def _relative_size(features: Mapping, network: Backbone) -> float:
     if network.patch_size is None:
         return 1.0
     return patches(features, network.patch_size) / STATED_PATCHES
+
+
+def _relative_area(sides: Sequence[float], stated: Sequence[float]) -> float:
+    """Mean area of images of these sides, as a multiple of what the throughput is stated for."""
+    return sum(a * a for a in sides) / len(sides) / (sum(b * b for b in stated) / len(stated))
 
 
 def _relabelled(config: Mapping, counts: Mapping[str, int]) -> int:

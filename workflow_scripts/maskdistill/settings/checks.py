@@ -51,6 +51,18 @@ def check_moved(config: Mapping, *, source: str) -> None:
             raise InputError(f"{source}: {old} is now {new}; write it there (config/README.md)")
 
 
+def untrained_warning(stage: str) -> str:
+    """What to say where a training starts without weights.
+
+    Args:
+        stage: mask_rcnn or segmentation.
+    """
+    return (
+        f"warning: {stage}.weights is null, so it starts from random numbers and needs far "
+        "more training than from self-supervised weights, which `preset: standard` names"
+    )
+
+
 def check_files(config: Mapping, source: Path, downloadable: Collection[str]) -> None:
     """Check that the files in the config of a dataset exist.
 

@@ -132,7 +132,12 @@ def dataset_schema() -> dict:
     """A JSON schema of the file of a dataset, in which every key is optional."""
     schema = _schema(DatasetConfig)
     extends = {"description": "Another dataset, whose file this one overrides.", "type": "string"}
-    schema["properties"] = {"extends": extends, **schema["properties"]}
+    preset = {
+        "description": "Settings that go between the defaults and this file: the name of a file in "
+        "config/presets/.",
+        "type": "string",
+    }
+    schema["properties"] = {"extends": extends, "preset": preset, **schema["properties"]}
     return schema
 
 

@@ -44,8 +44,34 @@ def known_datasets(folders: Sequence[Path]) -> dict[str, Path]:
     return {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
 
 
+def read_preset(name: object, folders: Sequence[Path], source: Path) -> dict:
+    """The content of config/presets/NAME.yaml: settings that go between defaults and dataset.
+
+    Args:
+        folders: folders of the files of datasets; their neighbours `presets` hold the presets,
+            and earlier ones take precedence.
+        source: file that names the preset, for messages.
+
+    Raises:
+        InputError: there is no such preset, or it describes a dataset.
+    """
+    known = known_datasets([folder.parent / "presets" for folder in folders])
+    if name not in known:
+        raise InputError(
+            f"{source}: preset: unknown preset {name!r}{nearest(str(name), sorted(known))}; known "
+            f"are {', '.join(sorted(known))}"
+        )
+    content = read_yaml(known[name])
+    for key in ("dataset", "extends", "preset", "shards"):
+        if key in content:
+            raise InputError(f"{known[name]}: {key}: a preset cannot have it; remove it")
+    return content
+
+
 def layers(path: Path, known: Mapping[str, Path]) -> list[dict]:
     """The content of a dataset's file, after those of the datasets that it extends.
+
+    The key `preset` is left in them.
 
     Args:
         known: result of `known_datasets`.

@@ -9,7 +9,12 @@ from pydantic import Field
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.settings.backbones import decided
 from workflow_scripts.maskdistill.settings.checks import check_files, validate
-from workflow_scripts.maskdistill.settings.layers import known_datasets, layers, merge
+from workflow_scripts.maskdistill.settings.layers import (
+    known_datasets,
+    layers,
+    merge,
+    read_preset,
+)
 from workflow_scripts.maskdistill.settings.section import (
     UNIQUE,
     FileName,
@@ -110,10 +115,12 @@ def dataset_config(
     *,
     downloadable: Collection[str] = (),
 ) -> dict:
-    """The complete config of one dataset: defaults, its own file, and the overrides, merged.
+    """The complete config of one dataset: defaults, preset, own file, and overrides, merged.
 
-    A file with `extends: OTHER` overrides that other dataset's file. What the family of a backbone
-    decides (`auto`, and weights that are not named) is filled in.
+    A file with `extends: OTHER` overrides that other dataset's file. `preset: NAME` in it or in the
+    overrides, puts config/presets/NAME.yaml between the defaults and the dataset's file. What the
+    family of a backbone decides (`auto`, and weights that are not named) is filled in. The result
+    has these values alone, so that it does not matter where they come from.
 
     Args:
         name: name of the dataset; its file is `name`.yaml.
@@ -130,7 +137,12 @@ def dataset_config(
             f"unknown dataset {name!r}{nearest(name, sorted(known))}; known are "
             f"{', '.join(sorted(known))}; describe your own in {folders[0] / name}.yaml"
         )
-    merged = merge(config["defaults"], *layers(known[name], known), config["overrides"])
-    validate(DatasetConfig, merged, source=str(known[name]))
+    own = merge({}, *layers(known[name], known), config["overrides"])
+    source, preset = str(known[name]), own.pop("preset", None)
+    merged = merge(config["defaults"], own)
+    if preset is not None:
+        source += f" (preset {preset})"
+        merged = merge(config["defaults"], read_preset(preset, folders, known[name]), own)
+    validate(DatasetConfig, merged, source=source)
     check_files(merged, known[name], downloadable)
     return decided(merged, downloadable)

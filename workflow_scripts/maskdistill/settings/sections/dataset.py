@@ -88,6 +88,12 @@ class DatasetSettings(Section):
     classes: Annotated[listed(Annotated[str, AfterValidator(_check_class)]), *UNIQUE] = Field(
         (), description="voc only: the names of classes 1, 2, …; COCO's file has its own."
     )
+    label_orientation: Literal["auto", "upright", "stored"] = Field(
+        "auto",
+        description="Pixels that labels were drawn on, where EXIF turns a photograph: as it is "
+        "shown (upright) or as it is stored. auto decides by the size of the labels, and stops "
+        "where both have the same size.",
+    )
     generate: GeneratedScenes | None = Field(
         None, description="Makes the dataset from generated scenes; root must be data/NAME."
     )

@@ -22,3 +22,7 @@ class ImageSettings(Section):
     max_rejected_count: Natural = Field(
         10, description="Number of unusable images that is always tolerated."
     )
+
+    def plain_limits(self) -> dict[str, int]:
+        """What decides whether an image is usable, as arguments of `images.read_image`."""
+        return {"max_pixels": self.max_pixels, "min_side": self.min_side}

@@ -1,0 +1,195 @@
+"""Recognising how the images and labels of a new folder are laid out."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from workflow_scripts.maskdistill.data.datasets import (
+    LEGEND,
+    VOC_CLASSES,
+    list_images,
+    voc_label_map,
+)
+from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import label_maps
+from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.settings.layers import read_yaml
+
+_LOOKED_AT = 2000  # label maps that are read to find the number of classes
+_TRIED = 20  # images whose labels are read to see whether they can be
+_VOC_NAME = re.compile(r"(20\d\d_)?\d{6}")  # of an image of PASCAL VOC
+_VOC_CONFIG = "config/datasets/voc2012.yaml"
+
+
+class Layout(NamedTuple):
+    """What a folder seems to be."""
+
+    dataset: dict[str, Any]  # the section `dataset` of the config
+    title: str  # in words
+    notes: list[str]  # what was guessed, or why labels are not used
+    classes: int | None  # number of classes, if there are labels
+
+
+def recognise(root: Path) -> Layout:
+    """The layout of a folder: PASCAL VOC, COCO, or any tree of images.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the folder of your images")
+    for recognised in (_voc, _coco):
+        found = recognised(root)
+        if found is not None:
+            return _with_usable_labels(found, root)
+    dataset = {"root": str(root), "adapter": "folder", "splits": {"train": "."}}
+    return Layout(dataset, "a folder of images without labels", [], None)
+
+
+def _with_usable_labels(found: Layout, root: Path) -> Layout:
+    """The layout, without ground truth if the labels cannot be read; then a note says why."""
+    dataset = found.dataset
+    if not dataset.get("ground_truth"):
+        return found
+    split = "val" if "val" in dataset["splits"] else "train"
+    try:
+        truth = GroundTruth({**dataset, "label_orientation": "upright"}, root, split)
+        images = list_images(dataset, root, split)
+        if dataset["adapter"] == "voc":
+            _check_label_maps(root, split, [image.file_name for image in images])
+        for image in images[:_TRIED]:
+            truth.semantic(image.image_id, image.file_name)
+    except InputError as error:
+        note = f"its labels cannot be used, so there is no evaluation: {error}"
+        dataset = {key: value for key, value in dataset.items() if key != "classes"}
+        without = {**dataset, "ground_truth": False}
+        return Layout(without, f"{found.title}, without usable labels", [*found.notes, note], None)
+    return found._replace(classes=len(truth.class_names))
+
+
+def _voc(root: Path) -> Layout | None:
+    if not (root / "JPEGImages").is_dir():
+        return None
+    lists = sorted(path.stem for path in (root / "ImageSets" / "Segmentation").glob("*.txt"))
+    if not lists:
+        dataset = {"root": str(root), "adapter": "folder", "splits": {"train": "JPEGImages"}}
+        return Layout(dataset, "PASCAL VOC's images without a list of them", [], None)
+    learned = next((name for name in ("train", "trainval", "default") if name in lists), lists[0])
+    splits = {"train": learned}
+    if "val" in lists and learned != "val":
+        splits["val"] = "val"
+    dataset: dict[str, Any] = {"root": str(root), "adapter": "voc", "splits": splits}
+    notes = []
+    if len(lists) > len(splits):
+        notes.append(f"lists of images: {', '.join(lists)}")
+    labels = _label_maps(root)
+    if not labels:
+        return Layout({**dataset, "ground_truth": False}, "PASCAL VOC without labels", notes, None)
+    names, note = _voc_classes(root, labels)
+    notes += [note] if note else []
+    dataset |= {"ground_truth": True, "classes": names}
+    return Layout(dataset, "PASCAL VOC with label maps", notes, len(names))
+
+
+def _check_label_maps(root: Path, split: str, names: Sequence[str]) -> None:
+    """Check that all images of a split have a label map.
+
+    Raises:
+        InputError: names the first one without.
+    """
+    have = {folder: {path.name for path in (root / folder).glob("*.png")} for folder in VOC_CLASSES}
+    without = [
+        name
+        for name in names
+        if not any(Path(voc_label_map(folder, name)).name in have[folder] for folder in VOC_CLASSES)
+    ]
+    if without:
+        raise InputError(
+            f"{len(without):,} of {len(names):,} images of the split '{split}' have no label map, "
+            f"for example {without[0]}"
+        )
+
+
+def _label_maps(root: Path) -> list[Path]:
+    return sorted(path for folder in VOC_CLASSES for path in (root / folder).glob("*.png"))
+
+
+def _voc_classes(root: Path, labels: list[Path]) -> tuple[list[str], str | None]:
+    """Names of the classes of label maps, and what was guessed."""
+    if (root / LEGEND).is_file():
+        names = [*label_maps.read_legend(root / LEGEND)]
+        return [name for name in names if name != "background"], None
+    most = 0
+    for path in labels[:_LOOKED_AT]:
+        try:
+            values = label_maps.without_ignore(label_maps.read_png(path))
+        except InputError:
+            break  # `_with_usable_labels` says why
+        most = max(most, int(np.max(values)))
+    published = read_yaml(REPOSITORY / _VOC_CONFIG)["dataset"]["classes"]
+    if most <= len(published) and all(_VOC_NAME.fullmatch(path.stem) for path in labels):
+        return published, None
+    looked = f"the first {_LOOKED_AT:,} label maps" if len(labels) > _LOOKED_AT else "label maps"
+    note = f"{looked} have the classes 1 to {most}, whose names are not known; write them"
+    return [f"class_{number}" for number in range(1, max(1, most) + 1)], note
+
+
+def _coco(root: Path) -> Layout | None:
+    splits: dict[str, dict[str, str]] = {}
+    notes = []
+    files = [*sorted(root.glob("*.json")), *sorted((root / "annotations").glob("*.json"))]
+    for path in files:
+        content = _annotations(path)
+        if content is None:
+            continue
+        split = "val" if "val" in path.stem.lower() else "train"
+        name = path.relative_to(root).as_posix()
+        names = [image.get("file_name") or "" for image in content["images"]]
+        folder = _image_folder(root, names, path.stem)
+        if folder is None:
+            notes.append(f"{name}: its images were not found, so it is not used")
+        elif split in splits:
+            notes.append(f"{name}: not used, next to {splits[split]['annotations']}")
+        else:
+            splits[split] = {"annotations": name, "images": folder}
+    if not splits:
+        return None
+    if "train" not in splits:
+        splits = {"train": splits["val"]}
+    ordered = {split: splits[split] for split in ("train", "val") if split in splits}
+    dataset = {"root": str(root), "adapter": "coco", "splits": ordered, "ground_truth": True}
+    return Layout(dataset, "COCO with annotations", notes, None)
+
+
+def _annotations(path: Path) -> Mapping | None:
+    """A file in COCO's format with images and categories; None for any other."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    entries = [content.get(key) for key in ("images", "annotations", "categories")]
+    if not all(isinstance(one, list) and one and isinstance(one[0], dict) for one in entries):
+        return None
+    return content if all(isinstance(image, dict) for image in content["images"]) else None
+
+
+def _image_folder(root: Path, names: Sequence[str], title: str) -> str | None:
+    """The folder that the file names of annotations are relative to.
+
+    Args:
+        title: of the file of annotations; a folder that it names goes before others.
+    """
+    first = [str(name) for name in names[:3] if name]
+    below = [path for path in sorted(root.glob("*")) if path.is_dir()]
+    deeper = [path for folder in below for path in sorted(folder.glob("*")) if path.is_dir()]
+    for folder in sorted((root, *below, *deeper), key=lambda path: path.name not in title):
+        if first and all((folder / name).is_file() for name in first):
+            return folder.relative_to(root).as_posix()
+    return None

@@ -1,0 +1,131 @@
+"""Schedules of trainings and numbers of shards that fit a dataset and a machine.
+
+The times are those of `forecast`, for a GPU. Without one they are multiplied by what was measured
+on the one stage whose times on both are known: ViT-S/16 at 640 pixels takes 2.4 s per image on one
+CPU core, and 0.036 s on the GPU of resources/throughput.json.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from workflow_scripts.maskdistill.runs import forecast
+from workflow_scripts.maskdistill.settings.layers import merge
+
+CORE_SLOWDOWN = 2.4 / 0.036  # of one CPU core, relative to the GPU of resources/throughput.json
+CRF_SECONDS = 2.2  # of one core per image of 375 x 500, see resources/throughput.json
+
+# The paper's passes over its 10,582 images and their shares at which the learning rate falls.
+PAPER_PASSES = 24_000 * 16 / 10_582
+PAPER_EPOCHS = 45
+_FALLS = (20 / 24, 22 / 24)
+_LAST_EPOCHS = 40 / 45
+# Below this a training learns nothing, whatever the time.
+LEAST_ITERATIONS = 200
+LEAST_EPOCHS = 4
+
+_GPU_SHARD, _CPU_SHARD = 4000, 200  # images; config/README.md, "A dataset of your own"
+
+
+class Machine(NamedTuple):
+    """What decides how long a run takes."""
+
+    gpu: str | None  # its name
+    gpu_bytes: int
+    cores: int
+    memory_bytes: int
+
+    @property
+    def slowdown(self) -> float:
+        """Times by which networks are slower than on the GPU of resources/throughput.json."""
+        return 1.0 if self.gpu else CORE_SLOWDOWN / self.cores
+
+
+def shards(images: int, machine: Machine) -> int:
+    """A number of shards with jobs long enough for the time that they take to start."""
+    return max(1, round(images / (_GPU_SHARD if machine.gpu else _CPU_SHARD)))
+
+
+def batch_size(machine: Machine) -> int:
+    """Images of one training step: the paper's 16 on a GPU with 20 GB or more, else fewer."""
+    if machine.gpu and machine.gpu_bytes >= 20e9:
+        return 16
+    return 8 if machine.gpu and machine.gpu_bytes >= 10e9 else 4
+
+
+def seconds_of(
+    config: Mapping,
+    counts: Mapping[str, int],
+    throughput: Mapping,
+    networks: forecast.Networks,
+    machine: Machine,
+) -> dict[str, float]:
+    """Seconds of every rule on this machine, as `forecast.gpu_seconds`, with the CRF's on cores."""
+    found = forecast.gpu_seconds(config, counts, throughput, networks)
+    found = {rule: seconds * machine.slowdown for rule, seconds in found.items()}
+    refined = found["refine_predictions"] / throughput["refine_predictions"]["seconds"]
+    found["refine_predictions"] += refined / machine.slowdown * CRF_SECONDS / machine.cores
+    return found
+
+
+def trainings(
+    config: Mapping,
+    counts: Mapping[str, int],
+    throughput: Mapping,
+    networks: forecast.Networks,
+    machine: Machine,
+    hours: float,
+) -> dict[str, dict]:
+    """Settings of `mask_rcnn` and `segmentation` with which a run takes about so many hours.
+
+    What the other stages leave is shared equally. Neither training gets more passes over the images
+    than in the paper, nor fewer than it needs to learn anything. Learning rates are the config's,
+    scaled by the batch size, and fall at the same shares of the schedule as in the paper.
+
+    Args:
+        config: of the dataset, merged.
+        counts: split → number of images.
+        throughput: rule → {seconds, per}, see resources/throughput.json.
+        hours: of all stages together.
+    """
+    batch, images = batch_size(machine), counts["train"]
+    one = {
+        "mask_rcnn": {"iterations": 1, "batch_size": 1},
+        "segmentation": {"epochs": 1},
+    }
+    of_one = seconds_of(merge(config, one), counts, throughput, networks, machine)
+    trained = ("train_mask_rcnn", "train_segmentation")
+    other = sum(seconds for rule, seconds in of_one.items() if rule not in trained)
+    share = max(0.0, hours * 3600 - other) / 2
+    iterations = share / of_one["train_mask_rcnn"] / batch
+    iterations = min(iterations, PAPER_PASSES * images / batch)
+    iterations = max(LEAST_ITERATIONS, _rounded(iterations))
+    epochs = min(PAPER_EPOCHS, int(share / of_one["train_segmentation"]))
+    epochs = max(LEAST_EPOCHS, epochs, math.ceil(LEAST_ITERATIONS * batch / images))
+    scale = batch / 16
+    return {
+        "mask_rcnn": {
+            "iterations": iterations,
+            "batch_size": batch,
+            "learning_rate": _plain(config["mask_rcnn"]["learning_rate"] * scale),
+            "learning_rate_steps": [round(iterations * share) for share in _FALLS],
+        },
+        "segmentation": {
+            "epochs": epochs,
+            "batch_size": batch,
+            "learning_rate": _plain(config["segmentation"]["learning_rate"] * scale),
+            "learning_rate_milestones": [min(epochs - 1, round(epochs * _LAST_EPOCHS))],
+        },
+    }
+
+
+def _rounded(number: float) -> int:
+    """A number with two digits that matter, which shows that it is an estimate."""
+    if number < 1:
+        return 1
+    unit = 10 ** max(0, math.floor(math.log10(number)) - 1)
+    return int(number // unit * unit)
+
+
+def _plain(number: float) -> float:
+    return float(f"{number:.4g}")

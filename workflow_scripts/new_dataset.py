@@ -1,0 +1,227 @@
+"""Look at a folder of images and write config/datasets/NAME.yaml for it, ready to run.
+
+The layouts of PASCAL VOC and COCO are recognised, with their labels; anything else is a folder of
+images. Every value is explained in the file. Nothing is run and no image is changed.
+"""
+
+import argparse
+import os
+import shlex
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from workflow_scripts import cli, plan
+from workflow_scripts.maskdistill.data import datasets, layouts, survey
+from workflow_scripts.maskdistill.errors import InputError, printable
+from workflow_scripts.maskdistill.files.atomic import write_text
+from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.inspection import terminal
+from workflow_scripts.maskdistill.repository import REPOSITORY, find_file
+from workflow_scripts.maskdistill.runs import forecast, new_dataset, schedule
+from workflow_scripts.maskdistill.settings.downloads import read_catalogue
+from workflow_scripts.maskdistill.settings.layers import known_datasets, read_preset, read_yaml
+from workflow_scripts.maskdistill.settings.section import FileName, checked
+from workflow_scripts.maskdistill.settings.sections.images import ImageSettings
+from workflow_scripts.maskdistill.settings.whole_config import dataset_config
+
+FOLDER = Path("config/datasets")
+FOLDERS = [FOLDER, REPOSITORY / FOLDER]
+EVENING = 4.0  # hours
+FEW_IMAGES = 50  # fewer show no kinds of objects
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the file and print what the run will take; exit code 0."""
+    parser = argparse.ArgumentParser(
+        prog="new_dataset",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", metavar="NAME", help="name of the dataset and of its results")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the images")
+    parser.add_argument(
+        "--preset", help="a file config/presets/PRESET.yaml; by default the one for this machine"
+    )
+    parser.add_argument(
+        "--hours", type=float, default=EVENING, help="how long the run may take on this machine"
+    )
+    parser.add_argument(
+        "--sample", type=int, default=2000, help="the most images that are decoded for the survey"
+    )
+    parser.add_argument("--force", action="store_true", help="replace the dataset's file")
+    options = parser.parse_args(argv)
+    check_options(options)
+
+    machine = this_machine()
+    layout = layouts.recognise(options.folder)
+    listings = {
+        split: datasets.list_split(layout.dataset, options.folder, split)
+        for split in layout.dataset["splits"]
+    }
+    found = survey.survey(
+        whole(listings.values()),
+        options.folder,
+        ImageSettings().plain_limits(),
+        sample=options.sample,
+        workers=machine.cores,
+    )
+    print(f"{options.folder}: {layout.title}")
+    facts = [*survey.lines(found), *layout.notes]
+    print("\n".join(f"  {fact}" for fact in facts))
+    if not found.read:
+        raise InputError(f"{options.folder}: none of its images can be read")
+
+    counts = {split: len(listing.images) for split, listing in listings.items()}
+    preset = options.preset or preset_for(machine)
+    lines, seconds, config = compose(options, layout, found, counts, preset, machine)
+    command = shlex.join(["new_dataset", options.name, str(options.folder)])
+    header = [f"Written by `python -m workflow_scripts.{command}`, which found:"]
+    header += [f"- {printable(fact)}" for fact in facts]
+    path = FOLDER / f"{options.name}.yaml"
+    write_text(path, new_dataset.render(header, lines))
+    print("\n".join(outlook(options.name, seconds, config, counts, preset, machine)))
+    print(f"\nwritten: {path}. Look at it, then run:\n")
+    print(f"  snakemake --profile profiles/local all --config datasets='[{options.name}]'")
+    return 0
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Check the name, and that nothing is overwritten.
+
+    Raises:
+        InputError: names the option and the remedy.
+    """
+    checked(
+        lambda: TypeAdapter(FileName).validate_python(options.name), options.name, section="NAME"
+    )
+    path = FOLDER / f"{options.name}.yaml"
+    if path.exists() and not options.force:
+        raise InputError(f"{path}: there is such a file; choose another NAME, or give --force")
+    if options.name in known_datasets([REPOSITORY / FOLDER]) and not path.exists():
+        raise InputError(f"NAME: {options.name!r} is a dataset of this repository; choose another")
+    if options.hours <= 0 or options.sample < 1:
+        raise InputError("--hours and --sample must be greater than 0")
+    if options.preset is not None:
+        read_preset(options.preset, FOLDERS, Path("--preset"))
+
+
+def whole(listings) -> datasets.Listing:
+    """All images of several splits, each once, and all that was skipped."""
+    listings = list(listings)
+    found = {image.file_name: image for listing in listings for image in listing.images}
+    skipped = {file for listing in listings for file in listing.skipped}
+    return datasets.Listing([*found.values()], sorted(skipped))
+
+
+def this_machine() -> schedule.Machine:
+    """GPU, cores and memory of this machine."""
+    import torch
+
+    gpu, gpu_bytes = None, 0
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        gpu, gpu_bytes = properties.name, properties.total_memory
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return schedule.Machine(gpu, gpu_bytes, len(os.sched_getaffinity(0)), memory)
+
+
+def preset_for(machine: schedule.Machine) -> str:
+    """The preset for this machine: `quick` without a GPU, if there is such a preset."""
+    known = known_datasets([folder.parent / "presets" for folder in FOLDERS])
+    return "quick" if machine.gpu is None and "quick" in known else "standard"
+
+
+def compose(
+    options: argparse.Namespace,
+    layout: layouts.Layout,
+    found: survey.Survey,
+    counts: Mapping[str, int],
+    preset: str,
+    machine: schedule.Machine,
+) -> tuple[list[new_dataset.Line], dict[str, float], dict]:
+    """The settings of the file, the seconds that its run takes, and the config that it makes.
+
+    Raises:
+        InputError: the result is not a valid config.
+    """
+    default = read_yaml(find_file("config/default.yaml"))
+    catalogue = read_catalogue(REPOSITORY / "resources" / "downloads.yaml")
+    throughput = read_json(REPOSITORY / "resources" / "throughput.json", remedy="restore it")
+    limits = ImageSettings()
+
+    def config_of(lines: list[new_dataset.Line]) -> dict:
+        with tempfile.TemporaryDirectory() as folder:
+            written = Path(folder) / "datasets"
+            written.mkdir()
+            (written / f"{options.name}.yaml").write_text(new_dataset.render([], lines))
+            return dataset_config(
+                options.name,
+                default,
+                [written, *FOLDERS],
+                downloadable=catalogue["files"],
+            )
+
+    images = counts["train"]
+    lines = [
+        new_dataset.Line("preset", preset, f"the settings in config/presets/{preset}.yaml"),
+        *new_dataset.describe(
+            layout,
+            found,
+            (limits.max_rejected, limits.max_rejected_count),
+            images=images,
+            shards=schedule.shards(images, machine),
+        ),
+    ]
+    config = config_of(lines)
+    networks = plan.networks_of(config)
+    estimated = (counts, throughput["rules"], networks, machine)
+    # A preset with a schedule of its own keeps it.
+    if "iterations" not in read_preset(preset, FOLDERS, FOLDER).get("mask_rcnn", {}):
+        trainings = schedule.trainings(config, *estimated, options.hours)
+        lines += new_dataset.schedule_lines(trainings, images)
+        config = config_of(lines)
+    return lines, schedule.seconds_of(config, *estimated), config
+
+
+def outlook(
+    name: str,
+    seconds: Mapping[str, float],
+    config: Mapping,
+    counts: Mapping[str, int],
+    preset: str,
+    machine: schedule.Machine,
+) -> list[str]:
+    """What the run will take, and what may go wrong, line by line."""
+    device = machine.gpu or f"{machine.cores} CPU cores, without a GPU"
+    rows = [(rule, plan.hours(one)) for rule, one in seconds.items()]
+    rows.append(("total", plan.hours(sum(seconds.values()))))
+    result = ["", f"Expected hours on this machine ({device}; preset {preset}):", ""]
+    result += terminal.table(("rule", "hours"), rows)
+    disk = forecast.disk_bytes(config, counts, plan.networks_of(config))
+    result += ["", f"Space on the disk: up to {terminal.size(sum(disk.values()))}"]
+    catalogue = read_catalogue(REPOSITORY / "resources" / "downloads.yaml")
+    sizes, _ = forecast.download_sizes([config], catalogue)
+    result += [
+        f"Downloaded once: {path} ({terminal.size(size)})"
+        for path, size in sizes.items()
+        if not Path(path).exists()
+    ]
+    if machine.gpu is None:
+        result.append("The hours without a GPU are a rough estimate: see runs/schedule.py.")
+    for stage in ("mask_rcnn", "segmentation"):
+        if config[stage]["weights"] is None:
+            result.append(f"Warning: {stage} starts from random numbers; set {stage}.weights")
+    if counts["train"] < FEW_IMAGES:
+        result.append(
+            f"Warning: {counts['train']:,} images show few kinds of objects; the method learns "
+            "from hundreds"
+        )
+    result.append(f"make plan DATASET={name} prints the jobs, and what the hours rest on.")
+    return result
+
+
+if __name__ == "__main__":
+    cli.run(main)
