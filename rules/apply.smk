@@ -18,7 +18,7 @@ rule describe_use:
         settings=settings(
             "candidates",
             "confidence.threshold",
-            "predictions.precision",
+            "predictions",
             "crf.enabled",
             "crf.iterations",
             "crf.gaussian_weight",

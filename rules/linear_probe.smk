@@ -61,6 +61,7 @@ rule train_linear_probe:
             "dataset.classes",
             "dataset.ground_truth",
             "dataset.splits.train.annotations",
+            "segmentation.longer_side",
             "segmentation.crop_size",
             "segmentation.scale",
             "segmentation.rotation",

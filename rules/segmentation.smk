@@ -69,7 +69,7 @@ rule predict_segmentation:
         mem_mb=attempts(8000),
         runtime=attempts(240),
     params:
-        settings=settings("predictions.precision"),
+        settings=settings("predictions"),
         code=RUN.code("predict_segmentation"),
     message:
         "Predict label maps of {wildcards.run} {wildcards.split}, shard {wildcards.shard}"
@@ -100,7 +100,7 @@ rule refine_predictions:
         runtime=attempts(480),
     params:
         settings=settings(
-            "predictions.precision",
+            "predictions",
             "crf.iterations",
             "crf.gaussian_weight",
             "crf.gaussian_sigma",

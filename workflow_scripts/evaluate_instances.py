@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = options.settings
 
     truth = GroundTruth(settings["dataset"], options.root, options.split)
-    manifest = shards.read_table(options.images, ["image_id", "file_name", "status"]).to_pylist()
+    columns = ["image_id", "file_name", "height", "width", "status"]
+    manifest = shards.read_table(options.images, columns).to_pylist()
     require_labels(
         options.labels, settings["dataset"], options.root, options.split, manifest, objects=True
     )

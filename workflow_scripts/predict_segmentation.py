@@ -12,7 +12,7 @@ def main(argv: list[str] | None = None) -> int:
     predictor = label_map_prediction.load_predictor(
         options.model,
         choose_device(options.device),
-        precision=options.settings["predictions"]["precision"],
+        **options.settings["predictions"],
     )
     rows = shards.read_usable(options.images)
     predictions = predictor.predict(

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         predictor = label_map_prediction.load_predictor(
             options.model,
             choose_device(options.device),
-            precision=options.settings["predictions"]["precision"],
+            **options.settings["predictions"],
         )
         rows = shards.read_usable(options.images)
         predictions = predictor.predict(
@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
             options.output,
             rows,
             workers.refine(
-                (found.row["image_id"], found.probabilities(), found.image) for found in predictions
+                crf.Item(found.row["image_id"], found.probabilities(), found.image, found.size)
+                for found in predictions
             ),
             clusters=predictor.clusters,
             metadata=cli.record(options, "predictions"),

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     classes = settings["curation"]["classes"]
     class_of = cluster_files.read_classes(options.assignments, classes)
     # Columns need less memory; they become rows a few at a time, when written.
-    table = shards.read_table(options.masks, MASK_COLUMNS).combine_chunks()
+    table = shards.read_table(options.masks, MASK_COLUMNS)
     keys = list(zip(table["image_id"].to_pylist(), table["mask_id"].to_pylist(), strict=True))
     shards.assert_same_images(place, (image_id for image_id, _ in keys), "the masks")
     kept = [

@@ -1,4 +1,4 @@
-"""Background work a bounded number of items ahead: batches of images of one shape, and a map."""
+"""Background work a bounded number of items and pixels ahead: batches of images, and a map."""
 
 import collections
 import concurrent.futures
@@ -9,38 +9,56 @@ from typing import TypeVar
 Row = TypeVar("Row")
 Item = TypeVar("Item")
 
+# The most pixels that a network sees in one pass: eight images of 640 x 800. A ResNet-50 of output
+# stride 8 needs about 0.6 GB per million of them.
+PIXELS_PER_PASS = 2**22
+# The most pixels of images that are decoded, or processed pixel by pixel, at the same time.
+# Decoding needs about 15 bytes for each.
+PIXELS_AHEAD = 2**26
+
 
 def stream_batches(
     rows: Iterable[Row],
     load: Callable[[Row], Item],
     *,
     shape: Callable[[Row], Hashable],
+    pixels: Callable[[Row], int],
     batch_size: int,
     workers: int,
+    decoded: Callable[[Row], int] | None = None,
+    most_pixels: int = PIXELS_PER_PASS,
 ) -> Iterator[list[tuple[Row, Item]]]:
     """Yield batches of (row, loaded item) in which all rows have the same shape.
 
     Rows are sorted by shape, then in the order of `rows`, whatever `batch_size` and `workers` are.
-    At most two batches and one item per worker are held in memory.
+    While a batch is used, the next one is loaded. Memory is bounded by pixels, not by the number
+    of images: a batch has at most `most_pixels`, and images of at most `PIXELS_AHEAD` are loaded
+    ahead, but always at least one image.
 
     Args:
         load: decodes a row's image; runs in threads.
         shape: what must be equal within a batch; sortable.
+        pixels: pixels of a row's image as the network sees it.
+        batch_size: the most rows in a batch.
+        decoded: pixels of a row's image while it is decoded; None if it has those of `pixels`.
+        most_pixels: bound on the sum of `pixels` of a batch.
     """
     batches = [
-        list(batch)
+        batch
         for _, group in itertools.groupby(sorted(rows, key=shape), key=shape)
-        for batch in _chunks(group, batch_size)
+        for batch in _bounded(group, pixels, batch_size, most_pixels)
     ]
     with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
-        pending: collections.deque = collections.deque()
+        loaded = map_ahead(
+            pool,
+            load,
+            itertools.chain.from_iterable(batches),
+            ahead=max(map(len, batches), default=0),
+            weight=decoded or pixels,
+        )
         try:
             for batch in batches:
-                pending.append((batch, [pool.submit(load, row) for row in batch]))
-                if len(pending) > 1:
-                    yield _collect(pending.popleft())
-            while pending:
-                yield _collect(pending.popleft())
+                yield list(zip(batch, itertools.islice(loaded, len(batch)), strict=True))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -51,6 +69,8 @@ def map_ahead(
     items: Iterable[Row],
     *,
     ahead: int,
+    weight: Callable[[Row], int] | None = None,
+    most_weight: int = PIXELS_AHEAD,
 ) -> Iterator[Item]:
     """Apply `function` to every item in the pool's threads or processes, in order.
 
@@ -58,10 +78,29 @@ def map_ahead(
 
     Args:
         ahead: number of further items that are computed while a result is used.
+        weight: what an item costs in memory, for instance its pixels; None for no bound.
+        most_weight: bound on the weight of all items that are being computed or whose results
+            wait to be used. A single item may exceed it; it is then the only one.
     """
-    submitted = (pool.submit(function, item) for item in items)
-    for future in prefetch(submitted, ahead):
-        yield future.result()
+    pending: collections.deque[tuple[concurrent.futures.Future, int]] = collections.deque()
+    total = 0
+
+    def first() -> Item:
+        nonlocal total
+        future, freed = pending.popleft()
+        total -= freed
+        return future.result()
+
+    for item in items:
+        own = weight(item) if weight else 0
+        while pending and total + own > most_weight:
+            yield first()
+        pending.append((pool.submit(function, item), own))
+        total += own
+        if len(pending) > ahead:
+            yield first()
+    while pending:
+        yield first()
 
 
 def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Item]:
@@ -74,12 +113,18 @@ def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Item]:
     yield from pending
 
 
-def _collect(batch: tuple[list, list[concurrent.futures.Future]]) -> list[tuple]:
-    rows, futures = batch
-    return [(row, future.result()) for row, future in zip(rows, futures, strict=True)]
-
-
-def _chunks(items: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, size)):
+def _bounded(
+    items: Iterable[Row], weight: Callable[[Row], int], most: int, most_weight: int
+) -> Iterator[list[Row]]:
+    """Cut items into lists of at most `most` items and `most_weight`, at least one item each."""
+    chunk: list[Row] = []
+    total = 0
+    for item in items:
+        own = weight(item)
+        if chunk and (len(chunk) == most or total + own > most_weight):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(item)
+        total += own
+    if chunk:
         yield chunk

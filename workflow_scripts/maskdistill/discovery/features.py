@@ -4,6 +4,7 @@ Images are resized to a shorter side, padded to whole patches and batched by sha
 block, only the query of [CLS] and the keys of the patches are computed (Eq. 1 and 2).
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def feature_rows(
     Args:
         listed: usable images of a manifest.
         root: folder that their file names are relative to.
-        batch_size: number of images, all of one shape, in one pass.
+        batch_size: the most images, all of one shape, in one pass.
         workers: threads that decode images.
         fetch: copy affinities and keys to the host; otherwise rows hold tensors on the backbone's
             device, and no batch is computed ahead.
@@ -70,7 +71,15 @@ def feature_rows(
         readable = [item for item in batch if isinstance(item[1], np.ndarray)]
         return batch, _launch(backbone, readable, fetch=fetch) if readable else lambda: iter(())
 
-    batches = stream_batches(listed, load, shape=size, batch_size=batch_size, workers=workers)
+    batches = stream_batches(
+        listed,
+        load,
+        shape=size,
+        pixels=lambda row: math.prod(size(row)),
+        decoded=lambda row: row["height"] * row["width"],
+        batch_size=batch_size,
+        workers=workers,
+    )
     ahead = int(fetch and backbone.device.type == "cuda")
     with progress_bar(total=len(listed), description="features", unit="image") as bar:
         for batch, computed in prefetch(map(launch, batches), ahead):

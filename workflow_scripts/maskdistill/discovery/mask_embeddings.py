@@ -1,5 +1,6 @@
 """Embeddings of the masked objects of a shard: images are decoded ahead and embedded in batches."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -55,7 +56,15 @@ def embedding_rows(
         mask = masks.decode(row["rle_counts"], row["height"], row["width"])
         return embedding.masked_image(image, mask, size(row))
 
-    batches = stream_batches(mask_rows, load, shape=size, batch_size=batch_size, workers=workers)
+    batches = stream_batches(
+        mask_rows,
+        load,
+        shape=size,
+        pixels=lambda row: math.prod(size(row)),
+        decoded=lambda row: row["height"] * row["width"],
+        batch_size=batch_size,
+        workers=workers,
+    )
     with progress_bar(total=len(mask_rows), description="embeddings", unit="mask") as bar:
         for batch in batches:
             pictures, visible = zip(*(item for _, item in batch), strict=True)

@@ -25,7 +25,7 @@ def boundary(labels: np.ndarray, width: int) -> np.ndarray:
     Returns:
         H x W bool: the pixels that `width` erosions by 3 x 3 pixels remove.
     """
-    labels = labels.astype(np.int32)
+    labels = labels.astype(np.int32, copy=False)
     window = {"size": 2 * width + 1, "mode": "constant", "cval": _OUTSIDE}
     return ndimage.maximum_filter(labels, **window) != ndimage.minimum_filter(labels, **window)
 
@@ -46,10 +46,10 @@ def boundary_counts(
         the prediction. Counts of several images can be added.
     """
     width = boundary_width(target.shape)
-    found = mapping[np.where(prediction == label_maps.ignore_value(prediction), 0, prediction)]
+    found = mapping.astype(np.int32)[label_maps.without_ignore(prediction)]
     # Pixels without ground truth are removed from both label maps, so that their outlines agree.
     void = target == label_maps.ignore_value(target)
-    truth, found = (np.where(void, _VOID, labels) for labels in (target.astype(np.int64), found))
+    truth, found = (np.where(void, _VOID, labels) for labels in (target.astype(np.int32), found))
     near_truth, near_found = (boundary(labels, width) & (labels >= 0) for labels in (truth, found))
     both = near_truth & near_found & (truth == found)
     return np.array(

@@ -37,7 +37,13 @@ def annotated_objects(
         return row["image_id"], (count, pickle.dumps(objects))
 
     with ThreadPoolExecutor(workers) as pool:
-        tasks = map_ahead(pool, of_image, images, ahead=2 * workers)
+        tasks = map_ahead(
+            pool,
+            of_image,
+            images,
+            ahead=2 * workers,
+            weight=lambda row: row["height"] * row["width"],
+        )
         return dict(progress(tasks, description="objects", unit="image", total=len(images)))
 
 

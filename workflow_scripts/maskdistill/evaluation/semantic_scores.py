@@ -1,5 +1,6 @@
 """Label maps against the ground truth: counts over all images, and the scores of a step."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,7 +20,7 @@ from workflow_scripts.maskdistill.evaluation.metrics import (
 )
 from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.progress import progress
-from workflow_scripts.maskdistill.streaming import map_ahead
+from workflow_scripts.maskdistill.streaming import PIXELS_AHEAD, map_ahead
 
 Result = TypeVar("Result")
 QUEUED_IMAGES = 32  # images that are decoded before they are needed
@@ -121,7 +122,14 @@ def _for_every_image(
 
     for path in paths:
         yield from progress(
-            map_ahead(pool, of_image, shards.read_rows(path), ahead=QUEUED_IMAGES),
+            map_ahead(
+                pool,
+                of_image,
+                shards.read_rows(path),
+                ahead=QUEUED_IMAGES,
+                weight=lambda row: math.prod(label_maps.png_size(row["image"]["bytes"])),
+                most_weight=PIXELS_AHEAD // 2,
+            ),
             description=description,
             unit="image",
             total=shards.count_rows(path),

@@ -113,7 +113,7 @@ class Models:
         threshold: float | None = None,
     ) -> None:
         self._segmentation = label_map_prediction.load_predictor(
-            segmentation, device, precision=use["predictions"]["precision"]
+            segmentation, device, **PredictionSettings.read(use["predictions"]).plain()
         )
         self._crf = None if use["crf"] is None else CRFSettings.read(use["crf"])
         self._mask_rcnn = None
@@ -166,4 +166,4 @@ class Models:
         found = self._segmentation.predict_image(image)
         if self._crf is None:
             return found.labels()
-        return crf.refined_labels(found.probabilities(), image, self._crf)
+        return crf.refined_labels(found.probabilities(), found.image, self._crf, found.size)

@@ -72,6 +72,12 @@ def decode_png(data: bytes) -> np.ndarray:
         raise ValueError(f"label maps are palette or grayscale images, not {image.mode}")
 
 
+def png_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of a label map, from the header of its PNG."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.height, image.width
+
+
 def read_png(path: str | os.PathLike) -> np.ndarray:
     """Read a label map from a file, as `decode_png`.
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
@@ -14,6 +15,9 @@ from workflow_scripts.maskdistill.files.provenance import METADATA_KEY, RowsDige
 from workflow_scripts.maskdistill.files.schemas import schema
 
 OK = "ok"
+# The most bytes of a row group, in memory; a single larger row has a group of its own. Arrow's
+# arrays of bytes end at 2 GiB.
+BYTES_PER_GROUP = 2**26
 
 
 class ShardWriter:
@@ -24,6 +28,7 @@ class ShardWriter:
         self._schema = columns
         self._rows_per_group = rows_per_group
         self._rows: list[Mapping] = []
+        self._bytes = 0
         self._digest = RowsDigest()
 
     def write(self, row: Mapping) -> None:
@@ -34,7 +39,11 @@ class ShardWriter:
         """
         if unknown := row.keys() - set(self._schema.names):
             raise KeyError(f"not in the schema: {sorted(unknown)}")
+        size = _bytes(row)
+        if self._bytes + size > BYTES_PER_GROUP:
+            self.flush()
         self._rows.append(row)
+        self._bytes += size
         if len(self._rows) >= self._rows_per_group:
             self.flush()
 
@@ -49,11 +58,19 @@ class ShardWriter:
             self._parquet.write_batch(batch)
             self._digest.add(batch)
             self._rows.clear()
+            self._bytes = 0
 
     def close(self) -> None:
         """Write the remaining rows, and the digest of all rows into the footer."""
         self.flush()
         self._parquet.add_key_value_metadata(self._digest.metadata())
+
+
+def _bytes(value: object) -> int:
+    """Bytes of the arrays and byte strings in a row."""
+    if isinstance(value, Mapping):
+        return sum(map(_bytes, value.values()))
+    return len(value) if isinstance(value, bytes) else getattr(value, "nbytes", 0)
 
 
 @contextlib.contextmanager
@@ -69,7 +86,8 @@ def shard_writer(
 
     Args:
         metadata: see `provenance.record`; stored in the file's own metadata as JSON.
-        rows_per_group: rows that are held in memory, here and by readers of the file.
+        rows_per_group: the most rows that are held in memory, here and by readers of the file;
+            fewer if they have more than `BYTES_PER_GROUP`.
     """
     text = json.dumps(metadata, sort_keys=True)
     columns = schema(stage, embedding_size).with_metadata({METADATA_KEY: text})
@@ -135,11 +153,18 @@ def _open(path: str | os.PathLike) -> pq.ParquetFile:
 
 
 def read_table(paths: Iterable[str | os.PathLike], columns: list[str] | None = None) -> pa.Table:
-    """All rows of one or several shards of a stage, in the order of `paths`."""
+    """All rows of one or several shards of a stage, in the order of `paths`.
+
+    A column has one chunk for each row group, because an array of bytes ends at 2 GiB.
+    """
     tables = []
     for path in paths:
         with _report_damage(path):
-            tables.append(_open(path).read(columns=columns))
+            file = _open(path)
+            groups = range(file.num_row_groups)
+            tables += [file.read_row_group(group, columns) for group in groups]
+            if not groups:
+                tables.append(file.read(columns))
     return pa.concat_tables(tables)
 
 
@@ -147,6 +172,12 @@ def rows_in_order(
     table: pa.Table, order: Sequence[int], *, batch_size: int = 1024
 ) -> Iterator[dict]:
     """Rows of a table with these numbers, as dictionaries, converted a few at a time."""
+    # Arrow takes rows from one array, and one of plain `binary` ends at 2 GiB.
+    large = [
+        field.with_type(pa.large_binary()) if pa.types.is_binary(field.type) else field
+        for field in table.schema
+    ]
+    table = table.cast(pa.schema(large)).combine_chunks()
     for first in range(0, len(order), batch_size):
         yield from table.take(order[first : first + batch_size]).to_pylist()
 
@@ -233,7 +264,15 @@ def assert_same_images(expected: Iterable[int], found: Iterable[int], what: str)
 
 
 # Which error a damaged file raises depends on where the damage is.
-_DAMAGE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, json.JSONDecodeError)
+_DAMAGE = (
+    pa.ArrowInvalid,
+    pa.ArrowNotImplementedError,
+    pa.ArrowCapacityError,
+    UnicodeDecodeError,
+    json.JSONDecodeError,
+)
+# What Arrow says of an undamaged file whose arrays would not fit.
+_TOO_LARGE = re.compile("chunked array|offset overflow|capacity|cannot contain more than", re.I)
 
 
 @contextlib.contextmanager
@@ -246,6 +285,11 @@ def _report_damage(path: str | os.PathLike) -> Iterator[None]:
         ) from None
     except (*_DAMAGE, OSError) as error:
         reason = " ".join(str(error).split())
+        if _TOO_LARGE.search(reason):
+            raise InputError(
+                f"{path}: a part of this file has more than Arrow's 2 GiB of bytes ({reason}); "
+                "set more shards in the dataset's config"
+            ) from error
         raise InputError(
             f"{path}: damaged, or not a Parquet file ({reason}); remove it and run its stage again"
         ) from error

@@ -5,7 +5,6 @@ row for every image, for filters. Each image has its own script with its picture
 is loaded when the image is opened. The thumbnails of all stages of an image are one JPEG.
 """
 
-import collections
 import concurrent.futures
 import json
 import shutil
@@ -29,6 +28,7 @@ from workflow_scripts.maskdistill.gallery.stages import CANDIDATES, Stages
 from workflow_scripts.maskdistill.pictures import drawing, overlays
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.streaming import map_ahead
 
 CANDIDATES_SHOWN = 24  # most candidates per image; all confident ones are shown
 # Written as whole paths, so that the digest of the gallery's code includes these files.
@@ -62,14 +62,14 @@ def write(inputs: GalleryInputs, folder: Path, *, record: Mapping, workers: int 
             progress_bar(total=count_images(inputs), description="gallery", unit="image") as bar,
         ):
             # The queue is short, so that it never holds a whole shard.
-            waiting: collections.deque = collections.deque()
-            for record in records(inputs):
-                waiting.append(pool.submit(_write_image, record))
-                if len(waiting) > 4 * workers:
-                    rows.append(waiting.popleft().result())
-                    bar.update()
-            while waiting:
-                rows.append(waiting.popleft().result())
+            for row in map_ahead(
+                pool,
+                _write_image,
+                records(inputs),
+                ahead=4 * workers,
+                weight=lambda record: (record.image["height"] or 0) * (record.image["width"] or 0),
+            ):
+                rows.append(row)
                 bar.update()
         _write_script(temporary / "index.js", "index", writer.index(rows))
         for name in PAGE_FILES:

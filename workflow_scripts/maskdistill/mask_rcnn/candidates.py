@@ -1,5 +1,6 @@
 """Candidates of one shard of images, as the rows of a `candidates` shard."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ def candidate_rows(
     Args:
         manifest: shard of the stage `images`; rows whose status is not 'ok' are skipped.
         root: folder that its file names are relative to.
-        batch_size: number of images, all of one size, in one pass.
+        batch_size: the most images, all of one size, in one pass.
         workers: threads that decode images.
 
     Yields:
@@ -39,19 +40,24 @@ def candidate_rows(
     rows = read_usable(manifest)
     root = Path(root)
 
+    def size(row: Mapping) -> tuple[int, int]:
+        return row["height"], row["width"]
+
     def load(row: Mapping) -> np.ndarray:
-        return images.read_listed(root / row["file_name"], (row["height"], row["width"]))
+        return predictor.prepare(images.read_listed(root / row["file_name"], size(row)))
 
     batches = stream_batches(
         rows,
         load,
-        shape=lambda row: (row["height"], row["width"]),
+        shape=size,
+        pixels=lambda row: math.prod(predictor.input_size(size(row))),
+        decoded=lambda row: math.prod(size(row)),
         batch_size=batch_size,
         workers=workers,
     )
     with progress_bar(total=len(rows), description="predict_candidates", unit="image") as bar:
         for batch in batches:
-            found = predictor.predict([image for _, image in batch])
+            found = predictor.predict_prepared([image for _, image in batch], size(batch[0][0]))
             for (row, _), candidates in zip(batch, found, strict=True):
                 image = {name: row[name] for name in ("image_id", "height", "width")}
                 yield from rows_of_image(image, candidates)

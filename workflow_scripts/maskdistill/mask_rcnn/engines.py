@@ -59,6 +59,25 @@ class Predictor(Protocol):
         """
         ...
 
+    def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of what the network sees of an image of `size`."""
+        ...
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Resize an image to its `input_size`; may be called in several threads."""
+        ...
+
+    def predict_prepared(
+        self, prepared: Sequence[np.ndarray], size: tuple[int, int]
+    ) -> list[list[Candidate]]:
+        """As `predict`, of images that `prepare` has resized.
+
+        Args:
+            prepared: at least one image.
+            size: (height, width) that all of them had before.
+        """
+        ...
+
 
 class Engine(Protocol):
     """An implementation of Mask R-CNN: a module with these two functions."""

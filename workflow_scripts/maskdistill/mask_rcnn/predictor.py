@@ -32,18 +32,31 @@ class NetworkPredictor:
     ) -> None:
         self.network, self.settings, self.resize = network, settings, resize
 
-    @torch.inference_mode()
     def predict(self, pictures: Sequence[np.ndarray]) -> list[list[Candidate]]:
         """The candidates of each image (H x W x 3 uint8, all of one size), by falling score."""
         if not pictures:
             return []
         size = pictures[0].shape[:2]
-        resized = images.resized_size(
+        return self.predict_prepared([self.prepare(picture) for picture in pictures], size)
+
+    def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) that an image of `size` is resized to."""
+        return images.resized_size(
             *size, shorter_side=self.settings.shorter_side, longer_side=self.settings.longer_side
         )
+
+    def prepare(self, picture: np.ndarray) -> np.ndarray:
+        """Resize an image, H x W x 3 uint8, for the network."""
+        return self.resize(picture, self.input_size(picture.shape[:2]))
+
+    @torch.inference_mode()
+    def predict_prepared(
+        self, prepared: Sequence[np.ndarray], size: tuple[int, int]
+    ) -> list[list[Candidate]]:
+        """As `predict`, for images of `size` after `prepare`."""
+        resized = prepared[0].shape[:2]
         device = next(self.network.parameters()).device
-        pixels = np.stack([self.resize(picture, resized) for picture in pictures])
-        batch = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
+        batch = torch.from_numpy(np.stack(prepared)).to(device).permute(0, 3, 1, 2)
         scale = torch.tensor([size[1] / resized[1], size[0] / resized[0]] * 2)
         with autocast(device, self.settings.precision):
             detections = self.network(list(batch))

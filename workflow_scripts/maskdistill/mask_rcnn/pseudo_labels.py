@@ -106,20 +106,14 @@ class PseudoLabels(Dataset):
         annotations = self._annotations.slice(first, end - first).to_pylist()
         rng = sample.generator(self.seed)
         side, mirrored = int(rng.choice(self.sides)), self.flip and rng.random() < 0.5
-        image = images.read_listed(
-            self.root / self._file_names[sample.index].as_py(), tuple(self._sizes[sample.index])
-        )
-        size = images.resized_size(
-            *image.shape[:2], shorter_side=side, longer_side=self.longer_side
-        )
-        pixels = images.resize(image, size)
+        own = tuple(self._sizes[sample.index].tolist())
+        size = images.resized_size(*own, shorter_side=side, longer_side=self.longer_side)
+        name = self._file_names[sample.index].as_py()
+        pixels = images.read_listed(self.root / name, own, size)
         instances = np.stack(
-            [
-                masks.resize_mask(masks.decode(a["rle_counts"], *image.shape[:2]), size)
-                for a in annotations
-            ]
+            [masks.resize_mask(masks.decode(a["rle_counts"], *own), size) for a in annotations]
         )
-        boxes = _resized_boxes([a["bbox"] for a in annotations], image.shape[:2], size)
+        boxes = _resized_boxes([a["bbox"] for a in annotations], own, size)
         if mirrored:
             pixels, instances = pixels[:, ::-1], instances[:, :, ::-1]
             boxes[:, [0, 2]] = size[1] - boxes[:, [2, 0]]

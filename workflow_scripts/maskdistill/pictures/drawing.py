@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,7 @@ from workflow_scripts.maskdistill.files import images
 
 FADED = 0.82  # weight of FADED_TO for pixels outside of a mask
 FADED_TO = 128
+_STRIP = 2**20
 
 
 def thumbnail(image: np.ndarray, longer_side: int) -> np.ndarray:
@@ -53,15 +55,25 @@ def overlay(
     Returns:
         H x W x 3 uint8.
     """
-    inside = labels > 0
-    grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
-    # The image is made grey, so that its colours are not confused with those of labels.
-    result = np.where(inside[..., None], grey, 0.2 * image + 0.8 * grey)
-    colour = colours[labels].astype(np.float64)
-    result[inside] = (1 - alpha) * result[inside] + alpha * colour[inside]
-    edge = contours(labels) & inside
-    result[edge] = 0.3 * colour[edge] + 0.7 * 255
-    return np.round(result).astype(np.uint8)
+    edges = contours(labels)
+    painted = np.empty_like(image)
+    for some in _strips(*labels.shape):
+        inside = labels[some] > 0
+        grey = image[some].mean(axis=2, keepdims=True).repeat(3, axis=2)
+        # The image is made grey, so that its colours are not confused with those of labels.
+        result = np.where(inside[..., None], grey, 0.2 * image[some] + 0.8 * grey)
+        colour = colours[labels[some]].astype(np.float64)
+        result[inside] = (1 - alpha) * result[inside] + alpha * colour[inside]
+        edge = edges[some] & inside
+        result[edge] = 0.3 * colour[edge] + 0.7 * 255
+        painted[some] = np.round(result)
+    return painted
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """Rows of a picture, some `_STRIP` pixels at a time, for computations in float64."""
+    rows = max(1, _STRIP // max(1, width))
+    return (slice(first, first + rows) for first in range(0, height, rows))
 
 
 def transparent_png(labels: np.ndarray, colours: np.ndarray, *, alpha: float = 0.6) -> bytes:
@@ -118,10 +130,12 @@ def masked_crop(
     left = int(columns[0] + width // 2 - side // 2)
     window = np.s_[max(top, 0) : top + side, max(left, 0) : left + side]
     part, inside = image[window], mask[window][..., None]
-    faded = np.where(inside, part, (1 - FADED) * part + FADED * FADED_TO)
     square = np.full((side, side, 3), FADED_TO, dtype=np.uint8)
     y, x = max(-top, 0), max(-left, 0)
-    square[y : y + part.shape[0], x : x + part.shape[1]] = np.round(faded)
+    inner = square[y : y + part.shape[0], x : x + part.shape[1]]
+    for some in _strips(*part.shape[:2]):
+        faded = (1 - FADED) * part[some] + FADED * FADED_TO
+        inner[some] = np.round(np.where(inside[some], part[some], faded))
     return images.resize(square, (size, size))
 
 

@@ -34,12 +34,13 @@ def paint_rows(
     Returns:
         H x W, uint8 or uint16.
     """
-    layers = [
-        (masks.decode_row(row), label)
+    painted = [
+        (row, label)
         for row, label in zip(rows, labels, strict=True)
         if label and row["rle_counts"] is not None
     ]
-    return label_maps.paint(size, reversed(layers), clusters)
+    layers = ((masks.decode_row(row), label) for row, label in reversed(painted))
+    return label_maps.paint(size, layers, clusters)
 
 
 def shown(labels: np.ndarray, colours: np.ndarray, size: tuple[int, int]) -> np.ndarray:

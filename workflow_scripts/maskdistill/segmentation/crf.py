@@ -7,13 +7,19 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pydensecrf.densecrf
+import torch
 
+from workflow_scripts.maskdistill.segmentation.deeplab import largest_class, upsample
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.streaming import map_ahead
 
+# The most probabilities that are refined at the same time or wait for it; a process needs some 50
+# bytes for each.
+VALUES_AHEAD = 2**26
 # Lower bound on probabilities, so that their logarithm is finite.
 _FLOOR = 1e-5
 
@@ -57,10 +63,32 @@ def refine(probabilities: np.ndarray, image: np.ndarray, settings: CRFSettings) 
 
 
 def refined_labels(
-    probabilities: np.ndarray, image: np.ndarray, settings: CRFSettings
+    probabilities: np.ndarray,
+    image: np.ndarray,
+    settings: CRFSettings,
+    size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """The most probable class of every pixel after `refine`: H x W, uint16."""
-    return refine(probabilities, image, settings).argmax(axis=0).astype(np.uint16)
+    """The most probable class of every pixel after `refine`: uint16.
+
+    Args:
+        size: (height, width) of the label map, to which the refined probabilities are resized;
+            None for that of `image`.
+    """
+    refined = refine(probabilities, image, settings)
+    if size in (None, image.shape[:2]):
+        return refined.argmax(axis=0).astype(np.uint16)
+    return largest_class(
+        len(refined), size, lambda some: upsample(torch.from_numpy(refined[None, some]), size)[0]
+    )
+
+
+class Item(NamedTuple):
+    """The prediction for one image, to be refined."""
+
+    image_id: int
+    probabilities: np.ndarray  # classes x H x W, float32
+    image: np.ndarray  # H x W x 3, uint8, RGB
+    size: tuple[int, int]  # (height, width) of the label map
 
 
 class Workers:
@@ -71,22 +99,25 @@ class Workers:
     ) -> None:
         self._pool, self._count, self._settings = pool, count, settings
 
-    def refine(
-        self, items: Iterable[tuple[int, np.ndarray, np.ndarray]]
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (image_id, label map) for items of (image_id, probabilities, image), in order.
+    def refine(self, items: Iterable[Item]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (image_id, label map) for every item, in order.
 
-        At any time, the probabilities of one image per process and of one more are in memory.
+        At any time, the probabilities of one image per process and of one more are in memory, or
+        of fewer if they have more than `VALUES_AHEAD` values.
         """
-        refined = functools.partial(_refined_item, self._settings)
-        yield from map_ahead(self._pool, refined, items, ahead=self._count)
+        yield from map_ahead(
+            self._pool,
+            functools.partial(_refined_item, self._settings),
+            items,
+            ahead=self._count,
+            weight=lambda item: item.probabilities.size,
+            most_weight=VALUES_AHEAD,
+        )
 
 
-def _refined_item(
-    settings: CRFSettings, item: tuple[int, np.ndarray, np.ndarray]
-) -> tuple[int, np.ndarray]:
-    image_id, probabilities, image = item
-    return image_id, refined_labels(probabilities, image, settings)
+def _refined_item(settings: CRFSettings, item: Item) -> tuple[int, np.ndarray]:
+    image_id, probabilities, image, size = item
+    return image_id, refined_labels(probabilities, image, settings, size)
 
 
 @contextlib.contextmanager
@@ -98,14 +129,19 @@ def start_workers(count: int, settings: CRFSettings) -> Iterator[Workers]:
     """
     count = max(1, count)
     context = multiprocessing.get_context("fork")
-    with concurrent.futures.ProcessPoolExecutor(count, context, _end_with_parent) as pool:
+    with concurrent.futures.ProcessPoolExecutor(count, context, _start_process) as pool:
         # Under fork, all processes start with the first task.
         pool.submit(int).result()
         yield Workers(pool, count, settings)
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent ends; otherwise it would wait for work forever."""
+def _start_process() -> None:
+    """End this process when its parent ends; otherwise it would wait for work forever.
+
+    The process computes in one thread. Threads of the parent do not exist in a forked process, and
+    OpenMP would wait for them.
+    """
+    torch.set_num_threads(1)
 
     def wait() -> None:
         multiprocessing.parent_process().join()

@@ -1,5 +1,10 @@
-"""Prediction of label maps at the images' size, by a trained DeepLab."""
+"""Prediction of label maps at the images' size, by a trained DeepLab.
 
+Images above `predictions.longer_side` are resized for the model, and the scores of the classes are
+resized to the image's own size. Images above `predictions.tile` are seen in overlapping tiles.
+"""
+
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,38 +20,61 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.files.atomic import report_full_disk
 from workflow_scripts.maskdistill.files.checkpoints import first_line, read_checkpoint
-from workflow_scripts.maskdistill.files.images import padded_size, read_listed
+from workflow_scripts.maskdistill.files.images import (
+    bounded_size,
+    padded_size,
+    read_listed,
+    resize,
+)
 from workflow_scripts.maskdistill.progress import progress
 from workflow_scripts.maskdistill.segmentation.deeplab import (
     ARCHITECTURE,
     DeepLab,
     build_deeplab,
+    largest_class,
     upsample,
 )
 from workflow_scripts.maskdistill.segmentation.transforms import normalize
 from workflow_scripts.maskdistill.settings.sections.predictions import PredictionSettings
-from workflow_scripts.maskdistill.streaming import stream_batches
+from workflow_scripts.maskdistill.streaming import PIXELS_PER_PASS, stream_batches
 from workflow_scripts.maskdistill.torch_tools.device import autocast
 from workflow_scripts.maskdistill.torch_tools.precision import check_precision
 from workflow_scripts.maskdistill.torch_tools.weights import load_strictly
 
-_PRECISION = PredictionSettings().precision
+_DEFAULTS = PredictionSettings()
 
 
 class Prediction(NamedTuple):
     """The prediction for one image."""
 
     row: Mapping  # row of the manifest
-    image: np.ndarray  # RGB, H x W x 3 uint8
-    logits: torch.Tensor  # classes x H x W, float32, on the model's device
+    size: tuple[int, int]  # (height, width) of the image
+    image: np.ndarray  # RGB, H x W x 3 uint8, as the model sees it: `size` or smaller
+    coarse: torch.Tensor  # logits at the model's stride, classes x h x w, on its device
+    padded: tuple[int, int]  # (height, width) of `image` with padding
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """Logits at the size of `image`: classes x H x W, float32, on the model's device."""
+        return self._logits(slice(None))
 
     def labels(self) -> np.ndarray:
-        """The most probable class of every pixel: H x W, uint16."""
-        return self.logits.argmax(dim=0).cpu().numpy().astype(np.uint16)
+        """The most probable class of every pixel: uint16, of `size`."""
+        seen = self.image.shape[:2]
+
+        def scores(some: slice) -> torch.Tensor:
+            logits = self._logits(some)
+            return logits if self.size == seen else upsample(logits[None], self.size)[0]
+
+        return largest_class(len(self.coarse), self.size, scores)
 
     def probabilities(self) -> np.ndarray:
-        """Softmax over the classes: classes x H x W, float32."""
+        """Softmax over the classes, at the size of `image`: classes x H x W, float32."""
         return self.logits.softmax(dim=0).cpu().numpy()
+
+    def _logits(self, some: slice) -> torch.Tensor:
+        height, width = self.image.shape[:2]
+        return upsample(self.coarse[None, some], self.padded)[0, :, :height, :width]
 
 
 @dataclass(frozen=True)
@@ -57,16 +85,19 @@ class Predictor:
     clusters: int
     device: torch.device
     settings: Mapping  # settings of the training, from the model file
-    precision: str = _PRECISION  # precision of the network's matrix products
+    precision: str = _DEFAULTS.precision  # precision of the network's matrix products
+    longer_side: int | None = _DEFAULTS.longer_side  # of the images that the model sees, at most
+    tile: int | None = _DEFAULTS.tile  # side of a tile in pixels
 
     @torch.inference_mode()
     def predict(
         self, rows: Iterable[Mapping], root: str | os.PathLike, *, batch_size: int, workers: int
     ) -> Iterator[Prediction]:
-        """Predict images at their full resolution, in batches of the same padded shape.
+        """Predict images in batches of the same padded shape.
 
-        An image is padded with the mean colour, below and on the right, to a multiple of the
-        output stride. Only one image's logits at full size are in memory at a time.
+        An image is resized to `longer_side`, if it is larger, and padded with the mean colour,
+        below and on the right, to a multiple of the output stride. Logits at a larger size than
+        the model's stride are made for one image at a time.
 
         Args:
             rows: rows of a manifest (file_name, height, width), in any order.
@@ -78,29 +109,87 @@ class Predictor:
             InputError: an image that was listed cannot be read, or has another size now.
         """
 
-        def shape(row: Mapping) -> tuple[int, int]:
-            return padded_size((row["height"], row["width"]), self.model.output_stride)
+        def size(row: Mapping) -> tuple[int, int]:
+            return row["height"], row["width"]
 
         def load(row: Mapping) -> np.ndarray:
-            return read_listed(Path(root) / row["file_name"], (row["height"], row["width"]))
+            image = read_listed(Path(root) / row["file_name"], size(row))
+            return resize(image, self._seen(size(row)))
 
-        batches = stream_batches(rows, load, shape=shape, batch_size=batch_size, workers=workers)
+        batches = stream_batches(
+            rows,
+            load,
+            shape=lambda row: self._padded(size(row)),
+            pixels=lambda row: math.prod(self._padded(size(row))),
+            decoded=lambda row: math.prod(size(row)),
+            batch_size=batch_size,
+            workers=workers,
+        )
         for batch in batches:
-            logits = self._logits([image for _, image in batch], shape(batch[0][0]))
-            for (row, image), values in zip(batch, logits, strict=True):
-                height, width = image.shape[:2]
-                full = upsample(values[None], shape(row))[0, :, :height, :width]
-                yield Prediction(row, image, full)
+            padded = self._padded(size(batch[0][0]))
+            logits = self._logits([image for _, image in batch], padded)
+            for (row, image), coarse in zip(batch, logits, strict=True):
+                yield Prediction(row, size(row), image, coarse, padded)
 
     @torch.inference_mode()
     def predict_image(self, image: np.ndarray) -> Prediction:
         """Predict one image (H x W x 3 uint8, RGB) without a manifest; its row is empty."""
-        height, width = image.shape[:2]
-        size = padded_size((height, width), self.model.output_stride)
-        full = upsample(self._logits([image], size), size)[0, :, :height, :width]
-        return Prediction({}, image, full)
+        size = image.shape[:2]
+        padded = self._padded(size)
+        image = resize(image, self._seen(size))
+        (coarse,) = self._logits([image], padded)
+        return Prediction({}, size, image, coarse, padded)
 
-    def _logits(self, images: Sequence[np.ndarray], size: tuple[int, int]) -> torch.Tensor:
+    def _seen(self, size: tuple[int, int]) -> tuple[int, int]:
+        return bounded_size(*size, self.longer_side)
+
+    def _padded(self, size: tuple[int, int]) -> tuple[int, int]:
+        return padded_size(self._seen(size), self.model.output_stride)
+
+    def _logits(
+        self, images: Sequence[np.ndarray], size: tuple[int, int]
+    ) -> Sequence[torch.Tensor]:
+        """Logits at the model's stride of images with the same padded size."""
+        side = max(size)
+        if self.tile is not None:
+            side, _ = padded_size((self.tile, self.tile), self.model.output_stride)
+        if max(size) <= side:
+            return self._one_pass(images, size)
+        return [self._tiled(image, size, side) for image in images]
+
+    def _tiled(self, image: np.ndarray, size: tuple[int, int], side: int) -> torch.Tensor:
+        """Logits at the model's stride of one image, blended where tiles overlap.
+
+        Args:
+            size: (height, width) of the padded image.
+            side: of a tile in pixels, a multiple of the model's stride.
+        """
+        stride = self.model.output_stride
+        sides = [min(side, length) for length in size]
+        places = [
+            (row, column)
+            for row in _starts(size[0], sides[0], stride)
+            for column in _starts(size[1], sides[1], stride)
+        ]
+        height, width = (length // stride for length in sides)
+        weights = torch.outer(_ramp(height), _ramp(width)).to(self.device)
+        cells = [length // stride for length in size]
+        total = torch.zeros(cells, device=self.device)
+        blended = torch.zeros(self.clusters + 1, *cells, device=self.device)
+        count = max(1, PIXELS_PER_PASS // math.prod(sides))
+        for first in range(0, len(places), count):
+            some = places[first : first + count]
+            tiles = [
+                image[row : row + sides[0], column : column + sides[1]] for row, column in some
+            ]
+            for (row, column), logits in zip(some, self._one_pass(tiles, sides), strict=True):
+                top, left = row // stride, column // stride
+                window = np.s_[..., top : top + height, left : left + width]
+                blended[window] += weights * logits.float()
+                total[window] += weights
+        return blended / total
+
+    def _one_pass(self, images: Sequence[np.ndarray], size: Sequence[int]) -> torch.Tensor:
         height, width = size
         inputs = torch.cat(
             [
@@ -115,13 +204,36 @@ class Predictor:
             return self.model(inputs.contiguous(memory_format=torch.channels_last))
 
 
+def _starts(length: int, side: int, stride: int) -> list[int]:
+    """Where tiles begin along an axis: evenly spaced, overlapping by a quarter or more.
+
+    Args:
+        length, side: of the padded image and of a tile, multiples of `stride`.
+    """
+    if length <= side:
+        return [0]
+    count = 1 + math.ceil((length - side) / (0.75 * side))
+    return [(length - side) * number // (count - 1) // stride * stride for number in range(count)]
+
+
+def _ramp(cells: int) -> torch.Tensor:
+    """Weights of a tile's cells along an axis, which fall towards its borders."""
+    place = torch.arange(cells)
+    return torch.minimum(place + 1, cells - place).clamp(max=max(1, cells // 4)).float()
+
+
 def load_predictor(
-    path: str | os.PathLike, device: torch.device, *, precision: str = _PRECISION
+    path: str | os.PathLike,
+    device: torch.device,
+    *,
+    precision: str = _DEFAULTS.precision,
+    longer_side: int | None = _DEFAULTS.longer_side,
+    tile: int | None = _DEFAULTS.tile,
 ) -> Predictor:
     """Load a model file that `learning.train` wrote.
 
     Args:
-        precision: precision of the network's matrix products (`predictions.precision`).
+        precision, longer_side, tile: see the settings of the section `predictions`.
 
     Raises:
         InputError: missing, damaged, not a segmentation model, or an unknown precision.
@@ -138,7 +250,7 @@ def load_predictor(
         ) from error
     load_strictly(model, weights, source=path)
     model = model.to(device, memory_format=torch.channels_last).eval()
-    return Predictor(model, clusters, device, content["settings"], precision)
+    return Predictor(model, clusters, device, content["settings"], precision, longer_side, tile)
 
 
 def write_predictions(

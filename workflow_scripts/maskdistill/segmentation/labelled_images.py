@@ -13,7 +13,8 @@ import torch
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps, shards
-from workflow_scripts.maskdistill.files.images import read_listed
+from workflow_scripts.maskdistill.files.images import bounded_size, read_listed
+from workflow_scripts.maskdistill.files.masks import resize_mask
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
 from workflow_scripts.maskdistill.segmentation.transforms import draw_view, warp
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
@@ -41,7 +42,8 @@ class LabelledImages(torch.utils.data.Dataset):
     """Random views of images and their label maps; the index of an item is a `Sample`.
 
     Label maps are kept in memory as PNG bytes in Arrow buffers, which worker processes share;
-    images are decoded on access.
+    images are decoded on access. Images above `longer_side` are resized before a view is drawn,
+    their label maps by nearest neighbour.
 
     Args:
         paths: shards of label maps.
@@ -72,7 +74,7 @@ class LabelledImages(torch.utils.data.Dataset):
 
         def is_labelled(index: int) -> bool:
             name = names[index].as_py()
-            classes = _classes(encoded[index].as_py(), name)
+            classes = _classes(_decode(encoded[index].as_py(), name))
             largest = int(classes.max())
             if largest > clusters:
                 raise InputError(
@@ -97,9 +99,11 @@ class LabelledImages(torch.utils.data.Dataset):
     def __getitem__(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
         """Image (crop x crop x 3, uint8) and labels (crop x crop, int64) of a `Sample`."""
         name = self._names[sample.index].as_py()
-        classes = _classes(self._encoded[sample.index].as_py(), name)
-        image = read_listed(self._root / name, classes.shape)
         settings = self._settings
+        labels = _decode(self._encoded[sample.index].as_py(), name)
+        size = bounded_size(*labels.shape, settings.longer_side)
+        image = read_listed(self._root / name, labels.shape, size)
+        classes = _classes(resize_mask(labels, size))
         view = draw_view(
             classes.shape,
             sample.generator(self._seed),
@@ -112,14 +116,17 @@ class LabelledImages(torch.utils.data.Dataset):
         return torch.from_numpy(image), torch.from_numpy(classes).long()
 
 
-def _classes(png: bytes, name: str) -> np.ndarray:
-    """A label map as int32 with `IGNORE_INDEX`."""
+def _decode(png: bytes, name: str) -> np.ndarray:
     try:
-        labels = label_maps.decode_png(png)
+        return label_maps.decode_png(png)
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(
             f"label map of {name}: damaged ({error}); remove its shard and run again"
         ) from error
+
+
+def _classes(labels: np.ndarray) -> np.ndarray:
+    """A label map as int32 with `IGNORE_INDEX`."""
     classes = labels.astype(np.int32)
     classes[labels == label_maps.ignore_value(labels)] = IGNORE_INDEX
     return classes

@@ -27,7 +27,7 @@ GROUND_TRUTH = LabelSource(
 
 
 # Settings of the section `segmentation` that the probe uses: how training views are drawn.
-VIEWS = ("crop_size", "scale", "rotation", "flip")
+VIEWS = ("longer_side", "crop_size", "scale", "rotation", "flip")
 
 
 def training_settings(

@@ -51,6 +51,12 @@ class SegmentationSettings(Section):
         0.2,
         description="Share of the pixels (the hardest ones) in the loss; 1 for all.",
     )
+    longer_side: Count | None = Field(
+        1024,
+        description="Upper bound on the longer side in pixels of the images that are learned from, "
+        "which bounds memory and time with large photographs; smaller images keep their size. "
+        "null for none (the paper's images have at most 640 px).",
+    )
     crop_size: Count = Field(512, description="Side of a training crop in pixels.")
     scale: listed(Positive, least=2, most=2) = Field(
         (0.5, 2.0), description="Smallest and largest random scale."
