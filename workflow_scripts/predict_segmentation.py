@@ -9,10 +9,13 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 def main(argv: list[str] | None = None) -> int:
     """Write the label maps of one shard; exit code 0."""
     options = cli.prediction_parser("predict_segmentation", __doc__).parse_args(argv)
+    settings = options.settings["predictions"]
     predictor = label_map_prediction.load_predictor(
         options.model,
         choose_device(options.device),
-        **options.settings["predictions"],
+        precision=settings["precision"],
+        longer_side=settings["longer_side"],
+        tile=settings["tile"],
     )
     rows = shards.read_usable(options.images)
     predictions = predictor.predict(

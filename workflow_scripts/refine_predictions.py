@@ -14,11 +14,14 @@ def main(argv: list[str] | None = None) -> int:
     """Write the refined label maps of one shard; exit code 0."""
     options = cli.prediction_parser("refine_predictions", __doc__).parse_args(argv)
     settings = CRFSettings.read_part(options.settings["crf"])
+    predicting = options.settings["predictions"]
     with crf.start_workers(options.workers, settings) as workers:
         predictor = label_map_prediction.load_predictor(
             options.model,
             choose_device(options.device),
-            **options.settings["predictions"],
+            precision=predicting["precision"],
+            longer_side=predicting["longer_side"],
+            tile=predicting["tile"],
         )
         rows = shards.read_usable(options.images)
         predictions = predictor.predict(

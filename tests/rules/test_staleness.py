@@ -59,6 +59,7 @@ OF_VAL |= {"predict_segmentation", "refine_predictions", "evaluate"} | PROBE - {
         ("segmentation.hardest_fraction", SEGMENTATION),
         # With a round of CRF, refined predictions are what the next model is trained on.
         ("predictions.precision", REFINEMENT | USE),
+        ("predictions.longer_side", REFINEMENT | USE),
         ("crf.iterations", REFINEMENT | USE),
         ("evaluation.linear_probe.learning_rate", PROBE),
         ("report.examples", {"report"}),

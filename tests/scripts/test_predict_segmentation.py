@@ -8,6 +8,7 @@ from PIL import Image
 from workflow_scripts.maskdistill.files import label_maps, provenance, shards
 from workflow_scripts.maskdistill.segmentation import label_map_prediction
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
+from workflow_scripts.maskdistill.settings.sections.predictions import PredictionSettings
 from workflow_scripts.maskdistill.torch_tools.training_run import publish
 from workflow_scripts.predict_segmentation import main
 
@@ -57,7 +58,12 @@ def arguments(folder, output, batch_size):
     return [
         *("--images", str(folder / "images.parquet"), "--root", str(folder)),
         *("--model", str(folder / "model.pt"), "--output", str(folder / output)),
-        *("--settings", json.dumps({"predictions": {"precision": "float32"}}), "--device", "cpu"),
+        *(
+            "--settings",
+            json.dumps({"predictions": PredictionSettings().plain()}),
+            "--device",
+            "cpu",
+        ),
         *("--batch-size", str(batch_size), "--workers", "2"),
     ]
 

@@ -10,11 +10,12 @@ from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.segmentation import crf, label_map_prediction
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
+from workflow_scripts.maskdistill.settings.sections.predictions import PredictionSettings
 from workflow_scripts.maskdistill.torch_tools.training_run import publish
 from workflow_scripts.refine_predictions import main
 
 SIZES = [(40, 56), (48, 48), (40, 56), (33, 47)]
-PREDICTIONS = {"predictions": {"precision": "float32"}}
+PREDICTIONS = {"predictions": PredictionSettings().plain()}
 SETTINGS = {
     "iterations": 3,
     "gaussian_weight": 3,

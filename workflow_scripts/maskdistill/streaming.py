@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import itertools
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TypeVar
 
@@ -26,14 +27,13 @@ def stream_batches(
     batch_size: int,
     workers: int,
     decoded: Callable[[Row], int] | None = None,
-    most_pixels: int = PIXELS_PER_PASS,
 ) -> Iterator[list[tuple[Row, Item]]]:
     """Yield batches of (row, loaded item) in which all rows have the same shape.
 
     Rows are sorted by shape, then in the order of `rows`, whatever `batch_size` and `workers` are.
     While a batch is used, the next one is loaded. Memory is bounded by pixels, not by the number
-    of images: a batch has at most `most_pixels`, and images of at most `PIXELS_AHEAD` are loaded
-    ahead, but always at least one image.
+    of images: a batch has at most `PIXELS_PER_PASS`, and images of at most `PIXELS_AHEAD` are
+    loaded ahead, but always at least one image.
 
     Args:
         load: decodes a row's image; runs in threads.
@@ -41,12 +41,11 @@ def stream_batches(
         pixels: pixels of a row's image as the network sees it.
         batch_size: the most rows in a batch.
         decoded: pixels of a row's image while it is decoded; None if it has those of `pixels`.
-        most_pixels: bound on the sum of `pixels` of a batch.
     """
     batches = [
         batch
         for _, group in itertools.groupby(sorted(rows, key=shape), key=shape)
-        for batch in _bounded(group, pixels, batch_size, most_pixels)
+        for batch in _bounded(group, pixels, batch_size, PIXELS_PER_PASS)
     ]
     with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
         loaded = map_ahead(
@@ -55,6 +54,7 @@ def stream_batches(
             itertools.chain.from_iterable(batches),
             ahead=max(map(len, batches), default=0),
             weight=decoded or pixels,
+            most_weight=PIXELS_AHEAD,
         )
         try:
             for batch in batches:
@@ -70,7 +70,7 @@ def map_ahead(
     *,
     ahead: int,
     weight: Callable[[Row], int] | None = None,
-    most_weight: int = PIXELS_AHEAD,
+    most_weight: float = math.inf,
 ) -> Iterator[Item]:
     """Apply `function` to every item in the pool's threads or processes, in order.
 

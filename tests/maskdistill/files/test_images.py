@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import images
-from workflow_scripts.maskdistill.files.images import ImageRejected, probe_image, read_image
+from workflow_scripts.maskdistill.files.images import (
+    ImageRejected,
+    bounded_size,
+    probe_image,
+    read_image,
+    read_listed,
+    resize,
+)
 
 # Four flat quadrants, too large for JPEG to smear them: what each orientation does is plain.
 COLOURS = np.array([[[200, 0, 0], [0, 200, 0]], [[0, 0, 200], [200, 200, 0]]], dtype=np.uint8)
@@ -43,6 +51,48 @@ def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
     assert pixels.dtype == np.uint8
     centres = pixels[[[8], [24]], [[12, 36]]]
     np.testing.assert_allclose(centres.astype(int), COLOURS.astype(int), atol=12)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_listed_image_is_resized_upright(tmp_path, orientation, suffix):
+    """A JPEG is decoded at a fraction of its size, and its listed size is still checked."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    large = QUADRANTS.repeat(8, axis=0).repeat(8, axis=1)
+    path = save(tmp_path / f"a.{suffix}", STORED[orientation](large), exif=exif)
+    pixels = read_listed(path, (256, 384), (32, 48))
+    assert pixels.shape == (32, 48, 3)
+    once = resize(read_listed(path, (256, 384)), (32, 48))
+    np.testing.assert_allclose(pixels.astype(int), once.astype(int), atol=6)
+    if suffix == "png":
+        np.testing.assert_array_equal(pixels, once)
+    with pytest.raises(InputError, match="256 x 384 px, but listed as 384 x 256"):
+        read_listed(path, (384, 256), (48, 32))
+
+
+def test_a_jpeg_that_is_resized_a_little_is_decoded_whole(tmp_path):
+    rng = np.random.default_rng(0)
+    path = save(tmp_path / "a.jpg", rng.integers(0, 256, (90, 120, 3), dtype=np.uint8))
+    for size in [(90, 120), (200, 260), (45, 60), (31, 41)]:
+        np.testing.assert_array_equal(
+            read_listed(path, (90, 120), size), resize(read_image(path), size)
+        )
+
+
+@pytest.mark.parametrize(
+    ("size", "longer_side", "expected"),
+    [
+        ((30, 40), None, (30, 40)),
+        ((30, 40), 40, (30, 40)),
+        ((3000, 4000), 1024, (768, 1024)),
+        ((4000, 3000), 1024, (1024, 768)),
+        ((10, 9000), 900, (1, 900)),
+        ((1, 9000), 90, (1, 90)),
+    ],
+)
+def test_bounded_size(size, longer_side, expected):
+    assert bounded_size(*size, longer_side) == expected
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16", "P", "CMYK", "RGBA"])

@@ -183,6 +183,55 @@ def test_read_table_keeps_the_order_of_the_paths(tmp_path):
     assert shards.read_table(paths, ["image_id"]).to_pydict() == {"image_id": [3, 1, 2]}
 
 
+def test_row_groups_end_at_a_number_of_bytes(tmp_path, monkeypatch):
+    """So that neither a group nor an array of its bytes exceeds Arrow's 2 GiB."""
+    monkeypatch.setattr(shards, "BYTES_PER_GROUP", 1000)
+    path = tmp_path / "a.parquet"
+    sizes = [400, 400, 400, 2000, 10, 10, 990]
+    rows = [
+        {"image_id": i, "file_name": f"{i}.jpg", "image": {"bytes": bytes([i]) * size, "path": ""}}
+        for i, size in enumerate(sizes)
+    ]
+    shards.write_table(path, "label_maps", rows, {})
+    found = pq.ParquetFile(path).metadata
+    groups = [found.row_group(i).num_rows for i in range(found.num_row_groups)]
+    assert groups == [2, 1, 1, 2, 1]
+    table = shards.read_table([path, path], ["image"])
+    # No chunk joins groups.
+    assert table["image"].num_chunks == 2 * len(groups)
+    assert table["image"].to_pylist() == [row["image"] for row in rows] * 2
+    assert list(shards.read_rows(path)) == rows
+
+
+def test_rows_are_taken_from_tables_of_many_chunks():
+    chunks = [pa.array([bytes([i]), bytes([i, i])], pa.binary()) for i in range(5)]
+    table = pa.table({"rle_counts": pa.chunked_array(chunks), "image_id": range(10)})
+    found = list(shards.rows_in_order(table, [9, 0, 5], batch_size=2))
+    assert found == [
+        {"rle_counts": bytes([i // 2] * (1 + i % 2)), "image_id": i} for i in (9, 0, 5)
+    ]
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Nested data conversions not implemented for chunked array outputs",
+        "offset overflow while concatenating arrays",
+        "array cannot contain more than 2147483646 bytes, have 2147483647",
+    ],
+)
+def test_a_shard_that_is_too_large_is_not_called_damaged(tmp_path, monkeypatch, reason):
+    shards.write_table(tmp_path / "a.parquet", "images", [], {})
+
+    def fail(path):
+        raise pa.ArrowInvalid(reason)
+
+    monkeypatch.setattr(shards, "_open", fail)
+    with pytest.raises(InputError, match=r"a\.parquet: .* 2 GiB .* set more shards") as raised:
+        shards.read_table([tmp_path / "a.parquet"])
+    assert "damaged" not in str(raised.value)
+
+
 def test_group_by_image(tmp_path):
     rows = [{"image_id": i, "mask_id": m} for i, m in ((5, 0), (2, 0), (5, 1))]
     shards.write_table(tmp_path / "a", "masks", rows, {})

@@ -9,13 +9,31 @@ def test_mask_targets_are_what_lies_within_the_box():
     mask[:, 4:12, 10:18] = 1
 
     boxes = torch.tensor([[10.0, 4.0, 18.0, 12.0], [10.0, 4.0, 26.0, 12.0], [2.0, 8.0, 18.0, 16.0]])
-    whole, left, corner = heads._crop_masks(mask.repeat(3, 1, 1), boxes, 8)
+    whole, left, corner = heads._crop_masks(mask, torch.zeros(3, dtype=torch.int64), boxes, 8)
 
     assert whole.all()
     assert left[:, :4].all()
     assert not left[:, 4:].any()
     assert corner[:4, 4:].all()
     assert corner.sum() == 16
+
+
+def test_mask_targets_are_those_of_a_copy_of_the_mask_for_every_box():
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(4, 40, 50, generator=generator).gt(0.5).to(torch.uint8)
+    numbers = torch.tensor([3, 0, 0, 3, 1, 3])  # object 2 has no box
+    corners = torch.rand(6, 2, 2, generator=generator) * torch.tensor([50.0, 40.0])
+    boxes = torch.cat([corners.amin(1), corners.amax(1) + 1], dim=1)
+
+    found = heads._crop_masks(masks, numbers, boxes, 14)
+
+    alone = [
+        heads._crop_masks(masks[number][None], torch.tensor([0]), box[None], 14)
+        for number, box in zip(numbers, boxes, strict=True)
+    ]
+    assert torch.equal(found, torch.cat(alone))
+    assert found.unique().tolist() == [0, 1]
+    assert heads._crop_masks(masks, numbers[:0], boxes[:0], 14).shape == (0, 14, 14)
 
 
 def test_mask_loss_looks_at_the_true_class_only():

@@ -134,6 +134,11 @@ READS_LABELS = {
             {"predictions": {"precision": "bfloat16"}},
             {"predict_segmentation", "refine_predictions", "train_linear_probe", "describe_use"},
         ),
+        (
+            {"predictions": {"longer_side": 77, "tile": None}},
+            {"predict_segmentation", "refine_predictions", "describe_use"},
+        ),
+        ({"segmentation": {"longer_side": 77}}, {"train_segmentation", "train_linear_probe"}),
         ({"crf": {"iterations": 77}}, {"refine_predictions", "describe_use"}),
         ({"crf": {"rounds": 7}}, set()),  # more jobs, but the same ones
         ({"seeds": [7, 8]}, {"compare_cluster_counts", "map_masks"}),

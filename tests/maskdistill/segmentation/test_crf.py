@@ -3,6 +3,8 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.segmentation import crf
@@ -57,6 +59,10 @@ def noisy_square(seed=0, size=24, noise=0.35):
         truth == 1, np.stack([other, confidence]), np.stack([confidence, other])
     ).astype(np.float32)
     return truth, image, probabilities
+
+
+def item(number, probabilities, image):
+    return crf.Item(number, probabilities, image, image.shape[:2])
 
 
 def test_single_wrong_pixels_go_and_the_edge_of_the_image_stays():
@@ -115,11 +121,48 @@ def test_workers_give_what_one_call_gives_in_order(count):
     scenes = {number: noisy_square(number, noise=0.45) for number in range(7)}
     settings = CRFSettings(iterations=2)
     with crf.start_workers(count, settings) as workers:
-        found = list(workers.refine((number, p, image) for number, (_, image, p) in scenes.items()))
+        found = list(
+            workers.refine(item(number, p, image) for number, (_, image, p) in scenes.items())
+        )
     assert [number for number, _ in found] == list(scenes)
     for number, labels in found:
         _, image, probabilities = scenes[number]
         np.testing.assert_array_equal(labels, crf.refined_labels(probabilities, image, settings))
+
+
+@pytest.mark.parametrize("size", [(24, 24), (97, 61), (240, 240)])
+def test_label_maps_have_the_size_of_the_photograph(size):
+    truth, image, probabilities = noisy_square()
+    settings = CRFSettings()
+    alone = crf.refined_labels(probabilities, image, settings, size)
+    assert alone.dtype == np.uint16
+    assert alone.shape == size
+    expected = Image.fromarray(truth.astype(np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)
+    # A border moves by less than half of an enlarged pixel.
+    assert (alone == np.asarray(expected)).mean() > (0.97 if size != (24, 24) else 0.9999)
+    # torch has threads in this process, but not in the forked ones.
+    torch.ones(1000, 1000) @ torch.ones(1000, 1000)
+    with crf.start_workers(2, settings) as workers:
+        items = [crf.Item(number, probabilities, image, size) for number in range(3)]
+        for _, labels in workers.refine(items):
+            np.testing.assert_array_equal(labels, alone)
+
+
+def test_few_probabilities_are_in_memory_however_many_processes_there_are(monkeypatch):
+    _, image, probabilities = noisy_square()
+    monkeypatch.setattr(crf, "VALUES_AHEAD", 2 * probabilities.size)
+    asked = 0
+
+    def items():
+        nonlocal asked
+        for number in range(10):
+            asked += 1
+            yield item(number, probabilities, image)
+
+    with crf.start_workers(4, CRFSettings(iterations=1)) as workers:
+        for number, _ in workers.refine(items()):
+            # Two of them are refined, and one more waits.
+            assert asked <= number + 3
 
 
 def test_few_images_are_asked_for_ahead():
@@ -130,7 +173,7 @@ def test_few_images_are_asked_for_ahead():
         nonlocal asked
         for number in range(10):
             asked += 1
-            yield number, probabilities, image
+            yield item(number, probabilities, image)
 
     with crf.start_workers(2, CRFSettings(iterations=1)) as workers:
         for number, _ in workers.refine(items()):
@@ -140,7 +183,7 @@ def test_few_images_are_asked_for_ahead():
 def test_errors_of_a_worker_arrive():
     _, image, probabilities = noisy_square()
     with crf.start_workers(1, CRFSettings()) as workers, pytest.raises(ValueError, match="fit"):
-        list(workers.refine([(1, probabilities[:, :10], image)]))
+        list(workers.refine([item(1, probabilities[:, :10], image)]))
 
 
 def test_workers_end_when_their_parent_is_killed():

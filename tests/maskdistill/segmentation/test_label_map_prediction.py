@@ -3,9 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
+from workflow_scripts.maskdistill import streaming
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import label_maps, shards
-from workflow_scripts.maskdistill.segmentation import label_map_prediction
+from workflow_scripts.maskdistill.files import images, label_maps, shards
+from workflow_scripts.maskdistill.segmentation import deeplab, label_map_prediction
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
 from workflow_scripts.maskdistill.torch_tools.training_run import publish
 
@@ -78,6 +79,122 @@ def test_predictions_are_those_of_every_image_alone_at_its_own_size(tmp_path, ba
         np.testing.assert_array_equal(one.labels(), one.logits.argmax(0))
         np.testing.assert_allclose(one.probabilities().sum(0), 1, rtol=1e-5)
         assert one.probabilities().dtype == np.float32
+
+
+def load(path, **settings):
+    return label_map_prediction.load_predictor(path / "model.pt", CPU, **settings)
+
+
+def test_a_large_photograph_is_seen_at_the_working_resolution(tmp_path):
+    """The network and the CRF see the resized image; the label map has the photograph's size."""
+    write_model(tmp_path / "model.pt")
+    rows = write_images(tmp_path, [(150, 200), (40, 50)])
+    found = {
+        one.row["image_id"]: one
+        for one in load(tmp_path, longer_side=80).predict(rows, tmp_path, batch_size=2, workers=1)
+    }
+    large, small = found[100], found[99]
+    picture = images.resize(np.array(Image.open(tmp_path / "0.png")), (60, 80))
+    np.testing.assert_array_equal(large.image, picture)
+    assert large.probabilities().shape == (5, 60, 80)
+    assert large.labels().shape == (150, 200)
+    assert large.labels().dtype == np.uint16
+    expected = torch.nn.functional.interpolate(large.logits[None], (150, 200), mode="bilinear")
+    np.testing.assert_array_equal(large.labels(), expected[0].argmax(0))
+    # A smaller image is as without a bound.
+    (native,) = load(tmp_path, longer_side=None).predict(
+        rows[1:], tmp_path, batch_size=1, workers=1
+    )
+    assert torch.equal(small.logits, native.logits)
+    np.testing.assert_array_equal(small.labels(), native.labels())
+    # So is the image alone.
+    alone = load(tmp_path, longer_side=80).predict_image(np.array(Image.open(tmp_path / "0.png")))
+    np.testing.assert_allclose(alone.logits, large.logits, rtol=1e-4, atol=1e-4)
+    assert alone.labels().shape == (150, 200)
+
+
+class Local(torch.nn.Module):
+    """A model of stride 16 whose logits depend on the pixels of their own cell alone."""
+
+    output_stride = 16
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, pixels):
+        self.seen.append(tuple(pixels.shape))
+        mean = torch.nn.functional.avg_pool2d(pixels, 16)
+        return torch.cat([mean, mean.flip(1)[:, :2] + 0.1], dim=1)
+
+
+def local_predictor(**settings):
+    return label_map_prediction.Predictor(Local(), 4, CPU, {}, **settings)
+
+
+@pytest.mark.parametrize("size", [(160, 300), (97, 512), (300, 64), (64, 64), (50, 60)])
+def test_tiles_give_what_one_pass_gives(size):
+    """Exactly, but for rounding, where a cell does not depend on others."""
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    whole = local_predictor(longer_side=None, tile=None).predict_image(image)
+    predictor = local_predictor(longer_side=None, tile=64)
+    tiled = predictor.predict_image(image)
+    torch.testing.assert_close(tiled.logits, whole.logits, rtol=1e-5, atol=1e-5)
+    assert tiled.labels().shape == size
+    assert all(max(shape[2:]) <= 64 for shape in predictor.model.seen)
+    if max(size) <= 64:
+        assert torch.equal(tiled.logits, whole.logits)
+
+
+@pytest.mark.parametrize(
+    ("length", "side"), [(64, 64), (48, 64), (80, 64), (4000, 1024), (1040, 16)]
+)
+def test_tiles_cover_the_image_and_overlap(length, side):
+    starts = label_map_prediction._starts(length, side, 16)
+    assert starts[0] == 0
+    assert all(start % 16 == 0 for start in starts)
+    assert starts[-1] + side >= length
+    if length > side:
+        assert starts[-1] + side == length
+        steps = np.diff(starts)
+        assert steps.min() > 0
+        assert steps.max() <= max(16, 0.75 * side + 16)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 100])
+@pytest.mark.parametrize("tile", [None, 64])
+def test_pixels_of_a_pass_do_not_grow_with_the_batch_size(tmp_path, monkeypatch, batch_size, tile):
+    monkeypatch.setattr(streaming, "PIXELS_PER_PASS", 3 * 64 * 64)
+    monkeypatch.setattr(label_map_prediction, "PIXELS_PER_PASS", 3 * 64 * 64)
+    rows = write_images(tmp_path, [(64, 64)] * 7 + [(60, 130)] * 2)
+    predictor = local_predictor(longer_side=None, tile=tile)
+    found = list(predictor.predict(rows, tmp_path, batch_size=batch_size, workers=4))
+    assert [one.labels().shape for one in found] == [(60, 130)] * 2 + [(64, 64)] * 7
+    passes = [(shape[0], np.prod(shape[2:])) for shape in predictor.model.seen]
+    assert max(count * pixels for count, pixels in passes) <= 3 * 64 * 64
+    assert max(count for count, _ in passes) == min(batch_size if tile is None else 3, 3)
+
+
+@pytest.mark.parametrize("most_values", [1, 200, 700, 10**6])
+def test_the_largest_class_is_found_a_few_classes_at_a_time(most_values):
+    scores = torch.randint(0, 4, (7, 10, 12), generator=torch.Generator().manual_seed(0)).float()
+    taken = []
+
+    def some(part):
+        taken.append(scores[part].numel())
+        return scores[part]
+
+    found = deeplab.largest_class(7, (10, 12), some, most_values=most_values)
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, scores.numpy().argmax(0))
+    assert max(taken) <= max(most_values, 120)
+
+
+def test_a_class_beyond_the_range_of_int16_is_found():
+    found = deeplab.largest_class(
+        40_000, (1, 1), lambda part: torch.arange(40_000.0)[part, None, None], most_values=30_000
+    )
+    np.testing.assert_array_equal(found, [[39_999]])
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -62,6 +62,30 @@ def test_16_bit_label_maps_have_their_own_value_for_ignore(tmp_path):
     np.testing.assert_array_equal(data[Sample(0, 0, 0)][1], expected)
 
 
+def test_photographs_above_the_working_resolution_are_resized_with_their_labels(tmp_path):
+    """The view is that of the resized image; no label is mixed from two."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    picture = coarse.resize((320, 240), Image.Resampling.BICUBIC)
+    picture.save(tmp_path / "a.png")
+    labels = np.zeros((240, 320), np.uint8)
+    labels[:120], labels[120:, 200:] = 200, 255
+    shard = tmp_path / "label_maps.parquet"
+    shards.write_table(shard, "label_maps", [label_maps.row(1, "a.png", labels)], {})
+    options = {"crop_size": 80, "scale": [1, 1], "rotation": 0, "flip": False, "longer_side": 80}
+    data = LabelledImages(
+        [shard], tmp_path, clusters=200, settings=SegmentationSettings.read(TINY | options), seed=0
+    )
+    image, classes = data[Sample(0, 0, 0)]
+    inside = (classes != IGNORE_INDEX).nonzero()
+    top = int(inside[:, 0].min())
+    expected = np.zeros((60, 80), int)
+    expected[:30], expected[30:, 50:] = 200, IGNORE_INDEX
+    np.testing.assert_array_equal(classes[top : top + 60], expected)
+    small = np.asarray(picture.resize((80, 60), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(image[top : top + 60], small)
+
+
 def test_a_label_beyond_the_clusters_is_an_error(tmp_path):
     shard = write_images(tmp_path, count=2)
     settings = SegmentationSettings.read(TINY)

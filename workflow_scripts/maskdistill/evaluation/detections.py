@@ -17,7 +17,7 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation import object_scores
 from workflow_scripts.maskdistill.files import cluster_files, coco_json, shards
 from workflow_scripts.maskdistill.progress import progress
-from workflow_scripts.maskdistill.streaming import map_ahead
+from workflow_scripts.maskdistill.streaming import PIXELS_AHEAD, map_ahead
 
 BATCH = 16  # number of images whose detections are matched with objects at once
 
@@ -43,6 +43,7 @@ def annotated_objects(
             images,
             ahead=2 * workers,
             weight=lambda row: row["height"] * row["width"],
+            most_weight=PIXELS_AHEAD,
         )
         return dict(progress(tasks, description="objects", unit="image", total=len(images)))
 

@@ -28,7 +28,7 @@ from workflow_scripts.maskdistill.gallery.stages import CANDIDATES, Stages
 from workflow_scripts.maskdistill.pictures import drawing, overlays
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.repository import REPOSITORY
-from workflow_scripts.maskdistill.streaming import map_ahead
+from workflow_scripts.maskdistill.streaming import PIXELS_AHEAD, map_ahead
 
 CANDIDATES_SHOWN = 24  # most candidates per image; all confident ones are shown
 # Written as whole paths, so that the digest of the gallery's code includes these files.
@@ -68,6 +68,7 @@ def write(inputs: GalleryInputs, folder: Path, *, record: Mapping, workers: int 
                 records(inputs),
                 ahead=4 * workers,
                 weight=lambda record: (record.image["height"] or 0) * (record.image["width"] or 0),
+                most_weight=PIXELS_AHEAD,
             ):
                 rows.append(row)
                 bar.update()
