@@ -169,7 +169,7 @@ def test_pixels_of_a_pass_do_not_grow_with_the_batch_size(tmp_path, monkeypatch,
     rows = write_images(tmp_path, [(64, 64)] * 7 + [(60, 130)] * 2)
     predictor = local_predictor(longer_side=None, tile=tile)
     found = list(predictor.predict(rows, tmp_path, batch_size=batch_size, workers=4))
-    assert [one.labels().shape for one in found] == [(60, 130)] * 2 + [(64, 64)] * 7
+    assert [one.labels().shape for one in found] == [(64, 64)] * 7 + [(60, 130)] * 2
     passes = [(shape[0], np.prod(shape[2:])) for shape in predictor.model.seen]
     assert max(count * pixels for count, pixels in passes) <= 3 * 64 * 64
     assert max(count for count, _ in passes) == min(batch_size if tile is None else 3, 3)

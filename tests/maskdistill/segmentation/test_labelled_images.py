@@ -10,6 +10,7 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
 from workflow_scripts.maskdistill.segmentation.labelled_images import LabelledImages
+from workflow_scripts.maskdistill.segmentation.transforms import draw_view, warp
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 
@@ -76,14 +77,16 @@ def test_photographs_above_the_working_resolution_are_resized_with_their_labels(
     data = LabelledImages(
         [shard], tmp_path, clusters=200, settings=SegmentationSettings.read(TINY | options), seed=0
     )
-    image, classes = data[Sample(0, 0, 0)]
-    inside = (classes != IGNORE_INDEX).nonzero()
-    top = int(inside[:, 0].min())
-    expected = np.zeros((60, 80), int)
-    expected[:30], expected[30:, 50:] = 200, IGNORE_INDEX
-    np.testing.assert_array_equal(classes[top : top + 60], expected)
-    small = np.asarray(picture.resize((80, 60), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(image[top : top + 60], small)
+    small = np.zeros((60, 80), np.int32)
+    small[:30], small[30:, 50:] = 200, IGNORE_INDEX
+    resized = np.asarray(picture.resize((80, 60), Image.Resampling.BICUBIC))
+    view = draw_view(
+        small.shape,
+        Sample(0, 0, 0).generator(0),
+        **{name: options[name] for name in ("crop_size", "scale", "rotation", "flip")},
+    )
+    for found, expected in zip(data[Sample(0, 0, 0)], warp(resized, small, view, 80), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_label_beyond_the_clusters_is_an_error(tmp_path):

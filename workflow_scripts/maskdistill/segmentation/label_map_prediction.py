@@ -213,7 +213,8 @@ def _starts(length: int, side: int, stride: int) -> list[int]:
     if length <= side:
         return [0]
     count = 1 + math.ceil((length - side) / (0.75 * side))
-    return [(length - side) * number // (count - 1) // stride * stride for number in range(count)]
+    places = ((length - side) * number // (count - 1) for number in range(count))
+    return sorted({place // stride * stride for place in places})
 
 
 def _ramp(cells: int) -> torch.Tensor:
