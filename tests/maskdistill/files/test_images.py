@@ -55,8 +55,9 @@ def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_listed_image_is_resized_upright(tmp_path, orientation, suffix):
+def test_a_listed_image_is_resized_upright(tmp_path, monkeypatch, orientation, suffix):
     """A JPEG is decoded at a fraction of its size, and its listed size is still checked."""
+    monkeypatch.setattr(images, "DRAFT_PIXELS", 0)
     exif = Image.Exif()
     exif[0x0112] = orientation
     large = QUADRANTS.repeat(8, axis=0).repeat(8, axis=1)
@@ -73,10 +74,12 @@ def test_a_listed_image_is_resized_upright(tmp_path, orientation, suffix):
         read_listed(path, (384, 256), (48, 32))
 
 
-def test_a_jpeg_that_is_resized_a_little_is_decoded_whole(tmp_path):
+@pytest.mark.parametrize("pixels", [0, 2**21])
+def test_a_jpeg_that_is_small_or_resized_a_little_is_decoded_whole(tmp_path, monkeypatch, pixels):
+    monkeypatch.setattr(images, "DRAFT_PIXELS", pixels)
     rng = np.random.default_rng(0)
     path = save(tmp_path / "a.jpg", rng.integers(0, 256, (90, 120, 3), dtype=np.uint8))
-    for size in [(90, 120), (200, 260), (45, 60), (31, 41)]:
+    for size in [(90, 120), (200, 260), (45, 60), (31, 41)] + [(9, 12)] * bool(pixels):
         np.testing.assert_array_equal(
             read_listed(path, (90, 120), size), resize(read_image(path), size)
         )
