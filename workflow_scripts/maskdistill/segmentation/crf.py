@@ -17,9 +17,9 @@ from workflow_scripts.maskdistill.segmentation.deeplab import largest_class, ups
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.streaming import map_ahead
 
-# The most probabilities that are refined at the same time or wait for it; a process needs some 50
-# bytes for each.
-VALUES_AHEAD = 2**26
+# The most probabilities that are refined at the same time or wait for it: those of three images of
+# COCO with 81 labels. A process needs some 45 bytes for each.
+VALUES_AHEAD = 75_000_000
 # Lower bound on probabilities, so that their logarithm is finite.
 _FLOOR = 1e-5
 
@@ -47,8 +47,12 @@ def refine(probabilities: np.ndarray, image: np.ndarray, settings: CRFSettings) 
     kept[np.unique(probabilities.argmax(axis=0))] = True
     labels = np.flatnonzero(kept)
     model = pydensecrf.densecrf.DenseCRF2D(width, height, len(labels))
-    unary = -np.log(np.clip(probabilities[labels], _FLOOR, 1.0).astype(np.float32))
-    model.setUnaryEnergy(np.ascontiguousarray(unary.reshape(len(labels), -1)))
+    # In place, because these are the largest arrays; the model copies its energies.
+    unary = np.array(probabilities[labels], dtype=np.float32, order="C")
+    np.clip(unary, _FLOOR, 1.0, out=unary)
+    np.negative(np.log(unary, out=unary), out=unary)
+    model.setUnaryEnergy(unary.reshape(len(labels), -1))
+    del unary
     model.addPairwiseGaussian(sxy=settings.gaussian_sigma, compat=settings.gaussian_weight)
     model.addPairwiseBilateral(
         sxy=settings.bilateral_sigma_xy,
@@ -56,8 +60,9 @@ def refine(probabilities: np.ndarray, image: np.ndarray, settings: CRFSettings) 
         rgbim=np.ascontiguousarray(image),
         compat=settings.bilateral_weight,
     )
+    inferred = np.asarray(model.inference(settings.iterations), dtype=np.float32)
+    del model
     refined = np.zeros(probabilities.shape, dtype=np.float32)
-    inferred = np.array(model.inference(settings.iterations), dtype=np.float32)
     refined[labels] = inferred.reshape(len(labels), height, width)
     return refined
 
@@ -78,7 +83,10 @@ def refined_labels(
     if size in (None, image.shape[:2]):
         return refined.argmax(axis=0).astype(np.uint16)
     return largest_class(
-        len(refined), size, lambda some: upsample(torch.from_numpy(refined[None, some]), size)[0]
+        len(refined),
+        size,
+        lambda some: upsample(torch.from_numpy(refined[None, some]), size)[0],
+        most_values=2**24,
     )
 
 
