@@ -13,7 +13,7 @@ import numpy as np
 import pydensecrf.densecrf
 import torch
 
-from workflow_scripts.maskdistill.segmentation.deeplab import largest_class, upsample
+from workflow_scripts.maskdistill.segmentation.deeplab import enlarged_classes
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.streaming import map_ahead
 
@@ -82,12 +82,7 @@ def refined_labels(
     refined = refine(probabilities, image, settings)
     if size in (None, image.shape[:2]):
         return refined.argmax(axis=0).astype(np.uint16)
-    return largest_class(
-        len(refined),
-        size,
-        lambda some: upsample(torch.from_numpy(refined[None, some]), size)[0],
-        most_values=2**24,
-    )
+    return enlarged_classes(torch.from_numpy(refined), size)
 
 
 class Item(NamedTuple):

@@ -31,6 +31,7 @@ from workflow_scripts.maskdistill.segmentation.deeplab import (
     ARCHITECTURE,
     DeepLab,
     build_deeplab,
+    enlarged_classes,
     largest_class,
     upsample,
 )
@@ -60,13 +61,9 @@ class Prediction(NamedTuple):
 
     def labels(self) -> np.ndarray:
         """The most probable class of every pixel: uint16, of `size`."""
-        seen = self.image.shape[:2]
-
-        def scores(some: slice) -> torch.Tensor:
-            logits = self._logits(some)
-            return logits if self.size == seen else upsample(logits[None], self.size)[0]
-
-        return largest_class(len(self.coarse), self.size, scores)
+        if self.size == self.image.shape[:2]:
+            return largest_class(len(self.coarse), self.size, self._logits)
+        return enlarged_classes(self.logits, self.size)
 
     def probabilities(self) -> np.ndarray:
         """Softmax over the classes, at the size of `image`: classes x H x W, float32."""
