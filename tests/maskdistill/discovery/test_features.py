@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+from workflow_scripts.maskdistill import streaming
 from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
+from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.files import images
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 
@@ -51,3 +53,23 @@ def test_an_unreadable_image_keeps_a_row(rows_of, tmp_path):
     assert set(rows) == set(SIZES)
     assert rows[9] == {"image_id": 9, "status": "empty file (0 bytes)"}
     assert rows[5]["status"] == "ok"
+
+
+def test_pixels_of_a_pass_do_not_grow_with_the_batch_size(rows_of, monkeypatch):
+    """Two of the images are 32 x 43 after resizing; together they would be one pass."""
+    seen = []
+    prepare = Backbone.prepare
+
+    def note(backbone, pictures):
+        seen.append([picture.shape[:2] for picture in pictures])
+        return prepare(backbone, pictures)
+
+    monkeypatch.setattr(Backbone, "prepare", note)
+    _, expected = rows_of()
+    assert sorted(map(len, seen)) == [1, 1, 2]
+    seen.clear()
+    monkeypatch.setattr(streaming, "PIXELS_PER_PASS", 2 * 32 * 43 - 1)
+    _, rows = rows_of()
+    assert [len(batch) for batch in seen] == [1] * 4
+    for image_id, row in rows.items():
+        np.testing.assert_allclose(row["keys"], expected[image_id]["keys"], rtol=2e-3, atol=1e-4)

@@ -108,3 +108,9 @@ def test_rows_go_through_a_shard(tmp_path):
         ((image_id, file_name, read),) = label_maps.read_shard(tmp_path / "a.parquet")
         assert (image_id, file_name) == (5, "folder.v2/photo.a.jpeg")
         np.testing.assert_array_equal(read, labels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_size_is_read_from_the_header(dtype):
+    data = label_maps.encode_png(np.zeros((7, 900), dtype))
+    assert label_maps.png_size(data[:100]) == (7, 900)

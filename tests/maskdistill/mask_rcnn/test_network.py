@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from workflow_scripts.maskdistill.mask_rcnn import network
+from workflow_scripts.maskdistill.mask_rcnn import heads, network
 from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 
@@ -85,3 +85,27 @@ def test_detections_do_not_depend_on_the_batch(options):
         assert (a["boxes"].amax(0) <= torch.tensor([width, height] * 2)).all()
         torch.testing.assert_close(a["boxes"], b["boxes"], atol=1e-3, rtol=1e-4)
         torch.testing.assert_close(a["masks"], b["masks"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"roi_size": 4}, PYRAMID], ids=["c4", "fpn"])
+def test_regions_of_few_images_at_a_time_give_the_same_detections(monkeypatch, options):
+    model = build(CandidateSettings(proposals=12, per_image=4, score_floor=0.0), **options).eval()
+    pooled = []
+    pool = model.roi_heads.box_roi_pool.forward
+
+    def note(features, boxes, sizes):
+        pooled.append(sum(map(len, boxes)))
+        return pool(features, boxes, sizes)
+
+    monkeypatch.setattr(model.roi_heads.box_roi_pool, "forward", note)
+    pictures = [picture(64, 96)] * 3 + [picture(64, 80)]
+    with torch.inference_mode():
+        together = model(pictures)
+        assert pooled[0] == 4 * 12
+        pooled.clear()
+        monkeypatch.setattr(heads, "REGIONS_PER_PASS", 24)
+        parts = model(pictures)
+    assert max(pooled) <= 24
+    for one, other in zip(together, parts, strict=True):
+        for name, values in one.items():
+            torch.testing.assert_close(other[name], values, rtol=1e-3, atol=1e-3)

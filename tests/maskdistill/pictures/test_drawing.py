@@ -98,3 +98,19 @@ def test_a_transparent_layer_of_many_labels_has_room_in_its_palette():
         pixels = np.asarray(image.convert("RGBA"))
     np.testing.assert_array_equal(pixels[..., :3], colours[labels])
     assert (pixels[..., 3] == 153).all()
+
+
+def test_pictures_of_several_strips_are_those_of_one(monkeypatch):
+    image = noise(40, 30)
+    labels = np.random.default_rng(1).integers(0, 3, (40, 30), dtype=np.uint8)
+    colours = np.array([[0, 0, 0], [0, 255, 0], [200, 0, 0]], np.uint8)
+
+    def draw():
+        mask = np.zeros((40, 30), bool)
+        mask[:33, 4:] = labels[:33, 4:] > 0
+        return drawing.overlay(image, labels, colours), drawing.masked_crop(image, mask, 25)
+
+    whole = draw()
+    monkeypatch.setattr(drawing, "_STRIP", 100)
+    for one, other in zip(whole, draw(), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -27,5 +27,5 @@ class PredictionSettings(Section):
         1024,
         description="Side in pixels of the overlapping tiles in which the segmentation model sees "
         "images that are larger (after `longer_side`), so that memory is bounded; null for none. "
-        "The CRF has no tiles: with `longer_side: null` it needs 0.6 GB per million pixels.",
+        "The CRF has no tiles: with `longer_side: null` it needs 1 GB per million pixels and 21 labels.",
     )
