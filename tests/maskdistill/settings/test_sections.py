@@ -57,6 +57,12 @@ def test_unsuitable_values_are_refused(values, message):
     assert "\n" not in str(error.value)
 
 
+def test_the_least_share_of_a_mask_is_not_above_the_largest():
+    assert MaskSettings.read({"least_share": 0.5, "largest_share": 0.5}).at_pixels is False
+    with pytest.raises(InputError, match=r"masks\.least_share: 0\.5 is above masks\.largest_share"):
+        MaskSettings.read({"least_share": 0.5, "largest_share": 0.4})
+
+
 def test_a_number_stays_as_it_is_written():
     settings = SegmentationSettings.read({"rotation": 10, "scale": [1, 2.0], "dropout": 0})
     assert json.dumps([settings.rotation, settings.scale, settings.dropout]) == "[10, [1, 2.0], 0]"
