@@ -31,7 +31,8 @@ rule make_masks:
     shell:
         "exec python -m workflow_scripts.make_masks --settings {params.settings:q}"
         " --code {params.code}"
-        " --images {input.images} --features {input.features} --output {output} > {log} 2>&1"
+        " --root {ROOT:{wildcards.run}} --images {input.images} --features {input.features}"
+        " --output {output} > {log} 2>&1"
 
 
 # The same masks in one job.

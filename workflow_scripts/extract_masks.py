@@ -4,12 +4,14 @@ The masks are the same. After a change of a setting such as top-k, the backbone 
 """
 
 import functools
+from collections import Counter
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.discovery import affinity
 from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
-from workflow_scripts.maskdistill.discovery.initial_masks import mask_rows
+from workflow_scripts.maskdistill.discovery.initial_masks import describe, mask_rows
 from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.segmentation.mask_refinement import mask_refiner
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
@@ -20,9 +22,9 @@ def main(argv: list[str] | None = None) -> int:
     settings = FeatureSettings.read(options.settings["features"])
 
     backbone = load_backbone(settings, options.device)
-    find = functools.partial(
-        affinity.object_masks, settings=MaskSettings.read(options.settings["masks"])
-    )
+    mask_settings = MaskSettings.read(options.settings["masks"])
+    find = functools.partial(affinity.object_masks, settings=mask_settings)
+    refine = mask_refiner(mask_settings)
     listed = shards.read_usable(options.images)
     sizes = {row["image_id"]: (row["height"], row["width"]) for row in listed}
     features = feature_rows(
@@ -34,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         workers=options.workers,
         # On a GPU masks are computed there by torch, on the host by NumPy.
         fetch=backbone.device.type == "cpu",
+        keep_images=refine is not None,
     )
     metadata = cli.record(
         options,
@@ -41,10 +44,14 @@ def main(argv: list[str] | None = None) -> int:
         files=[settings.weights],
         weights=backbone.weights_digest,
     )
+    statuses = Counter()
     with shards.shard_writer(options.output, "masks", metadata) as writer:
         for row in features:
-            for mask_row in mask_rows(row, sizes[row["image_id"]], backbone.patch_size, find):
+            size = sizes[row["image_id"]]
+            for mask_row in mask_rows(row, size, backbone.patch_size, find, mask_settings, refine):
+                statuses[mask_row["status"]] += 1
                 writer.write(mask_row)
+    print(describe(statuses))
     return 0
 
 

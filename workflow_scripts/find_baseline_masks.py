@@ -23,8 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     ) -> list[affinity.ObjectMask]:
         if options.baseline == "dino_seg":
             return [baselines.dino_seg(keys, cls_affinity, grid, mass=own["dino_seg_mass"])]
-        center = settings["masks"]["center_keys"]
-        return [baselines.lost(keys, grid, patches=own["lost_patches"], center_keys=center)]
+        keys = affinity.prepare_keys(keys, settings["masks"]["center_keys"])
+        return [baselines.lost(keys, grid, patches=own["lost_patches"])]
 
     record = cli.record(options, "masks", baseline=options.baseline)
     write_masks(options.images, options.features, options.output, find, record)

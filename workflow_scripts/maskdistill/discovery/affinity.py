@@ -12,14 +12,14 @@ both without importing torch.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
+from workflow_scripts.maskdistill.discovery import patch_scores
+from workflow_scripts.maskdistill.discovery.patch_scores import array_module, root_mean_square
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 # Bits of positive and of negative infinity in float16.
 _INFINITE, _NEGATIVE = 0x7C00, 0xFC00
+# `center_keys: auto` centres the keys of an image unless at least this share of its patches has a
+# negative affinity to the mean key.
+_LEAST_OPPOSED = 0.05
 
 
 class ObjectMask(NamedTuple):
@@ -38,6 +41,9 @@ class ObjectMask(NamedTuple):
     grid: np.ndarray  # rows x columns, bool
     source: tuple[int, int]  # row, column of the patch nearest to [CLS]
     proposals: int  # size of P', the patches that vote
+    # rows x columns, float32, positive inside the mask: how far each patch is above the cut, in
+    # deviations of the image's scores; None from a method without scores.
+    scores: np.ndarray | None = None
 
 
 def object_masks(
@@ -49,8 +55,9 @@ def object_masks(
     """Segment the objects of one image, on the device of its keys.
 
     The `top_k` share of patches nearest to [CLS] are the proposals P and the nearest is the source
-    s; those of P with a positive affinity to s, P' = {j ∈ P : A_I[s, j] > 0}, vote, and the mask
-    is every patch j with Σ_{i ∈ P'} A_I[i, j] > 0.
+    s; those of P with a positive affinity to s, P' = {j ∈ P : A_I[s, j] > 0}, vote, and the score
+    of patch j is Σ_{i ∈ P'} A_I[i, j]. The mask is every patch with a positive score. Settings
+    beyond the paper compute the scores in another way or cut them higher, see `_score_patches`.
 
     Args:
         keys: N x d float16 or float32, the keys of all heads, concatenated.
@@ -63,21 +70,19 @@ def object_masks(
 
     Returns:
         Between one and `settings.per_image` masks, which do not overlap; an empty one ends the
-        search. If keys are on a GPU, only grids, sources and numbers of proposals are copied from
-        it.
+        search. If keys are on a GPU, only grids, scores, sources and numbers of proposals are
+        copied from it.
 
     Raises:
         ValueError: shapes do not fit together.
     """
-    xp = _namespace(keys)
     rows, columns = grid
     if len(keys) != rows * columns or cls_affinity.shape[1] != len(keys):
         raise ValueError(
             f"{len(keys)} keys and {cls_affinity.shape} affinities for {rows} x {columns} patches"
         )
-    keys = single_precision(keys)
-    if settings.center_keys:
-        keys -= keys.mean(axis=0)
+    xp = array_module(keys)
+    keys = prepare_keys(keys, settings.center_keys)
     affinity = average_heads(cls_affinity, settings.heads)
     mean = affinity.mean()
     nearest = mean + settings.next_source * (affinity.max() - mean)
@@ -88,20 +93,79 @@ def object_masks(
         if found and affinity[proposals[0]] < nearest:
             break
         voters = similar_to_source(keys, proposals)
-        mask = _to_host(diffuse(keys, voters) & free).reshape(grid)
+        scores, height = _score_patches(keys, affinity, voters, free, grid, settings)
+        inside = scores > height
+        inside[~free] = False
+        mask = _to_host(inside).reshape(grid)
         source = int(proposals[0])
         if settings.source_component:
             mask = component_of(mask, source)
-        found.append(ObjectMask(mask, divmod(source, columns), proposals=len(voters)))
+        found.append(
+            ObjectMask(
+                mask,
+                divmod(source, columns),
+                proposals=len(voters),
+                scores=_above(scores, height, free, mask) if settings.at_pixels else None,
+            )
+        )
         if not mask.any():
             break  # the same source would be found again
         free &= ~xp.asarray(mask.ravel(), device=keys.device)
     return found
 
 
-def _namespace(values: Array) -> ModuleType:
-    """The module for these values, NumPy or torch."""
-    return np if isinstance(values, np.ndarray) else sys.modules["torch"]
+def prepare_keys(keys: Array, center: bool | str) -> Array:
+    """The keys as float32, in a copy, without the image's mean key if `center` asks for this.
+
+    Args:
+        keys: N x d.
+        center: `masks.center_keys`. "auto" decides by the affinities of the patches to the mean
+            key: if (nearly) none is negative, the keys share a part that makes all affinities
+            positive, and the mask would be the whole image.
+    """
+    keys = single_precision(keys)
+    if not center:
+        return keys
+    mean = keys.mean(axis=0)
+    if center == "auto" and (keys @ mean < 0).sum() >= _LEAST_OPPOSED * len(keys):
+        return keys
+    keys -= mean
+    return keys
+
+
+def _score_patches(
+    keys: Array,
+    affinity: Array,
+    voters: Array,
+    free: Array,
+    grid: tuple[int, int],
+    settings: MaskSettings,
+) -> tuple[Array, float | Array]:
+    """The score of every patch, and the height above which a patch is inside the mask.
+
+    With the paper's settings, these are Eq. 2's sum and 0. The factor 1/H of Eq. 2 does not change
+    a sign and is left out.
+    """
+    if settings.scores == "voters":
+        scores = keys @ keys[voters].sum(axis=0)
+    else:
+        start = patch_scores.standardized(affinity, free)
+        if settings.border_prior:
+            border = patch_scores.border(grid, like=affinity)
+            start = start - settings.border_prior * patch_scores.standardized(border, free)
+        scores = patch_scores.diffused(keys, start, free, steps=settings.diffusion_steps)
+    if settings.discriminant:
+        scores = patch_scores.discriminant(keys, scores, free, cut=settings.cut)
+    if not settings.cut:
+        return scores, 0.0
+    return scores, settings.cut * root_mean_square(scores[free])
+
+
+def _above(scores: Array, height: float | Array, free: Array, mask: np.ndarray) -> np.ndarray:
+    """`ObjectMask.scores`: scores above `height` in deviations, not positive outside the mask."""
+    above = _to_host((scores - height) / root_mean_square(scores[free])).reshape(mask.shape)
+    # Patches of other components and of earlier masks may have high scores.
+    return np.where(mask, above, np.minimum(above, -np.abs(above)))
 
 
 def _to_host(values: Array) -> np.ndarray:
@@ -111,7 +175,7 @@ def _to_host(values: Array) -> np.ndarray:
 def single_precision(values: Array) -> Array:
     """A float32 copy; NumPy's float16 is converted bitwise, in a sixth of the time of a cast."""
     if values.dtype != np.float16:
-        xp = _namespace(values)
+        xp = array_module(values)
         return xp.asarray(values, dtype=xp.float32, copy=True)
     signed = values.view(np.int16)
     if signed.max(initial=0) >= _INFINITE or values.view(np.uint16).max(initial=0) >= _NEGATIVE:
@@ -136,7 +200,7 @@ def average_heads(cls_affinity: Array, heads: Sequence[int] | None = None) -> Ar
             f"masks.heads {list(heads)}: the backbone's heads are 0 to {len(cls_affinity) - 1}"
         )
     chosen = cls_affinity if heads is None else cls_affinity[list(heads)]
-    xp = _namespace(chosen)
+    xp = array_module(chosen)
     return xp.asarray(chosen, dtype=xp.float32).mean(axis=0)
 
 
@@ -147,7 +211,7 @@ def select_proposals(affinity: Array, top_k: float, free: Array) -> Array:
         affinity: a_CLS, N.
         free: N bool, at least one of them true.
     """
-    xp = _namespace(affinity)
+    xp = array_module(affinity)
     (candidates,) = xp.where(free)
     # Rounded first: in floating point, 0.7 of 90 is a little less than 63.
     count = max(1, math.floor(round(top_k * len(candidates), 9)))
@@ -164,14 +228,6 @@ def similar_to_source(keys: Array, proposals: Array) -> Array:
     to_source = keys[proposals] @ keys[proposals[0]]
     to_source[0] = math.inf
     return proposals[to_source > 0]
-
-
-def diffuse(keys: Array, voters: Array) -> Array:
-    """Patches whose affinities to the voters have a positive sum; N bool.
-
-    The factor 1/H of Eq. 2 does not change a sign and is left out.
-    """
-    return keys @ keys[voters].sum(axis=0) > 0
 
 
 def component_of(grid: np.ndarray, source: int) -> np.ndarray:

@@ -49,9 +49,7 @@ def patch_attention(cls_affinity: np.ndarray, head_size: int) -> np.ndarray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def lost(
-    keys: np.ndarray, grid: tuple[int, int], *, patches: int, center_keys: bool = False
-) -> ObjectMask:
+def lost(keys: np.ndarray, grid: tuple[int, int], *, patches: int) -> ObjectMask:
     """LOST (Siméoni et al., 2021): a seed that is similar to few patches, and its expansion.
 
     Two patches are similar if the product of their keys is positive. The seed is the (first) patch
@@ -60,18 +58,14 @@ def lost(
     products with the expansion that is 4-connected to the seed.
 
     Args:
-        keys: N x d float16 or float32, the keys of all heads, concatenated.
+        keys: N x d float32, the keys of all heads, concatenated, see `affinity.prepare_keys`.
         grid: (rows, columns) with rows x columns = N.
         patches: 400 in the paper; at most N.
-        center_keys: subtract the image's mean key first, as `affinity.object_masks`.
 
     Returns:
         The mask, empty if the seed does not belong to it; its source is the seed, its proposals
         are the patches of the expansion.
     """
-    keys = keys.astype(np.float32)
-    if center_keys:
-        keys -= keys.mean(axis=0)
     fewest = np.argsort(degrees(keys), kind="stable")[:patches]
     seed = int(fewest[0])
     alike = keys[fewest] @ keys[seed] > 0

@@ -38,6 +38,7 @@ def feature_rows(
     batch_size: int,
     workers: int,
     fetch: bool = True,
+    keep_images: bool = False,
 ) -> Iterator[dict]:
     """The rows of the features stage.
 
@@ -50,6 +51,7 @@ def feature_rows(
         workers: threads that decode images.
         fetch: copy affinities and keys to the host; otherwise rows hold tensors on the backbone's
             device, and no batch is computed ahead.
+        keep_images: rows also hold the `image` that the backbone saw, without padding.
     """
 
     def size(row: Mapping) -> tuple[int, int]:
@@ -70,6 +72,9 @@ def feature_rows(
         readable = [item for item in batch if isinstance(item[1], np.ndarray)]
         return batch, _launch(backbone, readable, fetch=fetch) if readable else lambda: iter(())
 
+    def with_image(features: dict, image: np.ndarray) -> dict:
+        return features | {"image": image} if keep_images else features
+
     batches = stream_batches(listed, load, shape=size, batch_size=batch_size, workers=workers)
     ahead = int(fetch and backbone.device.type == "cuda")
     with progress_bar(total=len(listed), description="features", unit="image") as bar:
@@ -78,7 +83,8 @@ def feature_rows(
                 if isinstance(image, images.ImageRejected):
                     print(f"rejected {row['file_name']}: {image}")
                     yield {"image_id": row["image_id"], "status": str(image)}
-            yield from computed()
+            readable = [image for _, image in batch if isinstance(image, np.ndarray)]
+            yield from map(with_image, computed(), readable)
             bar.update(len(batch))
 
 

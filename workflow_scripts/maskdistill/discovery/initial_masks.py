@@ -3,21 +3,32 @@
 An image without a mask has one row, whose `status` says why.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from workflow_scripts.maskdistill.discovery import affinity
+from workflow_scripts.maskdistill.discovery import affinity, mask_pixels, patch_scores
+from workflow_scripts.maskdistill.files import images as image_files
 from workflow_scripts.maskdistill.files import masks, shards
 from workflow_scripts.maskdistill.progress import progress
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 # Keys (N x d), affinities with [CLS] (heads x N) and the grid's (rows, columns) → masks.
 Finder = Callable[[np.ndarray, np.ndarray, tuple[int, int]], Iterable[affinity.ObjectMask]]
 
 
 def write_masks(
-    images: Path, features: Path, output: Path, find: Finder, metadata: Mapping
+    images: Path,
+    features: Path,
+    output: Path,
+    find: Finder,
+    metadata: Mapping,
+    *,
+    settings: MaskSettings | None = None,
+    root: Path | None = None,
+    refine: mask_pixels.Refiner | None = None,
 ) -> None:
     """Write the masks of one shard.
 
@@ -27,58 +38,88 @@ def write_masks(
         output: Parquet file to write.
         find: finds the masks of one image.
         metadata: see `provenance.record`; the weights digest of the features is added.
+        settings, refine: see `mask_rows`.
+        root: folder that file names are relative to, for `settings.refinement`.
 
     Raises:
-        InputError: features and manifest have different images.
+        InputError: features and manifest have different images, or an image has changed.
     """
-    sizes = {row["image_id"]: (row["height"], row["width"]) for row in shards.read_usable(images)}
+    listed = {row["image_id"]: row for row in shards.read_usable(images)}
     made = shards.read_metadata(features)
     patch_size = made["patch_size"]
     metadata = {**metadata, "weights": made.get("weights")}
-    seen = set()
+    seen, statuses = set(), Counter()
     with shards.shard_writer(output, "masks", metadata) as writer:
         for row in progress(
             shards.read_rows(features, batch_size=16),
             description="masks",
             unit="image",
-            total=len(sizes),
+            total=len(listed),
         ):
-            size = sizes[row["image_id"]]
+            image = listed[row["image_id"]]
+            size = (image["height"], image["width"])
             seen.add(row["image_id"])
-            for mask_row in mask_rows(row, size, patch_size, find):
+            if refine is not None and row["status"] == shards.OK:
+                resized = (row["resized_height"], row["resized_width"])
+                original = image_files.read_listed(root / image["file_name"], size)
+                row["image"] = image_files.resize(original, resized)
+            for mask_row in mask_rows(row, size, patch_size, find, settings, refine):
+                statuses[mask_row["status"]] += 1
                 writer.write(mask_row)
-        shards.assert_same_images(sizes, seen, str(features))
+        shards.assert_same_images(listed, seen, str(features))
+    print(describe(statuses))
 
 
 def mask_rows(
-    features: Mapping, size: tuple[int, int], patch_size: int, find: Finder
+    features: Mapping,
+    size: tuple[int, int],
+    patch_size: int,
+    find: Finder,
+    settings: MaskSettings | None = None,
+    refine: mask_pixels.Refiner | None = None,
 ) -> Iterator[dict]:
     """The rows of one image's masks, at least one.
 
     Args:
-        features: a row of the features stage.
+        features: a row of the features stage; if masks are refined, with `image`, as the backbone
+            saw it (height x width x 3, uint8, without padding).
         size: (height, width) of the original image.
         patch_size: of the backbone, in pixels.
         find: finds the masks.
+        settings: how masks are drawn, and which share of the image they may have; None for the
+            defaults.
+        refine: refines masks, see `mask_pixels.draw`; None if `settings.refinement` is none.
     """
+    settings = settings or MaskSettings()
     row = {"image_id": features["image_id"], "height": size[0], "width": size[1]}
     if features["status"] != shards.OK:
         yield {**row, "mask_id": 0, "status": features["status"]}
         return
     grid = (features["grid_height"], features["grid_width"])
     patches = grid[0] * grid[1]
-    found = find(
-        features["keys"].reshape(patches, -1), features["cls_affinity"].reshape(-1, patches), grid
-    )
-    for mask_id, mask in enumerate(found):
-        encoded = masks.encode(
-            masks.grid_to_image(
-                mask.grid,
-                patch_size=patch_size,
-                resized=(features["resized_height"], features["resized_width"]),
-                size=size,
-            )
+    keys = features["keys"].reshape(patches, -1)
+    resized = (features["resized_height"], features["resized_width"])
+    image = None
+    if refine is not None:
+        # A copy, because the CRF needs an array that can be written to.
+        working_size = mask_pixels.refined_size(resized, settings)
+        image = np.array(image_files.resize(features["image"], working_size))
+    taken = np.zeros(size, bool)
+    for mask_id, mask in enumerate(find(keys, features["cls_affinity"].reshape(-1, patches), grid)):
+        drawn = mask_pixels.draw(
+            mask,
+            settings,
+            patch_size=patch_size,
+            resized=resized,
+            size=size,
+            image=image,
+            refine=refine,
         )
+        # Refined masks grow; a pixel belongs to the mask that was found first.
+        drawn &= ~taken
+        taken |= drawn
+        encoded = masks.encode(drawn)
+        share = encoded.area / drawn.size
         yield {
             **row,
             **encoded._asdict(),
@@ -86,6 +127,29 @@ def mask_rows(
             "source_row": mask.source[0],
             "source_col": mask.source[1],
             "proposals": mask.proposals,
-            # A mask of padding only can become empty when the grid is scaled to the image.
-            "status": shards.OK if encoded.area else "empty mask",
+            "share": share,
+            "quality": patch_scores.separation(keys, mask.grid),
+            "status": _status(share, settings),
         }
+
+
+def _status(share: float, settings: MaskSettings) -> str:
+    """Whether a mask with this share of the image can be an object."""
+    if share == 0:
+        return "empty mask"
+    if share == 1:
+        return "whole image"
+    if share < settings.least_share:
+        return "too small"
+    if share > settings.largest_share:
+        return "too large"
+    return shards.OK
+
+
+def describe(statuses: Mapping[str, int]) -> str:
+    """One line for the log: how many masks there are, and why others are not used."""
+    used = statuses.get(shards.OK, 0)
+    others = [
+        f"{count} {status}" for status, count in sorted(statuses.items()) if status != shards.OK
+    ]
+    return f"masks: {used} used" + (f"; not used: {', '.join(others)}" if others else "")

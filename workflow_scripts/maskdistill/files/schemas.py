@@ -70,6 +70,9 @@ STAGES = {
             "source_row": pa.int32(),
             "source_col": pa.int32(),
             "proposals": pa.int32(),
+            "share": pa.float32(),  # of the image's pixels, 0..1
+            # Share of the variance of the image's keys that lies between the mask and the rest.
+            "quality": pa.float32(),
             "status": pa.string(),
         },
     ),

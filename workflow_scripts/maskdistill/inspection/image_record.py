@@ -238,9 +238,7 @@ def _searches(
     if not settings:
         return []
     found = affinity.object_masks(keys, heads, grid, MaskSettings.read(settings))
-    keys = keys.astype(np.float32)
-    if settings["center_keys"]:
-        keys -= keys.mean(axis=0)
+    keys = affinity.prepare_keys(keys, settings["center_keys"])
     nearness = affinity.average_heads(heads, settings["heads"])
     free = np.ones(len(keys), dtype=bool)
     result = []

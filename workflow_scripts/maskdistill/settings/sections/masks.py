@@ -1,10 +1,18 @@
 """The section `masks`: object masks from the features."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from workflow_scripts.maskdistill.settings.section import Count, Natural, Section, Share, listed
+from workflow_scripts.maskdistill.settings.section import (
+    Count,
+    Natural,
+    NotNegative,
+    Section,
+    Share,
+    contradiction,
+    listed,
+)
 
 
 class MaskSettings(Section):
@@ -18,9 +26,51 @@ class MaskSettings(Section):
     heads: listed(Natural, least=1) | None = Field(
         None, description="Heads averaged in Eq. 1; null for all."
     )
-    center_keys: bool = Field(False, description="Subtract the image's mean key before Eq. 2.")
+    center_keys: bool | Literal["auto"] = Field(
+        False,
+        description="Subtract the image's mean key before Eq. 2; auto does so in images where "
+        "otherwise nearly all affinities would be positive.",
+    )
+    scores: Literal["voters", "diffusion"] = Field(
+        "voters",
+        description="Scores of patches: voters (the sum of Eq. 2) or diffusion (the affinity to "
+        "[CLS] of all patches, diffused over the affinity between keys several times).",
+    )
+    diffusion_steps: Count = Field(
+        2, description="Steps of `scores: diffusion`; many give the keys' principal component."
+    )
+    border_prior: NotNegative = Field(
+        0,
+        description="`scores: diffusion`: how much patches along the border of the image count as "
+        "background, relative to the affinity to [CLS].",
+    )
+    discriminant: bool = Field(
+        False,
+        description="Replace the scores by the linear function of keys that best separates the "
+        "patches inside the mask from those outside (Fisher's discriminant).",
+    )
+    cut: NotNegative = Field(
+        0,
+        description="Score above which a patch is inside the mask, in deviations of the image's "
+        "scores.",
+    )
     source_component: bool = Field(
         False, description="Keep only the component that holds the source."
+    )
+    enlargement: Literal["nearest", "bilinear"] = Field(
+        "nearest",
+        description="How scores of patches become a mask of pixels: nearest (blocks) or bilinear "
+        "(interpolated, then cut).",
+    )
+    refinement: Literal["none", "crf"] = Field(
+        "none",
+        description="Refinement of the mask at the image's pixels: none or crf (a fully connected "
+        "CRF with the labels object and background).",
+    )
+    refinement_side: Count = Field(
+        240,
+        description="Shorter side in pixels at which masks are refined, at most that of "
+        "`features`.",
     )
     per_image: Count = Field(1, description="The most masks per image.")
     next_source: Share = Field(
@@ -28,3 +78,24 @@ class MaskSettings(Section):
         description="Smallest affinity to [CLS] of the source of a further mask, as a share of the "
         "first source's; both are measured from the image's mean.",
     )
+    least_share: Share = Field(
+        0,
+        description="Share of the image below which a mask is no object; later stages skip it.",
+    )
+    largest_share: Share = Field(
+        1,
+        description="Share of the image above which a mask is no object; a mask of the whole image "
+        "never is one.",
+    )
+
+    def _check_contradictions(self) -> None:
+        if self.least_share > self.largest_share:
+            raise contradiction(
+                "least_share",
+                f"{self.least_share} is above masks.largest_share, {self.largest_share}",
+            )
+
+    @property
+    def at_pixels(self) -> bool:
+        """Whether masks are cut at the image's pixels instead of at the patches."""
+        return self.enlargement == "bilinear" or self.refinement != "none"

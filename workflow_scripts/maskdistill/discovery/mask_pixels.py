@@ -1,0 +1,84 @@
+"""Masks at the pixels of the image, from the scores of patches."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from workflow_scripts.maskdistill.discovery.affinity import ObjectMask
+from workflow_scripts.maskdistill.files import masks
+from workflow_scripts.maskdistill.files.images import resized_size
+from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
+
+# Probabilities (2 x H x W, background and object) and an image (H x W x 3, uint8) → probabilities.
+Refiner = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+# The CRF that refines masks. Its widths are in pixels at `masks.refinement_side`.
+CRF = CRFSettings(
+    iterations=5,
+    gaussian_weight=3,
+    gaussian_sigma=1,
+    bilateral_weight=4,
+    bilateral_sigma_xy=33,
+    bilateral_sigma_rgb=8,
+)
+# Log-odds of a pixel whose score is one deviation above the cut.
+_LOG_ODDS = 2.0
+
+
+def draw(
+    mask: ObjectMask,
+    settings: MaskSettings,
+    *,
+    patch_size: int,
+    resized: tuple[int, int],
+    size: tuple[int, int],
+    image: np.ndarray | None = None,
+    refine: Refiner | None = None,
+) -> np.ndarray:
+    """A mask on the patch grid as a mask of the original image.
+
+    Args:
+        patch_size: side of a patch in pixels of the resized image.
+        resized: (height, width) that the backbone saw, without padding.
+        size: (height, width) of the original image.
+        image: for `settings.refinement`, the image at `refined_size(resized, settings)`.
+        refine: for `settings.refinement`, how to refine probabilities.
+
+    Returns:
+        H x W, bool, of `size`.
+    """
+    if mask.scores is None:
+        return masks.grid_to_image(mask.grid, patch_size=patch_size, resized=resized, size=size)
+
+    def enlarged(size: tuple[int, int]) -> np.ndarray:
+        how = _interpolated if settings.enlargement == "bilinear" else masks.grid_to_image
+        return how(mask.scores, patch_size=patch_size, resized=resized, size=size)
+
+    if settings.refinement == "none" or not mask.grid.any():
+        return enlarged(size) > 0
+    object_ = 1 / (1 + np.exp(-_LOG_ODDS * enlarged(image.shape[:2])))
+    refined = refine(np.stack([1 - object_, object_]), image)[1]
+    return _interpolated(refined, patch_size=1, resized=refined.shape, size=size) > 0.5
+
+
+def refined_size(resized: tuple[int, int], settings: MaskSettings) -> tuple[int, int]:
+    """(height, width) at which masks are refined: `refinement_side`, but not above `resized`."""
+    side = min(settings.refinement_side, *resized)
+    return resized_size(*resized, shorter_side=side)
+
+
+def _interpolated(
+    grid: np.ndarray, *, patch_size: int, resized: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """`masks.grid_to_image` with bilinear interpolation between the centres of patches."""
+    values = grid.astype(np.float32)
+    for axis, (count, length) in enumerate(zip(size, resized, strict=True)):
+        last = grid.shape[axis] - 1
+        places = ((np.arange(count) + 0.5) * length / (count * patch_size) - 0.5).clip(0, last)
+        before = places.astype(np.int64)
+        share = (places - before).astype(np.float32)
+        share = share[:, None] if axis == 0 else share
+        after = np.minimum(before + 1, last)
+        values = values.take(before, axis) * (1 - share) + values.take(after, axis) * share
+    return values

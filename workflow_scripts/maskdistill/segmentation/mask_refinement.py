@@ -1,0 +1,14 @@
+"""Refinement of initial masks by the CRF that also refines label maps."""
+
+import functools
+
+from workflow_scripts.maskdistill.discovery.mask_pixels import CRF, Refiner
+from workflow_scripts.maskdistill.segmentation import crf
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
+
+
+def mask_refiner(settings: MaskSettings) -> Refiner | None:
+    """What `settings.refinement` names; None for none."""
+    if settings.refinement == "none":
+        return None
+    return functools.partial(crf.refine, settings=CRF)
