@@ -101,6 +101,8 @@ OTHER = {
     },
     "segmentation": {"optimizer": "adamw"},
 }
+# What is read of `masks` with scores beyond the paper and with refinement.
+REFINED = {"scores": "diffusion", "border_prior": 1, "refinement": "crf", "refinement_side": 32}
 COCO = {
     "adapter": "coco",
     "classes": [],
@@ -179,6 +181,9 @@ def run_all(run: Programs, folder: Path) -> None:
         run("extract_features", demo, *at_root, *compute, **images, output=split / "features")
         run("extract_masks", demo, *at_root, *compute, **images, output=split / "masks")
         found = {**images, "features": split / "features"}
+        refined = layers.merge(demo, {"masks": REFINED})
+        run("extract_masks", refined, *at_root, *compute, **images, output=split / "masks")
+        run("make_masks", refined, *at_root, **found, output=split / "masks")
         run("make_masks", demo, **found, output=split / "masks")
         found = {**images, "masks": split / "masks"}
         run("embed_masks", demo, *at_root, *compute, **found, output=split / "embeddings")

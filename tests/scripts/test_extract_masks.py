@@ -34,18 +34,35 @@ def folder(tmp_path, write_image, write_manifest):
     return tmp_path
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_the_masks_are_those_of_stored_features(folder, tiny_backbone, batch_size):
-    settings = {"features": tiny_backbone, "masks": MASKS}
+BEYOND = {
+    "center_keys": "auto",
+    "scores": "diffusion",
+    "border_prior": 1,
+    "discriminant": True,
+    "cut": 0.4,
+    "enlargement": "bilinear",
+    "refinement": "crf",
+    "refinement_side": 20,
+    "least_share": 0.05,
+}
+
+
+@pytest.mark.parametrize(("batch_size", "beyond"), [(1, {}), (3, {}), (1, BEYOND), (3, BEYOND)])
+def test_the_masks_are_those_of_stored_features(folder, tiny_backbone, batch_size, beyond, capsys):
+    settings = {"features": tiny_backbone, "masks": MASKS | beyond}
     options = [f"--settings={json.dumps(settings)}", f"--images={folder / 'images'}"]
     runtime = [f"--root={folder}", "--device=cpu", "--workers=2", f"--batch-size={batch_size}"]
     features, stored, direct = (folder / f"{name}.parquet" for name in ("f", "stored", "direct"))
     assert extract_features.main([*options, *runtime, f"--output={features}"]) == 0
-    assert make_masks.main([*options, f"--features={features}", f"--output={stored}"]) == 0
+    making = [*options, f"--root={folder}", f"--features={features}"]
+    assert make_masks.main([*making, f"--output={stored}"]) == 0
     features.unlink()
+    capsys.readouterr()
     assert extract_masks.main([*options, *runtime, f"--output={direct}"]) == 0
     expected, found = (list(shards.read_rows(path)) for path in (stored, direct))
     assert found == expected
+    used = sum(row["status"] == shards.OK for row in found)
+    assert f"masks: {used} used; not used: " in capsys.readouterr().out
     assert {row["image_id"] for row in found} == {1, 2, 3, 5, 9}
     assert next(row["status"] for row in found if row["image_id"] == 2) != shards.OK
     digest = provenance.file_digest(tiny_backbone["weights"])

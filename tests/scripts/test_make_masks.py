@@ -115,3 +115,8 @@ def test_an_image_without_features_at_all_is_an_error(call, tmp_path):
 
 def test_no_images_at_all(call):
     assert call([]) == []
+
+
+def test_refinement_needs_the_images(call):
+    with pytest.raises(InputError, match=r"masks\.refinement .* --root"):
+        call([feature_row(1, rectangle(1, 3, 2, 5))], refinement="crf")

@@ -336,3 +336,120 @@ def test_masks_of_arrays_do_without_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def plain_search(keys, cls_affinity, grid, settings):
+    """The search as it was before there were scores beyond Eq. 2: grids, sources, voters."""
+    keys = keys.astype(np.float32)
+    if settings.center_keys:
+        keys -= keys.mean(axis=0)
+    nearness = cls_affinity.astype(np.float32).mean(axis=0)
+    nearest = nearness.mean() + settings.next_source * (nearness.max() - nearness.mean())
+    free, found = np.ones(len(keys), bool), []
+    while len(found) < settings.per_image and free.any():
+        candidates = np.flatnonzero(free)
+        count = max(1, int(round(settings.top_k * len(candidates), 9)))
+        proposals = candidates[np.argsort(-nearness[candidates], kind="stable")[:count]]
+        if found and nearness[proposals[0]] < nearest:
+            break
+        to_source = keys[proposals] @ keys[proposals[0]]
+        to_source[0] = np.inf
+        voters = proposals[to_source > 0]
+        mask = ((keys @ keys[voters].sum(axis=0) > 0) & free).reshape(grid)
+        if settings.source_component:
+            mask = affinity.component_of(mask, proposals[0])
+        found.append((mask, divmod(int(proposals[0]), grid[1]), len(voters)))
+        if not mask.any():
+            break
+        free &= ~mask.ravel()
+    return found
+
+
+@pytest.mark.parametrize("make", [random_keys, structured_keys])
+@pytest.mark.parametrize("center_keys", [False, True])
+@pytest.mark.parametrize("source_component", [False, True])
+@pytest.mark.parametrize(("per_image", "enlargement"), [(1, "nearest"), (3, "bilinear")])
+def test_the_masks_of_the_paper_stay_the_same_patch_for_patch(
+    make, center_keys, source_component, per_image, enlargement
+):
+    settings = MaskSettings(
+        center_keys=center_keys,
+        source_component=source_component,
+        per_image=per_image,
+        enlargement=enlargement,
+    )
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        keys = make(rng, 9 * 13).astype(np.float16)
+        cls_affinity = rng.normal(size=(HEADS, 9 * 13)).astype(np.float32)
+        found = affinity.object_masks(keys, cls_affinity, (9, 13), settings)
+        expected = plain_search(keys, cls_affinity, (9, 13), settings)
+        assert len(found) == len(expected)
+        for mask, (grid, source, voters) in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(mask.grid, grid)
+            assert (mask.source, mask.proposals) == (source, voters)
+            if enlargement == "nearest":
+                assert mask.scores is None
+            else:
+                np.testing.assert_array_equal(mask.scores > 0, grid)
+
+
+BEYOND = [
+    {"cut": 0.5},
+    {"discriminant": True, "cut": 0.3},
+    {"scores": "diffusion"},
+    {"scores": "diffusion", "border_prior": 1, "discriminant": True, "cut": 0.45},
+    {"scores": "diffusion", "diffusion_steps": 5, "center_keys": "auto", "source_component": True},
+]
+
+
+@pytest.mark.parametrize("options", BEYOND)
+def test_scores_beyond_the_paper_cut_out_objects_one_after_the_other(options):
+    """Two objects before a background whose keys share a part with theirs."""
+    rng = np.random.default_rng(0)
+    first, second = np.zeros((2, 12, 16), bool)
+    first[2:6, 2:7], second[7:10, 9:14] = True, True
+    centres = 2 * rng.normal(size=(3, HEADS * SIZE))
+    kinds = (first + 2 * second).ravel()
+    keys = 5 + centres[kinds] + 0.2 * rng.normal(size=(192, HEADS * SIZE))
+    cls_affinity = np.tile(first.ravel() + 0.8 * second.ravel(), (HEADS, 1)).astype(np.float32)
+    settings = MaskSettings(
+        **{
+            "center_keys": True,
+            "top_k": 0.05,
+            "per_image": 2,
+            "enlargement": "bilinear",
+            **options,
+        }
+    )
+    found = affinity.object_masks(keys, cls_affinity, (12, 16), settings)
+    both = np.any([mask.grid for mask in found], axis=0)
+    np.testing.assert_array_equal(both, first | second)
+    assert not np.all([mask.grid for mask in found], axis=0).any() or len(found) == 1
+    for mask in found:
+        np.testing.assert_array_equal(mask.scores > 0, mask.grid)
+
+
+@pytest.mark.parametrize("options", BEYOND)
+def test_tensors_have_the_scores_of_arrays(big_stays, options):
+    rng = np.random.default_rng(0)
+    keys = structured_keys(rng, 9 * 13).astype(np.float16)
+    cls_affinity = rng.normal(size=(HEADS, 9 * 13)).astype(np.float32)
+    settings = MaskSettings(**{"enlargement": "bilinear", "center_keys": True, **options})
+    (expected,) = affinity.object_masks(keys, cls_affinity, (9, 13), settings)
+    tensors = torch.from_numpy(keys), torch.from_numpy(cls_affinity)
+    big_stays(len(keys))
+    (found,) = affinity.object_masks(*tensors, (9, 13), settings)
+    assert type(found.scores) is np.ndarray
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
+
+
+def test_auto_centres_the_keys_of_images_without_negative_affinities():
+    rng = np.random.default_rng(0)
+    keys = rng.normal(size=(60, 24)).astype(np.float32)
+    opposed = np.where(np.arange(60)[:, None] < 45, keys + 1, keys - 3)
+    for values, centred in ((keys + 10, True), (opposed, False)):
+        expected = values - values.mean(axis=0) if centred else values
+        np.testing.assert_array_equal(affinity.prepare_keys(values, "auto"), expected)
+        found = affinity.prepare_keys(torch.from_numpy(values), "auto").numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-5)

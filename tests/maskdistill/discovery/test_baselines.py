@@ -7,6 +7,7 @@ import pytest
 from scipy.special import softmax
 
 from workflow_scripts.maskdistill.discovery import baselines
+from workflow_scripts.maskdistill.discovery.affinity import prepare_keys
 
 GRID = (5, 6)
 
@@ -134,12 +135,13 @@ def test_lost_finds_the_smaller_of_two_groups():
     assert found.proposals == 10
 
 
-def test_lost_with_a_large_common_part_needs_centred_keys():
+@pytest.mark.parametrize("center", [True, "auto"])
+def test_lost_with_a_large_common_part_needs_centred_keys(center):
     inside = np.zeros((6, 8), bool)
     inside[2:5, 3:6] = True
     keys = np.where(inside.ravel()[:, None], [5.0, 1.0], [5.0, -1.0]).astype(np.float16)
     assert baselines.lost(keys, (6, 8), patches=20).grid.all()
-    found = baselines.lost(keys, (6, 8), patches=20, center_keys=True)
+    found = baselines.lost(prepare_keys(keys, center), (6, 8), patches=20)
     np.testing.assert_array_equal(found.grid, inside)
 
 

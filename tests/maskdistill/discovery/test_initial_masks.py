@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 
-from workflow_scripts.maskdistill.discovery import affinity, initial_masks
+from workflow_scripts.maskdistill.discovery import affinity, initial_masks, patch_scores
 from workflow_scripts.maskdistill.files import masks
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 GRID, PATCH, RESIZED, SIZE = (2, 3), 8, (16, 24), (30, 50)
 FEATURES = {
@@ -51,3 +53,55 @@ def test_a_mask_that_vanishes_and_an_image_without_features_keep_a_row():
     rejected = {"image_id": 8, "status": "missing file"}
     (row,) = initial_masks.mask_rows(rejected, SIZE, PATCH, find)
     assert row == {"image_id": 8, "height": 30, "width": 50, "mask_id": 0} | rejected
+
+
+@pytest.mark.parametrize(
+    ("grid", "status"),
+    [
+        ([[1, 0, 0], [0, 0, 0]], "too small"),
+        ([[1, 1, 0], [0, 0, 0]], "ok"),
+        ([[1, 1, 1], [1, 0, 0]], "ok"),
+        ([[1, 1, 1], [1, 1, 0]], "too large"),
+        ([[1, 1, 1], [1, 1, 1]], "whole image"),
+        ([[0, 0, 0], [0, 0, 0]], "empty mask"),
+    ],
+)
+def test_a_mask_that_says_nothing_has_a_status(grid, status):
+    settings = MaskSettings(least_share=0.2, largest_share=0.8)
+    (row,) = initial_masks.mask_rows(FEATURES, SIZE, PATCH, lambda *_: found_masks(grid), settings)
+    drawn = masks.decode(row["rle_counts"], *SIZE)
+    assert row["status"] == status
+    assert row["share"] == pytest.approx(drawn.mean())
+    keys = FEATURES["keys"].reshape(6, 4)
+    assert row["quality"] == patch_scores.separation(keys, np.array(grid, bool))
+    # Without limits, as in the paper, only the whole image and no pixel at all say nothing.
+    (row,) = initial_masks.mask_rows(FEATURES, SIZE, PATCH, lambda *_: found_masks(grid))
+    assert row["status"] == (status if status in ("whole image", "empty mask") else "ok")
+
+
+def test_a_pixel_belongs_to_the_mask_that_was_found_first():
+    """A refinement that lets every mask grow over the whole image."""
+    settings = MaskSettings(refinement="crf")
+    image = np.zeros((*RESIZED, 3), np.uint8)
+    grids = np.array([[[1, 0, 0], [1, 0, 0]], [[0, 0, 1], [0, 0, 1]]], bool)
+    scores = np.where(grids, 1, -1).astype(np.float32)
+
+    def find(keys, cls_affinity, grid):
+        return [affinity.ObjectMask(g, (0, 0), 1, s) for g, s in zip(grids, scores, strict=True)]
+
+    def grow(probabilities, image):
+        assert image.flags.writeable
+        return np.stack([np.zeros(image.shape[:2]), np.ones(image.shape[:2])])
+
+    rows = list(
+        initial_masks.mask_rows(FEATURES | {"image": image}, SIZE, PATCH, find, settings, grow)
+    )
+    assert [row["status"] for row in rows] == ["whole image", "empty mask"]
+
+
+def test_what_is_not_used_is_counted():
+    assert initial_masks.describe({"ok": 7}) == "masks: 7 used"
+    assert (
+        initial_masks.describe({"whole image": 2, "ok": 7, "empty mask": 1})
+        == "masks: 7 used; not used: 1 empty mask, 2 whole image"
+    )

@@ -7,6 +7,7 @@ from workflow_scripts.maskdistill.settings.sections.candidates import CandidateS
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 
 
@@ -55,6 +56,12 @@ def test_unsuitable_values_are_refused(values, message):
     with pytest.raises(InputError, match=message) as error:
         MaskRCNNSettings.read(values)
     assert "\n" not in str(error.value)
+
+
+def test_the_least_share_of_a_mask_is_not_above_the_largest():
+    assert MaskSettings.read({"least_share": 0.5, "largest_share": 0.5}).at_pixels is False
+    with pytest.raises(InputError, match=r"masks\.least_share: 0\.5 is above masks\.largest_share"):
+        MaskSettings.read({"least_share": 0.5, "largest_share": 0.4})
 
 
 def test_a_number_stays_as_it_is_written():

@@ -68,7 +68,7 @@ class MaskSettings(Section):
         "CRF with the labels object and background).",
     )
     refinement_side: Count = Field(
-        240,
+        160,
         description="Shorter side in pixels at which masks are refined, at most that of "
         "`features`.",
     )
