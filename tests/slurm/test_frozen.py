@@ -42,8 +42,8 @@ class Edit(NamedTuple):
 
 LIBRARY = Edit(
     "workflow_scripts/maskdistill/discovery/affinity.py",
-    "> 0\n",
-    "> 0.0\n",
+    "to_source > 0]",
+    "to_source > 0.0]",
     "the code of make_masks has changed since this run of the workflow was started",
 )
 RULES = Edit(
