@@ -86,4 +86,8 @@ def test_masks_of_features_that_stay_where_they_are_computed(folder, tiny_backbo
             assert row["status"] != shards.OK or torch.is_tensor(row["keys"]) != fetch
             yield from mask_rows(row, (24, 32), backbone.patch_size, find)
 
-    assert list(masks(fetch=False)) == list(masks(fetch=True))
+    found, expected = list(masks(fetch=False)), list(masks(fetch=True))
+    # The measure of quality depends on the order of sums.
+    qualities = [[row.pop("quality", 0) for row in rows] for rows in (found, expected)]
+    assert found == expected
+    assert qualities[0] == pytest.approx(qualities[1], rel=1e-4)
