@@ -15,8 +15,9 @@ from tests.bench import Row, _gpu
 from tests.bench.features import DEFAULTS
 from workflow_scripts import train_mask_rcnn, train_segmentation
 from workflow_scripts.maskdistill.segmentation import linear_probe
-from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab, upsample
+from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
 from workflow_scripts.maskdistill.segmentation.hard_pixels import hard_pixel_loss
+from workflow_scripts.maskdistill.segmentation.upsampling import upsample
 from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.maskdistill.torch_tools.device import autocast
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from tests.bench import Row, alternating_seconds
 from workflow_scripts.maskdistill.mask_rcnn.network import build_mask_rcnn
-from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab, upsample
+from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
 from workflow_scripts.maskdistill.segmentation.hard_pixels import hard_pixel_loss
+from workflow_scripts.maskdistill.segmentation.upsampling import upsample
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 
 CLUSTERS = 20

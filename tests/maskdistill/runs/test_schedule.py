@@ -5,16 +5,19 @@ import yaml
 
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs import forecast, schedule
+from workflow_scripts.maskdistill.settings.backbones import decided
 from workflow_scripts.maskdistill.settings.layers import merge, read_preset
 from workflow_scripts.maskdistill.settings.whole_config import DatasetConfig
 
 THROUGHPUT = json.loads((REPOSITORY / "resources" / "throughput.json").read_text())["rules"]
 DEFAULTS = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())["defaults"]
 FOLDERS = [REPOSITORY / "config" / "datasets"]
-CONFIG = merge(
-    DEFAULTS,
-    read_preset("standard", FOLDERS, FOLDERS[0]),
-    {"dataset": {"root": "a", "splits": {"train": "."}, "ground_truth": False}},
+CONFIG = decided(
+    merge(
+        DEFAULTS,
+        read_preset("standard", FOLDERS, FOLDERS[0]),
+        {"dataset": {"root": "a", "splits": {"train": "."}, "ground_truth": False}},
+    )
 )
 VIT = forecast.Backbone(16, 384, 6)
 NETWORKS = forecast.Networks(VIT, VIT)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from workflow_scripts.maskdistill.segmentation.deeplab import ImageDropout, build_deeplab, upsample
+from workflow_scripts.maskdistill.segmentation.deeplab import ImageDropout, build_deeplab
+from workflow_scripts.maskdistill.segmentation.upsampling import upsample
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from PIL import Image
 from workflow_scripts.maskdistill import streaming
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import images, label_maps, shards
-from workflow_scripts.maskdistill.segmentation import deeplab, label_map_prediction
+from workflow_scripts.maskdistill.segmentation import label_map_prediction, upsampling
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
 from workflow_scripts.maskdistill.torch_tools.training_run import publish
 
@@ -187,7 +187,7 @@ def test_the_largest_class_is_found_a_few_classes_at_a_time(most_values):
         taken.append(scores[part].numel())
         return scores[part]
 
-    found = deeplab.largest_class(7, (10, 12), some, most_values=most_values)
+    found = upsampling.largest_class(7, (10, 12), some, most_values=most_values)
     assert found.dtype == np.uint16
     np.testing.assert_array_equal(found, scores.numpy().argmax(0))
     assert max(taken) <= max(most_values, 120)
@@ -198,15 +198,15 @@ def test_classes_that_an_image_lacks_are_not_enlarged():
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(9, 12, 16, generator=generator)
     scores[[2, 4, 8]] += 1
-    found = deeplab.enlarged_classes(scores, (75, 101))
-    expected = deeplab.upsample(scores[None], (75, 101))[0].argmax(0)
+    found = upsampling.enlarged_classes(scores, (75, 101))
+    expected = upsampling.upsample(scores[None], (75, 101))[0].argmax(0)
     assert found.dtype == np.uint16
     np.testing.assert_array_equal(found, expected)
     assert set(np.unique(found)) == {2, 4, 8}
 
 
 def test_a_class_beyond_the_range_of_int16_is_found():
-    found = deeplab.largest_class(
+    found = upsampling.largest_class(
         40_000, (1, 1), lambda part: torch.arange(40_000.0)[part, None, None], most_values=30_000
     )
     np.testing.assert_array_equal(found, [[39_999]])

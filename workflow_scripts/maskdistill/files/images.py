@@ -119,7 +119,8 @@ def read_listed(
     try:
         with _open(path, max_pixels=None, min_side=1) as opened:
             listed = None if resized is None else _draft(opened, resized)
-            image = np.array(_to_rgb(_decode(opened)))
+            alpha = _has_alpha(opened)
+            image = np.array(_to_rgb(_upright(_decode(opened, path)), alpha=alpha))
     except ImageRejected as rejection:
         raise InputError(
             f"{path}: {rejection}; it was readable when it was listed, so run list_images again"
@@ -142,10 +143,7 @@ def _draft(image: Image.Image, size: tuple[int, int]) -> tuple[int, int] | None:
     """
     if image.format not in ("JPEG", "MPO") or math.prod(image.size) < DRAFT_PIXELS:
         return None
-    try:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except Exception as error:  # damaged EXIF data raise many types in Pillow
-        raise ImageRejected(f"damaged EXIF data: {_one_line(error)}") from error
+    turned = _orientation(image) in _SWAPPING
     stored = image.size
     wanted = size if turned else size[::-1]
     image.draft("RGB", tuple(math.ceil(1.5 * side) for side in wanted))

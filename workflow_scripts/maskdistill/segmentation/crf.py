@@ -13,7 +13,7 @@ import numpy as np
 import pydensecrf.densecrf
 import torch
 
-from workflow_scripts.maskdistill.segmentation.deeplab import enlarged_classes
+from workflow_scripts.maskdistill.segmentation.upsampling import enlarged_classes
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.streaming import map_ahead
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab, upsample
+from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab
 from workflow_scripts.maskdistill.segmentation.transforms import normalize
+from workflow_scripts.maskdistill.segmentation.upsampling import upsample
 
 # Odd, very small and elongated sizes, for which a traced graph is most likely wrong.
 CHECKED_SIZES = ((64, 64), (37, 101), (130, 75), (17, 33))

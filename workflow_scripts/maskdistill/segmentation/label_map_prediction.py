@@ -29,15 +29,13 @@ from workflow_scripts.maskdistill.files.images import (
 )
 from workflow_scripts.maskdistill.progress import progress
 from workflow_scripts.maskdistill.segmentation import vit_head
-from workflow_scripts.maskdistill.segmentation.deeplab import (
-    ARCHITECTURE,
-    DeepLab,
-    build_deeplab,
+from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, DeepLab, build_deeplab
+from workflow_scripts.maskdistill.segmentation.transforms import normalize
+from workflow_scripts.maskdistill.segmentation.upsampling import (
     enlarged_classes,
     largest_class,
     upsample,
 )
-from workflow_scripts.maskdistill.segmentation.transforms import normalize
 from workflow_scripts.maskdistill.settings.sections.predictions import PredictionSettings
 from workflow_scripts.maskdistill.streaming import PIXELS_PER_PASS, stream_batches
 from workflow_scripts.maskdistill.torch_tools.device import autocast

@@ -8,12 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from workflow_scripts.maskdistill.segmentation.deeplab import (
-    ARCHITECTURE,
-    DeepLab,
-    build_deeplab,
-    upsample,
-)
+from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, DeepLab, build_deeplab
 from workflow_scripts.maskdistill.segmentation.hard_pixels import hard_pixel_loss
 from workflow_scripts.maskdistill.segmentation.labelled_images import (
     PSEUDO_LABELS,
@@ -21,6 +16,7 @@ from workflow_scripts.maskdistill.segmentation.labelled_images import (
     LabelSource,
 )
 from workflow_scripts.maskdistill.segmentation.transforms import normalize
+from workflow_scripts.maskdistill.segmentation.upsampling import upsample
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools import distributed, optimization
 from workflow_scripts.maskdistill.torch_tools.device import autocast

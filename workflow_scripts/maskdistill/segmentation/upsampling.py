@@ -1,0 +1,68 @@
+"""Scores of classes at a larger size than a network computes them at."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+
+def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear upsampling of B x classes x h x w to `size` = (height, width), in float32."""
+    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+
+
+def largest_class(
+    classes: int,
+    size: tuple[int, int],
+    scores: Callable[[slice], torch.Tensor],
+    *,
+    most_values: int = 2**25,
+) -> np.ndarray:
+    """The class with the largest score of every pixel, the first one of equal scores.
+
+    Args:
+        classes: number of classes.
+        size: (height, width) of the scores.
+        scores: some of the classes → their scores, n x H x W.
+        most_values: bound on the number of scores that are in memory at the same time, unless one
+            class has more.
+
+    Returns:
+        H x W, uint16.
+    """
+    count = max(1, most_values // math.prod(size))
+    best = labels = None
+    for first in range(0, classes, count):
+        values, found = scores(slice(first, first + count)).max(dim=0)
+        # Beyond 32,767 the bits are those of uint16.
+        found = (found + first).to(torch.int16)
+        if best is None:
+            best, labels = values, found
+        else:
+            larger = values > best
+            best, labels = torch.where(larger, values, best), torch.where(larger, found, labels)
+    return labels.cpu().numpy().view(np.uint16)
+
+
+def enlarged_classes(scores: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """The class with the largest score of every pixel, after resizing the scores.
+
+    Classes that are nowhere the largest before are left out. Most classes are absent from an image,
+    and time and memory at the size of a photograph are proportional to those that remain.
+
+    Args:
+        scores: classes x h x w.
+        size: (height, width) of the result.
+
+    Returns:
+        H x W, uint16.
+    """
+    present = scores.argmax(dim=0).unique()
+
+    def resized(some: slice) -> torch.Tensor:
+        return upsample(scores[present[some]][None], size)[0]
+
+    labels = largest_class(len(present), size, resized)
+    return present.cpu().numpy().astype(np.uint16)[labels]
