@@ -96,7 +96,8 @@ def run(tmp_path):
         size = {"height": 40, "width": 60}
         manifest.append({"image_id": i, "file_name": name, **size, "status": "ok"})
         encoded = masks.encode((labels > 0) & (labels < 255))._asdict()
-        mask_rows.append({"image_id": i, "mask_id": 0, **encoded, "status": "ok"})
+        measured = {"share": encoded["area"] / 2400, "quality": 0.5, "status": "ok"}
+        mask_rows.append({"image_id": i, "mask_id": 0, **encoded, **measured})
         assignments.append({"image_id": i, "mask_id": 0, "cluster": 2 - i % 2, "distance": 3.0 - i})
         # Clusters have the classes' numbers the other way round.
         maps.append(label_maps.row(i, name, np.array([0, 2, 1] + [0] * 253, np.uint8)[labels]))

@@ -46,6 +46,8 @@ ROWS = {
         "source_row": 1,
         "source_col": 2,
         "proposals": 3,
+        "share": 0.5,
+        "quality": 0.25,
         "status": "ok",
     },
     "mask_embeddings": {"image_id": 1, "mask_id": 2, "embedding": VECTOR},

@@ -76,7 +76,7 @@ def test_the_time_follows_size_and_stride():
     """As a GPU's does; the table of seconds is for the paper's sizes."""
 
     def seconds(rule, changes):
-        config = merge(DEFAULTS, {"dataset": CONFIG["dataset"]}, changes)
+        config = decided(merge(DEFAULTS, {"dataset": CONFIG["dataset"]}, changes))
         return forecast.gpu_seconds(config, {"train": 100}, THROUGHPUT, NETWORKS)[rule]
 
     paper = seconds("train_segmentation", {})
