@@ -75,7 +75,7 @@ def report_histories(dataset):
 
 
 def result_shards(stage):
-    """An input function: all shards of a stage of `Run.results`, of the evaluated split if no other."""
+    """An input function: all shards of a stage of `Run.results`; the default is the evaluated split."""
 
     def paths(wildcards):
         dataset = wildcards.dataset

@@ -1,7 +1,7 @@
-"""Check the health of a run from its own files, without a label: images, masks, clusters, losses.
+"""Check the health of a run (images, masks, clusters, losses) from its own files, without labels.
 
-It writes what it finds as JSON and prints it; whatever looks wrong comes with what to do about it.
-Options with SPLIT or TRAINING are repeated for each of these.
+It writes its findings as JSON and prints them; for each problem it says what to do. An option with
+SPLIT or TRAINING is given once for each split or training.
 """
 
 import json
@@ -30,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
             metavar=("SPLIT", "SHARD"),
             help=what,
         )
-    parser.add_input("--assignments", nargs="+", required=True, help="clusters of the train masks")
+    parser.add_input(
+        "--assignments", nargs="+", required=True, help="clusters of the training masks"
+    )
     parser.add_input(
         "--history",
         words=1,

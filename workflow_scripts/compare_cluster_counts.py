@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("compare_cluster_counts", __doc__)
     cli.add_root(parser)
     parser.add_argument("--dataset", required=True, help="the dataset's name")
-    parser.add_input("--images", nargs="+", required=True, help="manifests")
+    parser.add_input("--images", nargs="+", required=True, help="manifest shards")
     parser.add_input("--masks", nargs="+", required=True, help="their masks")
     parser.add_input("--embeddings", nargs="+", required=True, help="embeddings of these masks")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")

@@ -20,7 +20,9 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--profile", default=REPOSITORY / "profiles" / "local", help="Snakemake's")
+    parser.add_argument(
+        "--profile", default=REPOSITORY / "profiles" / "local", help="profile of Snakemake"
+    )
     options, others = parser.parse_known_args(argv)
     print(describe(plan([f"--profile={options.profile}", *others])))
     return 0

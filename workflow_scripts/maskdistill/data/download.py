@@ -121,7 +121,7 @@ def verify(source: Mapping, path: str | os.PathLike) -> str:
 
 
 def pinned(source: Mapping, lock_file: str | os.PathLike) -> dict:
-    """`source` with the SHA-256 and size that an earlier download of its URL recorded.
+    """`source` with its SHA-256 and size, if an earlier download of its URL recorded them.
 
     Raises:
         InputError: the lock file is damaged.

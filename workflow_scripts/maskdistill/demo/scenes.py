@@ -61,7 +61,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
         grid = rng.uniform(0, 255, size=(cells, cells, 3)).astype(np.uint8)
         field = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
         canvas += weight * np.asarray(field, dtype=np.float32)
-    # A mixture of fields is greyer than a single colour; stretch it to the colours of the things.
+    # The sum of random fields has less contrast than the objects; increase it to match them.
     canvas = (canvas - 127.5) * 1.6 + 127.5
     picture = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
 

@@ -58,7 +58,7 @@ def read_use(model: Path, settings: Mapping, *, needed: Sequence[str]) -> dict:
             f"--settings with {' and '.join(missing)}"
         )
     if path is None:
-        print(f"{model}: no use.json; float32 and no CRF unless --settings says more")
+        print(f"{model}: no use.json; float32 and no CRF unless --settings gives other values")
     return use
 
 

@@ -28,7 +28,7 @@ from workflow_scripts.maskdistill.inspection.blocks import (
 SAMPLE = 500  # default number of label maps that are decoded
 LOCK = "lock"  # in the folder of a training; always empty
 TENSORBOARD = "events.out.tfevents."  # in the folder of a training with Detectron2
-# Stages of folders whose PNGs are label maps.
+# Values of `stage` in the records of folders whose PNG files are label maps.
 LABEL_MAP_STAGES = ("png_label_maps", "applied")
 
 READERS: dict[str, Callable[[Path], Lines]] = {

@@ -99,7 +99,7 @@ def _label_map_files(paths: Sequence[Path], sample: int) -> Lines:
 
 
 def labels_of_files(paths: Sequence[Path], sample: int) -> Lines:
-    """Statistics of the labels in label maps that are files.
+    """Statistics of the labels in label maps that are stored as PNG files.
 
     Args:
         sample: number of label maps that are decoded, evenly spread; 0 for all.

@@ -96,7 +96,7 @@ def transparent_png(labels: np.ndarray, colours: np.ndarray, *, alpha: float = 0
     palette = ((found[:, None] - 1) >> (16, 8, 0)) & 255
     opacity = np.where(found > 0, round(255 * alpha), 0)
     if 2 * len(found) <= 256:
-        # Each colour has a second entry for its contour.
+        # The palette gets a second, lighter copy of each colour, for contours.
         indices[contours(labels) & (labels > 0)] += np.uint8(len(found))
         palette = np.concatenate([palette, np.round(0.3 * palette + 0.7 * 255)])
         opacity = np.concatenate([opacity, np.full(len(found), 255)])

@@ -18,14 +18,14 @@ from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.settings.checks import untrained_warning
 
-WHOLE_IMAGE = 0.9  # share of the image from which a mask says nothing about an object
-TINY = 0.005  # share of the image below which a mask is a speck
+WHOLE_IMAGE = 0.9  # share of the image from which a mask is taken to cover the whole image
+TINY = 0.005  # share of the image below which a mask is taken for noise
 LOW_QUALITY = 0.05  # median quality below which the keys hardly separate masks from the rest
-FEW = 0.05  # share of images or masks up to which something unusual is no reason to worry
-MANY = 0.5  # share from which it concerns the whole run
-SMALLEST_CLUSTER = 5  # masks; a pseudo-class with fewer is hardly learned
-LOOSE = 1.5  # times the mean distance of all masks
-FALL = 0.1  # share by which a training's loss falls at least
+FEW = 0.05  # largest share of unusual images or masks that is not reported as a problem
+MANY = 0.5  # share of all masks in one cluster, or of unsure images, above which it is reported
+SMALLEST_CLUSTER = 5  # number of masks below which a pseudo-class is too small to be learned
+LOOSE = 1.5  # a cluster is loose if its mean distance is this many times that of all masks
+FALL = 0.1  # smallest share by which the loss of a healthy training falls
 BINS = 20
 
 

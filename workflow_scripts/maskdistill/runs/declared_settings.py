@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from workflow_scripts.maskdistill.settings.cluster_names import curated
 from workflow_scripts.maskdistill.settings.splits import evaluated_split, instance_split
 
-# A rule that begins, or a call of `settings` with the name that it is given. In a table of several,
-# the name is that of the entry.
+# The first line of a rule, or a call of `settings` with the name that its result is assigned to (in
+# a dictionary: with its key).
 _RULE_OR_CALL = re.compile(
     r"^(?:rule (?P<rule>\w+)|use rule \w+ as (?P<used>\w+) with):"
     r"|\"?(?P<name>\w+)\"?\s*[=:]\s*settings(?P<call>\((?:[^()]|\([^()]*\))*\))",
@@ -107,7 +107,7 @@ def _declaration(call: str) -> Declaration:
 
 
 def _without(settings: Mapping, key: str, *keys: str) -> dict:
-    """The settings without what lies at this path."""
+    """A copy of the nested settings without the key at this path."""
     if key not in settings:
         return dict(settings)
     if keys:

@@ -137,7 +137,7 @@ class _Expectation:
         )
 
     def differences(self, path: Path, where: _Place) -> Iterator[str]:
-        """In what an output differs from what there is now, for people."""
+        """Sentences that say how an output differs from the current config, code and inputs."""
         record = _read(path)
         if isinstance(record, str):
             yield record

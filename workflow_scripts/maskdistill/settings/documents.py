@@ -14,7 +14,7 @@ from workflow_scripts.maskdistill.settings.export_formats import EXPORT_FORMATS
 from workflow_scripts.maskdistill.settings.section import Section
 from workflow_scripts.maskdistill.settings.whole_config import DatasetConfig, WorkflowConfig
 
-_WIDTH = 100  # columns of a line
+_WIDTH = 100  # characters in a line of the generated files
 _HEADER = """\
 The settings of the workflow, with the values of the paper. The file of a dataset,
 config/datasets/NAME.yaml, overrides them. config/README.md explains how to use them.

@@ -125,7 +125,7 @@ def largest(values: Sequence[int], device: torch.device) -> list[int]:
 
 
 def gather(values: Tensor) -> list[Tensor]:
-    """The one-dimensional tensors of all processes, which may differ in length, by rank."""
+    """The one-dimensional tensors of all processes in the order of ranks; lengths may differ."""
     if world_size() == 1:
         return [values]
     length = torch.tensor([len(values)], device=values.device)
