@@ -9,12 +9,13 @@ dataset's config, which override it: `predictions`, `candidates`, `confidence`, 
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.errors import InputError, report_out_of_memory
 from workflow_scripts.maskdistill.exports import single_images
 from workflow_scripts.maskdistill.settings.checks import check_moved
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
+@report_out_of_memory("use --device cpu, or smaller pictures")
 def main(argv: list[str] | None = None) -> int:
     """Write the files of every image; exit code 0."""
     parser = cli.Parser("apply", __doc__, required=False)

@@ -7,11 +7,13 @@ import numpy as np
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.discovery import clustering
+from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.files import cluster_files, shards
 
 ROWS_PER_GROUP = 16_384  # large, because rows of assignments are small and are read all at once
 
 
+@report_out_of_memory("lower clustering.max_points")
 def main(argv: list[str] | None = None) -> int:
     """Write assignments and centroids; exit code 0."""
     parser = cli.Parser("cluster_masks", __doc__)

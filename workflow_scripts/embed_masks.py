@@ -8,12 +8,14 @@ from pathlib import Path
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.discovery import embedding
 from workflow_scripts.maskdistill.discovery.mask_embeddings import embedding_rows
+from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.settings.sections.embedding import EmbeddingSettings
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
+@report_out_of_memory("lower runtime.batch_size or features.shorter_side")
 def main(argv: list[str] | None = None) -> int:
     """Write the embeddings of one shard's masks; exit code 0."""
     parser = cli.Parser("embed_masks", __doc__)

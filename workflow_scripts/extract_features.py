@@ -2,10 +2,12 @@
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
+from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 
 
+@report_out_of_memory("lower runtime.batch_size or features.shorter_side")
 def main(argv: list[str] | None = None) -> int:
     """Write the features of one shard; exit code 0."""
     options = cli.images_parser("extract_features", __doc__).parse_args(argv)

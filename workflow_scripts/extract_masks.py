@@ -9,11 +9,13 @@ from workflow_scripts import cli
 from workflow_scripts.maskdistill.discovery import affinity
 from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
 from workflow_scripts.maskdistill.discovery.initial_masks import mask_rows
+from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 
+@report_out_of_memory("lower runtime.batch_size or features.shorter_side")
 def main(argv: list[str] | None = None) -> int:
     """Write the masks of one shard; exit code 0."""
     options = cli.images_parser("extract_masks", __doc__).parse_args(argv)

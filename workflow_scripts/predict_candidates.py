@@ -1,6 +1,7 @@
 """Predict the candidate masks of one shard of images with a trained Mask R-CNN."""
 
 from workflow_scripts import cli
+from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.mask_rcnn.candidates import candidate_rows
 from workflow_scripts.maskdistill.mask_rcnn.engines import load_predictor
@@ -8,6 +9,7 @@ from workflow_scripts.maskdistill.settings.sections.candidates import CandidateS
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
+@report_out_of_memory("lower runtime.batch_size or candidates.shorter_side")
 def main(argv: list[str] | None = None) -> int:
     """Write the candidates of one shard; exit code 0."""
     options = cli.prediction_parser("predict_candidates", __doc__).parse_args(argv)

@@ -1,11 +1,13 @@
 """Predict the label maps of one shard of images with a trained DeepLab-v3."""
 
 from workflow_scripts import cli
+from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.segmentation import label_map_prediction
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
+@report_out_of_memory("lower runtime.batch_size or images.max_pixels")
 def main(argv: list[str] | None = None) -> int:
     """Write the label maps of one shard; exit code 0."""
     options = cli.prediction_parser("predict_segmentation", __doc__).parse_args(argv)

@@ -4,12 +4,14 @@ The model runs again, because its probabilities would need too much disk space.
 """
 
 from workflow_scripts import cli
+from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.segmentation import crf, label_map_prediction
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
+@report_out_of_memory("lower runtime.batch_size, runtime.threads or images.max_pixels")
 def main(argv: list[str] | None = None) -> int:
     """Write the refined label maps of one shard; exit code 0."""
     options = cli.prediction_parser("refine_predictions", __doc__).parse_args(argv)

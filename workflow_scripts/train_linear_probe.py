@@ -8,12 +8,17 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.segmentation import linear_probe
 from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
+@report_out_of_memory(
+    "the last checkpoint is kept, and more GPUs (runtime.gpus) continue from it; otherwise lower "
+    "evaluation.linear_probe.batch_size or segmentation.crop_size, which starts a new training"
+)
 def main(argv: list[str] | None = None) -> int:
     """Write the model and its loss history; exit code 0."""
     parser = cli.Parser("train_linear_probe", __doc__)

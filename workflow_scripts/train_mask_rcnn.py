@@ -7,7 +7,7 @@ Under torchrun it uses several GPUs.
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.errors import InputError, report_out_of_memory
 from workflow_scripts.maskdistill.mask_rcnn import engines
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.settings.sections.runtime import RuntimeSettings
@@ -15,6 +15,10 @@ from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
+@report_out_of_memory(
+    "the last checkpoint is kept, and more GPUs (runtime.gpus) continue from it; otherwise lower "
+    "mask_rcnn.batch_size or mask_rcnn.train_sides, which starts a new training"
+)
 def main(argv: list[str] | None = None) -> int:
     """Write the model and its loss history; exit code 0."""
     parser = cli.Parser("train_mask_rcnn", __doc__)

@@ -7,12 +7,17 @@ that was killed continues from its last checkpoint. Under torchrun it uses sever
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.segmentation import learning
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
+@report_out_of_memory(
+    "the last checkpoint is kept, and more GPUs (runtime.gpus) continue from it; otherwise lower "
+    "segmentation.batch_size or segmentation.crop_size, which starts a new training"
+)
 def main(argv: list[str] | None = None) -> int:
     """Write the model and its loss history; exit code 0."""
     parser = cli.Parser("train_segmentation", __doc__)
