@@ -32,9 +32,11 @@ def test_every_program_on_a_device_reports_it():
     assert len(found) >= 11
     for name in sorted(found):
         program = importlib.import_module(f"workflow_scripts.{name}")
-        with pytest.raises(InputError, match=r"out of memory .*2\.00 GiB\)") as error:
-            with mock.patch.object(program.cli, "Parser", full):
-                program.main([])
+        with (
+            mock.patch.object(program.cli, "Parser", full),
+            pytest.raises(InputError, match=r"out of memory .*2\.00 GiB\)") as error,
+        ):
+            program.main([])
         assert "\n" not in str(error.value)
 
 

@@ -5,7 +5,11 @@ import os
 import subprocess
 import sys
 
+import numpy as np
+from PIL import Image
+
 from workflow_scripts import train_segmentation
+from workflow_scripts.maskdistill.files import label_maps, masks, shards
 
 SIDE = 32
 SEGMENTATION = {
@@ -40,6 +44,15 @@ MASK_RCNN = {
     "gradient_clip": 1.0,
     "warmup_iterations": 2,
 }
+UNEVEN_MASK_RCNN = MASK_RCNN | {
+    "norm": "batch",
+    "iterations": 6,
+    "train_sides": [40, 56],
+    "sampled_proposals": 8,
+    "gradient_clip": 0.5,
+    "learning_rate": 0.01,
+}
+PYRAMID = {"fpn": True, "fpn_channels": 32, "anchor_sizes": [8, 12, 16, 24, 32]}
 
 
 def start_torchrun(*arguments, processes=2):
@@ -57,7 +70,7 @@ def torchrun(*arguments, processes=2):
         assert process.wait(timeout=600) == 0
 
 
-def command_line(program, folder, **changes):
+def command_line(program, folder, *, device="cpu", **changes):
     """Train on the scenes of a folder; `changes` are those of the settings."""
     if program is train_segmentation:
         options = ["--label-maps", folder / "label_maps.parquet"]
@@ -66,5 +79,42 @@ def command_line(program, folder, **changes):
         options = ["--pseudo-labels", folder / "pseudo_labels.json"]
         settings = {"mask_rcnn": MASK_RCNN | changes}
     options += ["--root", folder, "--work-dir", folder / "work", "--model", folder / "model.pt"]
-    options += ["--history", folder / "history.csv", "--seed", 0, "--device", "cpu"]
+    options += ["--history", folder / "history.csv", "--seed", 0, "--device", device]
     return list(map(str, [*options, "--settings", json.dumps(settings), "--workers", 0]))
+
+
+def write_uneven_scenes(folder):
+    """Six images of different sizes; one to three objects, and labels in some corner only."""
+    rows, content = [], {"categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]}
+    content |= {"images": [], "annotations": []}
+    rng = np.random.default_rng(1)
+    for number in range(1, 7):
+        height, width = (int(side) for side in rng.integers(40, 72, 2))
+        image = rng.integers(0, 90, (height, width, 3))
+        labels = np.full((height, width), label_maps.IGNORE, np.uint8)
+        name = f"{number}.png"
+        content["images"].append(
+            {"id": number, "file_name": name, "height": height, "width": width}
+        )
+        for cluster in rng.integers(1, 3, number % 3 + 1):
+            mask = np.zeros((height, width), bool)
+            top, left = rng.integers(0, 20, 2)
+            mask[top : top + rng.integers(10, 20), left : left + rng.integers(10, 20)] = True
+            image[mask] += np.array([160, 80 * cluster, 0])
+            labels[:12, :12] = np.where(mask[:12, :12], cluster, 0)
+            rle = masks.encode(mask)
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": number,
+                    "category_id": int(cluster),
+                    "segmentation": {"size": [height, width], "counts": rle.rle_counts.decode()},
+                    "bbox": [rle.x, rle.y, rle.box_width, rle.box_height],
+                    "area": rle.area,
+                    "iscrowd": 0,
+                }
+            )
+        Image.fromarray(image.astype(np.uint8)).save(folder / name)
+        rows.append(label_maps.row(number, name, labels))
+    shards.write_table(folder / "label_maps.parquet", "label_maps", rows, {})
+    (folder / "pseudo_labels.json").write_text(json.dumps(content))

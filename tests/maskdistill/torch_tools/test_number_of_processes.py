@@ -1,16 +1,21 @@
 """The number of processes changes only the order of floating-point sums in a training."""
 
-import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from tests.maskdistill.torch_tools import global_batch
-from tests.maskdistill.torch_tools.launching import MASK_RCNN, SEGMENTATION, command_line, torchrun
+from tests.maskdistill.torch_tools import global_batch, in_float64
+from tests.maskdistill.torch_tools.launching import (
+    PYRAMID,
+    SEGMENTATION,
+    UNEVEN_MASK_RCNN,
+    command_line,
+    torchrun,
+    write_uneven_scenes,
+)
 from workflow_scripts import train_mask_rcnn, train_segmentation
-from workflow_scripts.maskdistill.files import label_maps, masks, shards
 from workflow_scripts.maskdistill.segmentation.labelled_images import LabelledImages
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.sampling import BatchPlan
@@ -76,61 +81,6 @@ def test_losses_of_mask_rcnn_are_means_over_the_global_batch(parts):
     assert_same(parts, "Mask R-CNN ")
 
 
-def write_uneven_scenes(folder):
-    """Six images of different sizes; one to three objects, and labels in some corner only."""
-    rows, content = [], {"categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]}
-    content |= {"images": [], "annotations": []}
-    rng = np.random.default_rng(1)
-    for number in range(1, 7):
-        height, width = (int(side) for side in rng.integers(40, 72, 2))
-        image = rng.integers(0, 90, (height, width, 3))
-        labels = np.full((height, width), label_maps.IGNORE, np.uint8)
-        name = f"{number}.png"
-        content["images"].append(
-            {"id": number, "file_name": name, "height": height, "width": width}
-        )
-        for cluster in rng.integers(1, 3, number % 3 + 1):
-            mask = np.zeros((height, width), bool)
-            top, left = rng.integers(0, 20, 2)
-            mask[top : top + rng.integers(10, 20), left : left + rng.integers(10, 20)] = True
-            image[mask] += np.array([160, 80 * cluster, 0])
-            labels[:12, :12] = np.where(mask[:12, :12], cluster, 0)
-            rle = masks.encode(mask)
-            content["annotations"].append(
-                {
-                    "id": len(content["annotations"]) + 1,
-                    "image_id": number,
-                    "category_id": int(cluster),
-                    "segmentation": {"size": [height, width], "counts": rle.rle_counts.decode()},
-                    "bbox": [rle.x, rle.y, rle.box_width, rle.box_height],
-                    "area": rle.area,
-                    "iscrowd": 0,
-                }
-            )
-        Image.fromarray(image.astype(np.uint8)).save(folder / name)
-        rows.append(label_maps.row(number, name, labels))
-    shards.write_table(folder / "label_maps.parquet", "label_maps", rows, {})
-    (folder / "pseudo_labels.json").write_text(json.dumps(content))
-
-
-UNEVEN_MASK_RCNN = MASK_RCNN | {
-    "norm": "batch",
-    "iterations": 6,
-    "train_sides": [40, 56],
-    "sampled_proposals": 8,
-    "gradient_clip": 0.5,
-    "learning_rate": 0.01,
-}
-PYRAMID = {"fpn": True, "fpn_channels": 32, "anchor_sizes": [8, 12, 16, 24, 32]}
-# In float64 two trainings differ by the order of sums of 16 digits: nothing comes near enough to a
-# threshold (of NMS, of the hardest pixels, of ReLU) to fall on its other side.
-IN_FLOAT64 = """
-import importlib, sys
-import torch
-torch.set_default_dtype(torch.float64)
-torch.Tensor.float = torch.Tensor.double
-importlib.import_module(sys.argv[1]).main(sys.argv[2:])
-"""
 LINEAR_PROBE = """
 import sys
 from pathlib import Path
@@ -185,7 +135,7 @@ def assert_same_training(*folders, model="model.pt", history="history.csv"):
 
 def trained(tmp_path, program, **changes):
     """Folders of trainings by one and by two processes, in float64."""
-    (tmp_path / "in_float64.py").write_text(IN_FLOAT64)
+    shutil.copy(in_float64.__file__, tmp_path)
     folders = []
     for processes in (1, 2):
         folders.append(tmp_path / str(processes))

@@ -1,0 +1,121 @@
+"""The device under test, what a test needs, and what it measured.
+
+MASKDISTILL_GPU_DEVICE: device to compare with the CPU, `cuda` if not set. `cpu` compares the CPU
+with itself, which only proves that the tests work.
+MASKDISTILL_GPU_RECORD: file to append one JSON object per test to, for the verdict.
+"""
+
+import importlib.util
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+
+import pytest
+
+DEVICE = os.environ.get("MASKDISTILL_GPU_DEVICE", "cuda")
+RECORD = os.environ.get("MASKDISTILL_GPU_RECORD")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*modules): skipped where one is not installed")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip where there is no GPU, or where a library is missing."""
+    if not available():
+        pytest.skip("no CUDA GPU")
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            if importlib.util.find_spec(name) is None:
+                pytest.skip(f"{name} is not installed")
+
+
+def available() -> bool:
+    """Whether the device under test is there."""
+    import torch
+
+    return DEVICE == "cpu" or torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def device():
+    """The torch device under test."""
+    from workflow_scripts.maskdistill.torch_tools.device import choose_device
+
+    return choose_device(DEVICE)
+
+
+@pytest.fixture
+def judge(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """A function that reports what was measured; the test fails at its end if a bound is not kept.
+
+    judge(what, value, at_most=…) or judge(what, value, at_least=…); without a bound it only
+    reports.
+    """
+
+    def report(
+        what: str, value: float, *, at_most: float | None = None, at_least: float | None = None
+    ) -> None:
+        value = float(value)
+        kept = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
+        bound = ""
+        if at_most is not None or at_least is not None:
+            bound = f"≤ {at_most:g}" if at_least is None else f"≥ {at_least:g}"
+        row = {"what": what, "value": value, "bound": bound, "kept": kept}
+        request.node.user_properties.append(("measured", row))
+        print(f"{what}: {value:.6g} {bound}", flush=True)
+
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test with all the bounds that it did not keep."""
+    result = yield
+    broken = [row for _, row in item.user_properties if not row["kept"]]
+    text = "; ".join(f"{row['what']}: {row['value']:.6g}, not {row['bound']}" for row in broken)
+    assert not broken, text
+    return result
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if RECORD:
+        _append({"machine": machine()})
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Record the result of a test: what it measured, or why it was skipped or failed."""
+    if not RECORD or (report.when != "call" and report.outcome == "passed"):
+        return
+    reason = ""
+    if report.outcome == "skipped":
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+    elif report.outcome == "failed":
+        reason = str(getattr(report.longrepr, "reprcrash", "") or report.longrepr)
+    _append(
+        {
+            "test": report.nodeid.rpartition("::")[2],
+            "outcome": report.outcome,
+            "reason": " ".join(reason.split())[:300],
+            "seconds": round(report.duration, 1),
+            "measured": [row for _, row in report.user_properties],
+        }
+    )
+
+
+def machine() -> dict[str, str]:
+    """What the tests ran on."""
+    import torch
+
+    found = {"device": DEVICE, "PyTorch": torch.__version__, "Python": platform.python_version()}
+    if torch.cuda.is_available():
+        found["device"] = torch.cuda.get_device_name()
+        found["GPUs"] = str(torch.cuda.device_count())
+        found["CUDA"] = str(torch.version.cuda)
+    return found
+
+
+def _append(row: dict) -> None:
+    with open(RECORD, "a") as file:
+        file.write(json.dumps(row) + "\n")
