@@ -17,6 +17,9 @@ class Row:
     against: str = ""  # what the reference is
     # A bound on value / reference: at most, for times; None judges nothing.
     at_most: float | None = None
+    # For resources/throughput.json: the rule whose seconds `value` is, and what it is per.
+    rule: str = ""
+    per: str = ""
 
     @property
     def ratio(self) -> float | None:

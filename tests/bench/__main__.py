@@ -4,13 +4,16 @@ A module of this package has a function `rows()` that measures and yields `Row`s
 """
 
 import argparse
+import dataclasses
 import importlib
+import json
 import os
 import pkgutil
 import platform
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import tests.bench
 from tests.bench import Row
@@ -22,7 +25,13 @@ def main(argv: list[str] | None = None) -> int:
     """Measure the modules that `argv` names, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of: {', '.join(MODULES)}")
-    names = parser.parse_args(argv).modules or MODULES
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="file to write all numbers to; those of modules that are not measured now are kept",
+    )
+    options = parser.parse_args(argv)
+    names = options.modules or MODULES
     if unknown := sorted(set(names) - set(MODULES)):
         parser.error(f"no module {unknown[0]}; there are {', '.join(MODULES)}")
     # As in the workflow's jobs; read when the modules load their libraries.
@@ -35,8 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     found: list[Row] = []
     start = time.perf_counter()
     for name in names:
+        own: list[Row] = []
         for row in importlib.import_module(f"tests.bench.{name}").rows():
-            found.append(row)
+            own.append(row)
             passed = f"{time.perf_counter() - start:6.0f} s"
             ratio = "" if row.ratio is None else f", {row.ratio:.2g} of {row.against}"
             print(
@@ -44,10 +54,38 @@ def main(argv: list[str] | None = None) -> int:
                 file=sys.stderr,
                 flush=True,
             )
+        found += own
+        if options.json and own:
+            write_json(options.json, name, own)
     print(table(found))
     minutes = (time.perf_counter() - start) / 60
     print(f"{minutes:.0f} min, load at the end {os.getloadavg()[0]:.1f}")
     return int(not all(row.holds for row in found))
+
+
+def write_json(path: Path, module: str, rows: Sequence[Row]) -> None:
+    """Replace the rows of one module in a file, which is made if there is none."""
+    measured = json.loads(path.read_text())["rows"] if path.exists() else []
+    measured = [row for row in measured if row["module"] != module]
+    for row in rows:
+        measured.append({"module": module, **dataclasses.asdict(row), "holds": row.holds})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps({"machine": machine(), "rows": measured}, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def machine() -> dict[str, str | int | None]:
+    """What was measured on; `gpu` is null without one."""
+    import torch
+
+    return {
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
 
 
 def table(rows: Sequence[Row]) -> str:

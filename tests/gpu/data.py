@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import json
 from pathlib import Path
 
@@ -94,5 +95,5 @@ def run(program: str, settings: dict, **options: object) -> None:
     arguments = ["--settings", json.dumps(settings)]
     for name, value in options.items():
         arguments += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    with contextlib.redirect_stderr(None):
+    with contextlib.redirect_stderr(io.StringIO()):
         assert importlib.import_module(f"workflow_scripts.{program}").main(arguments) == 0

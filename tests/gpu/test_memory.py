@@ -20,8 +20,8 @@ def full(device, monkeypatch, network):
     if device.type == "cuda":
         torch.cuda.empty_cache()
         total = torch.cuda.get_device_properties(device).total_memory
-        # 8 MiB more than what is reserved already.
-        limit = torch.cuda.memory_reserved(device) + 2**23
+        # 64 MiB more than what is reserved already: less than a batch, or a step, needs.
+        limit = torch.cuda.memory_reserved(device) + 2**26
         torch.cuda.set_per_process_memory_fraction(limit / total, device)
         try:
             yield
@@ -64,7 +64,7 @@ def test_extraction(device, folder, monkeypatch):
 
 
 def test_training(device, folder, monkeypatch, judge):
-    """It fails while it continues; its checkpoint stays as it was and then leads to the same end."""
+    """It fails when it continues; the checkpoint stays as it was, and leads to the same end."""
     import torch
 
     from tests.gpu import data, trainings
@@ -110,7 +110,7 @@ def test_training(device, folder, monkeypatch, judge):
     judge(
         "a training that ran out of memory: error of the first losses",
         abs(one[: trainings.STOP] / two[: trainings.STOP] - 1).max(),
-        at_most=1e-3,
+        at_most=1e-2,
     )
     judge(
         "a training that ran out of memory: error of the mean of the last five losses",

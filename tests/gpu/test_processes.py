@@ -31,7 +31,7 @@ def test_torchrun_does_not_change_a_training(device, judge, tmp_path, name, coun
     folder = tmp_path / "torchrun"
     command = trainings.float64_command(program, folder, str(device), **changes)
     trainings.run(command, processes=count)
-    what = f"{name}, torchrun with {count} of 1" if count == 1 else f"{name}, torchrun with {count}"
+    what = f"{name}, torchrun, processes: {count}"
     trainings.compare(judge, what, reference, folder)
 
 
@@ -89,7 +89,7 @@ torch.distributed.destroy_process_group()
 
 
 def test_collectives_of_a_group_of_one(device, tmp_path):
-    """What trainings with several processes call, by NCCL on a GPU, even where there is only one."""
+    """What several processes call, by NCCL on a GPU, also where there is only one."""
     from tests.gpu import trainings
 
     (tmp_path / "collectives.py").write_text(COLLECTIVES)

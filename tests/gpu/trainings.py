@@ -35,7 +35,7 @@ def run(
     done = subprocess.run(
         [*start, *command], cwd=REPOSITORY, env=environment, capture_output=True, text=True
     )
-    assert done.returncode == expected, done.stdout[-2000:] + done.stderr[-4000:]
+    assert done.returncode == expected, done.stdout[-2000:] + done.stderr[-9000:]
 
 
 def train(program: object, folder: Path, device: str, **changes: object) -> Path:

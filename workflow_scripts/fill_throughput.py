@@ -1,0 +1,40 @@
+"""Fill resources/throughput.json, which `make plan` rests on, from the benchmarks of a GPU.
+
+The file is replaced as a whole, or not at all if anything is missing.
+"""
+
+import argparse
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.runs import throughput
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Replace the file and print the new numbers; exit code 0."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--measured",
+        type=Path,
+        default=REPOSITORY / "benchmarks" / "gpu.json",
+        help="JSON file of make bench-gpu",
+    )
+    parser.add_argument(
+        "--throughput",
+        type=Path,
+        default=REPOSITORY / "resources" / "throughput.json",
+        help="file to replace",
+    )
+    options = parser.parse_args(argv)
+    filled = throughput.fill(options.measured, options.throughput)
+    print(filled["gpu"])
+    for rule, one in filled["rules"].items():
+        print(f"{rule}: {one['seconds']} s per {one['per']}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
