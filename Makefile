@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
 DATASET ?= voc2012
+GPU_BENCHMARKS := cuda_extraction cuda_programs cuda_training
 
-.PHONY: help setup demo plan stale test kills bench lint format clean
+.PHONY: help setup demo plan stale test kills bench test-gpu bench-gpu lint format clean
 
 help:  ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 setup: $(VENV)/complete  ## Set up .venv with pinned versions
 
@@ -42,6 +43,12 @@ kills: setup  ## Kill jobs and Snakemake fifty times at random, and compare the 
 
 bench: setup  ## Run the benchmarks and print a table
 	$(BIN)/python -m tests.bench $(ARGS)
+
+test-gpu: setup  ## Compare every stage on a GPU with the CPU; ARGS: names of parts, see docs/tests.md
+	$(BIN)/python -m tests.gpu $(ARGS)
+
+bench-gpu: setup  ## Measure all stages on a GPU; ARGS: names of parts, see docs/tests.md
+	$(BIN)/python -m tests.bench $(or $(ARGS),$(GPU_BENCHMARKS)) --json benchmarks/gpu.json
 
 lint: setup
 	$(BIN)/ruff check .

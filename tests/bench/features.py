@@ -19,10 +19,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from tests.bench import Row, alternating_seconds
-from tests.rules.conftest import REPOSITORY
 from workflow_scripts import extract_features, list_images, make_masks
 from workflow_scripts.maskdistill.cpu_kernels import onednn
 from workflow_scripts.maskdistill.discovery.vit import Backbone
+from workflow_scripts.maskdistill.repository import REPOSITORY
 
 NAME = "vit_small_patch16_224"
 SIDES = (640, 864)  # a photograph of about 4 : 3, shorter side 640

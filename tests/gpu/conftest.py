@@ -5,7 +5,7 @@ with itself, which only proves that the tests work.
 MASKDISTILL_GPU_RECORD: file to append one JSON object per test to, for the verdict.
 """
 
-import importlib.util
+import importlib
 import json
 import os
 import platform
@@ -27,8 +27,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("no CUDA GPU")
     for marker in item.iter_markers("needs"):
         for name in marker.args:
-            if importlib.util.find_spec(name) is None:
-                pytest.skip(f"{name} is not installed")
+            try:
+                importlib.import_module(name)
+            except ImportError as error:  # of the library, or of one that it needs
+                pytest.skip(f"{name} is not installed ({error})")
 
 
 def available() -> bool:
@@ -73,10 +75,15 @@ def judge(request: pytest.FixtureRequest) -> Callable[..., None]:
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Fail a test with all the bounds that it did not keep."""
     result = yield
-    broken = [row for _, row in item.user_properties if not row["kept"]]
+    broken = [row for row in measured(item) if not row["kept"]]
     text = "; ".join(f"{row['what']}: {row['value']:.6g}, not {row['bound']}" for row in broken)
     assert not broken, text
     return result
+
+
+def measured(item: pytest.Item | pytest.TestReport) -> list[dict]:
+    """What `judge` reported in a test."""
+    return [row for name, row in item.user_properties if name == "measured"]
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -99,7 +106,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             "outcome": report.outcome,
             "reason": " ".join(reason.split())[:300],
             "seconds": round(report.duration, 1),
-            "measured": [row for _, row in report.user_properties],
+            "measured": measured(report),
         }
     )
 

@@ -82,7 +82,7 @@ def test_features_and_their_masks(device, images, expected, judge, precision):
 
 @pytest.mark.parametrize("precision", BOUNDS)
 def test_features_at_full_size(device, judge, precision, tmp_path):
-    """ViT-S/16 at 640 x 864 with random weights: the attention kernels of real sizes."""
+    """ViT-S/16 with random weights; on a GPU at 640 x 864, for its attention kernels."""
     import numpy as np
     import timm
     import torch
@@ -93,7 +93,8 @@ def test_features_at_full_size(device, judge, precision, tmp_path):
     torch.manual_seed(0)
     name, weights = "vit_small_patch16_224", tmp_path / "weights.safetensors"
     save_file(timm.create_model(name, num_classes=0).state_dict(), weights)
-    image = np.random.default_rng(0).integers(0, 256, (640, 864, 3), dtype=np.uint8)
+    sides = (640, 864) if device.type == "cuda" else (64, 96)
+    image = np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)
     results = []
     for where, chosen in (("cpu", "float32"), (device, precision)):
         backbone = Backbone(name, weights=weights, precision=chosen).to(where)

@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.needs("snakemake", "faiss", "pycocotools", "pydensecrf", "filelock"),
+    pytest.mark.needs("snakemake.cli", "faiss", "pycocotools", "pydensecrf", "filelock"),
 ]
 SCENES = {"train": 14, "val": 6, "seed": 7}
 
