@@ -112,7 +112,7 @@ def test_features_at_full_size(device, judge, precision, tmp_path):
 
 
 def test_float32_is_not_rounded_to_tf32(device, judge):
-    """TF32 has 10 bits: its products are off by 3e-4."""
+    """TF32 has 10 bits: its products are off by 3e-4; those of Winograd in float32 by 1e-6."""
     import torch
     from torch.nn import functional as F
 
@@ -129,7 +129,7 @@ def test_float32_is_not_rounded_to_tf32(device, judge):
         exact = call(*(value.double() for value in operands))
         found = call(*(value.to(device) for value in operands)).double().cpu()
         judge(
-            f"{name}, float32: relative error", (found - exact).norm() / exact.norm(), at_most=2e-6
+            f"{name}, float32: relative error", (found - exact).norm() / exact.norm(), at_most=2e-5
         )
 
 

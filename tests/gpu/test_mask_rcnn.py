@@ -75,7 +75,7 @@ def test_losses(device, folder, reference_losses, judge, precision):
     from tests.gpu import trainings
 
     found = trainings.losses(train(folder, precision, device, precision))
-    first = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 0.1}[precision]
+    first = {"float32": 1e-2, "float16": 5e-2, "bfloat16": 0.1}[precision]
     error = abs(found[0] / reference_losses[0] - 1)
     judge(f"Mask R-CNN, {precision}: relative error of the first loss", error, at_most=first)
     error = abs(found[-5:].mean() / reference_losses[-5:].mean() - 1)

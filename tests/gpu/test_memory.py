@@ -19,14 +19,14 @@ def full(device, monkeypatch, network):
 
     if device.type == "cuda":
         torch.cuda.empty_cache()
-        total = torch.cuda.get_device_properties(device).total_memory
+        total = torch.cuda.get_device_properties().total_memory
         # 64 MiB more than what is reserved already: less than a batch, or a step, needs.
-        limit = torch.cuda.memory_reserved(device) + 2**26
-        torch.cuda.set_per_process_memory_fraction(limit / total, device)
+        limit = torch.cuda.memory_reserved() + 2**26
+        torch.cuda.set_per_process_memory_fraction(limit / total)
         try:
             yield
         finally:
-            torch.cuda.set_per_process_memory_fraction(1.0, device)
+            torch.cuda.set_per_process_memory_fraction(1.0)
     else:
 
         def fail(*_, **__):
