@@ -18,7 +18,7 @@ RECORD = os.environ.get("MASKDISTILL_GPU_RECORD")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow_in_bfloat16: not done on a pretended device")
+    config.addinivalue_line("markers", "slow_in_half: half precision is not done on a pretended device")
     config.addinivalue_line("markers", "needs(*modules): skipped where one is not installed")
 
 
@@ -26,8 +26,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip where there is no GPU, or where a library is missing."""
     if not available():
         pytest.skip("no CUDA GPU")
-    if DEVICE == "cpu" and item.get_closest_marker("slow_in_bfloat16") and "[bfloat16" in item.name:
-        pytest.skip("a CPU emulates bfloat16, which takes minutes")
+    slow = item.get_closest_marker("slow_in_half") and "float16" in item.name
+    if DEVICE == "cpu" and slow:
+        pytest.skip("a CPU emulates half precision, which takes minutes")
     for marker in item.iter_markers("needs"):
         for name in marker.args:
             try:

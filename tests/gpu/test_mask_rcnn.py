@@ -70,7 +70,7 @@ def reference_losses(folder):
     return trainings.losses(train(folder, "reference", "cpu", "float32"))
 
 
-@pytest.mark.slow_in_bfloat16
+@pytest.mark.slow_in_half
 @pytest.mark.parametrize("precision", LOSSES)
 def test_losses(device, folder, reference_losses, judge, precision):
     from tests.gpu import trainings
@@ -119,7 +119,7 @@ def candidates(folder, trained, device, precision):
     }
 
 
-@pytest.mark.slow_in_bfloat16
+@pytest.mark.slow_in_half
 @pytest.mark.parametrize("precision", CANDIDATES)
 def test_candidates(device, folder, trained, expected, judge, precision):
     """Each candidate of the CPU has one of the same cluster, nearly the same mask and score."""

@@ -64,7 +64,7 @@ def trained(folder):
     return train(folder, "trained", "cpu", "float32")
 
 
-@pytest.mark.slow_in_bfloat16
+@pytest.mark.slow_in_half
 @pytest.mark.parametrize("precision", LOSSES)
 def test_losses(device, folder, trained, judge, precision):
     from tests.gpu import trainings
@@ -97,7 +97,7 @@ def predict(program, folder, trained, device, precision, **sections):
     return np.concatenate([label_maps.decode_png(row["image"]["bytes"]).ravel() for row in rows])
 
 
-@pytest.mark.slow_in_bfloat16
+@pytest.mark.slow_in_half
 @pytest.mark.parametrize("precision", PIXELS)
 def test_predictions(device, folder, trained, judge, precision):
     import numpy as np
