@@ -18,7 +18,7 @@ RECORD = os.environ.get("MASKDISTILL_GPU_RECORD")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow_in_half: half precision is not done on a pretended device")
+    config.addinivalue_line("markers", "slow_in_half: float32 only on a pretended device")
     config.addinivalue_line("markers", "needs(*modules): skipped where one is not installed")
 
 
