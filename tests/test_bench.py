@@ -75,7 +75,8 @@ def test_what_does_not_compile_is_said(capsys, monkeypatch):
 def test_rows_fill_the_table_of_the_plan(tmp_path, monkeypatch):
     """Programs and trainings measure every rule of resources/throughput.json once."""
     folder = _gpu.write_photographs(tmp_path / "photographs", 4, SIZE)
-    monkeypatch.setattr(cuda_programs, "NAME", "vit_tiny_patch16_224")
+    monkeypatch.setattr(cuda_programs, "NAMES", ("vit_tiny_patch16_224",))
+    monkeypatch.setattr(cuda_programs, "PRECISIONS", ("float32",))
     monkeypatch.setattr(_gpu, "WORKERS", 0)
     modules = {
         "cuda_programs": [

@@ -1,6 +1,7 @@
 """The programs of inference on a GPU, from JPEG files to Parquet; no rows without one."""
 
 import functools
+import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,9 @@ from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSet
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.training_run import publish
 
-NAME = "vit_small_patch16_224"
+# The first is that of resources/throughput.json.
+NAMES = ("vit_small_patch16_224", "vit_base_patch16_224")
+PRECISIONS = ("float32", "float16", "bfloat16")
 BATCH = 32
 # Images in the files of the transformer, of the trained models, and of the CRF.
 COUNTS = (1024, 256, 96)
@@ -56,35 +59,35 @@ def transformer(
     folder: Path, device: torch.device, defaults: Mapping, count: int, batch_size: int
 ) -> Iterator[Row]:
     """Features, masks and embeddings; from files they shall reach 80 % of the network's rate."""
-    weights = _gpu.write_weights(NAME, folder)
-    features = defaults["features"] | {"backbone": NAME, "weights": str(weights)}
 
     def images(settings: Mapping, images: int) -> list:
         manifest = _gpu.first_rows(folder, "images", images)
         return ["--images", manifest, *options(folder, device, batch_size, settings)]
 
-    for precision in ("float32", "float16"):
-        settings = {"features": features | {"precision": precision}}
-        alone = network_alone(weights, device, precision, defaults, batch_size)
-        for program, sections in (
-            (extract_features, settings),
-            (extract_masks, settings | {"masks": defaults["masks"]}),
-        ):
-            name = program.__name__.rpartition(".")[2]
+    for name, precision in itertools.product(NAMES, PRECISIONS):
+        weights = _gpu.write_weights(name, folder)
+        chosen = {"backbone": name, "weights": str(weights), "precision": precision}
+        settings = {"features": defaults["features"] | chosen, "masks": defaults["masks"]}
+        alone = network_alone(name, weights, device, precision, defaults, batch_size)
+        stated = (name, precision) == (NAMES[0], PRECISIONS[0])
+        for program in (extract_features, extract_masks)[: 2 if stated else 1]:
+            title = program.__name__.rpartition(".")[2]
             seconds = _gpu.seconds_per_item(
-                program.main, functools.partial(images, sections), count
+                program.main, functools.partial(images, settings), count
             )
             yield Row(
-                what=f"{name}, {count} JPEG files, {precision} ({1 / seconds:.0f} images per "
-                f"second with {_gpu.WORKERS} workers)",
+                what=f"{title}, {name}, {count} JPEG files, {precision} ({1 / seconds:.0f} images "
+                f"per second with {_gpu.WORKERS} workers)",
                 value=seconds,
                 unit="s/image",
                 reference=alone,
                 against="the network alone, from memory",
                 at_most=1 / 0.8,
-                rule=name if precision == "float32" else "",
+                rule=title if stated else "",
                 per=_gpu.PER_IMAGE,
             )
+    weights = _gpu.write_weights(NAMES[0], folder)
+    features = defaults["features"] | {"backbone": NAMES[0], "weights": str(weights)}
     settings = {"features": features, "embedding": defaults["embedding"]}
     masks = count // 2  # of half as many images
 
@@ -103,10 +106,15 @@ def transformer(
 
 
 def network_alone(
-    weights: Path, device: torch.device, precision: str, defaults: Mapping, batch_size: int
+    name: str,
+    weights: Path,
+    device: torch.device,
+    precision: str,
+    defaults: Mapping,
+    batch_size: int,
 ) -> float:
     """Seconds per image of the network for images that are on the GPU already."""
-    backbone = Backbone(NAME, weights=weights, precision=precision).to(device)
+    backbone = Backbone(name, weights=weights, precision=precision).to(device)
     side = defaults["features"]["shorter_side"]
     width = round(side * _gpu.SIZE[1] / _gpu.SIZE[0])
     batch = backbone.prepare([np.zeros((side, width, 3), np.uint8)] * batch_size)
