@@ -61,18 +61,9 @@ def test_only_the_library_and_pytest_are_needed_to_collect(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(BLOCKED.format(names=names))
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
     environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "tests/gpu",
-        "--confcutdir",
-        "tests/gpu",
-        "-m",
-        "gpu",
-    ]
+    command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu"]
     done = subprocess.run(
-        [*command, "--collect-only", "-q", "-p", "no:cacheprovider"],
+        [*command, "--confcutdir=tests/gpu", "--collect-only", "-q", "-p", "no:cacheprovider"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
