@@ -27,5 +27,6 @@ class PredictionSettings(Section):
         1024,
         description="Side in pixels of the overlapping tiles in which the segmentation model sees "
         "images that are larger (after `longer_side`), so that memory is bounded; null for none. "
-        "The CRF has no tiles: with `longer_side: null` it needs 1 GB per million pixels and 21 labels.",
+        "The CRF has no tiles: with `longer_side: null` it needs 1 GB per million pixels and 21 "
+        "labels.",
     )
