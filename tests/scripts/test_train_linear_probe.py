@@ -25,7 +25,13 @@ PROBE = {name: value for name, value in LinearProbeSettings().plain().items() if
 def arguments(root, **probe):
     settings = {
         "dataset": DATASET,
-        "segmentation": {"crop_size": 32, "scale": [0.8, 1.25], "rotation": 10, "flip": True},
+        "segmentation": {
+            "longer_side": None,
+            "crop_size": 32,
+            "scale": [0.8, 1.25],
+            "rotation": 10,
+            "flip": True,
+        },
         "predictions": {"precision": "float32"},
         "evaluation": {"linear_probe": {**PROBE, "epochs": 3, "batch_size": 2, **probe}},
     }
