@@ -141,6 +141,8 @@ def write_images(root: Path) -> dict[str, np.ndarray]:
         values = np.round(PICTURE * ((2**bits - 1) / 255)).astype(np.uint16)
         write_deep_png(path(f"deep/rgb {bits}.png", COLOURS), values)
         write_tiff(path(f"deep/rgb {bits}.tif", COLOURS), values)
+        header = b"P6 96 64 65535\n" if bits > 8 else b"P6 96 64 256\n"
+        path(f"deep/rgb {bits}.ppm", COLOURS).write_bytes(header + values.astype(">u2").tobytes())
     unit = GRAY.astype(np.float32) / 255
     Image.fromarray(unit).save(path("deep/float.tif", GRAYS))
     Image.fromarray(unit * 255).save(path("deep/float 255.tif", GRAYS))

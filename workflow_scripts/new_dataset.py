@@ -196,10 +196,10 @@ def outlook(
 ) -> list[str]:
     """What the run will take, and what may go wrong, line by line."""
     device = machine.gpu or f"{machine.cores} CPU cores, without a GPU"
-    rows = [(rule, plan.hours(one)) for rule, one in seconds.items()]
-    rows.append(("total", plan.hours(sum(seconds.values()))))
-    result = ["", f"Expected hours on this machine ({device}; preset {preset}):", ""]
-    result += terminal.table(("rule", "hours"), rows)
+    rows = [(rule, duration(one)) for rule, one in seconds.items()]
+    rows.append(("total", duration(sum(seconds.values()))))
+    result = ["", f"Expected time on this machine ({device}; preset {preset}):", ""]
+    result += terminal.table(("rule", "time"), rows)
     disk = forecast.disk_bytes(config, counts, plan.networks_of(config))
     result += ["", f"Space on the disk: up to {terminal.size(sum(disk.values()))}"]
     catalogue = read_catalogue(REPOSITORY / "resources" / "downloads.yaml")
@@ -210,7 +210,7 @@ def outlook(
         if not Path(path).exists()
     ]
     if machine.gpu is None:
-        result.append("The hours without a GPU are a rough estimate: see runs/schedule.py.")
+        result.append("Without a GPU this is a rough estimate, as it rests on one stage's time.")
     for stage in ("mask_rcnn", "segmentation"):
         if config[stage]["weights"] is None:
             result.append(f"Warning: {stage} starts from random numbers; set {stage}.weights")
@@ -219,8 +219,13 @@ def outlook(
             f"Warning: {counts['train']:,} images show few kinds of objects; the method learns "
             "from hundreds"
         )
-    result.append(f"make plan DATASET={name} prints the jobs, and what the hours rest on.")
+    result.append(f"make plan DATASET={name} prints the jobs, and what these times rest on.")
     return result
+
+
+def duration(seconds: float) -> str:
+    """Minutes, or hours to a tenth."""
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 if __name__ == "__main__":

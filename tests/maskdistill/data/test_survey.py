@@ -27,7 +27,7 @@ def test_a_folder_of_odd_files(tmp_path):
     assert f"{found.images} images, " in text
     assert "4 × HEIF" in text
     assert "sizes: 64 × 96 to 64 × 96, the median is 64 × 96" in text
-    assert "17 × 16 bits" in text
+    assert "22 × 16 bits" in text
     assert "1 × orientation 2, 1 × orientation 3" in text
     assert "cannot be used: 1 × empty file (0 bytes) (for example bad/zero bytes.jpg)" in text
     assert "skipped 2 × .txt (for example others/more.TXT)" in text

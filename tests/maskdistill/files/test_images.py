@@ -229,6 +229,16 @@ def close(pixels, colours, tolerance=5):
     return pixels.shape == (64, 96, 3) and np.abs(found - colours).max() <= tolerance
 
 
+def test_a_transparent_colour_of_16_bits_is_no_colour_of_8_bits(tmp_path):
+    write_deep_png(tmp_path / "a.png", odd_files.PICTURE.astype(np.uint16) * 257)
+    data = (tmp_path / "a.png").read_bytes()
+    chunk = b"tRNS" + struct.pack(">3H", 200, 0, 0)
+    chunk = struct.pack(">I", 6) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    before = data.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(data[:before] + chunk + data[before:])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), odd_files.PICTURE)
+
+
 def test_all_kinds_of_images_are_read(tmp_path):
     expected = odd_files.write_images(tmp_path)
     assert len(expected) > 60

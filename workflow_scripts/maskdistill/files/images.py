@@ -285,14 +285,22 @@ def _bits(image: Image.Image) -> int:
         return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
     if image.mode.startswith("I;16") or (image.tile and ";16B" in str(image.tile[0].args)):
         return 16
+    if _is_raw_ppm(image) and image.tile[0].args[1] > 255:
+        return 16
     return {"1": 1, "I": 16, "F": 32}.get(image.mode, 8)
+
+
+def _is_raw_ppm(image: Image.Image) -> bool:
+    """Whether an image is a PPM whose data Pillow scales from its largest value, args[1]."""
+    return image.format == "PPM" and bool(image.tile) and image.tile[0].codec_name == "ppm"
 
 
 def _has_alpha(image: Image.Image) -> bool:
     """Whether the last band of these pixels is, or a color of them stands for, transparency."""
     if image.format == "TIFF" and image.mode in _WITH_ALPHA:
         return bool(_ALPHA_SAMPLES & {*image.tag_v2.get(_EXTRA_SAMPLES, ())})
-    return image.mode in _WITH_ALPHA or "transparency" in image.info
+    # A colour of 16 bits that is transparent says nothing about the colours of 8 bits.
+    return image.mode in _WITH_ALPHA or ("transparency" in image.info and _bits(image) <= 8)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -305,13 +313,18 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _decode(image: Image.Image, path: str | os.PathLike) -> Image.Image:
-    # Where Pillow keeps only the higher byte of 16 bits.
+    # Pillow keeps only the higher byte of 16 bits.
     deep = image.mode in ("RGB", *_WITH_ALPHA) and _bits(image) == 16
+    ppm_data = image.tile[0].offset if deep and _is_raw_ppm(image) else None
     try:
         image.load()
     except Exception as error:  # damaged files raise many types in Pillow
         raise ImageRejected(f"truncated or damaged: {_one_line(error)}") from error
-    if deep:
+    if ppm_data is not None:
+        values = np.fromfile(path, ">u2", count=3 * image.width * image.height, offset=ppm_data)
+        values = values.reshape(image.height, image.width, 3).astype(np.uint16)
+        image.paste(Image.fromarray(_to_bytes(values)))
+    elif deep:
         _scale_deep_colours(image, path)
     return image
 
