@@ -7,7 +7,6 @@ from workflow_scripts.maskdistill.settings.sections.candidates import CandidateS
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
-from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.files import masks, shards
 from workflow_scripts.maskdistill.files.json_io import read_json
 
 WHOLE_IMAGE = 0.9  # share of the image from which a mask says nothing about an object
@@ -106,17 +106,18 @@ def check_masks(split: str, rows: pd.DataFrame) -> Finding:
     found = rows[rows["status"] == shards.OK]
     count = rows["image_id"].nunique()
     without = count - found["image_id"].nunique()
+    unused = int((rows["status"] == masks.WHOLE_IMAGE).sum())
     covered = (found["area"] / (found["height"] * found["width"])).to_numpy()
-    whole, tiny = int((covered >= WHOLE_IMAGE).sum()), int((covered < TINY).sum())
+    whole, tiny = unused + int((covered >= WHOLE_IMAGE).sum()), int((covered < TINY).sum())
     advice = []
-    if without > FEW * count:
+    if without - unused > FEW * count:
         advice.append(
             "Many images have no object mask; the column status of the masks says why (python -m "
             "workflow_scripts.inspect_files). A larger masks.top_k proposes more patches."
         )
-    if whole > FEW * len(found):
+    if whole > FEW * (len(found) + unused):
         advice.append(
-            "Masks of whole images say nothing about an object; set masks.center_keys: true, or "
+            "Masks of whole images say nothing about an object; set masks.center_keys: auto, or "
             "lower masks.top_k."
         )
     if tiny > FEW * len(found):
@@ -130,6 +131,8 @@ def check_masks(split: str, rows: pd.DataFrame) -> Finding:
             f"; the median mask covers {np.median(covered):.0%} of its image, {whole:,} cover at "
             f"least {WHOLE_IMAGE:.0%} and {tiny:,} less than {TINY:.1%}"
         )
+    elif unused:
+        summary += f"; {unused:,} cover all of it and are not used"
     shown = _distribution("share of the image", covered)
     return Finding("masks", split, f"{summary}.", advice, shown)
 
