@@ -53,7 +53,7 @@ def test_masks_of_objects_need_no_advice():
 @pytest.mark.parametrize(
     ("shares", "advice"),
     [
-        ([1.0] * 2 + [0.3] * 18, "masks.center_keys: true"),
+        ([1.0] * 2 + [0.3] * 18, "masks.center_keys: auto"),
         ([0.001] * 2 + [0.3] * 18, "raise masks.top_k"),
         ([None] * 2 + [0.3] * 18, "Many images have no object mask: 2 no proposal."),
     ],
@@ -68,6 +68,20 @@ def test_masks_that_say_nothing_come_with_what_to_do(shares, advice):
 def test_masks_that_the_keys_do_not_separate():
     (advice,) = health.check_masks("val", masks([0.3] * 4, quality=0.01)).advice
     assert "hardly separate" in advice
+
+
+def test_masks_of_whole_images_are_not_used_and_come_with_what_to_do():
+    rows = masks([1.0] * 2 + [0.3] * 18)
+    rows.loc[:1, "status"] = "whole image"
+    found = health.check_masks("val", rows)
+    assert "18 masks in 20 images, 2 without any" in found.summary
+    assert "2 cover at least 90%" in found.summary
+    (advice,) = found.advice
+    assert "masks.center_keys: auto" in advice
+    rows["status"] = "whole image"
+    found = health.check_masks("val", rows)
+    assert found.summary.endswith("20 without any; 20 cover all of it and are not used.")
+    assert found.advice == [advice]
 
 
 def test_no_mask_at_all():

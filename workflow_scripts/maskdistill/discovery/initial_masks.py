@@ -138,7 +138,7 @@ def _status(share: float, settings: MaskSettings) -> str:
     if share == 0:
         return "empty mask"
     if share == 1:
-        return "whole image"
+        return masks.WHOLE_IMAGE
     if share < settings.least_share:
         return "too small"
     if share > settings.largest_share:

@@ -9,6 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
+# Status of a mask that covers all of its image, and therefore says nothing about an object.
+WHOLE_IMAGE = "whole image"
+
 
 class EncodedMask(NamedTuple):
     """A mask as the columns of a Parquet row."""

@@ -14,7 +14,7 @@ import pandas as pd
 
 from workflow_scripts.maskdistill.data import folders
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.files import masks, shards
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.settings.checks import untrained_warning
 
@@ -115,22 +115,23 @@ def check_masks(split: str, rows: pd.DataFrame) -> Finding:
     count = rows["image_id"].nunique()
     without = count - found["image_id"].nunique()
     covered, quality = found["share"].to_numpy(), found["quality"].to_numpy()
-    whole, tiny = int((covered >= WHOLE_IMAGE).sum()), int((covered < TINY).sum())
+    unused = int((rows["status"] == masks.WHOLE_IMAGE).sum())
+    whole, tiny = unused + int((covered >= WHOLE_IMAGE).sum()), int((covered < TINY).sum())
     advice = []
-    if without > FEW * count:
+    if without - unused > FEW * count:
         advice.append(
             f"Many images have no object mask: {_reasons(rows)}. Change masks.center_keys, "
             "masks.top_k, or the shares of the image that a mask may have."
         )
-    if whole > FEW * len(found):
+    if whole > FEW * (len(found) + unused):
         advice.append(
-            "Masks of whole images say nothing about an object; set masks.center_keys: true, or "
+            "Masks of whole images say nothing about an object; set masks.center_keys: auto, or "
             "lower masks.top_k."
         )
     if len(found) and np.median(quality) < LOW_QUALITY:
         advice.append(
             "The keys of the patches hardly separate the masks from the rest; another backbone or "
-            "other weights (features) may do so, or masks.center_keys: true."
+            "other weights (features) may do so, or masks.center_keys: auto."
         )
     if tiny > FEW * len(found):
         advice.append(
@@ -144,6 +145,8 @@ def check_masks(split: str, rows: pd.DataFrame) -> Finding:
             f"least {WHOLE_IMAGE:.0%} and {tiny:,} less than {TINY:.1%}; the median quality (share "
             f"of the variance of keys that lies between mask and rest) is {np.median(quality):.2f}"
         )
+    elif unused:
+        summary += f"; {unused:,} cover all of it and are not used"
     shown = _distribution("share of the image", covered)
     return Finding("masks", split, f"{summary}.", advice, shown)
 
