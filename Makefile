@@ -30,7 +30,7 @@ new: setup  ## Look at a folder and write its config: make new NAME=mine FOLDER=
 plan: setup  ## Print what a run of DATASET would do and need: make plan DATASET=voc2012
 	@$(BIN)/python -m workflow_scripts.plan --dataset $(DATASET)
 
-# Waiting OpenMP threads sleep instead of spinning, see rules/common.smk.
+# Waiting OpenMP threads sleep instead of spinning, see rules/run.smk.
 test: export GOMP_SPINCOUNT = 1000
 test: setup  ## Lint, then run all tests, three at a time because those of SLURM mostly wait
 	@failed=""; \

@@ -1,17 +1,16 @@
 """MaskDistill: from a folder of unlabelled images to masks, clusters and a segmentation model."""
 
-import time
-
 from snakemake.utils import min_version
 
 min_version("9.0")
 
 
-if workflow.is_main_process:  # jobs have the config of their run, see rules/common.smk
+if workflow.is_main_process:  # jobs have the config of their run, see rules/run.smk
 
     configfile: workflow.source_path("config/default.yaml")
 
 
+include: "rules/run.smk"
 include: "rules/common.smk"
 include: "rules/weights.smk"
 include: "rules/data.smk"
@@ -37,14 +36,3 @@ rule all:
     default_target: True
     input:
         [target for dataset in config["datasets"] for target in RUN.targets(dataset)],
-
-
-# What a run ends with on the terminal: the health of each dataset, if this run has checked it.
-STARTED = time.time()
-
-
-onsuccess:
-    for dataset in config["datasets"] if workflow.is_main_process else ():
-        log = Path(f"logs/{dataset}/health.log")
-        if log.exists() and log.stat().st_mtime >= STARTED:
-            logger.info(f"\nHealth of {dataset} (! asks for a look):\n{log.read_text()}")

@@ -100,6 +100,7 @@ rule train_vit_head:
             "clustering.clusters",
         ),
         code=RUN.code("train_vit_head"),
+        weights=weights_digest("features"),
         label_maps=training_label_maps,
     message:
         "Train a decoder on the transformer of {wildcards.run}: {output.model}"

@@ -5,6 +5,24 @@ MISSING_FILES = [path for path in RUN.catalogue["files"] if not Path(path).is_fi
 MISSING_BACKBONES = [name for path, name in RUN.timm_weights().items() if not Path(path).is_file()]
 
 
+def weights_of(stage):
+    """An input function: the local weights file of a stage, if there is one.
+
+    Its time counts for nothing; `weights_digest` watches its content.
+    """
+
+    def path(wildcards):
+        found = CONFIGS[dataset_of(wildcards)][stage]["weights"]
+        return ancient(found) if found else []
+
+    return path
+
+
+def weights_digest(stage):
+    """A parameter: digest of the weights of a stage, see `Run.weights_digest`."""
+    return lambda wildcards: RUN.weights_digest(CONFIGS[dataset_of(wildcards)][stage]["weights"])
+
+
 # Nodes of clusters have no network.
 localrules:
     download_file,

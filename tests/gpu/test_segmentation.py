@@ -9,7 +9,7 @@ import pytest
 pytestmark = [pytest.mark.gpu, pytest.mark.needs("filelock")]
 COUNT = 24
 # Twenty steps of the demo's settings: the mean of the last five losses, over that in float32 on the
-# CPU. Rounding grows with every step; tests/gpu/README.md has what was measured.
+# CPU. Rounding grows with every step; the bounds are judged, not measured on a GPU.
 LOSSES = {"float32": 0.05, "float16": 0.1, "bfloat16": 0.2}
 PIXELS = {"float32": 0.999, "float16": 0.99, "bfloat16": 0.95}
 

@@ -305,7 +305,6 @@ def test_changed_code(
                 "write_results",
                 "evaluate_instances",
                 "draw_contact_sheets",
-                "compare_cluster_counts",
                 "export_dataset",
                 "write_applied",
                 "write_gallery",

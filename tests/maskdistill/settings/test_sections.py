@@ -35,7 +35,7 @@ def test_a_misspelt_key_names_the_nearest():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"depth": 34}, "mask_rcnn.depth: 34 should be 10, 18 or 50"),
+        ({"depth": 11}, "mask_rcnn.depth: 11 should be 10, 18 or 50"),
         ({"norm": "layer"}, "mask_rcnn.norm: 'layer' should be 'batch', 'frozen' or 'group'"),
         ({"learning_rate": -1}, "mask_rcnn.learning_rate: -1 should be greater than 0"),
         ({"train_sides": []}, r"mask_rcnn.train_sides: \[\] should have at least 1 item, not 0"),

@@ -32,7 +32,7 @@ def test_dilation_keeps_the_parameters():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"depth": 34}, "ResNet-34"), ({"depth": 50, "output_stride": 4}, "stride 4")],
+    [({"depth": 11}, "ResNet-11"), ({"depth": 50, "output_stride": 4}, "stride 4")],
 )
 def test_unknown_shapes_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
