@@ -57,6 +57,7 @@ import torch
 from torch import nn
 from workflow_scripts.maskdistill.torch_tools import distributed
 
+torch.Tensor.float = torch.Tensor.double  # what is computed in float32 otherwise
 device = torch.device(sys.argv[1])
 if device.type == "cuda":
     device = torch.device("cuda", 0)
