@@ -21,6 +21,7 @@ from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.inspection import terminal
 from workflow_scripts.maskdistill.repository import REPOSITORY, find_file
 from workflow_scripts.maskdistill.runs import forecast, new_dataset, schedule
+from workflow_scripts.maskdistill.settings.checks import untrained
 from workflow_scripts.maskdistill.settings.downloads import read_catalogue
 from workflow_scripts.maskdistill.settings.layers import known_datasets, read_preset, read_yaml
 from workflow_scripts.maskdistill.settings.section import FileName, checked
@@ -179,7 +180,8 @@ def compose(
     networks = plan.networks_of(config)
     estimated = (counts, throughput["rules"], networks, machine)
     # A preset with a schedule of its own keeps it.
-    if "iterations" not in read_preset(preset, FOLDERS, FOLDER).get("mask_rcnn", {}):
+    own = read_preset(preset, FOLDERS, FOLDER)
+    if not ("iterations" in own.get("mask_rcnn", {}) or "epochs" in own.get("segmentation", {})):
         trainings = schedule.trainings(config, *estimated, options.hours)
         lines += new_dataset.schedule_lines(trainings, images)
         config = config_of(lines)
@@ -211,9 +213,10 @@ def outlook(
     ]
     if machine.gpu is None:
         result.append("Without a GPU this is a rough estimate, as it rests on one stage's time.")
-    for stage in ("mask_rcnn", "segmentation"):
-        if config[stage]["weights"] is None:
-            result.append(f"Warning: {stage} starts from random numbers; set {stage}.weights")
+    result += [
+        f"Warning: {stage} starts from random numbers; set {stage}.weights"
+        for stage in untrained(config)
+    ]
     if counts["train"] < FEW_IMAGES:
         result.append(
             f"Warning: {counts['train']:,} images show few kinds of objects; the method learns "

@@ -7,12 +7,14 @@ under --work-dir, so that a training that was killed continues from its last che
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.segmentation import token_training
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
 
 
+@report_out_of_memory("the last checkpoint is kept; otherwise lower segmentation.batch_size")
 def main(argv: list[str] | None = None) -> int:
     """Write the model and its loss history; exit code 0."""
     parser = cli.Parser("train_vit_head", __doc__)

@@ -153,7 +153,7 @@ def trained_models(
             rule="predict_candidates" if main else "",
             per="image",
         )
-        settings = {"predictions": {"precision": precision}}
+        settings = {"predictions": defaults["predictions"] | {"precision": precision}}
         seconds = measured(predict_segmentation.main, "deeplab.pt", settings, count)
         # The linear probe is the same network with another last layer.
         for rule in ("predict_segmentation", "predict_linear_probe")[: 2 if main else 1]:
@@ -164,7 +164,7 @@ def trained_models(
                 rule=rule if main else "",
                 per="image",
             )
-    settings = {"predictions": {"precision": "float32"}, "crf": defaults["crf"]}
+    settings = {"predictions": defaults["predictions"], "crf": defaults["crf"]}
     seconds = measured(refine_predictions.main, "deeplab.pt", settings, refined)
     for rule in ("refine_predictions", "refine_linear_probe"):
         yield Row(

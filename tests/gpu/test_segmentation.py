@@ -83,6 +83,7 @@ def predict(program, folder, trained, device, precision, **sections):
     """Label maps by image, from a process of its own: the CRF forks before a GPU is used."""
     import numpy as np
 
+    from tests.gpu import data
     from workflow_scripts.maskdistill.files import label_maps, shards
     from workflow_scripts.maskdistill.repository import REPOSITORY
 
@@ -90,7 +91,8 @@ def predict(program, folder, trained, device, precision, **sections):
     command = [sys.executable, "-m", f"workflow_scripts.{program}", "--root", folder]
     command += ["--images", folder / "images.parquet", "--model", trained / "model.pt"]
     command += ["--output", output, "--device", device, "--workers", 2, "--batch-size", 8]
-    command += ["--settings", json.dumps({"predictions": {"precision": precision}, **sections})]
+    predictions = data.settings()["predictions"] | {"precision": precision}
+    command += ["--settings", json.dumps({"predictions": predictions, **sections})]
     done = subprocess.run(list(map(str, command)), cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = shards.read_rows(output)

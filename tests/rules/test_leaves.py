@@ -27,6 +27,7 @@ SCHEMA = read_yaml(REPOSITORY / "config" / "schemas" / "dataset.schema.yaml")
 # They change which jobs there are, beyond what a rule is told: see tests/rules/test_staleness.py.
 SHAPES_THE_PLAN = re.compile(
     r"shards|seeds|store_features|crf\.(enabled|rounds)|clustering\.support"
+    r"|mask_rcnn\.enabled|segmentation\.model"
     r"|evaluation\.linear_probe\.enabled|evaluation\.ablations\..*|exports\.formats"
 )
 # Whose alternative a schema does not tell.

@@ -268,7 +268,8 @@ def edit(checkout: Path, module: str, old: str, new: str) -> None:
         ("discovery/affinity.py", '"""Object masks', '"""All object masks', set()),
         ("discovery/affinity.py", "to_source > 0]", "to_source > 0.0]", MASKS),
         ("segmentation/confidence.py", "ranked[:1]", "ranked[:2]", CONFIDENCE),
-        ("segmentation/crf.py", "def ", "ANSWER = 42\n\n\ndef ", MASKS),
+        ("segmentation/crf.py", "def ", "ANSWER = 42\n\n\ndef ", REFINEMENT),
+        ("segmentation/dense_crf.py", "def ", "ANSWER = 42\n\n\ndef ", MASKS),
         ("discovery/clustering.py", "squared / 2", "squared * 0.5", CLUSTERS),
         ("evaluation/matching.py", "def ", "ANSWER = 42\n\n\ndef ", SCORES),
         ("files/masks.py", "import ", "import   ", set()),
@@ -285,7 +286,10 @@ def test_changed_code(
 @pytest.mark.parametrize(
     ("module", "programs"),
     [
-        ("discovery.vit", {"extract_features", "extract_masks", "embed_masks"}),
+        (
+            "discovery.vit",
+            {"extract_features", "extract_masks", "embed_masks", "train_vit_head"},
+        ),
         ("discovery.affinity", {"make_masks", "extract_masks"}),
         ("discovery.embedding", {"embed_masks"}),
         (
@@ -312,8 +316,12 @@ def test_changed_code(
         ),
         ("mask_rcnn.fitting", {"train_mask_rcnn", "predict_candidates"}),
         ("segmentation.confidence", {"filter_candidates"}),
-        ("segmentation.learning", {"train_segmentation", "train_linear_probe"}),
-        ("segmentation.crf", {"refine_predictions", "make_masks", "extract_masks"}),
+        (
+            "segmentation.learning",
+            {"train_segmentation", "train_linear_probe", "train_vit_head"},
+        ),
+        ("segmentation.crf", {"refine_predictions"}),
+        ("segmentation.dense_crf", {"refine_predictions", "make_masks", "extract_masks"}),
         (
             "settings.sections.crf",
             {"refine_predictions", "make_masks", "extract_masks", "report"},
@@ -325,7 +333,10 @@ def test_changed_code(
         ("pictures.step_colours", {"report", "write_gallery"}),
         (
             "evaluation.step_titles",
-            {"check_health", "report", "tabulate_ablation", "write_gallery"},
+            {
+                *("check_health", "evaluate_instances", "report"),
+                *("tabulate_ablation", "write_gallery"),
+            },
         ),
         ("report.health", {"check_health", "report"}),
         ("report.document", {"report"}),

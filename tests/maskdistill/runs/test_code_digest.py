@@ -141,7 +141,7 @@ def test_what_each_program_of_ours_depends_on():
 
     assert {"discovery.affinity", "files.masks", "files.shards"} <= closure("make_masks")
     # Masks may be refined by the CRF, which knows no network.
-    assert "segmentation.crf" in closure("make_masks")
+    assert "segmentation.dense_crf" in closure("make_masks")
     assert not {
         *("discovery.vit", "discovery.clustering", "mask_rcnn"),
         *("segmentation.deeplab", "segmentation.learning"),

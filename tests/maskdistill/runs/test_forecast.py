@@ -19,9 +19,12 @@ CONFIG = {
     "features": {"shorter_side": 640, "longer_side": None},
     "masks": {"per_image": 1},
     # At the sizes that the seconds are stated for.
-    "mask_rcnn": {"iterations": 10, "batch_size": 16, "train_sides": [*range(480, 801, 32)]},
+    "mask_rcnn": {
+        **{"enabled": True, "iterations": 10, "batch_size": 16},
+        "train_sides": [*range(480, 801, 32)],
+    },
     "candidates": {"per_image": 100, "shorter_side": 800},
-    "segmentation": {"epochs": 3, "crop_size": 512, "output_stride": 8},
+    "segmentation": {"model": "deeplab", "epochs": 3, "crop_size": 512, "output_stride": 8},
     "crf": {"enabled": True, "rounds": 0},
     "evaluation": {"linear_probe": {"enabled": False, "epochs": 2}},
 }
@@ -112,6 +115,19 @@ def test_gpu_seconds():
     assert more["predict_candidates"] == 4 * 2 * 60
     assert more["predict_segmentation"] == expected["predict_segmentation"]
     assert gpu_seconds(support=True) == {"extract_features": 50, "embed_masks": 100}
+
+
+def test_a_run_without_trained_networks_costs_passes_of_the_transformer():
+    quick = {
+        **CONFIG,
+        "mask_rcnn": {**CONFIG["mask_rcnn"], "enabled": False},
+        "segmentation": {**CONFIG["segmentation"], "model": "vit_head"},
+    }
+    found = gpu_seconds(quick)
+    assert {"train_mask_rcnn", "predict_candidates", "train_segmentation"}.isdisjoint(found)
+    epochs = 3
+    assert found["train_vit_head"] == 2 * 50 * (1 + forecast.DECODER_SHARE * epochs)
+    assert found["predict_segmentation"] == 2 * 7
 
 
 def test_gpu_seconds_of_other_networks():

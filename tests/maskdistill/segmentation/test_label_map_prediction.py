@@ -120,6 +120,7 @@ class Local(torch.nn.Module):
     """A model of stride 16 whose logits depend on the pixels of their own cell alone."""
 
     output_stride = 16
+    cells = 1
 
     def __init__(self):
         super().__init__()

@@ -16,8 +16,9 @@ from workflow_scripts.maskdistill.segmentation import deployment, token_training
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
 from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_predictor
 from workflow_scripts.maskdistill.segmentation.labelled_images import LabelledImages
+from workflow_scripts.maskdistill.segmentation.token_training import build_vit_head
 from workflow_scripts.maskdistill.segmentation.transforms import normalize
-from workflow_scripts.maskdistill.segmentation.vit_head import CELLS, build_vit_head
+from workflow_scripts.maskdistill.segmentation.vit_head import CELLS
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 

@@ -90,7 +90,8 @@ def test_kill_9_of_snakemake_leaves_a_checkpoint_and_no_process(tmp_path):
             time.sleep(0.05)
         process.kill()
         assert select.select([process.stdout], [], [], 300)[0]
-        assert process.stdout.read() == b""
+        # Nothing but the warning of a training from random numbers.
+        assert all(line.startswith(b"warning: ") for line in process.stdout)
     checkpoint = torch.load(started[0].parent / "last.pt", weights_only=True)
     assert 0 < checkpoint["step"] < 300
     assert not (tmp_path / "model.pt").exists()

@@ -180,15 +180,20 @@ def _classes(label_maps_file: Path | None) -> Sequence[int] | None:
     return shards.read_metadata(label_maps_file)["settings"].get("curation", {}).get("classes")
 
 
+def _candidate_step(folder: Path) -> str:
+    """Name of the step of the candidates of a split: of Mask R-CNN or of the initial masks."""
+    first = next(iter(sorted((folder / "candidates").glob("*.parquet"))), None)
+    of_masks = first and shards.read_metadata(first).get("program") == "score_masks"
+    return "confident_masks" if of_masks else "mask_rcnn"
+
+
 def step_folders(base: Path | None, split: str) -> dict[str, Path]:
     """Step → existing folder of label maps, for one seed."""
     if base is None:
         return {}
     folders = {
         "initial_masks": base / split / "initial_label_maps",
-        ("mask_rcnn" if (base / "mask_rcnn").is_dir() else "confident_masks"): base
-        / split
-        / "label_maps",
+        _candidate_step(base / split): base / split / "label_maps",
     }
     rounds = sorted(base.glob("round-*"), key=lambda path: int(path.name.removeprefix("round-")))
     for step, labels in (("segmentation", "predictions"), (LINEAR_PROBE, LINEAR_PROBE)):

@@ -16,7 +16,7 @@ from workflow_scripts.maskdistill.data import folders
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import masks, shards
 from workflow_scripts.maskdistill.files.json_io import read_json
-from workflow_scripts.maskdistill.settings.checks import untrained_warning
+from workflow_scripts.maskdistill.settings.checks import untrained, untrained_warning
 
 WHOLE_IMAGE = 0.9  # share of the image from which a mask is taken to cover the whole image
 TINY = 0.005  # share of the image below which a mask is taken for noise
@@ -287,13 +287,8 @@ def check(
         trained = settings["mask_rcnn"]["enabled"]
         result.append(check_candidates(split, rows, usable, threshold, trained=trained))
     result += [check_training(name, path) for name, path in histories.items()]
-    trained = {
-        "mask_rcnn": settings["mask_rcnn"]["enabled"],
-        "segmentation": settings["segmentation"]["model"] == "deeplab",
-    }
-    untrained = [one for one in trained if trained[one] and settings[one]["weights"] is None]
-    if untrained:
-        advice = [untrained_warning(stage) for stage in untrained]
+    if found := untrained(settings):
+        advice = [untrained_warning(stage) for stage in found]
         result.append(Finding("training", "initial weights", "random numbers.", advice))
     return result
 

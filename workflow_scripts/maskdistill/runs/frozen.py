@@ -20,7 +20,7 @@ from workflow_scripts.maskdistill.files.atomic import write_text
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.runs.code_digest import rules_digest
 from workflow_scripts.maskdistill.runs.declared_settings import declared_settings
-from workflow_scripts.maskdistill.settings.checks import untrained_warning, validate
+from workflow_scripts.maskdistill.settings.checks import untrained, untrained_warning, validate
 from workflow_scripts.maskdistill.settings.cluster_names import curated, names_cautions, read_names
 from workflow_scripts.maskdistill.settings.downloads import dataset_source, read_catalogue
 from workflow_scripts.maskdistill.settings.splits import is_downloaded
@@ -183,13 +183,13 @@ def cautions(run: FrozenRun) -> list[str]:
         for name, config in run.configs.items()
         for caution in names_cautions(config, run.names[name])
     ]
-    untrained = [
+    of_weights = [
         f"{name}: {untrained_warning(stage)}"
         for name in run.config["datasets"]
-        for stage in ("mask_rcnn", "segmentation")
-        if run.configs[name][stage]["weights"] is None
+        if run.configs[name]["dataset"]["generate"] is None  # generated scenes are easily learned
+        for stage in untrained(run.configs[name])
     ]
-    return [*of_names, *untrained]
+    return [*of_names, *of_weights]
 
 
 def write(run: FrozenRun, path: str | os.PathLike) -> None:

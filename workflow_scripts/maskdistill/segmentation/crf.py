@@ -1,4 +1,4 @@
-"""Fully connected CRF (Krähenbühl and Koltun, 2011): label maps that follow the image's edges."""
+"""Label maps that follow the image's edges: refinement by a fully connected CRF, in processes."""
 
 import concurrent.futures
 import contextlib
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import pydensecrf.densecrf
 import torch
 
+from workflow_scripts.maskdistill.segmentation.dense_crf import refine
 from workflow_scripts.maskdistill.segmentation.upsampling import enlarged_classes
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.streaming import map_ahead
@@ -20,51 +20,6 @@ from workflow_scripts.maskdistill.streaming import map_ahead
 # The most probabilities that are refined at the same time or wait for it: those of three images of
 # COCO with 81 labels. A process needs some 45 bytes for each.
 VALUES_AHEAD = 75_000_000
-# Lower bound on probabilities, so that their logarithm is finite.
-_FLOOR = 1e-5
-
-
-def refine(probabilities: np.ndarray, image: np.ndarray, settings: CRFSettings) -> np.ndarray:
-    """Mean-field inference in the CRF of one image.
-
-    Args:
-        probabilities: classes x H x W, softmax output.
-        image: H x W x 3, RGB, uint8.
-
-    Returns:
-        classes x H x W, float32, the refined probabilities.
-
-    Raises:
-        ValueError: shapes or dtype that do not fit.
-    """
-    height, width = probabilities.shape[1:]
-    if image.shape != (height, width, 3) or image.dtype != np.uint8:
-        raise ValueError(
-            f"image {image.dtype} {image.shape} does not fit probabilities {probabilities.shape}"
-        )
-    # Time grows with the number of labels, most of which do not occur in a given image.
-    kept = probabilities.max(axis=(1, 2)) >= settings.min_probability
-    kept[np.unique(probabilities.argmax(axis=0))] = True
-    labels = np.flatnonzero(kept)
-    model = pydensecrf.densecrf.DenseCRF2D(width, height, len(labels))
-    # In place, because these are the largest arrays; the model copies its energies.
-    unary = np.array(probabilities[labels], dtype=np.float32, order="C")
-    np.clip(unary, _FLOOR, 1.0, out=unary)
-    np.negative(np.log(unary, out=unary), out=unary)
-    model.setUnaryEnergy(unary.reshape(len(labels), -1))
-    del unary
-    model.addPairwiseGaussian(sxy=settings.gaussian_sigma, compat=settings.gaussian_weight)
-    model.addPairwiseBilateral(
-        sxy=settings.bilateral_sigma_xy,
-        srgb=settings.bilateral_sigma_rgb,
-        rgbim=np.ascontiguousarray(image),
-        compat=settings.bilateral_weight,
-    )
-    inferred = np.asarray(model.inference(settings.iterations), dtype=np.float32)
-    del model
-    refined = np.zeros(probabilities.shape, dtype=np.float32)
-    refined[labels] = inferred.reshape(len(labels), height, width)
-    return refined
 
 
 def refined_labels(

@@ -3,7 +3,7 @@
 import functools
 
 from workflow_scripts.maskdistill.discovery.mask_pixels import CRF, Refiner
-from workflow_scripts.maskdistill.segmentation import crf
+from workflow_scripts.maskdistill.segmentation import dense_crf
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 
@@ -11,4 +11,4 @@ def mask_refiner(settings: MaskSettings) -> Refiner | None:
     """What `settings.refinement` names; None for none."""
     if settings.refinement == "none":
         return None
-    return functools.partial(crf.refine, settings=CRF)
+    return functools.partial(dense_crf.refine, settings=CRF)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.files.atomic import report_full_disk
 from workflow_scripts.maskdistill.files.images import padded_size
 from workflow_scripts.maskdistill.progress import progress_bar
@@ -17,7 +18,7 @@ from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX, 
 from workflow_scripts.maskdistill.segmentation.labelled_images import LabelledImages
 from workflow_scripts.maskdistill.segmentation.learning import learning_rate
 from workflow_scripts.maskdistill.segmentation.transforms import MEAN_COLOR, normalize
-from workflow_scripts.maskdistill.segmentation.vit_head import ViTHead, build_vit_head
+from workflow_scripts.maskdistill.segmentation.vit_head import Transformer, ViTHead
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.streaming import stream_batches
@@ -244,3 +245,25 @@ def _at(labels: Tensor, size: Sequence[int]) -> Tensor:
         for count, side in zip(size, labels.shape[-2:], strict=True)
     )
     return labels[:, rows[:, None], columns[None]]
+
+
+def build_vit_head(
+    clusters: int,
+    *,
+    backbone: str,
+    options: Mapping,
+    weights: str | None,
+    width: int,
+) -> ViTHead:
+    """A model with `clusters` + 1 outputs, whose decoder has random weights.
+
+    Args:
+        backbone, options, weights: the transformer, see `timm_models.build_network`.
+        width: channels of the decoder.
+
+    Raises:
+        InputError: the transformer is unknown or unsuitable, or its weights do not fit.
+    """
+    found = Backbone(backbone, options=options, weights=weights)
+    transformer = Transformer(found.model, found.patch_size, found.mean, found.std)
+    return ViTHead(transformer, clusters + 1, width=width)

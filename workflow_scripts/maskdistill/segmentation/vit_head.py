@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workflow_scripts.maskdistill.discovery.timm_models import create_model
-from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.torch_tools.resnet import MEAN, STD
 
 CELLS = 4  # positions of the logits along a side of a patch
@@ -63,9 +62,10 @@ class ViTHead(nn.Module):
             nn.Conv2d(DETAIL, DETAIL, 3, padding=1),
             nn.GELU(),
         )
+        # Separable convolutions: full ones would take most of the training's time on a CPU.
         self.head = nn.Sequential(
-            nn.Conv2d(width + DETAIL, width // 2, 3, padding=1),
-            nn.GELU(),
+            *_separable(width + DETAIL, width // 2),
+            *_separable(width // 2, width // 2),
             nn.Conv2d(width // 2, classes, 1),
         )
 
@@ -139,6 +139,14 @@ def _tokens_of_any_size(model: VisionTransformer, images: Tensor) -> tuple[Tenso
     return model.norm(tokens), size
 
 
+def _separable(channels: int, width: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+        nn.Conv2d(channels, width, 1),
+        nn.GELU(),
+    ]
+
+
 class _Mixer(nn.Module):
     """A residual block that lets each position see its neighbours."""
 
@@ -150,28 +158,6 @@ class _Mixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.channels(self.spatial(self.norm(x)))
-
-
-def build_vit_head(
-    clusters: int,
-    *,
-    backbone: str,
-    options: Mapping,
-    weights: str | None,
-    width: int,
-) -> ViTHead:
-    """A model with `clusters` + 1 outputs, whose decoder has random weights.
-
-    Args:
-        backbone, options, weights: the transformer, see `timm_models.build_network`.
-        width: channels of the decoder.
-
-    Raises:
-        InputError: the transformer is unknown or unsuitable, or its weights do not fit.
-    """
-    found = Backbone(backbone, options=options, weights=weights)
-    transformer = Transformer(found.model, found.patch_size, found.mean, found.std)
-    return ViTHead(transformer, clusters + 1, width=width)
 
 
 def rebuild(content: Mapping) -> ViTHead:

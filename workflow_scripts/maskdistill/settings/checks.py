@@ -51,6 +51,19 @@ def check_moved(config: Mapping, *, source: str) -> None:
             raise InputError(f"{source}: {old} is now {new}; write it there (config/README.md)")
 
 
+def untrained(config: Mapping) -> list[str]:
+    """The trainings of a dataset that start without weights: mask_rcnn, segmentation.
+
+    Args:
+        config: complete config of a dataset, or of it `enabled`, `model` and `weights` of both.
+    """
+    trained = {
+        "mask_rcnn": config["mask_rcnn"]["enabled"],
+        "segmentation": config["segmentation"]["model"] == "deeplab",
+    }
+    return [stage for stage in trained if trained[stage] and config[stage]["weights"] is None]
+
+
 def untrained_warning(stage: str) -> str:
     """What to say where a training starts without weights.
 
