@@ -7,7 +7,7 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.discovery import cluster_counts
-from workflow_scripts.maskdistill.files import atomic, cluster_files
+from workflow_scripts.maskdistill.files import atomic, cluster_files, provenance
 from workflow_scripts.maskdistill.report import suggested_clusters
 
 
@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         page = suggested_clusters.page(options.dataset, len(points), found, sheets)
         (folder / "index.html").write_text(page, encoding="utf-8")
         suggested_clusters.table(found).to_csv(folder / "counts.csv", index=False)
+        provenance.write_record(folder / "counts.csv", record)
     print(
         f"Of {len(points)} masks, look at {' or '.join(map(str, suggested))} clusters: "
         f"{options.output / 'index.html'}"

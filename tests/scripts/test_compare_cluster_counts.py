@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from workflow_scripts import compare_cluster_counts
-from workflow_scripts.maskdistill.files import masks, shards
+from workflow_scripts.maskdistill.files import masks, provenance, shards
 from workflow_scripts.maskdistill.files.atomic import FOLDER_MARK
 
 GROUPS, SIZE = 4, 6
@@ -51,3 +51,5 @@ def test_the_page_shows_the_suggested_numbers(options, tmp_path, capsys):
     assert page.count('class="sheet"') == 4
     assert "&lt;b&gt;tiny" in page
     assert (tmp_path / "out" / FOLDER_MARK).exists()
+    program = provenance.read(tmp_path / "out" / "counts.csv")["program"]
+    assert program == "compare_cluster_counts"
