@@ -183,6 +183,20 @@ def prediction_parser(program: str, description: str | None) -> Parser:
     return parser
 
 
+def training_parser(program: str, description: str | None) -> Parser:
+    """Parser of programs that train a model and continue from its last checkpoint."""
+    parser = Parser(program, description)
+    add_root(parser)
+    parser.add_argument("--work-dir", type=Path, required=True, help="folder of checkpoints")
+    parser.add_argument("--model", type=Path, required=True, help="model file to write")
+    parser.add_argument("--history", type=Path, required=True, help="loss history to write, CSV")
+    parser.add_argument(
+        "--seed", type=int, required=True, help="seed of order, augmentation and new weights"
+    )
+    add_runtime(parser, batch_size=False)
+    return parser
+
+
 def features_parser(program: str, description: str | None) -> Parser:
     """Parser of programs that find masks in the features of a shard of images."""
     parser = Parser(program, description)

@@ -4,8 +4,6 @@ Checkpoints are kept under --work-dir, by fingerprint of settings, model and lab
 training that was killed continues from its last checkpoint. Under torchrun it uses several GPUs.
 """
 
-from pathlib import Path
-
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.errors import report_out_of_memory
@@ -13,6 +11,7 @@ from workflow_scripts.maskdistill.segmentation import linear_probe
 from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 
 @report_out_of_memory(
@@ -21,18 +20,12 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 )
 def main(argv: list[str] | None = None) -> int:
     """Write the model and its loss history; exit code 0."""
-    parser = cli.Parser("train_linear_probe", __doc__)
+    parser = cli.training_parser("train_linear_probe", __doc__)
     parser.add_input(
         "--ground-truth", nargs="+", required=True, help="shards of write_ground_truth"
     )
-    cli.add_root(parser)
     parser.add_argument("--split", required=True, help="split of these labels")
     parser.add_input("--segmentation-model", required=True, help="model whose features are probed")
-    parser.add_argument("--work-dir", type=Path, required=True, help="folder of checkpoints")
-    parser.add_argument("--model", type=Path, required=True, help="model file to write")
-    parser.add_argument("--history", type=Path, required=True, help="loss history to write, CSV")
-    parser.add_argument("--seed", type=int, required=True, help="seed of order and augmentation")
-    cli.add_runtime(parser, batch_size=False)
     options = parser.parse_args(argv)
     settings = options.settings
     truth = GroundTruth(settings["dataset"], options.root, options.split)
@@ -45,10 +38,12 @@ def main(argv: list[str] | None = None) -> int:
         views={name: settings["segmentation"][name] for name in linear_probe.VIEWS},
         precision=settings["predictions"]["precision"],
         seed=options.seed,
-        work_dir=options.work_dir,
-        model_path=options.model,
-        history_path=options.history,
-        record=cli.record(options, "linear_probe", seed=options.seed),
+        files=TrainingFiles(
+            options.work_dir,
+            options.model,
+            options.history,
+            cli.record(options, "linear_probe", seed=options.seed),
+        ),
         device=choose_device(options.device),
         workers=distributed.share_of(options.workers),
     )

@@ -4,8 +4,6 @@ Checkpoints are kept under --work-dir, by fingerprint of settings and label maps
 that was killed continues from its last checkpoint. Under torchrun it uses several GPUs.
 """
 
-from pathlib import Path
-
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.segmentation import learning
@@ -13,6 +11,7 @@ from workflow_scripts.maskdistill.settings.checks import untrained_warning
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 
 @report_out_of_memory(
@@ -21,16 +20,8 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 )
 def main(argv: list[str] | None = None) -> int:
     """Write the model and its loss history; exit code 0."""
-    parser = cli.Parser("train_segmentation", __doc__)
+    parser = cli.training_parser("train_segmentation", __doc__)
     parser.add_input("--label-maps", nargs="+", required=True, help="shards of label maps")
-    cli.add_root(parser)
-    parser.add_argument("--work-dir", type=Path, required=True, help="folder of checkpoints")
-    parser.add_argument("--model", type=Path, required=True, help="model file to write")
-    parser.add_argument("--history", type=Path, required=True, help="loss history to write, CSV")
-    parser.add_argument(
-        "--seed", type=int, required=True, help="seed of order, augmentation and weights"
-    )
-    cli.add_runtime(parser, batch_size=False)
     options = parser.parse_args(argv)
     settings = SegmentationSettings.read(options.settings["segmentation"])
     if settings.weights is None:
@@ -41,10 +32,12 @@ def main(argv: list[str] | None = None) -> int:
         clusters=options.settings["clustering"]["clusters"],
         settings=settings,
         seed=options.seed,
-        work_dir=options.work_dir,
-        model_path=options.model,
-        history_path=options.history,
-        record=cli.record(options, "segmentation", files=[settings.weights], seed=options.seed),
+        files=TrainingFiles(
+            options.work_dir,
+            options.model,
+            options.history,
+            cli.record(options, "segmentation", files=[settings.weights], seed=options.seed),
+        ),
         device=choose_device(options.device),
         workers=distributed.share_of(options.workers),
     )

@@ -4,27 +4,20 @@ The tokens of all images are computed first; then only the decoder is trained. C
 under --work-dir, so that a training that was killed continues from its last checkpoint.
 """
 
-from pathlib import Path
-
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.segmentation import token_training
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 
 @report_out_of_memory("the last checkpoint is kept; otherwise lower segmentation.batch_size")
 def main(argv: list[str] | None = None) -> int:
     """Write the model and its loss history; exit code 0."""
-    parser = cli.Parser("train_vit_head", __doc__)
+    parser = cli.training_parser("train_vit_head", __doc__)
     parser.add_input("--label-maps", nargs="+", required=True, help="shards of label maps")
-    cli.add_root(parser)
-    parser.add_argument("--work-dir", type=Path, required=True, help="folder of checkpoints")
-    parser.add_argument("--model", type=Path, required=True, help="model file to write")
-    parser.add_argument("--history", type=Path, required=True, help="loss history to write, CSV")
-    parser.add_argument("--seed", type=int, required=True, help="seed of order and weights")
-    cli.add_runtime(parser, batch_size=False)
     options = parser.parse_args(argv)
     features = FeatureSettings.read_part(options.settings["features"])
     token_training.train(
@@ -34,10 +27,12 @@ def main(argv: list[str] | None = None) -> int:
         settings=SegmentationSettings.read_part(options.settings["segmentation"]),
         features=features,
         seed=options.seed,
-        work_dir=options.work_dir,
-        model_path=options.model,
-        history_path=options.history,
-        record=cli.record(options, "segmentation", files=[features.weights], seed=options.seed),
+        files=TrainingFiles(
+            options.work_dir,
+            options.model,
+            options.history,
+            cli.record(options, "segmentation", files=[features.weights], seed=options.seed),
+        ),
         device=choose_device(options.device),
         workers=options.workers,
     )

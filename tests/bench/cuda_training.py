@@ -20,6 +20,7 @@ from workflow_scripts.maskdistill.segmentation.hard_pixels import hard_pixel_los
 from workflow_scripts.maskdistill.segmentation.upsampling import upsample
 from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.maskdistill.torch_tools.device import autocast
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 IMAGES, STEPS, WARM_UP = 128, 30, 6
 PRECISIONS = ("float32", "bfloat16")
@@ -145,10 +146,7 @@ def probe(folder: Path, device: torch.device, defaults: Mapping, steps: int) -> 
         views={name: defaults["segmentation"][name] for name in linear_probe.VIEWS},
         precision="float32",
         seed=0,
-        work_dir=output / "work",
-        model_path=output / "model.pt",
-        history_path=output / "history.csv",
-        record={},
+        files=TrainingFiles(output / "work", output / "model.pt", output / "history.csv", {}),
         device=device,
         workers=_gpu.WORKERS,
     )

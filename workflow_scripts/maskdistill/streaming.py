@@ -4,7 +4,7 @@ import collections
 import concurrent.futures
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Row = TypeVar("Row")
@@ -22,10 +22,10 @@ def stream_batches(
     rows: Iterable[Row],
     load: Callable[[Row], Item],
     *,
-    shape: Callable[[Row], Hashable],
-    pixels: Callable[[Row], int],
+    shape: Callable[[Row], tuple[int, int]],
     batch_size: int,
     workers: int,
+    pixels: Callable[[Row], int] | None = None,
     decoded: Callable[[Row], int] | None = None,
 ) -> Iterator[list[tuple[Row, Item]]]:
     """Yield batches of (row, loaded item) in which all rows have the same shape.
@@ -37,11 +37,12 @@ def stream_batches(
 
     Args:
         load: decodes a row's image; runs in threads.
-        shape: what must be equal within a batch; sortable.
-        pixels: pixels of a row's image as the network sees it.
+        shape: (height, width) in pixels that must be equal within a batch.
         batch_size: the most rows in a batch.
+        pixels: pixels of a row's image as the network sees it; None for those of `shape`.
         decoded: pixels of a row's image while it is decoded; None if it has those of `pixels`.
     """
+    pixels = pixels or (lambda row: math.prod(shape(row)))
     batches = [
         batch
         for _, group in itertools.groupby(sorted(rows, key=shape), key=shape)

@@ -12,6 +12,7 @@ from workflow_scripts.maskdistill.files import masks
 from workflow_scripts.maskdistill.mask_rcnn import engines
 from workflow_scripts.maskdistill.mask_rcnn.engines import Runtime
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 CPU = torch.device("cpu")
 # As small as an engine allows.
@@ -111,10 +112,7 @@ def fit(name, shapes, folder, *, workers=0, checkpoint_every=100, **settings):
         root,
         settings=MaskRCNNSettings.read(TINY_ENGINES[name] | settings),
         seed=5,
-        work_dir=folder / "runs",
-        model=folder / "model.pt",
-        history=folder / "history.csv",
-        record={},
+        files=TrainingFiles(folder / "runs", folder / "model.pt", folder / "history.csv", {}),
         runtime=Runtime(device=CPU, workers=workers, checkpoint_every=checkpoint_every),
     )
     return torch.load(folder / "model.pt", weights_only=True)

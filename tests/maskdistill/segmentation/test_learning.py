@@ -22,7 +22,11 @@ from workflow_scripts.maskdistill.segmentation.labelled_images import LabelledIm
 from workflow_scripts.maskdistill.segmentation.transforms import normalize
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.sampling import BatchPlan
-from workflow_scripts.maskdistill.torch_tools.training_run import Interrupted, TrainingRun
+from workflow_scripts.maskdistill.torch_tools.training_run import (
+    Interrupted,
+    TrainingFiles,
+    TrainingRun,
+)
 
 CPU = torch.device("cpu")
 TINY = {
@@ -64,10 +68,9 @@ def train(shard: Path, output: Path, work_dir: Path | None = None, workers: int 
         clusters=2,
         settings=SegmentationSettings.read(TINY | changes),
         seed=3,
-        work_dir=work_dir or output / "work",
-        model_path=output / "model.pt",
-        history_path=output / "history.csv",
-        record={},
+        files=TrainingFiles(
+            work_dir or output / "work", output / "model.pt", output / "history.csv", {}
+        ),
         device=CPU,
         workers=workers,
     )

@@ -17,7 +17,11 @@ from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
 from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_predictor
 from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
-from workflow_scripts.maskdistill.torch_tools.training_run import Interrupted, TrainingRun
+from workflow_scripts.maskdistill.torch_tools.training_run import (
+    Interrupted,
+    TrainingFiles,
+    TrainingRun,
+)
 
 CPU = torch.device("cpu")
 SEGMENTATION = SegmentationSettings(
@@ -75,10 +79,9 @@ def train(shard, model_file, output="out", *, precision="float32", **changes):
         views=VIEWS,
         precision=precision,
         seed=1,
-        work_dir=root / output / "work",
-        model_path=root / output / "model.pt",
-        history_path=root / output / "history.csv",
-        record={},
+        files=TrainingFiles(
+            *(root / output / name for name in ("work", "model.pt", "history.csv")), {}
+        ),
         device=CPU,
     )
     return root / output / "model.pt"

@@ -21,6 +21,7 @@ from workflow_scripts.maskdistill.segmentation.transforms import normalize
 from workflow_scripts.maskdistill.segmentation.vit_head import CELLS
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun
 
 CPU = torch.device("cpu")
 SETTINGS = {
@@ -77,7 +78,7 @@ def test_only_the_decoder_is_trained(tiny_backbone):
     assert names
     assert not any(name.startswith("transformer.") for name in names)
     model(torch.randn(1, 3, 16, 16)).sum().backward()
-    assert all(one.grad is not None for one in model.decoder_parameters())
+    assert {name for name, one in model.named_parameters() if one.grad is not None} == names
 
 
 def train(shard: Path, output: Path, backbone: dict, **changes) -> dict:
@@ -130,7 +131,7 @@ def test_the_model_file_holds_the_transformer(trained, tiny_backbone):
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, tiny_backbone, monkeypatch):
     shard = write_images(tmp_path)
     straight = train(shard, tmp_path / "straight", tiny_backbone)
-    save = token_training.TrainingRun.end_step
+    save = TrainingRun.end_step
 
     def stop_after_three(run, parts, *, step, **rest):
         if step == 3:
@@ -138,7 +139,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, tiny_backb
         save(run, parts, step=step, **rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(token_training.TrainingRun, "end_step", stop_after_three)
+        patch.setattr(TrainingRun, "end_step", stop_after_three)
         with pytest.raises(SystemExit):
             train(shard, tmp_path / "resumed", tiny_backbone)
     (tokens,) = (tmp_path / "resumed").glob("work/*/tokens.npy")
@@ -158,8 +159,8 @@ def test_an_item_is_a_square_with_labels_inside_of_the_image(tmp_path, tiny_back
     settings = SegmentationSettings.read_part(SETTINGS | {"flip": False})
     labelled = LabelledImages([shard], tmp_path, clusters=2, settings=settings, seed=0)
     model = build(tiny_backbone)
-    data = token_training.TokenImages(labelled, model, settings, seed=0)
-    data.compute(tmp_path, CPU, workers=1)
+    data = token_training.TokenImages(labelled, model, tmp_path, flip=False, seed=0)
+    data.compute(CPU, workers=1)
     tokens, image, labels = data[Sample(0, 0, 3)]
     assert tokens.shape == (48, 6, 6)
     assert image.shape == (48, 48, 3)
@@ -176,8 +177,8 @@ def test_half_of_the_items_are_mirrored(tmp_path, tiny_backbone):
     shard = write_images(tmp_path)
     settings = SegmentationSettings.read_part(SETTINGS)
     labelled = LabelledImages([shard], tmp_path, clusters=2, settings=settings, seed=0)
-    data = token_training.TokenImages(labelled, build(tiny_backbone), settings, seed=0)
-    data.compute(tmp_path, CPU, workers=1)
+    data = token_training.TokenImages(labelled, build(tiny_backbone), tmp_path, flip=True, seed=0)
+    data.compute(CPU, workers=1)
     items = [data[Sample(step, 0, 0)] for step in range(20)]
     plain = next(item for item in items if (item[2][:40, :44] != IGNORE_INDEX).all())
     mirrored = [item for item in items if not torch.equal(item[2], plain[2])]

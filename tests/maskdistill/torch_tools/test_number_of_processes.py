@@ -88,6 +88,7 @@ import torch
 from workflow_scripts.maskdistill.segmentation import linear_probe
 from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 def main(arguments):
     folder, segmentation, batch_size, learning_rate = arguments
@@ -102,14 +103,11 @@ def main(arguments):
             for name in linear_probe.VIEWS
         },
         precision="float32",
-        record={},
         settings=LinearProbeSettings(
             epochs=3, batch_size=int(batch_size), learning_rate=float(learning_rate)
         ),
         seed=0,
-        work_dir=folder / "probe",
-        model_path=folder / "probe.pt",
-        history_path=folder / "probe.csv",
+        files=TrainingFiles(folder / "probe", folder / "probe.pt", folder / "probe.csv", {}),
         device=torch.device("cpu"),
     )
 """

@@ -4,7 +4,6 @@ Images are resized to a shorter side, padded to whole patches and batched by sha
 block, only the query of [CLS] and the keys of the patches are computed (Eq. 1 and 2).
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -77,7 +76,6 @@ def feature_rows(
         listed,
         load,
         shape=size,
-        pixels=lambda row: math.prod(size(row)),
         decoded=lambda row: row["height"] * row["width"],
         batch_size=batch_size,
         workers=workers,

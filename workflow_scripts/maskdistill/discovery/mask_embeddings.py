@@ -1,6 +1,5 @@
 """Embeddings of the masked objects of a shard: images are decoded ahead and embedded in batches."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -60,7 +59,6 @@ def embedding_rows(
         mask_rows,
         load,
         shape=size,
-        pixels=lambda row: math.prod(size(row)),
         decoded=lambda row: row["height"] * row["width"],
         batch_size=batch_size,
         workers=workers,

@@ -14,6 +14,7 @@ from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import PseudoLabels
 from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -40,10 +41,7 @@ def fit(
     *,
     settings: MaskRCNNSettings,
     seed: int,
-    work_dir: Path,
-    model: Path,
-    history: Path,
-    record: Mapping,
+    files: TrainingFiles,
     runtime: Runtime,
 ) -> None:
     """Train on a COCO dataset file; see `engines.Engine.fit`."""
@@ -76,10 +74,7 @@ def fit(
             clusters=clusters,
             pseudo_labels=pseudo_labels,
             seed=seed,
-            work_dir=work_dir,
-            model=model,
-            history=history,
-            record=record,
+            files=files,
             runtime=runtime,
             observe=events.write,
         )

@@ -19,6 +19,7 @@ from workflow_scripts.maskdistill.files.masks import EncodedMask
 from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.settings.sections.runtime import RuntimeSettings
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 # name → module that implements `Engine`
 _MODULES = {
@@ -89,10 +90,7 @@ class Engine(Protocol):
         *,
         settings: MaskRCNNSettings,
         seed: int,
-        work_dir: Path,
-        model: Path,
-        history: Path,
-        record: Mapping,
+        files: TrainingFiles,
         runtime: Runtime,
     ) -> None:
         """Train on a COCO dataset file, from the last checkpoint if there is one.
@@ -100,11 +98,8 @@ class Engine(Protocol):
         Args:
             pseudo_labels: COCO dataset file; category ids 1..C, masks as compressed RLE.
             root: folder that its file names are relative to.
-            work_dir: folder of the checkpoints of every training, by fingerprint.
-            model: file to write the trained model to, a dict with "engine" and the entries that
+            files: its checkpoints and outputs; the model file has "engine" and the entries that
                 `predictor` needs.
-            history: CSV file to write the losses of every step to.
-            record: provenance record of both files.
 
         Raises:
             InputError: unusable pseudo-labels, settings or initial weights, or a loss that is not

@@ -16,7 +16,7 @@ from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSet
 from workflow_scripts.maskdistill.torch_tools import distributed, optimization, training_run
 from workflow_scripts.maskdistill.torch_tools.device import autocast
 from workflow_scripts.maskdistill.torch_tools.optimization import Observer
-from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles, TrainingRun
 
 
 def fit_network(
@@ -27,10 +27,7 @@ def fit_network(
     clusters: int,
     pseudo_labels: Path,
     seed: int,
-    work_dir: Path,
-    model: Path,
-    history: Path,
-    record: Mapping,
+    files: TrainingFiles,
     runtime: Runtime,
     observe: Observer | None = None,
 ) -> None:
@@ -45,7 +42,7 @@ def fit_network(
     with (
         distributed.process_group(runtime.device) as device,
         training_run.training_run(
-            work_dir,
+            files.work_dir,
             fingerprint(pseudo_labels, settings=settings, seed=seed),
             section="mask_rcnn",
         ) as run,
@@ -58,12 +55,12 @@ def fit_network(
                 "settings": dict(settings),
                 "clusters": clusters,
                 "seed": seed,
-                "provenance": {**record, **distributed.provenance(device)},
+                "provenance": {**files.record, **distributed.provenance(device)},
                 "state_dict": {k: v.cpu() for k, v in network.state_dict().items()},
             },
-            model,
+            files.model,
         )
-        run.write_history(history, record)
+        run.write_history(files.history, files.record)
 
 
 def fingerprint(pseudo_labels: Path, *, settings: MaskRCNNSettings, seed: int) -> dict:

@@ -12,6 +12,7 @@ from workflow_scripts.maskdistill.mask_rcnn.predictor import NetworkPredictor, l
 from workflow_scripts.maskdistill.mask_rcnn.pseudo_labels import PseudoLabels
 from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 
 def fit(
@@ -20,10 +21,7 @@ def fit(
     *,
     settings: MaskRCNNSettings,
     seed: int,
-    work_dir: Path,
-    model: Path,
-    history: Path,
-    record: Mapping,
+    files: TrainingFiles,
     runtime: Runtime,
 ) -> None:
     """Train on a COCO dataset file; see `engines.Engine.fit`."""
@@ -43,10 +41,7 @@ def fit(
         clusters=examples.clusters,
         pseudo_labels=pseudo_labels,
         seed=seed,
-        work_dir=work_dir,
-        model=model,
-        history=history,
-        record=record,
+        files=files,
         runtime=runtime,
     )
 

@@ -117,7 +117,6 @@ class Predictor:
             rows,
             load,
             shape=lambda row: self._padded(size(row)),
-            pixels=lambda row: math.prod(self._padded(size(row))),
             decoded=lambda row: math.prod(size(row)),
             batch_size=batch_size,
             workers=workers,

@@ -113,18 +113,16 @@ class LabelledImages(torch.utils.data.Dataset):
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """An image (H x W x 3, uint8) and its labels (H x W, int32), of `size(index)`."""
-        name, labels = self._labels(index)
+        name = self._names[index].as_py()
+        labels = _decode(self._encoded[index].as_py(), name)
         size = bounded_size(*labels.shape, self._settings.longer_side)
         image = read_listed(self._root / name, labels.shape, size)
         return image, _classes(resize_mask(labels, size))
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image after the bound on its longer side."""
-        return bounded_size(*self._labels(index)[1].shape, self._settings.longer_side)
-
-    def _labels(self, index: int) -> tuple[str, np.ndarray]:
-        name = self._names[index].as_py()
-        return name, _decode(self._encoded[index].as_py(), name)
+        stored = label_maps.png_size(self._encoded[index].as_py())
+        return bounded_size(*stored, self._settings.longer_side)
 
 
 def _decode(png: bytes, name: str) -> np.ndarray:

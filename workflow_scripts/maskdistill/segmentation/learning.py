@@ -1,14 +1,18 @@
 """Training of DeepLab-v3 on label maps, resumable at any step."""
 
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
-from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, DeepLab, build_deeplab
+from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, build_deeplab
 from workflow_scripts.maskdistill.segmentation.hard_pixels import hard_pixel_loss
 from workflow_scripts.maskdistill.segmentation.labelled_images import (
     PSEUDO_LABELS,
@@ -20,7 +24,15 @@ from workflow_scripts.maskdistill.segmentation.upsampling import upsample
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools import distributed, optimization
 from workflow_scripts.maskdistill.torch_tools.device import autocast
-from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun, publish, training_run
+from workflow_scripts.maskdistill.torch_tools.training_run import (
+    TrainingFiles,
+    TrainingRun,
+    publish,
+    training_run,
+)
+
+# (model, batch on the device of the model) → losses by name.
+Losses = Callable[[nn.Module, Sequence[torch.Tensor]], dict[str, torch.Tensor]]
 
 
 def learning_rate(step: int, steps_per_epoch: int, settings: SegmentationSettings) -> float:
@@ -40,10 +52,7 @@ def train(
     clusters: int,
     settings: SegmentationSettings,
     seed: int,
-    work_dir: str | os.PathLike,
-    model_path: str | os.PathLike,
-    history_path: str | os.PathLike,
-    record: Mapping,
+    files: TrainingFiles,
     device: torch.device,
     workers: int = 0,
 ) -> None:
@@ -57,11 +66,8 @@ def train(
     Args:
         paths: shards of label maps; images without any label are left out.
         root: folder that file names are relative to.
-        work_dir: folder of the checkpoints of every training, by fingerprint.
-        model_path: file to write the trained model to: state_dict, settings, clusters, and for
-            information the device and the number of processes that finished the training.
-        history_path: CSV file to write loss and learning rate of every step to.
-        record: provenance record of both files.
+        files: its checkpoints and outputs; the model file has state_dict, settings, clusters, and
+            for information the device and the number of processes that finished the training.
         workers: processes that decode images; 0 decodes in this one.
 
     Raises:
@@ -83,17 +89,15 @@ def train(
         seed=seed,
         source=PSEUDO_LABELS,
         fingerprint=fingerprint,
-        work_dir=work_dir,
-        model_path=model_path,
-        history_path=history_path,
-        record=record,
+        precision=settings.precision,
+        files=files,
         device=device,
         workers=workers,
     )
 
 
 def train_model(
-    build: Callable[[], DeepLab],
+    build: Callable[[], nn.Module],
     paths: Sequence[str | os.PathLike],
     root: str | os.PathLike,
     *,
@@ -102,12 +106,13 @@ def train_model(
     seed: int,
     source: LabelSource,
     fingerprint: Mapping,
-    work_dir: str | os.PathLike,
-    model_path: str | os.PathLike,
-    history_path: str | os.PathLike,
-    record: Mapping,
+    precision: str,
+    files: TrainingFiles,
     device: torch.device,
     workers: int = 0,
+    prepare: Callable[..., AbstractContextManager[Dataset]] | None = None,
+    losses: Losses | None = None,
+    published: Mapping = MappingProxyType({}),
 ) -> None:
     """Train the parameters of a model that require gradients; see `train` for the rest.
 
@@ -116,6 +121,11 @@ def train_model(
         source: kind of label maps, for messages.
         fingerprint: everything that the result depends on besides label maps, clusters and seed;
             see `training_run.fingerprint_text`.
+        precision: of the model's matrix products.
+        prepare: (model, labelled images, folder of the run) → what is learned from, for as long as
+            the training lasts; None for the labelled images themselves.
+        losses: (model, batch) → losses by name; None for those of DeepLab.
+        published: further entries of the model file.
     """
     fingerprint = {
         **fingerprint,
@@ -123,7 +133,7 @@ def train_model(
         "clusters": clusters,
         "seed": seed,
     }
-    data = LabelledImages(
+    labelled = LabelledImages(
         paths,
         root,
         clusters=clusters,
@@ -134,52 +144,72 @@ def train_model(
     )
     with (
         distributed.process_group(device) as device,
-        training_run(work_dir, fingerprint, section=source.section) as run,
+        training_run(files.work_dir, fingerprint, section=source.section) as run,
     ):
         torch.manual_seed(seed)
-        model = build()
-        _fit(model, data, settings, seed=seed, run=run, device=device, workers=workers)
-        run.write_history(history_path, record)
-        state = {name: value.cpu() for name, value in model.state_dict().items()}
-        publish(
-            {
-                "state_dict": state,
-                "settings": settings.plain(),
-                "clusters": clusters,
-                "provenance": {**record, **distributed.provenance(device)},
-            },
-            model_path,
-        )
+        model = build().to(device, memory_format=torch.channels_last)
+        prepared = prepare(model, labelled, run.directory) if prepare else nullcontext(labelled)
+        with prepared as data:
+            _fit(
+                model,
+                data,
+                losses or functools.partial(_losses, settings, precision),
+                settings,
+                seed=seed,
+                precision=precision,
+                run=run,
+                device=device,
+                workers=workers,
+            )
+            run.write_history(files.history, files.record)
+            publish(
+                {
+                    **published,
+                    "state_dict": {name: value.cpu() for name, value in model.state_dict().items()},
+                    "settings": settings.plain(),
+                    "clusters": clusters,
+                    "provenance": {**files.record, **distributed.provenance(device)},
+                },
+                files.model,
+            )
+
+
+def _losses(
+    settings: SegmentationSettings,
+    precision: str,
+    model: nn.Module,
+    batch: tuple[torch.Tensor, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    images, labels = batch
+    with autocast(images.device, precision):
+        logits = model(normalize(images))
+    loss = hard_pixel_loss(
+        upsample(logits, labels.shape[-2:]), labels, hardest_fraction=settings.hardest_fraction
+    )
+    return {"loss": loss}
 
 
 def _fit(
-    model: DeepLab,
-    data: LabelledImages,
+    model: nn.Module,
+    data: Dataset,
+    losses: Losses,
     settings: SegmentationSettings,
     *,
     seed: int,
+    precision: str,
     run: TrainingRun,
     device: torch.device,
     workers: int,
 ) -> None:
-    model.to(device, memory_format=torch.channels_last)
     steps_per_epoch = math.ceil(len(data) / settings.batch_size)
 
-    def losses(
-        parallel: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
-        images, labels = (values.to(device, non_blocking=True) for values in batch)
-        with autocast(device, settings.precision):
-            logits = parallel(normalize(images))
-        loss = hard_pixel_loss(
-            upsample(logits, labels.shape[-2:]), labels, hardest_fraction=settings.hardest_fraction
-        )
-        return {"loss": loss}
+    def losses_on_device(parallel: nn.Module, batch: Sequence[torch.Tensor]) -> dict:
+        return losses(parallel, [values.to(device, non_blocking=True) for values in batch])
 
     optimization.train(
         model,
         data,
-        losses,
+        losses_on_device,
         name="model",
         optimizer=optimization.build_optimizer(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -194,7 +224,7 @@ def _fit(
         steps=settings.epochs * steps_per_epoch,
         batch_size=settings.batch_size,
         seed=seed,
-        precision=settings.precision,
+        precision=precision,
         checkpoint_every=steps_per_epoch,
         device=device,
         workers=workers,

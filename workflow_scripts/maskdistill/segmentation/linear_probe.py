@@ -17,6 +17,7 @@ from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_
 from workflow_scripts.maskdistill.segmentation.labelled_images import LabelSource
 from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 GROUND_TRUTH = LabelSource(
     section="evaluation.linear_probe",
@@ -82,10 +83,7 @@ def train(
     views: Mapping,
     precision: str,
     seed: int,
-    work_dir: str | os.PathLike,
-    model_path: str | os.PathLike,
-    history_path: str | os.PathLike,
-    record: Mapping,
+    files: TrainingFiles,
     device: torch.device,
     workers: int = 0,
 ) -> None:
@@ -120,10 +118,8 @@ def train(
             "settings": {**_schedule(settings), **views, "precision": precision},
             "model": Path(segmentation_model),
         },
-        work_dir=work_dir,
-        model_path=model_path,
-        history_path=history_path,
-        record=record,
+        precision=precision,
+        files=files,
         device=device,
         workers=workers,
     )

@@ -1,8 +1,8 @@
 """Training of the decoder of `vit_head` on label maps, from tokens that are computed once."""
 
-import math
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,19 @@ from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.files.atomic import report_full_disk
 from workflow_scripts.maskdistill.files.images import padded_size
 from workflow_scripts.maskdistill.progress import progress_bar
+from workflow_scripts.maskdistill.segmentation import learning
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX, hard_pixel_loss
-from workflow_scripts.maskdistill.segmentation.labelled_images import LabelledImages
-from workflow_scripts.maskdistill.segmentation.learning import learning_rate
+from workflow_scripts.maskdistill.segmentation.labelled_images import (
+    PSEUDO_LABELS,
+    LabelledImages,
+)
 from workflow_scripts.maskdistill.segmentation.transforms import MEAN_COLOR, normalize
 from workflow_scripts.maskdistill.segmentation.vit_head import Transformer, ViTHead
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.streaming import stream_batches
-from workflow_scripts.maskdistill.torch_tools import optimization
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
-from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun, publish, training_run
+from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 _BATCH = 8  # images in one pass of the transformer
 
@@ -37,10 +39,7 @@ def train(
     settings: SegmentationSettings,
     features: FeatureSettings,
     seed: int,
-    work_dir: str | os.PathLike,
-    model_path: str | os.PathLike,
-    history_path: str | os.PathLike,
-    record: Mapping,
+    files: TrainingFiles,
     device: torch.device,
     workers: int = 0,
 ) -> None:
@@ -57,43 +56,53 @@ def train(
         InputError: unusable label maps, images, settings or weights, or a loss that is not finite.
         Interrupted: SIGTERM arrived and the state has been saved.
     """
-    fingerprint = {
-        "stage": "train_vit_head",
-        "settings": settings.plain(),
-        "features": features.plain() | {"weights": None},
-        "weights": features.weights and Path(features.weights),
-        "label_maps": [Path(path) for path in paths],
-        "clusters": clusters,
-        "seed": seed,
-    }
-    with training_run(work_dir, fingerprint, section="segmentation") as run:
-        torch.manual_seed(seed)
-        model = build_vit_head(
+
+    @contextlib.contextmanager
+    def prepare(model: ViTHead, labelled: LabelledImages, folder: Path) -> Iterator[TokenImages]:
+        data = TokenImages(labelled, model, folder, flip=settings.flip, seed=seed)
+        data.compute(device, workers=workers)
+        yield data
+        data.remove()
+
+    def losses(model: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        tokens, images, labels = batch
+        logits = model.decode(tokens.float(), normalize(images))
+        # At the logits' own size: a quarter of a patch is a few pixels.
+        labels = _at(labels, logits.shape[-2:])
+        loss = hard_pixel_loss(logits, labels, hardest_fraction=settings.hardest_fraction)
+        return {"loss": loss}
+
+    learning.train_model(
+        lambda: build_vit_head(
             clusters,
             backbone=features.backbone,
             options=features.backbone_options,
             weights=features.weights,
             width=settings.head_width,
-        ).to(device)
-        labelled = LabelledImages(
-            paths, root, clusters=clusters, settings=settings, seed=seed, workers=workers
-        )
-        data = TokenImages(labelled, model, settings, seed=seed)
-        data.compute(run.directory, device, workers=workers)
-        _fit(model, data, settings, seed=seed, run=run, device=device, workers=workers)
-        run.write_history(history_path, record)
-        publish(
-            {
-                "model": "vit_head",
-                "backbone": {"name": features.backbone, "options": features.backbone_options},
-                "state_dict": {name: value.cpu() for name, value in model.state_dict().items()},
-                "settings": settings.plain(),
-                "clusters": clusters,
-                "provenance": dict(record),
-            },
-            model_path,
-        )
-        data.remove()
+        ),
+        paths,
+        root,
+        clusters=clusters,
+        settings=settings,
+        seed=seed,
+        source=PSEUDO_LABELS,
+        fingerprint={
+            "stage": "train_vit_head",
+            "settings": settings.plain(),
+            "features": features.plain() | {"weights": None},
+            "weights": features.weights and Path(features.weights),
+        },
+        precision="float32",
+        files=files,
+        device=device,
+        workers=workers,
+        prepare=prepare,
+        losses=losses,
+        published={
+            "model": "vit_head",
+            "backbone": {"name": features.backbone, "options": features.backbone_options},
+        },
+    )
 
 
 class TokenImages(torch.utils.data.Dataset):
@@ -105,39 +114,38 @@ class TokenImages(torch.utils.data.Dataset):
     Args:
         labelled: images and label maps.
         model: makes the tokens.
-        settings: longer_side and flip.
+        folder: where the file of tokens lies.
+        flip: mirror half of the items.
     """
 
     def __init__(
-        self, labelled: LabelledImages, model: ViTHead, settings: SegmentationSettings, *, seed: int
+        self, labelled: LabelledImages, model: ViTHead, folder: Path, *, flip: bool, seed: int
     ) -> None:
-        self._labelled, self._model, self._seed = labelled, model, seed
-        self._flip = settings.flip
-        self._patch = model.output_stride
-        sizes = [labelled.size(index) for index in range(len(labelled))]
-        self._side = max(max(padded_size(size, self._patch)) for size in sizes)
-        self._sizes = sizes
-        self._path: Path | None = None
+        self._labelled, self._model = labelled, model
+        self._path = folder / "tokens.npy"
+        self._flip, self._seed = flip, seed
+        self._sizes = [
+            padded_size(labelled.size(index), model.output_stride) for index in range(len(labelled))
+        ]
+        self._side = max(map(max, self._sizes))
 
     def __len__(self) -> int:
         return len(self._labelled)
 
     @property
     def _shape(self) -> tuple[int, int, int, int]:
-        cells = self._side // self._patch
+        cells = self._side // self._model.output_stride
         return len(self), self._model.transformer.embed_dim, cells, cells
 
-    def compute(self, folder: Path, device: torch.device, *, workers: int) -> None:
+    def compute(self, device: torch.device, *, workers: int) -> None:
         """Compute the tokens of all images, unless they are there from before an interruption.
 
         Args:
-            folder: to write the file of tokens to.
             workers: threads that decode images.
 
         Raises:
             InputError: an image cannot be read, or the disk is full.
         """
-        self._path = folder / "tokens.npy"
         if self._path.exists():
             return
         unfinished = self._path.with_suffix(".part")
@@ -151,13 +159,12 @@ class TokenImages(torch.utils.data.Dataset):
             for batch in stream_batches(
                 range(len(self)),
                 lambda index: self._labelled.read(index)[0],
-                shape=lambda index: padded_size(self._sizes[index], self._patch),
-                pixels=lambda index: math.prod(padded_size(self._sizes[index], self._patch)),
+                shape=lambda index: self._sizes[index],
                 batch_size=_BATCH,
                 workers=workers,
             ):
-                padded = padded_size(self._sizes[batch[0][0]], self._patch)
-                images = torch.cat([_padded(image, padded) for _, image in batch])
+                size = self._sizes[batch[0][0]]
+                images = torch.cat([_padded(image, size) for _, image in batch])
                 found = self._model.tokens(normalize(images.to(device))).cpu().numpy()
                 for (index, _), values in zip(batch, found, strict=True):
                     tokens[index, :, : values.shape[1], : values.shape[2]] = values
@@ -191,51 +198,6 @@ def _padded(image: np.ndarray, size: tuple[int, int]) -> Tensor:
     result[:] = MEAN_COLOR
     result[0, :height, :width] = image
     return torch.from_numpy(result)
-
-
-def _fit(
-    model: ViTHead,
-    data: TokenImages,
-    settings: SegmentationSettings,
-    *,
-    seed: int,
-    run: TrainingRun,
-    device: torch.device,
-    workers: int,
-) -> None:
-    steps_per_epoch = math.ceil(len(data) / settings.batch_size)
-
-    def losses(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
-        tokens, images, labels = (values.to(device, non_blocking=True) for values in batch)
-        logits = network.decode(tokens.float(), normalize(images))
-        # At the logits' own size: a quarter of a patch is a few pixels.
-        small = _at(labels, logits.shape[-2:])
-        return {"loss": hard_pixel_loss(logits, small, hardest_fraction=settings.hardest_fraction)}
-
-    optimization.train(
-        model,
-        data,
-        losses,
-        name="model",
-        optimizer=optimization.build_optimizer(
-            model.decoder_parameters(),
-            name=settings.optimizer,
-            learning_rate=settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        ),
-        rate=lambda step: learning_rate(step, steps_per_epoch, settings),
-        columns=lambda values, rate: {"learning_rate": rate},
-        run=run,
-        steps=settings.epochs * steps_per_epoch,
-        batch_size=settings.batch_size,
-        seed=seed,
-        precision="float32",
-        checkpoint_every=steps_per_epoch,
-        device=device,
-        workers=workers,
-        description="train segmentation",
-    )
 
 
 def _at(labels: Tensor, size: Sequence[int]) -> Tensor:

@@ -109,10 +109,6 @@ class ViTHead(nn.Module):
         self.transformer.eval()
         return self
 
-    def decoder_parameters(self) -> list[nn.Parameter]:
-        """What is trained."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
 
 def _tokens_of_any_size(model: VisionTransformer, images: Tensor) -> tuple[Tensor, Sequence[int]]:
     """All tokens after the last block, and the rows and columns of the patches.

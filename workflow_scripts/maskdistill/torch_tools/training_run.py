@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -31,6 +32,16 @@ Part = nn.Module | torch.optim.Optimizer | torch.amp.GradScaler
 # Seconds to wait for an earlier process of the same run to save its state and end. After kill -9
 # of a job, its loading processes continue for a while and hold the lock.
 LOCK_TIMEOUT = 120.0
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """Where a training keeps its checkpoints, and what it writes at its end."""
+
+    work_dir: Path  # folder of the checkpoints of every training, by fingerprint
+    model: Path  # a dict of tensors and plain values, see `publish`
+    history: Path  # CSV file with the losses of every step
+    record: Mapping  # provenance record of both files
 
 
 class Interrupted(SystemExit):
