@@ -9,7 +9,7 @@ import scipy.special
 
 from tests.bench import Row, median_seconds
 from tests.rules.conftest import REPOSITORY
-from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.files import image_sizes, images
 from workflow_scripts.maskdistill.segmentation import crf
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 
@@ -20,7 +20,7 @@ def rows() -> Iterator[Row]:
     """Seconds an image of one process, and of one process a core."""
     generator = np.random.default_rng(0)
     photograph = images.read_image(REPOSITORY / "resources" / "example.jpg")
-    image = np.array(images.resize(photograph, SIZE))
+    image = np.array(image_sizes.resize(photograph, SIZE))
     logits = generator.normal(size=(LABELS, 15, 20)).repeat(25, 1).repeat(25, 2)
     probabilities = scipy.special.softmax(3 * logits, axis=0).astype(np.float32)
     settings = CRFSettings()

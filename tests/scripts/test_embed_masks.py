@@ -7,7 +7,14 @@ from PIL import Image
 
 from workflow_scripts import embed_masks
 from workflow_scripts.maskdistill.discovery.vit import Backbone
-from workflow_scripts.maskdistill.files import cluster_files, images, masks, provenance, shards
+from workflow_scripts.maskdistill.files import (
+    cluster_files,
+    image_sizes,
+    images,
+    masks,
+    provenance,
+    shards,
+)
 
 SIZES = {5: (24, 32), 3: (40, 30), 9: (24, 32)}
 
@@ -69,9 +76,9 @@ def test_masked_images(call, backbone, tmp_path, tiny_backbone):
     digest = provenance.file_digest(tiny_backbone["weights"])
     assert shards.read_metadata(tmp_path / "out")["weights"] == digest
     for (image_id, mask_id), shift in MASKS.items():
-        size = images.resized_size(*SIZES[image_id], shorter_side=32)
+        size = image_sizes.resized_size(*SIZES[image_id], shorter_side=32)
         image = images.read_image(tmp_path / "root" / f"{image_id}.png")
-        pixels = backbone.prepare([images.resize(image, size)])
+        pixels = backbone.prepare([image_sizes.resize(image, size)])
         mask = ellipse(SIZES[image_id], shift)
         for y, x in np.ndindex(*size):
             row, column = (

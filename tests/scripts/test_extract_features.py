@@ -7,7 +7,7 @@ import torch
 from workflow_scripts import extract_features
 from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import images, provenance, shards
+from workflow_scripts.maskdistill.files import image_sizes, images, provenance, shards
 
 SIZES = {5: (24, 32), 3: (40, 30), 9: (24, 32), 1: (100, 50), 8: (24, 32)}
 
@@ -41,12 +41,12 @@ def test_features_are_those_of_the_backbone(call, tmp_path, tiny_backbone):
         weights=tiny_backbone["weights"],
     )
     for image_id, row in rows.items():
-        size = images.resized_size(*SIZES[image_id], shorter_side=32)
+        size = image_sizes.resized_size(*SIZES[image_id], shorter_side=32)
         assert (row["resized_height"], row["resized_width"]) == size
         grid = tuple(-(-n // 8) for n in size)
         assert (row["grid_height"], row["grid_width"]) == grid
         image = images.read_image(tmp_path / "root" / f"{image_id}.png")
-        pixels = backbone.prepare([images.resize(image, size)])
+        pixels = backbone.prepare([image_sizes.resize(image, size)])
         affinity, keys = (tensor[0].numpy() for tensor in backbone.last_block_features(pixels))
         assert keys.shape == (grid[0] * grid[1], 48)
         assert row["keys"].dtype == np.float16

@@ -1,4 +1,4 @@
-"""The exception for mistakes that the user can correct, out of memory too; names in messages."""
+"""Exceptions for mistakes that the user can correct and for unusable images; lines of messages."""
 
 import contextlib
 import re
@@ -11,6 +11,17 @@ class InputError(ValueError):
     The message is a single line that names what is wrong and how to correct it; programs print it
     without a traceback.
     """
+
+
+class ImageRejected(Exception):
+    """An unusable image; the message is the reason, for the column `status`."""
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error in one line, without the path of a system's error."""
+    # The path in the message of a system's error may be long, and stands next to it anyway.
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 @contextlib.contextmanager

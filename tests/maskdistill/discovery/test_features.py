@@ -4,7 +4,7 @@ import pytest
 from workflow_scripts.maskdistill import streaming
 from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
 from workflow_scripts.maskdistill.discovery.vit import Backbone
-from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.files import image_sizes, images
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 
 SIZES = {5: (24, 32), 3: (40, 30), 9: (24, 32), 1: (100, 50)}
@@ -33,7 +33,7 @@ def test_rows_are_those_of_the_image_alone(rows_of, tmp_path, image_id):
     backbone, rows = rows_of()
     assert set(rows) == set(SIZES)
     image = images.read_image(tmp_path / f"{image_id}.png")
-    image = images.resize(image, images.resized_size(*SIZES[image_id], shorter_side=32))
+    image = image_sizes.resize(image, image_sizes.resized_size(*SIZES[image_id], shorter_side=32))
     affinity, keys = backbone.last_block_features(backbone.prepare([image]))
     row = rows[image_id]
     assert (row["resized_height"], row["resized_width"]) == image.shape[:2]

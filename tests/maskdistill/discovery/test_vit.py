@@ -12,7 +12,7 @@ from workflow_scripts.maskdistill.demo import scenes
 from workflow_scripts.maskdistill.discovery import affinity
 from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.files import image_sizes
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 # name, options and prefix tokens ([CLS] and registers); two blocks of each
@@ -106,7 +106,7 @@ def tiny(tiny_backbone):
 def test_prepare_normalises_and_pads(tiny):
     batch = pictures(3, 13, 21)
     pixels = tiny.prepare(batch)
-    assert pixels.shape == (3, 3, *images.padded_size((13, 21), 8))
+    assert pixels.shape == (3, 3, *image_sizes.padded_size((13, 21), 8))
     assert pixels.dtype == torch.float32
     data = timm.data.resolve_data_config(model=tiny.model)
     expected = (batch / 255 - np.array(data["mean"])) / np.array(data["std"])

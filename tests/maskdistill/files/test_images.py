@@ -10,16 +10,10 @@ from PIL import Image
 
 from tests import odd_files
 from tests.odd_files import STORED, write_deep_png, write_tiff
-from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import images
-from workflow_scripts.maskdistill.files.images import (
-    ImageRejected,
-    bounded_size,
-    probe_image,
-    read_image,
-    read_listed,
-    resize,
-)
+from workflow_scripts.maskdistill.errors import ImageRejected, InputError
+from workflow_scripts.maskdistill.files import image_sizes, images
+from workflow_scripts.maskdistill.files.image_sizes import bounded_size, resize
+from workflow_scripts.maskdistill.files.images import probe_image, read_image, read_listed
 
 # Four flat quadrants, too large for JPEG to smear them: what each orientation does is plain.
 COLOURS = odd_files.COLOURS
@@ -403,28 +397,28 @@ def test_names_with_spaces_and_other_scripts(tmp_path):
 
 
 def test_resized_size():
-    assert images.resized_size(480, 640, shorter_side=240) == (240, 320)
-    assert images.resized_size(640, 480, shorter_side=960) == (1280, 960)
-    assert images.resized_size(100, 5000, shorter_side=640, longer_side=2560) == (51, 2560)
-    assert images.resized_size(1, 100000, shorter_side=640, longer_side=2560) == (1, 2560)
+    assert image_sizes.resized_size(480, 640, shorter_side=240) == (240, 320)
+    assert image_sizes.resized_size(640, 480, shorter_side=960) == (1280, 960)
+    assert image_sizes.resized_size(100, 5000, shorter_side=640, longer_side=2560) == (51, 2560)
+    assert image_sizes.resized_size(1, 100000, shorter_side=640, longer_side=2560) == (1, 2560)
     rng = np.random.default_rng(0)
     for height, width in rng.integers(1, 3000, (200, 2)).tolist():
-        size = images.resized_size(height, width, shorter_side=224)
+        size = image_sizes.resized_size(height, width, shorter_side=224)
         assert min(size) == 224
         assert abs(size[0] * width - size[1] * height) <= max(height, width)
-        bounded = images.resized_size(height, width, shorter_side=224, longer_side=448)
+        bounded = image_sizes.resized_size(height, width, shorter_side=224, longer_side=448)
         assert max(bounded) <= 448
         assert min(bounded) >= 1
         assert bounded == size or max(bounded) == 448
 
 
 def test_padded_size():
-    assert images.padded_size((16, 17), 16) == (16, 32)
-    assert images.padded_size((1, 640), 8) == (8, 640)
+    assert image_sizes.padded_size((16, 17), 16) == (16, 32)
+    assert image_sizes.padded_size((1, 640), 8) == (8, 640)
 
 
 def test_resize(tmp_path):
-    assert images.resize(QUADRANTS, (32, 48)) is QUADRANTS
-    resized = images.resize(QUADRANTS, (8, 12))
+    assert image_sizes.resize(QUADRANTS, (32, 48)) is QUADRANTS
+    resized = image_sizes.resize(QUADRANTS, (8, 12))
     assert resized.shape == (8, 12, 3)
     np.testing.assert_array_equal(resized[[[1], [6]], [[1, 10]]], COLOURS)

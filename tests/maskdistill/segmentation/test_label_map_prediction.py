@@ -5,7 +5,7 @@ from PIL import Image
 
 from workflow_scripts.maskdistill import streaming
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import images, label_maps, shards
+from workflow_scripts.maskdistill.files import image_sizes, label_maps, shards
 from workflow_scripts.maskdistill.segmentation import label_map_prediction, upsampling
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
 from workflow_scripts.maskdistill.torch_tools.training_run import publish
@@ -94,7 +94,7 @@ def test_a_large_photograph_is_seen_at_the_working_resolution(tmp_path):
         for one in load(tmp_path, longer_side=80).predict(rows, tmp_path, batch_size=2, workers=1)
     }
     large, small = found[100], found[99]
-    picture = images.resize(np.array(Image.open(tmp_path / "0.png")), (60, 80))
+    picture = image_sizes.resize(np.array(Image.open(tmp_path / "0.png")), (60, 80))
     np.testing.assert_array_equal(large.image, picture)
     assert large.probabilities().shape == (5, 60, 80)
     assert large.labels().shape == (150, 200)

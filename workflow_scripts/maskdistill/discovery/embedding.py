@@ -5,7 +5,7 @@ from PIL import Image
 
 from workflow_scripts.maskdistill.discovery.timm_models import Network, build_network
 from workflow_scripts.maskdistill.discovery.vit import Backbone, is_vision_transformer
-from workflow_scripts.maskdistill.files import images, masks
+from workflow_scripts.maskdistill.files import image_sizes, masks
 from workflow_scripts.maskdistill.settings.sections.embedding import EmbeddingSettings
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 
@@ -45,7 +45,7 @@ def masked_image(
     Returns:
         uint8 of size x 3, and bool of size.
     """
-    return images.resize(image, size), masks.resize_mask(mask, size)
+    return image_sizes.resize(image, size), masks.resize_mask(mask, size)
 
 
 def crop_size(height: float, width: float, side: int | None) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from workflow_scripts.maskdistill.discovery.vit import Backbone
-from workflow_scripts.maskdistill.files import images, shards
+from workflow_scripts.maskdistill.files import image_sizes, images, shards
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.streaming import prefetch, stream_batches
@@ -55,7 +55,7 @@ def feature_rows(
     """
 
     def size(row: Mapping) -> tuple[int, int]:
-        return images.resized_size(
+        return image_sizes.resized_size(
             row["height"],
             row["width"],
             shorter_side=settings.side(),
@@ -64,7 +64,7 @@ def feature_rows(
 
     def load(row: Mapping) -> np.ndarray | images.ImageRejected:
         try:
-            return images.resize(images.read_image(root / row["file_name"]), size(row))
+            return image_sizes.resize(images.read_image(root / row["file_name"]), size(row))
         except images.ImageRejected as rejection:
             return rejection
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from workflow_scripts.maskdistill.discovery import affinity, mask_pixels, patch_scores
+from workflow_scripts.maskdistill.files import image_sizes, masks, shards
 from workflow_scripts.maskdistill.files import images as image_files
-from workflow_scripts.maskdistill.files import masks, shards
 from workflow_scripts.maskdistill.progress import progress
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
@@ -62,7 +62,7 @@ def write_masks(
             if refine is not None and row["status"] == shards.OK:
                 resized = (row["resized_height"], row["resized_width"])
                 original = image_files.read_listed(root / image["file_name"], size)
-                row["image"] = image_files.resize(original, resized)
+                row["image"] = image_sizes.resize(original, resized)
             for mask_row in mask_rows(row, size, patch_size, find, settings, refine):
                 statuses[mask_row["status"]] += 1
                 writer.write(mask_row)
@@ -103,7 +103,7 @@ def mask_rows(
     if refine is not None:
         # A copy, because the CRF needs an array that can be written to.
         working_size = mask_pixels.refined_size(resized, settings)
-        image = np.array(image_files.resize(features["image"], working_size))
+        image = np.array(image_sizes.resize(features["image"], working_size))
     taken = np.zeros(size, bool)
     for mask_id, mask in enumerate(find(keys, features["cls_affinity"].reshape(-1, patches), grid)):
         drawn = mask_pixels.draw(

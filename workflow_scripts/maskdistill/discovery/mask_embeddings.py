@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from workflow_scripts.maskdistill.discovery import embedding
-from workflow_scripts.maskdistill.files import images, masks
+from workflow_scripts.maskdistill.files import image_sizes, images, masks
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.settings.sections.embedding import EmbeddingSettings
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
@@ -40,7 +40,7 @@ def embedding_rows(
     def size(row: Mapping) -> tuple[int, int]:
         if crop:
             return embedding.crop_size(row["box_height"], row["box_width"], settings.crop_side)
-        return images.resized_size(
+        return image_sizes.resized_size(
             row["height"],
             row["width"],
             shorter_side=features.side(),

@@ -6,7 +6,7 @@ import numpy as np
 
 from workflow_scripts.maskdistill.discovery.affinity import ObjectMask
 from workflow_scripts.maskdistill.files import masks
-from workflow_scripts.maskdistill.files.images import resized_size
+from workflow_scripts.maskdistill.files.image_sizes import resized_size
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 

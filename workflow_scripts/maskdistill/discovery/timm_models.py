@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from workflow_scripts.maskdistill.discovery.published_weights import load_published
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files.images import padded_size
+from workflow_scripts.maskdistill.files.image_sizes import padded_size
 from workflow_scripts.maskdistill.files.provenance import file_digest
 from workflow_scripts.maskdistill.settings.backbones import family_of
 

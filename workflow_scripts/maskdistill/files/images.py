@@ -1,14 +1,7 @@
-"""Reading image files as RGB arrays, and resizing them for the backbone.
+"""Reading image files as RGB arrays.
 
 Files are recognised by their content, whatever their suffix. Of an animation, of a TIFF with
 several pages and of a HEIF with several pictures, the first (primary) one is read.
-
-One rule for all values beyond 8 bits, integers and floats, which are mapped to 0..255: the value
-`top` becomes 255 and 0 stays 0, where `top` is the smallest of 1 (floats only), 255, 1023, 4095,
-16383 and 65535 that is not below the image's largest value; if that would leave more than three
-quarters of the range empty, `top` is the largest value itself. So 10-, 12- and 14-bit data in
-16-bit files keep their brightness. Images with negative values or values above 65535 are mapped
-from their smallest to their largest value.
 """
 
 import contextlib
@@ -20,9 +13,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.errors import ImageRejected, InputError, one_line
+from workflow_scripts.maskdistill.files import pixel_values
+from workflow_scripts.maskdistill.files.image_sizes import resize
 
 # Format of Pillow → suffixes of its files. No other format is tried on a file, whatever its name:
 # some of Pillow's formats start other programs.
@@ -48,14 +43,6 @@ Image.MAX_IMAGE_PIXELS = None
 
 _ORIENTATION = 0x0112  # tag of EXIF
 _SWAPPING = (5, 6, 7, 8)  # its values that swap height and width
-_BITS_PER_SAMPLE, _EXTRA_SAMPLES = 258, 338  # tags of TIFF
-_ALPHA_SAMPLES = {1, 2, 999}  # values of the latter: associated, unassociated, Corel's
-_WITH_ALPHA = ("LA", "PA", "La", "RGBa", "RGBA")
-_TOPS = (1, 255, 1023, 4095, 16383, 65535)
-
-
-class ImageRejected(Exception):
-    """An unusable image; the message is the reason, for the column `status`."""
 
 
 class ImageFacts(NamedTuple):
@@ -80,8 +67,8 @@ def read_image(
     """Decode one image to RGB, upright.
 
     EXIF orientation is applied. Grayscale, palette, CMYK and LAB images are converted, values
-    beyond 8 bits by the rule above; transparency is composited over white. Extra bands of a TIFF
-    that are not declared as transparency are left out.
+    beyond 8 bits by the rule of `pixel_values`; transparency is composited over white. Extra bands
+    of a TIFF that are not declared as transparency are left out.
 
     Args:
         path: a file of one of `FORMATS`.
@@ -95,8 +82,8 @@ def read_image(
         ImageRejected: missing, empty, damaged, truncated, too small or too large.
     """
     with _open(path, max_pixels=max_pixels, min_side=min_side) as image:
-        alpha = _has_alpha(image)
-        return np.array(_to_rgb(_upright(_decode(image, path)), alpha=alpha))
+        alpha = pixel_values.has_alpha(image)
+        return np.array(pixel_values.to_rgb(_upright(_decode(image, path)), alpha=alpha))
 
 
 def read_listed(
@@ -119,8 +106,8 @@ def read_listed(
     try:
         with _open(path, max_pixels=None, min_side=1) as opened:
             listed = None if resized is None else _draft(opened, resized)
-            alpha = _has_alpha(opened)
-            image = np.array(_to_rgb(_upright(_decode(opened, path)), alpha=alpha))
+            alpha = pixel_values.has_alpha(opened)
+            image = np.array(pixel_values.to_rgb(_upright(_decode(opened, path)), alpha=alpha))
     except ImageRejected as rejection:
         raise InputError(
             f"{path}: {rejection}; it was readable when it was listed, so run list_images again"
@@ -161,7 +148,8 @@ def probe_image(
         ImageRejected: as `read_image`.
     """
     with _open(path, max_pixels=max_pixels, min_side=min_side) as image:
-        (width, height), alpha, bits = image.size, _has_alpha(image), _bits(image)
+        (width, height), alpha = image.size, pixel_values.has_alpha(image)
+        bits = pixel_values.bits_per_sample(image)
         kind, several = _format(image), _has_several(image)
         # Pillow turns a TIFF upright while decoding, and drops the tag; its size is upright from
         # the start. Some other formats have the tag after their pixels.
@@ -169,7 +157,7 @@ def probe_image(
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
         upright = _upright(_decode(image, path))
         # One pixel shows whether this kind of pixels can be converted.
-        _to_rgb(upright.crop((0, 0, 1, 1)), alpha=alpha)
+        pixel_values.to_rgb(upright.crop((0, 0, 1, 1)), alpha=alpha)
         orientation = of_tiff or _orientation(image)
         if kind != "TIFF" and orientation in _SWAPPING:
             width, height = height, width
@@ -243,7 +231,7 @@ def _open(
         except ImageRejected:
             raise
         except Exception as error:  # damaged headers raise many types in Pillow
-            raise ImageRejected(f"unreadable: {_one_line(error)}") from error
+            raise ImageRejected(f"unreadable: {one_line(error)}") from error
         width, height = image.size
         size = f"{height} x {width} px"
         if max_pixels is not None and width * height > max_pixels:
@@ -279,185 +267,31 @@ def _has_several(image: Image.Image) -> bool:
     return image.format not in ("MPO", "HEIF") and getattr(image, "is_animated", False)
 
 
-def _bits(image: Image.Image) -> int:
-    """Bits per sample of an image that is not decoded yet."""
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
-    if image.mode.startswith("I;16") or (image.tile and ";16B" in str(image.tile[0].args)):
-        return 16
-    if _is_raw_ppm(image) and image.tile[0].args[1] > 255:
-        return 16
-    return {"1": 1, "I": 16, "F": 32}.get(image.mode, 8)
-
-
-def _is_raw_ppm(image: Image.Image) -> bool:
-    """Whether an image is a PPM whose data Pillow scales from its largest value, args[1]."""
-    return image.format == "PPM" and bool(image.tile) and image.tile[0].codec_name == "ppm"
-
-
-def _has_alpha(image: Image.Image) -> bool:
-    """Whether the last band of these pixels is, or a color of them stands for, transparency."""
-    if image.format == "TIFF" and image.mode in _WITH_ALPHA:
-        return bool(_ALPHA_SAMPLES & {*image.tag_v2.get(_EXTRA_SAMPLES, ())})
-    # A colour of 16 bits that is transparent says nothing about the colours of 8 bits.
-    return image.mode in _WITH_ALPHA or ("transparency" in image.info and _bits(image) <= 8)
-
-
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 if there is no valid one."""
     try:
         found = image.getexif().get(_ORIENTATION, 1)
     except Exception as error:  # damaged EXIF data raise many types in Pillow
-        raise ImageRejected(f"damaged EXIF data: {_one_line(error)}") from error
+        raise ImageRejected(f"damaged EXIF data: {one_line(error)}") from error
     return found if found in _MIRRORED else 1
 
 
 def _decode(image: Image.Image, path: str | os.PathLike) -> Image.Image:
-    # Pillow keeps only the higher byte of 16 bits.
-    deep = image.mode in ("RGB", *_WITH_ALPHA) and _bits(image) == 16
-    ppm_data = image.tile[0].offset if deep and _is_raw_ppm(image) else None
+    deep = pixel_values.has_deep_colours(image)
+    ppm_data = image.tile[0].offset if deep and pixel_values.is_raw_ppm(image) else None
     try:
         image.load()
     except Exception as error:  # damaged files raise many types in Pillow
-        raise ImageRejected(f"truncated or damaged: {_one_line(error)}") from error
+        raise ImageRejected(f"truncated or damaged: {one_line(error)}") from error
     if ppm_data is not None:
-        values = np.fromfile(path, ">u2", count=3 * image.width * image.height, offset=ppm_data)
-        values = values.reshape(image.height, image.width, 3).astype(np.uint16)
-        image.paste(Image.fromarray(_to_bytes(values)))
+        pixel_values.scale_deep_ppm(image, path, ppm_data)
     elif deep:
-        _scale_deep_colours(image, path)
+        pixel_values.scale_deep_colours(image, path)
     return image
-
-
-def _scale_deep_colours(image: Image.Image, path: str | os.PathLike) -> None:
-    """Replace the colours of a 16-bit image, of which Pillow keeps the higher bytes."""
-    import cv2  # slow to import, and seldom needed
-
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    bands = [band for band in image.getbands() if band not in "Aa"]
-    higher = np.atleast_3d(np.asarray(image))[..., : len(bands)]
-    if pixels is not None and pixels.ndim == 3:
-        pixels = pixels[..., 2::-1] if len(bands) == 3 else pixels[..., :1]  # BGR
-    # Both decoders read the same pixels, or the image is not what it seems.
-    if (
-        pixels is None
-        or pixels.dtype != np.uint16
-        or pixels.shape != higher.shape
-        or not np.array_equal(pixels >> 8, higher)
-    ):
-        raise ImageRejected(f"unreadable: 16-bit {image.format} of a kind that is not read")
-    scaled = _to_bytes(pixels)
-    parts = [Image.fromarray(scaled[..., i]) for i in range(len(bands))]
-    parts += [image.getchannel(band) for band in image.getbands() if band in "Aa"]
-    image.paste(Image.merge(image.mode, parts))
-
-
-def _one_line(error: Exception) -> str:
-    # The path in the message of a system's error may be long, and stands next to it anyway.
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except Exception as error:  # damaged EXIF data raise many types in Pillow
-        raise ImageRejected(f"damaged EXIF data: {_one_line(error)}") from error
-
-
-def _to_rgb(image: Image.Image, *, alpha: bool) -> Image.Image:
-    """An upright image as RGB.
-
-    Args:
-        alpha: whether it has transparency, which is composited over white.
-
-    Raises:
-        ImageRejected: pixels that cannot be converted.
-    """
-    try:
-        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            return Image.fromarray(_to_bytes(np.asarray(image))).convert("RGB")
-        if image.mode == "LAB":
-            return ImageCms.applyTransform(image, _lab_to_rgb())
-        if alpha:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            return Image.alpha_composite(white, image).convert("RGB")
-        return image.convert("RGB")
-    except (ValueError, ImageCms.PyCMSError) as error:
-        raise ImageRejected(f"pixels that cannot be converted: {_one_line(error)}") from error
-
-
-@functools.cache
-def _lab_to_rgb() -> ImageCms.ImageCmsTransform:
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
-
-
-def _to_bytes(values: np.ndarray) -> np.ndarray:
-    """Values beyond 8 bits to uint8, by the rule at the top of this module.
-
-    Infinite values become those of the nearest end, undefined ones the lowest value.
-    """
-    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    if low >= 0 and high <= _TOPS[-1]:
-        tops = _TOPS if values.dtype.kind == "f" else _TOPS[1:]
-        top = next(top for top in tops if high <= top)
-        low, high = 0.0, top if 4 * high >= top else high
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        return _scaled(np.arange(65536), low, high)[values]
-    return _scaled(values, low, high)
-
-
-def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    values = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
-    scaled = (values - low) / max(high - low, 1e-12)
-    return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
-
-
-def resized_size(
-    height: int, width: int, *, shorter_side: int, longer_side: int | None = None
-) -> tuple[int, int]:
-    """Size with the given shorter side and the same aspect ratio.
-
-    Args:
-        longer_side: upper bound on the longer side, so that a panorama does not have too many
-            patches.
-
-    Returns:
-        (height, width) in pixels, at least 1 each.
-    """
-    scale = shorter_side / min(height, width)
-    if longer_side is not None:
-        scale = min(scale, longer_side / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def bounded_size(height: int, width: int, longer_side: int | None) -> tuple[int, int]:
-    """Size with the same aspect ratio and at most this longer side; smaller images keep theirs.
-
-    Args:
-        longer_side: in pixels; None for no bound.
-
-    Returns:
-        (height, width) in pixels, at least 1 each.
-    """
-    if longer_side is None or max(height, width) <= longer_side:
-        return height, width
-    return resized_size(height, width, shorter_side=min(height, width), longer_side=longer_side)
-
-
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an H x W x 3 uint8 image to `size` = (height, width), bicubic with antialiasing."""
-    height, width = size
-    if image.shape[:2] == (height, width):
-        return image
-    # A copy, because torch warns of arrays that cannot be written.
-    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def padded_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """`size` = (height, width) rounded up to multiples of the patch size."""
-    height, width = size
-    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+        raise ImageRejected(f"damaged EXIF data: {one_line(error)}") from error

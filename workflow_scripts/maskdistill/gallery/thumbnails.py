@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from workflow_scripts.maskdistill.files import images, masks
+from workflow_scripts.maskdistill.files import image_sizes, masks
 from workflow_scripts.maskdistill.pictures import drawing, overlays
 
 PICTURE_SIZE = 560  # longer side of a picture, in pixels
@@ -42,7 +42,7 @@ def tiles(
     height, width = drawing.thumbnail(image, THUMBNAIL_SIZE).shape[:2]
     # Tiles are aligned with the blocks of a JPEG, so that artefacts do not cross their borders.
     size = (max(8, round(height / 8) * 8), max(8, round(width / 8) * 8))
-    small = images.resize(image, size)
+    small = image_sizes.resize(image, size)
     stacked = [small]
     for stage, labels in layers.items():
         shown = overlays.shown(labels, colours[stage], size)

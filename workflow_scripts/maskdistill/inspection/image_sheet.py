@@ -14,7 +14,7 @@ from workflow_scripts.maskdistill.evaluation.step_titles import (
     candidate_step,
     step_title,
 )
-from workflow_scripts.maskdistill.files import images, label_maps, masks, shards
+from workflow_scripts.maskdistill.files import image_sizes, images, label_maps, masks, shards
 from workflow_scripts.maskdistill.files.atomic import atomic_path
 from workflow_scripts.maskdistill.inspection import image_record, terminal
 from workflow_scripts.maskdistill.inspection.image_record import LINEAR_PROBE, ImageRecord
@@ -183,7 +183,7 @@ def _panels(
     size = image.shape[:2]
     scale = min(PANEL / max(size), ENLARGED)
     shown = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-    small = images.resize(image, shown)
+    small = image_sizes.resize(image, shown)
     result = [Panel("Image", small, f"{size[0]} x {size[1]} px")]
     if record.cls_affinity is not None:
         result += _affinity_panels(record, small)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.files import image_sizes
 from workflow_scripts.maskdistill.files.checkpoints import first_line
 from workflow_scripts.maskdistill.mask_rcnn.engines import Candidate
 from workflow_scripts.maskdistill.mask_rcnn.pasting import paste
@@ -28,7 +28,7 @@ class NetworkPredictor:
     """
 
     def __init__(
-        self, network: nn.Module, settings: CandidateSettings, resize: Resize = images.resize
+        self, network: nn.Module, settings: CandidateSettings, resize: Resize = image_sizes.resize
     ) -> None:
         self.network, self.settings, self.resize = network, settings, resize
 
@@ -41,7 +41,7 @@ class NetworkPredictor:
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) that an image of `size` is resized to."""
-        return images.resized_size(
+        return image_sizes.resized_size(
             *size, shorter_side=self.settings.shorter_side, longer_side=self.settings.longer_side
         )
 
@@ -72,7 +72,7 @@ def load_network(
     *,
     settings: CandidateSettings,
     device: torch.device,
-    resize: Resize = images.resize,
+    resize: Resize = image_sizes.resize,
 ) -> NetworkPredictor:
     """Make a predictor from the content of a model file.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from workflow_scripts.maskdistill.errors import InputError
-from workflow_scripts.maskdistill.files import images, masks
+from workflow_scripts.maskdistill.files import image_sizes, images, masks
 from workflow_scripts.maskdistill.files.json_io import read_entries
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 
@@ -107,7 +107,7 @@ class PseudoLabels(Dataset):
         rng = sample.generator(self.seed)
         side, mirrored = int(rng.choice(self.sides)), self.flip and rng.random() < 0.5
         own = tuple(self._sizes[sample.index].tolist())
-        size = images.resized_size(*own, shorter_side=side, longer_side=self.longer_side)
+        size = image_sizes.resized_size(*own, shorter_side=side, longer_side=self.longer_side)
         name = self._file_names[sample.index].as_py()
         pixels = images.read_listed(self.root / name, own, size)
         instances = np.stack(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.files import image_sizes
 
 FADED = 0.82  # weight of FADED_TO for pixels outside of a mask
 FADED_TO = 128
@@ -19,7 +19,7 @@ def thumbnail(image: np.ndarray, longer_side: int) -> np.ndarray:
     """Scale an H x W x 3 uint8 image down to `longer_side` pixels; smaller ones are unchanged."""
     height, width = image.shape[:2]
     scale = min(1.0, longer_side / max(height, width))
-    return images.resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+    return image_sizes.resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
 def contours(labels: np.ndarray) -> np.ndarray:
@@ -136,7 +136,7 @@ def masked_crop(
     for some in _strips(*part.shape[:2]):
         faded = (1 - FADED) * part[some] + FADED * FADED_TO
         inner[some] = np.round(np.where(inside[some], part[some], faded))
-    return images.resize(square, (size, size))
+    return image_sizes.resize(square, (size, size))
 
 
 def jpeg(image: np.ndarray, *, quality: int = 85, subsampling: int = -1) -> bytes:

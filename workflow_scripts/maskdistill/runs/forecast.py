@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.maskdistill.data import datasets
-from workflow_scripts.maskdistill.files import images
+from workflow_scripts.maskdistill.files import image_sizes
 from workflow_scripts.maskdistill.settings.backbones import is_from_timm
 from workflow_scripts.maskdistill.settings.downloads import dataset_source
 from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
@@ -251,10 +251,10 @@ def download_sizes(
 
 def patches(features: Mapping, patch_size: int) -> int:
     """Patches of a photograph of 4:3 at the size that the backbone sees."""
-    size = images.resized_size(
+    size = image_sizes.resized_size(
         3000,
         round(3000 * ASPECT_RATIO),
         shorter_side=features["shorter_side"],
         longer_side=features["longer_side"],
     )
-    return math.prod(side // patch_size for side in images.padded_size(size, patch_size))
+    return math.prod(side // patch_size for side in image_sizes.padded_size(size, patch_size))

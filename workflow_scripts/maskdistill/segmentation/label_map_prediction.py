@@ -21,12 +21,8 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.files.atomic import report_full_disk
 from workflow_scripts.maskdistill.files.checkpoints import first_line, read_checkpoint
-from workflow_scripts.maskdistill.files.images import (
-    bounded_size,
-    padded_size,
-    read_listed,
-    resize,
-)
+from workflow_scripts.maskdistill.files.image_sizes import bounded_size, padded_size, resize
+from workflow_scripts.maskdistill.files.images import read_listed
 from workflow_scripts.maskdistill.progress import progress
 from workflow_scripts.maskdistill.segmentation import vit_head
 from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, DeepLab, build_deeplab

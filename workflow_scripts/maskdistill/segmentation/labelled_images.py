@@ -13,7 +13,8 @@ import torch
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps, shards
-from workflow_scripts.maskdistill.files.images import bounded_size, read_listed
+from workflow_scripts.maskdistill.files.image_sizes import bounded_size
+from workflow_scripts.maskdistill.files.images import read_listed
 from workflow_scripts.maskdistill.files.masks import resize_mask
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
 from workflow_scripts.maskdistill.segmentation.transforms import draw_view, warp

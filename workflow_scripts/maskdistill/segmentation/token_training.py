@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.files.atomic import report_full_disk
-from workflow_scripts.maskdistill.files.images import padded_size
+from workflow_scripts.maskdistill.files.image_sizes import padded_size
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.segmentation import learning
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX, hard_pixel_loss

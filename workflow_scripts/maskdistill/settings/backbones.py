@@ -25,8 +25,6 @@ class BackboneFamily:
     # measured it, so that it is better decided per image.
     center_keys: bool | None
     shorter_side: int  # pixels that images are resized to
-    layer: int = -1  # block whose queries and keys are used, counted from the last
-    heads: tuple[int, ...] | None = None  # heads averaged in Eq. 1; None for all
     # Whether timm knows the weights. If not, they are normalised by ImageNet's mean and deviation.
     in_timm: bool = True
     # Arguments of timm.create_model that the weights need and that timm does not know.
