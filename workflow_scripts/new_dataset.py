@@ -5,28 +5,24 @@ images. Every value is explained in the file. Nothing is run and no image is cha
 """
 
 import argparse
-import os
 import shlex
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from workflow_scripts import cli, plan
+from workflow_scripts import cli
 from workflow_scripts.maskdistill.data import datasets, layouts, survey
 from workflow_scripts.maskdistill.errors import InputError, printable
 from workflow_scripts.maskdistill.files.atomic import write_text
-from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.inspection import terminal
-from workflow_scripts.maskdistill.repository import REPOSITORY, find_file
+from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs import forecast, new_dataset, schedule
 from workflow_scripts.maskdistill.settings.checks import untrained
 from workflow_scripts.maskdistill.settings.downloads import read_catalogue
-from workflow_scripts.maskdistill.settings.layers import known_datasets, read_preset, read_yaml
+from workflow_scripts.maskdistill.settings.layers import known_datasets, read_preset
 from workflow_scripts.maskdistill.settings.section import FileName, checked
 from workflow_scripts.maskdistill.settings.sections.images import ImageSettings
-from workflow_scripts.maskdistill.settings.whole_config import dataset_config
 
 FOLDER = Path("config/datasets")
 FOLDERS = [FOLDER, REPOSITORY / FOLDER]
@@ -56,14 +52,14 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     check_options(options)
 
-    machine = this_machine()
+    machine = schedule.this_machine()
     layout = layouts.recognise(options.folder)
     listings = {
         split: datasets.list_split(layout.dataset, options.folder, split)
         for split in layout.dataset["splits"]
     }
     found = survey.survey(
-        whole(listings.values()),
+        new_dataset.whole(listings.values()),
         options.folder,
         ImageSettings().plain_limits(),
         sample=options.sample,
@@ -76,8 +72,17 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{options.folder}: none of its images can be read")
 
     counts = {split: len(listing.images) for split, listing in listings.items()}
-    preset = options.preset or preset_for(machine)
-    lines, seconds, config = compose(options, layout, found, counts, preset, machine)
+    preset = options.preset or new_dataset.preset_for(machine, FOLDERS)
+    lines, seconds, config = new_dataset.compose(
+        options.name,
+        layout,
+        found,
+        counts,
+        preset=preset,
+        hours=options.hours,
+        machine=machine,
+        folders=FOLDERS,
+    )
     command = shlex.join(["new_dataset", options.name, str(options.folder)])
     header = [f"Written by `python -m workflow_scripts.{command}`, which found:"]
     header += [f"- {printable(fact)}" for fact in facts]
@@ -109,85 +114,6 @@ def check_options(options: argparse.Namespace) -> None:
         read_preset(options.preset, FOLDERS, Path("--preset"))
 
 
-def whole(listings) -> datasets.Listing:
-    """All images of several splits, each once, and all that was skipped."""
-    listings = list(listings)
-    found = {image.file_name: image for listing in listings for image in listing.images}
-    skipped = {file for listing in listings for file in listing.skipped}
-    return datasets.Listing([*found.values()], sorted(skipped))
-
-
-def this_machine() -> schedule.Machine:
-    """GPU, cores and memory of this machine."""
-    import torch
-
-    gpu, gpu_bytes = None, 0
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        gpu, gpu_bytes = properties.name, properties.total_memory
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return schedule.Machine(gpu, gpu_bytes, len(os.sched_getaffinity(0)), memory)
-
-
-def preset_for(machine: schedule.Machine) -> str:
-    """The preset for this machine: `quick` without a GPU, if there is such a preset."""
-    known = known_datasets([folder.parent / "presets" for folder in FOLDERS])
-    return "quick" if machine.gpu is None and "quick" in known else "standard"
-
-
-def compose(
-    options: argparse.Namespace,
-    layout: layouts.Layout,
-    found: survey.Survey,
-    counts: Mapping[str, int],
-    preset: str,
-    machine: schedule.Machine,
-) -> tuple[list[new_dataset.Line], dict[str, float], dict]:
-    """The settings of the file, the seconds that its run takes, and the config that it makes.
-
-    Raises:
-        InputError: the result is not a valid config.
-    """
-    default = read_yaml(find_file("config/default.yaml"))
-    catalogue = read_catalogue(REPOSITORY / "resources" / "downloads.yaml")
-    throughput = read_json(REPOSITORY / "resources" / "throughput.json", remedy="restore it")
-    limits = ImageSettings()
-
-    def config_of(lines: list[new_dataset.Line]) -> dict:
-        with tempfile.TemporaryDirectory() as folder:
-            written = Path(folder) / "datasets"
-            written.mkdir()
-            (written / f"{options.name}.yaml").write_text(new_dataset.render([], lines))
-            return dataset_config(
-                options.name,
-                default,
-                [written, *FOLDERS],
-                downloadable=catalogue["files"],
-            )
-
-    images = counts["train"]
-    lines = [
-        new_dataset.Line("preset", preset, f"the settings in config/presets/{preset}.yaml"),
-        *new_dataset.describe(
-            layout,
-            found,
-            (limits.max_rejected, limits.max_rejected_count),
-            images=images,
-            shards=schedule.shards(images, machine),
-        ),
-    ]
-    config = config_of(lines)
-    networks = plan.networks_of(config)
-    estimated = (counts, throughput["rules"], networks, machine)
-    # A preset with a schedule of its own keeps it.
-    own = read_preset(preset, FOLDERS, FOLDER)
-    if not ("iterations" in own.get("mask_rcnn", {}) or "epochs" in own.get("segmentation", {})):
-        trainings = schedule.trainings(config, *estimated, options.hours)
-        lines += new_dataset.schedule_lines(trainings, images)
-        config = config_of(lines)
-    return lines, schedule.seconds_of(config, *estimated), config
-
-
 def outlook(
     name: str,
     seconds: Mapping[str, float],
@@ -202,7 +128,7 @@ def outlook(
     rows.append(("total", duration(sum(seconds.values()))))
     result = ["", f"Expected time on this machine ({device}; preset {preset}):", ""]
     result += terminal.table(("rule", "time"), rows)
-    disk = forecast.disk_bytes(config, counts, plan.networks_of(config))
+    disk = forecast.disk_bytes(config, counts, forecast.networks_of(config))
     result += ["", f"Space on the disk: up to {terminal.size(sum(disk.values()))}"]
     catalogue = read_catalogue(REPOSITORY / "resources" / "downloads.yaml")
     sizes, _ = forecast.download_sizes([config], catalogue)

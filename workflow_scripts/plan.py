@@ -62,7 +62,7 @@ def lines(options, config: dict, catalogue: dict, throughput: dict) -> list[str]
     disk: Counter[str] = Counter()
     for name, one in configs.items():
         of = (one, counts[name])
-        networks, support = networks_of(one), name != options.dataset
+        networks, support = forecast.networks_of(one), name != options.dataset
         seconds.update(forecast.gpu_seconds(*of, throughput["rules"], networks, support=support))
         disk.update(forecast.disk_bytes(*of, networks, support=support))
     downloads, unknown = forecast.download_sizes(list(configs.values()), catalogue)
@@ -96,28 +96,6 @@ def split_text(counts: dict[str, int]) -> str:
 def hours(seconds: float | None) -> float | None:
     """GPU hours to a tenth; None for rules that use no GPU."""
     return None if seconds is None else round(seconds / 3600, 1)
-
-
-def networks_of(config: dict) -> forecast.Networks:
-    """The networks that make features and embeddings, without their weights."""
-    features = backbone_of(config["features"])
-    own = config["embedding"]["backbone"] is not None
-    return forecast.Networks(features, backbone_of(config["embedding"]) if own else features)
-
-
-def backbone_of(settings: dict) -> forecast.Backbone:
-    """Patch size, width and heads of a network of timm."""
-    import torch
-
-    from workflow_scripts.maskdistill.discovery.timm_models import create_model
-
-    with torch.device("meta"):
-        model = create_model(settings["backbone"], settings["backbone_options"], "features")
-    if not hasattr(model, "patch_embed"):
-        return forecast.Backbone(None, model.num_features, 0)
-    return forecast.Backbone(
-        model.patch_embed.patch_size[0], model.embed_dim, model.blocks[0].attn.num_heads
-    )
 
 
 def planned_jobs(dataset: str, configfile: Path | None) -> dict[str, int]:

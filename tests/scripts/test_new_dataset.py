@@ -7,6 +7,7 @@ from tests import odd_files
 from workflow_scripts import new_dataset
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.runs import schedule
 from workflow_scripts.maskdistill.runs.schedule import Machine
 from workflow_scripts.maskdistill.settings.downloads import read_catalogue
 from workflow_scripts.maskdistill.settings.whole_config import dataset_config
@@ -21,7 +22,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def be(one):
-        monkeypatch.setattr(new_dataset, "this_machine", lambda: one)
+        monkeypatch.setattr(schedule, "this_machine", lambda: one)
 
     be(GPU)
     return be

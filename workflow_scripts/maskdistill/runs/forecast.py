@@ -83,6 +83,28 @@ def _probed(config: Mapping) -> bool:
     return config["dataset"]["ground_truth"] and enabled
 
 
+def networks_of(config: Mapping) -> Networks:
+    """The networks that make features and embeddings, without their weights."""
+    features = _backbone(config["features"])
+    own = config["embedding"]["backbone"] is not None
+    return Networks(features, _backbone(config["embedding"]) if own else features)
+
+
+def _backbone(settings: Mapping) -> Backbone:
+    """Patch size, width and heads of a network of timm."""
+    import torch
+
+    from workflow_scripts.maskdistill.discovery.timm_models import create_model
+
+    with torch.device("meta"):
+        model = create_model(settings["backbone"], settings["backbone_options"], "features")
+    if not hasattr(model, "patch_embed"):
+        return Backbone(None, model.num_features, 0)
+    return Backbone(
+        model.patch_embed.patch_size[0], model.embed_dim, model.blocks[0].attn.num_heads
+    )
+
+
 def gpu_seconds(
     config: Mapping,
     counts: Mapping[str, int],

@@ -1,13 +1,23 @@
 """Composing the YAML file of a new dataset: its values, and what each of them means."""
 
+import tempfile
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from workflow_scripts.maskdistill.data import datasets
 from workflow_scripts.maskdistill.data.layouts import Layout
 from workflow_scripts.maskdistill.data.survey import Survey
+from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.repository import REPOSITORY, find_file
+from workflow_scripts.maskdistill.runs import forecast, schedule
+from workflow_scripts.maskdistill.settings.downloads import read_catalogue
+from workflow_scripts.maskdistill.settings.layers import known_datasets, read_preset, read_yaml
+from workflow_scripts.maskdistill.settings.sections.images import ImageSettings
+from workflow_scripts.maskdistill.settings.whole_config import dataset_config
 
 _WIDTH = 100
 _CLUSTERS = 20  # where nothing is known of the kinds of objects
@@ -76,9 +86,9 @@ def describe(
     ]
 
 
-def schedule_lines(schedule: Mapping[str, Mapping], images: int) -> list[Line]:
+def schedule_lines(trainings: Mapping[str, Mapping], images: int) -> list[Line]:
     """The settings of `schedule.trainings` with their meaning."""
-    passes = schedule["mask_rcnn"]["iterations"] * schedule["mask_rcnn"]["batch_size"] / images
+    passes = trainings["mask_rcnn"]["iterations"] * trainings["mask_rcnn"]["batch_size"] / images
     comments = {
         "mask_rcnn.iterations": f"{passes:.1f} passes over the images; the paper's run has 36",
         "mask_rcnn.batch_size": "images of one step: fits the memory of this machine",
@@ -90,9 +100,89 @@ def schedule_lines(schedule: Mapping[str, Mapping], images: int) -> list[Line]:
     }
     return [
         Line(f"{section}.{key}", value, comments.get(f"{section}.{key}", ""))
-        for section, values in schedule.items()
+        for section, values in trainings.items()
         for key, value in values.items()
     ]
+
+
+def whole(listings: Iterable[datasets.Listing]) -> datasets.Listing:
+    """All images of several splits, each once, and all that was skipped."""
+    listings = list(listings)
+    found = {image.file_name: image for listing in listings for image in listing.images}
+    skipped = {file for listing in listings for file in listing.skipped}
+    return datasets.Listing([*found.values()], sorted(skipped))
+
+
+def preset_for(machine: schedule.Machine, folders: Sequence[Path]) -> str:
+    """The preset for this machine: `quick` without a GPU, if there is such a preset.
+
+    Args:
+        folders: where files of datasets are; `presets` is next to each.
+    """
+    known = known_datasets([folder.parent / "presets" for folder in folders])
+    return "quick" if machine.gpu is None and "quick" in known else "standard"
+
+
+def compose(
+    name: str,
+    layout: Layout,
+    found: Survey,
+    counts: Mapping[str, int],
+    *,
+    preset: str,
+    hours: float,
+    machine: schedule.Machine,
+    folders: Sequence[Path],
+) -> tuple[list[Line], dict[str, float], dict]:
+    """The settings of the file, the seconds that its run takes, and the config that it makes.
+
+    Args:
+        name: of the dataset.
+        counts: split → number of images.
+        hours: how long the run may take.
+        folders: where files of datasets are, see `whole_config.dataset_config`.
+
+    Raises:
+        InputError: the result is not a valid config.
+    """
+    default = read_yaml(find_file("config/default.yaml"))
+    catalogue = read_catalogue(REPOSITORY / "resources" / "downloads.yaml")
+    throughput = read_json(REPOSITORY / "resources" / "throughput.json", remedy="restore it")
+    limits = ImageSettings()
+
+    def config_of(lines: list[Line]) -> dict:
+        with tempfile.TemporaryDirectory() as folder:
+            written = Path(folder) / "datasets"
+            written.mkdir()
+            (written / f"{name}.yaml").write_text(render([], lines))
+            return dataset_config(
+                name,
+                default,
+                [written, *folders],
+                downloadable=catalogue["files"],
+            )
+
+    images = counts["train"]
+    lines = [
+        Line("preset", preset, f"the settings in config/presets/{preset}.yaml"),
+        *describe(
+            layout,
+            found,
+            (limits.max_rejected, limits.max_rejected_count),
+            images=images,
+            shards=schedule.shards(images, machine),
+        ),
+    ]
+    config = config_of(lines)
+    networks = forecast.networks_of(config)
+    estimated = (counts, throughput["rules"], networks, machine)
+    # A preset with a schedule of its own keeps it.
+    own = read_preset(preset, folders, folders[0])
+    if not ("iterations" in own.get("mask_rcnn", {}) or "epochs" in own.get("segmentation", {})):
+        trainings = schedule.trainings(config, *estimated, hours)
+        lines += schedule_lines(trainings, images)
+        config = config_of(lines)
+    return lines, schedule.seconds_of(config, *estimated), config
 
 
 def render(header: Sequence[str], lines: Sequence[Line]) -> str:

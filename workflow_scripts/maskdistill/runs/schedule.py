@@ -6,6 +6,7 @@ CPU core, and 0.036 s on the GPU of resources/throughput.json.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -39,6 +40,18 @@ class Machine(NamedTuple):
     def slowdown(self) -> float:
         """Times by which networks are slower than on the GPU of resources/throughput.json."""
         return 1.0 if self.gpu else CORE_SLOWDOWN / self.cores
+
+
+def this_machine() -> Machine:
+    """GPU, cores and memory of this machine."""
+    import torch
+
+    gpu, gpu_bytes = None, 0
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        gpu, gpu_bytes = properties.name, properties.total_memory
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Machine(gpu, gpu_bytes, len(os.sched_getaffinity(0)), memory)
 
 
 def shards(images: int, machine: Machine) -> int:
