@@ -76,7 +76,6 @@ TYPED = {
         SegmentationSettings: {
             **fields(LinearProbeSettings),
             **fields(SegmentationSettings, linear_probe.VIEWS),
-            "precision": "predictions.precision",
         }
     },
 }

@@ -18,7 +18,7 @@ from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab
 PROGRAMS = sorted((REPOSITORY / "workflow_scripts").glob("*.py"))
 # How a program comes to the options of a network's device, or holds all embeddings.
 ON_A_DEVICE = re.compile(
-    r'"--device"|cli\.(add_runtime|images_parser|prediction_parser)\(|clustering\.fit\('
+    r'"--device"|cli\.(add_runtime|images_parser|prediction_parser|training_parser)\(|clustering\.fit\('
 )
 DEVELOPMENT = {"cli", "train_demo_backbone"}  # no rule and no user runs them on a GPU
 
