@@ -1,7 +1,8 @@
 """Print jobs, GPU hours and disk space of a run, without running anything.
 
 Jobs are those of Snakemake's dry-run. Hours are estimated from resources/throughput.json, whose
-numbers name their source, for all jobs of a rule, including those that are already done.
+numbers name their source, for all jobs of a rule, including those that are already done. On a
+machine without a GPU, the hours that its processor would take stand beside them.
 """
 
 import argparse
@@ -17,7 +18,8 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.inspection import terminal
 from workflow_scripts.maskdistill.repository import REPOSITORY
-from workflow_scripts.maskdistill.runs import forecast
+from workflow_scripts.maskdistill.runs import forecast, schedule
+from workflow_scripts.maskdistill.settings.checks import untrained, untrained_warning
 from workflow_scripts.maskdistill.settings.downloads import read_catalogue
 from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
 from workflow_scripts.maskdistill.settings.whole_config import dataset_config
@@ -58,20 +60,35 @@ def lines(options, config: dict, catalogue: dict, throughput: dict) -> list[str]
     counts = {name: forecast.split_counts(one, catalogue) for name, one in configs.items()}
     jobs = planned_jobs(options.dataset, options.configfile)
 
+    machine = schedule.this_machine()
     seconds: Counter[str] = Counter()
+    on_processor: Counter[str] = Counter()
     disk: Counter[str] = Counter()
     for name, one in configs.items():
-        of = (one, counts[name])
         networks, support = forecast.networks_of(one), name != options.dataset
-        seconds.update(forecast.gpu_seconds(*of, throughput["rules"], networks, support=support))
-        disk.update(forecast.disk_bytes(*of, networks, support=support))
+        estimated = (one, counts[name], throughput["rules"], networks)
+        seconds.update(forecast.gpu_seconds(*estimated, support=support))
+        on_processor.update(schedule.seconds_of(*estimated, machine, support=support))
+        disk.update(forecast.disk_bytes(one, counts[name], networks, support=support))
     downloads, unknown = forecast.download_sizes(list(configs.values()), catalogue)
 
     result = [f"{name}: {split_text(counts[name])}" for name in configs]
     result += ["", f"Jobs to run, and GPU hours expected on one {throughput['gpu']}:", ""]
-    rows = [(rule, n, hours(seconds.get(rule))) for rule, n in jobs.items()]
-    rows.append(("total", sum(jobs.values()), hours(sum(seconds.values()))))
-    result += terminal.table(("rule", "jobs", "GPU hours"), rows)
+    columns, header = [seconds], ["rule", "jobs", "GPU hours"]
+    if machine.gpu is None:
+        columns.append(on_processor)
+        header.append(f"hours on {machine.cores} CPU cores")
+    rows = [(rule, n, *(hours(one.get(rule)) for one in columns)) for rule, n in jobs.items()]
+    rows.append(("total", sum(jobs.values()), *(hours(sum(one.values())) for one in columns)))
+    result += terminal.table(header, rows)
+    if machine.gpu is None:
+        result += ["", "This machine has no GPU; the hours on its processor are a rough estimate."]
+        if own["dataset"]["generate"] is None:
+            result += [
+                f"{untrained_warning(stage)}; on this processor this takes "
+                f"{hours(on_processor[f'train_{stage}'])} hours, and the result will not be good"
+                for stage in untrained(own)
+            ]
     result += ["", "Rules with – use no GPU. What the hours rest on:", ""]
     result += [
         f"  {rule}: {one['seconds']} s a{'n' if one['per'][0] in 'aei' else ''} {one['per']}; "

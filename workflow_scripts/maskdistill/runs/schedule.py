@@ -72,12 +72,16 @@ def seconds_of(
     throughput: Mapping,
     networks: forecast.Networks,
     machine: Machine,
+    *,
+    support: bool = False,
 ) -> dict[str, float]:
     """Seconds of every rule on this machine, as `forecast.gpu_seconds`, with the CRF's on cores."""
-    found = forecast.gpu_seconds(config, counts, throughput, networks)
-    found = {rule: seconds * machine.slowdown for rule, seconds in found.items()}
-    refined = found["refine_predictions"] / throughput["refine_predictions"]["seconds"]
-    found["refine_predictions"] += refined / machine.slowdown * CRF_SECONDS / machine.cores
+    on_gpu = forecast.gpu_seconds(config, counts, throughput, networks, support=support)
+    found = {rule: seconds * machine.slowdown for rule, seconds in on_gpu.items()}
+    for rule in ("refine_predictions", "refine_linear_probe"):
+        if rule in on_gpu:
+            refined = on_gpu[rule] / throughput[rule]["seconds"]
+            found[rule] += refined * CRF_SECONDS / machine.cores
     return found
 
 
