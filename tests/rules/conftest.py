@@ -14,7 +14,7 @@ import torch
 import yaml
 from filelock import FileLock
 
-from tests.rules import planning
+from tests.rules import forked_snakemake, job_server
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs.rule_texts import rule_texts
 
@@ -94,14 +94,20 @@ class Workflow:
         return list(map(str, command))
 
     def snakemake(self, *arguments: str, **options) -> subprocess.CompletedProcess:
-        """Run `command`; stdout holds all that is printed."""
-        return subprocess.run(
-            self.command(*arguments, **options),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=840,
-        )
+        """Run `command`, its jobs by `job_server`; stdout holds all that is printed."""
+        arguments = self.command(*arguments, **options)[3:]
+        python = job_server.python()
+        if "repository" in options:
+            return subprocess.run(
+                job_server.snakemake(python) + arguments,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=840,
+            )
+        printed = self.directory / "printed.txt"
+        status = forked_snakemake.run(arguments, printed, python=python, timeout=840)
+        return subprocess.CompletedProcess(arguments, status, printed.read_text())
 
     def unlock(self) -> None:
         """Remove the lock of a killed Snakemake, as Snakemake tells its user to."""
@@ -112,7 +118,7 @@ class Workflow:
         """What a dry run of Snakemake prints."""
         command = self.command(*arguments, "--dry-run", "--quiet", "host", **options)
         printed = self.directory / "plan.txt"
-        status = planning.run(command[3:], printed)
+        status = forked_snakemake.run(command[3:], printed)
         assert status == 0, printed.read_text()
         return printed.read_text()
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from tests.rules import job_server
 from tests.rules.conftest import logs
 from tests.slurm.controller import Controller, missing_programs
 from tests.slurm.test_slurm import checkout, printed, snakemake, wait_for
@@ -90,7 +91,10 @@ def run(
 ) -> int:
     """Make the masks; `edit` is called when the first of them is there."""
     arguments = [*profile, *options, *targets]
-    with snakemake(folder, *arguments, target=None, **controller.environment) as process:
+    python = job_server.python() if profile == HERE else None
+    with snakemake(
+        folder, *arguments, target=None, python=python, **controller.environment
+    ) as process:
         if edit is not None:
             wait_for(lambda: made(folder) or process.poll() is not None)
             assert made(folder) == 1, printed(folder) + logs(folder)

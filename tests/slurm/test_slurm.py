@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 
+from tests.rules import job_server
 from tests.rules.conftest import (
     REPOSITORY,
     SMALL,
@@ -97,7 +98,7 @@ def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Ru
     process = snakemake(cluster, "--profile", "slurm", **controller.environment)
     # Much of the other run is waiting.
     options = ["--profile", "profiles/local", "--resources", "gpu=2", "--cores", "2"]
-    local = snakemake(here, *options)
+    local = snakemake(here, *options, python=job_server.python())
     checkpoints = []
 
     def training(rule: str, name: str, after: int = 0) -> str:
@@ -193,16 +194,25 @@ def checkout(folder: Path) -> Path:
 
 
 def snakemake(
-    folder: Path, *arguments: str, target: str | None = "all", **environment: str
+    folder: Path,
+    *arguments: str,
+    target: str | None = "all",
+    python: Path | None = None,
+    **environment: str,
 ) -> subprocess.Popen:
-    """`snakemake … TARGET` in a folder, as a person would start it there."""
+    """`snakemake … TARGET` in a folder, as a person would start it there.
+
+    Args:
+        python: in the place of this interpreter for jobs on this machine, see `job_server`.
+    """
     variables = os.environ | environment
     # GPUs of this machine, if any, are not SLURM's; both runs are to compute on CPUs.
     variables |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables["PATH"]])
+    command = ["snakemake"] if python is None else job_server.snakemake(python)
     with open(folder / "printed.txt", "w") as output:
         return subprocess.Popen(
-            ["snakemake", *arguments, *filter(None, [target])],
+            [*command, *arguments, *filter(None, [target])],
             cwd=folder,
             env=variables,
             stdout=output,

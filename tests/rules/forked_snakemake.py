@@ -1,0 +1,58 @@
+"""Snakemake in processes that start with Snakemake already imported.
+
+Importing it takes as long as planning a small run, and the tests plan more than a hundred times.
+"""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import snakemake.cli
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload([__name__, "workflow_scripts.maskdistill.runs.frozen"])
+
+
+def run(
+    arguments: list[str], printed: Path, *, python: Path | None = None, timeout: float | None = None
+) -> int:
+    """Run Snakemake with these arguments, as its command line does.
+
+    Args:
+        printed: file for what it prints, stdout and stderr.
+        python: in the place of this interpreter for the jobs, see `job_server`.
+        timeout: seconds after which it is killed.
+
+    Returns:
+        The exit status.
+    """
+    process = _FORKS.Process(
+        target=_run_here, args=(arguments, printed, python, dict(os.environ), os.getcwd())
+    )
+    process.start()
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return process.exitcode
+
+
+def _run_here(
+    arguments: list[str],
+    printed: Path,
+    python: Path | None,
+    environment: Mapping[str, str],
+    folder: str,
+) -> None:
+    # The process that forks has those of its own start.
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    with open(printed, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    if python is not None:
+        sys.executable = str(python)
+    snakemake.cli.main(arguments)

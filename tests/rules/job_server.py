@@ -1,0 +1,147 @@
+"""A `python` that starts programs of this repository with their libraries already imported.
+
+Importing PyTorch, torchvision and timm takes six seconds of the processor, and the tests run some
+hundred jobs that do little else. A server imports them once, and forks a process for every job,
+which gets the job's arguments, folder, environment and open files. The programs themselves are run
+as `python -m` runs them.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import importlib
+import json
+import os
+import runpy
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+# What takes long to import in the programs. No library of these starts threads when imported.
+LIBRARIES = (
+    "numpy",
+    "pandas",
+    "pyarrow.parquet",
+    "pydantic",
+    "scipy.optimize",
+    "torch",
+    "torchvision.models.detection",
+    "torchvision.models.segmentation",
+    "timm",
+)
+_READY = b"ready\n"
+_PARENT_DEATH_SIGNAL = 1  # of prctl
+
+
+@functools.cache
+def python() -> Path:
+    """The path of this `python`, whose server runs as long as this process."""
+    server = contextlib.ExitStack()
+    atexit.register(server.close)
+    return server.enter_context(serving())
+
+
+def snakemake(python: Path) -> list[str]:
+    """The beginning of a command line of Snakemake whose jobs use that Python."""
+    code = "import sys, snakemake.cli; sys.executable = sys.argv.pop(1); snakemake.cli.main()"
+    return [sys.executable, "-c", code, str(python)]
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Path]:
+    """Run a server; the value is the path of a `python` that uses it."""
+    with tempfile.TemporaryDirectory(prefix="jobs-") as folder:
+        address = Path(folder, "socket")
+        program = Path(folder, "bin", "python")
+        program.parent.mkdir()
+        client = [sys.executable, "-IS", Path(__file__).with_name("job_client.py")]
+        command = shlex.join(map(str, [*client, address, sys.executable]))
+        program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        program.chmod(0o755)
+        server = subprocess.Popen(
+            [sys.executable, "-m", __name__, address],
+            cwd=REPOSITORY,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},  # as in the jobs of `Workflow`
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert server.stdout.readline() == _READY
+            yield program
+        finally:
+            server.kill()
+            server.wait()
+            server.stdout.close()
+
+
+def main(address: str) -> None:
+    """Serve jobs until killed, at the latest when the process that started this one ends."""
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes of jobs
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        os.write(1, _READY)
+        while True:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                _answer(connection)
+            connection.close()
+
+
+def _answer(connection: socket.socket) -> None:
+    """Run one job in a process of its own, send its exit status, and end this process."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    length, files, _, _ = socket.recv_fds(connection, 4, 3)
+    with connection.makefile("rb") as stream:
+        arguments, folder, environment = json.loads(stream.read(int.from_bytes(length, "big")))
+    job = os.fork()
+    if job == 0:
+        connection.close()
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        os._exit(_run(arguments))
+    _, status = os.waitpid(job, 0)
+    if os.WIFEXITED(status):
+        connection.sendall(bytes([os.WEXITSTATUS(status)]))
+    os._exit(0)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a module as the main program, and return its exit status."""
+    name, *sys.argv[1:] = arguments
+    # `python -m` looks into the working directory first, then into PYTHONPATH.
+    sys.path[0] = os.getcwd()
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    status = 0
+    try:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        status = end.code or 0
+        if not isinstance(status, int):
+            print(status, file=sys.stderr)
+            status = 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
