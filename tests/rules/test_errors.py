@@ -58,7 +58,6 @@ def test_one_line_before_any_job(tmp_path, dataset, options, message) -> None:
 
 
 def test_weights_of_another_shape_are_told_on_the_terminal(tmp_path: Path) -> None:
-    from PIL import Image
 
     other = {**SMALL["features"], "backbone_options": {**BACKBONE, "depth": 3}}
     run = workflow(tmp_path, PHOTOS, features=other, shards=1)
@@ -76,7 +75,6 @@ def test_weights_of_another_shape_are_told_on_the_terminal(tmp_path: Path) -> No
 
 
 def test_without_a_network_no_job_is_started(tmp_path: Path, monkeypatch) -> None:
-    from PIL import Image
 
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
