@@ -58,7 +58,6 @@ def test_one_line_before_any_job(tmp_path, dataset, options, message) -> None:
 
 
 def test_weights_of_another_shape_are_told_on_the_terminal(tmp_path: Path) -> None:
-
     other = {**SMALL["features"], "backbone_options": {**BACKBONE, "depth": 3}}
     run = workflow(tmp_path, PHOTOS, features=other, shards=1)
     Image.new("RGB", (80, 80), "red").save(tmp_path / "photos/red.png")
@@ -75,7 +74,6 @@ def test_weights_of_another_shape_are_told_on_the_terminal(tmp_path: Path) -> No
 
 
 def test_without_a_network_no_job_is_started(tmp_path: Path, monkeypatch) -> None:
-
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     backbone = {"backbone": "vit_small_patch16_224.dino", "backbone_options": {}, "weights": None}
