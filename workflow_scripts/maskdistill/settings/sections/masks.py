@@ -113,8 +113,8 @@ class MaskSettings(Section):
         if self.split_components and self.per_image == 1:
             raise contradiction(
                 "split_components",
-                "masks.per_image: 1 has room for one component only; set masks.per_image to the "
-                "most masks per image",
+                "masks.per_image: 1 has room for one component only; raise it, or set "
+                "split_components: false",
             )
         if self.least_share > self.largest_share:
             raise contradiction(
