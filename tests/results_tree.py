@@ -36,7 +36,7 @@ SETTINGS = {
     },
     "clustering": {"clusters": 2},
     "curation": {"classes": None, "names": ["cluster_001", "cluster_002"]},
-    "confidence": {"threshold": 0.6, "keep_best": True},
+    "confidence": {"threshold": 0.6, "keep_best": True, "overlap": 1},
 }
 
 

@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--label-maps", type=Path, required=True, help="Parquet file to write")
     options = parser.parse_args(argv)
     settings = options.settings["confidence"]
-    keep = functools.partial(
+    above_threshold = functools.partial(
         confidence.confident, threshold=settings["threshold"], keep_best=settings["keep_best"]
     )
     clusters = options.settings["clustering"]["clusters"]
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     candidates = shards.read_rows(options.candidates)
     for image_id, found in itertools.groupby(candidates, key=operator.itemgetter("image_id")):
         rows = [*by_image.get(image_id, []), *found]
-        by_image[image_id] = keep(rows) or rows[:1]
+        by_image[image_id] = above_threshold(rows) or rows[:1]
     shards.assert_same_images(
         (row["image_id"] for row in images), by_image, str(options.candidates)
     )
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     ):
         for image in images:
             rows = by_image[image["image_id"]]
-            ranked = keep(rows)
+            ranked = above_threshold(rows, overlap=settings["overlap"])
             # An image without candidates has one row, as in the candidates.
             for row in ranked or [{"image_id": image["image_id"]}]:
                 confident_writer.write(row)

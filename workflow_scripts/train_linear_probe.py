@@ -8,6 +8,7 @@ from workflow_scripts import cli
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
 from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.segmentation import linear_probe
+from workflow_scripts.maskdistill.settings.checks import unreached_falls
 from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
@@ -28,13 +29,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--segmentation-model", required=True, help="model whose features are probed")
     options = parser.parse_args(argv)
     settings = options.settings
+    probe = LinearProbeSettings.read_part(settings["evaluation"]["linear_probe"])
+    if warning := unreached_falls(probe):
+        print(warning)
     truth = GroundTruth(settings["dataset"], options.root, options.split)
     linear_probe.train(
         options.ground_truth,
         options.root,
         classes=len(truth.class_names),
         segmentation_model=options.segmentation_model,
-        settings=LinearProbeSettings.read_part(settings["evaluation"]["linear_probe"]),
+        settings=probe,
         views={name: settings["segmentation"][name] for name in linear_probe.VIEWS},
         precision=settings["predictions"]["precision"],
         seed=options.seed,

@@ -7,7 +7,7 @@ Under torchrun it uses several GPUs.
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.errors import InputError, report_out_of_memory
 from workflow_scripts.maskdistill.mask_rcnn import engines
-from workflow_scripts.maskdistill.settings.checks import untrained_warning
+from workflow_scripts.maskdistill.settings.checks import unreached_falls, untrained_warning
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.settings.sections.runtime import RuntimeSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
@@ -36,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = MaskRCNNSettings.read(options.settings["mask_rcnn"])
     if settings.weights is None:
         print(untrained_warning("mask_rcnn"))
+    if warning := unreached_falls(settings):
+        print(warning)
     engines.engine(settings.engine).fit(
         options.pseudo_labels,
         options.root,

@@ -7,7 +7,7 @@ that was killed continues from its last checkpoint. Under torchrun it uses sever
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.segmentation import learning
-from workflow_scripts.maskdistill.settings.checks import untrained_warning
+from workflow_scripts.maskdistill.settings.checks import unreached_falls, untrained_warning
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
@@ -26,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = SegmentationSettings.read(options.settings["segmentation"])
     if settings.weights is None:
         print(untrained_warning("segmentation"))
+    if warning := unreached_falls(settings):
+        print(warning)
     learning.train(
         options.label_maps,
         options.root,

@@ -7,6 +7,7 @@ under --work-dir, so that a training that was killed continues from its last che
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.segmentation import token_training
+from workflow_scripts.maskdistill.settings.checks import unreached_falls
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.device import choose_device
@@ -20,11 +21,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--label-maps", nargs="+", required=True, help="shards of label maps")
     options = parser.parse_args(argv)
     features = FeatureSettings.read_part(options.settings["features"])
+    settings = SegmentationSettings.read_part(options.settings["segmentation"])
+    if warning := unreached_falls(settings):
+        print(warning)
     token_training.train(
         options.label_maps,
         options.root,
         clusters=options.settings["clustering"]["clusters"],
-        settings=SegmentationSettings.read_part(options.settings["segmentation"]),
+        settings=settings,
         features=features,
         seed=options.seed,
         files=TrainingFiles(

@@ -88,6 +88,13 @@ def test_objects_of_a_mask_rcnn(folder, monkeypatch):
     assert seen == {"side": 64}
     call(folder, *options, "--settings={}")
     assert seen == {"side": 80}
+    # Two classes on one object: both stay, as in the paper, unless the run says otherwise.
+    assert len(COCO(folder / "out/a.json").anns) == 2
+    use["confidence"]["overlap"] = 0.5
+    (folder / "use.json").write_text(json.dumps(use))
+    call(folder, *options, "--settings={}")
+    (annotation,) = COCO(folder / "out/a.json").anns.values()
+    assert annotation["score"] == 0.8
 
 
 def test_without_the_runs_settings_objects_are_not_guessed(folder):

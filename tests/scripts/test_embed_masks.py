@@ -113,7 +113,32 @@ def test_box_crops_of_their_own_size(call, backbone, tmp_path):
         np.testing.assert_allclose(found[image_id, mask_id], expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["masked_image", "box_crop"])
+def test_masked_crops(call, backbone, tmp_path):
+    """Box crops whose background is removed after normalisation."""
+    found = call("masked_crop")
+    assert set(found) == set(MASKS)
+    for (image_id, mask_id), shift in MASKS.items():
+        mask = ellipse(SIZES[image_id], shift)
+        rows, columns = np.nonzero(mask)
+        box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        image = Image.open(tmp_path / "root" / f"{image_id}.png")
+        crop = image.resize((24, 24), Image.Resampling.BICUBIC, box=box)
+        pixels = backbone.prepare([np.asarray(crop)])
+        cropped = mask[box[1] : box[3], box[0] : box[2]]
+        for y, x in np.ndindex(24, 24):
+            row, column = (
+                (2 * i + 1) * n // 48 for i, n in zip((y, x), cropped.shape, strict=True)
+            )
+            if not cropped[row, column]:
+                pixels[:, :, y, x] = 0
+        np.testing.assert_allclose(
+            found[image_id, mask_id], cls(backbone, pixels), rtol=1e-3, atol=1e-4
+        )
+    boxes = call("box_crop")
+    assert all(np.abs(found[key] - boxes[key]).max() > 1e-3 for key in found)
+
+
+@pytest.mark.parametrize("kind", ["masked_image", "box_crop", "masked_crop"])
 def test_batch_size_changes_nothing(call, kind):
     one, many = call(kind, 1), call(kind, 100)
     assert list(one) == list(many)

@@ -29,13 +29,13 @@ CANDIDATES = [
 
 @pytest.fixture
 def call(tmp_path, write_manifest):
-    def run(threshold=0.9, rows=CANDIDATES, keep_best=True):
+    def run(threshold=0.9, rows=CANDIDATES, keep_best=True, overlap=1):
         entries = {i: (f"{i}.jpg", *SIZE) for i in (2, 5, 7)}
         entries[9] = ("bad.jpg", None, None, "empty file")
         manifest = write_manifest(tmp_path / "images", entries)
         shards.write_table(tmp_path / "candidates", "candidates", rows, {})
         settings = {
-            "confidence": {"threshold": threshold, "keep_best": keep_best},
+            "confidence": {"threshold": threshold, "keep_best": keep_best, "overlap": overlap},
             "clustering": {"clusters": 4},
         }
         options = [f"--settings={json.dumps(settings)}", f"--images={manifest}"]
@@ -74,6 +74,28 @@ def test_an_image_without_a_confident_candidate_may_have_no_object(call):
     kept, maps = call(keep_best=False)
     assert kept == [(2, None), (5, 1), (5, 0), (7, None)]
     assert not maps[2].any()
+
+
+def test_one_object_is_not_kept_as_two_classes(call):
+    # Candidates 0 and 1 of image 5 share 9 of 41 pixels.
+    kept, maps = call(overlap=0.2)
+    assert kept == [(2, 1), (5, 1), (7, None)]
+    assert set(np.unique(maps[5])) == {0, 2}
+    assert call(overlap=0.25)[0] == call()[0]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_suppression_does_not_depend_on_the_order_of_the_rows(call, order):
+    """The middle one is left out and must not suppress the last, wherever its rows are."""
+    chain = [
+        candidate(5, 0, 0.99, 1, 0, 0),
+        candidate(5, 1, 0.98, 2, 0, 2),
+        candidate(5, 2, 0.97, 3, 0, 4),
+    ]
+    others = [candidate(2, 0, 0.95, 3, 0, 0), {"image_id": 7}]
+    first, *rest = (chain[number] for number in order)
+    kept, _ = call(rows=[first, *others, *rest], overlap=0.3)
+    assert kept == [(2, 0), (5, 0), (5, 2), (7, None)]
 
 
 def test_a_lost_image_is_an_error(call, tmp_path):

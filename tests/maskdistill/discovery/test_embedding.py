@@ -40,6 +40,21 @@ def test_box_crop():
     assert embedding.box_crop(IMAGE, (0.0, 0.0, 30.0, 20.0), (7, 9)).shape == (7, 9, 3)
 
 
+def test_masked_crop():
+    mask = np.zeros((20, 30), bool)
+    mask[3:15, 5:17] = np.tri(12, dtype=bool)
+    box = (5.0, 3.0, 12.0, 12.0)
+    crop, visible = embedding.masked_crop(IMAGE, mask, box, (12, 12))
+    np.testing.assert_array_equal(crop, IMAGE[3:15, 5:17])
+    np.testing.assert_array_equal(visible, np.tri(12, dtype=bool))
+    crop, visible = embedding.masked_crop(IMAGE, mask, box, (36, 24))
+    np.testing.assert_array_equal(crop, embedding.box_crop(IMAGE, box, (36, 24)))
+    np.testing.assert_array_equal(
+        visible, np.tri(12, dtype=bool).repeat(3, axis=0).repeat(2, axis=1)
+    )
+    assert visible.dtype == bool
+
+
 def test_a_crop_is_stretched_to_a_square():
     marked = np.zeros((20, 30, 3), np.uint8)
     marked[4:14, 5:25] = 200

@@ -99,6 +99,77 @@ def test_a_pixel_belongs_to_the_mask_that_was_found_first():
     assert [row["status"] for row in rows] == ["whole image", "empty mask"]
 
 
+ISLANDS = [[1, 1, 0, 0, 1], [1, 0, 0, 0, 1], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]]
+KEYS = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float16)
+LARGE = {
+    "image_id": 7,
+    "grid_height": 4,
+    "grid_width": 5,
+    "resized_height": 32,
+    "resized_width": 40,
+    "cls_affinity": np.zeros(40, np.float32),
+    "keys": KEYS.ravel(),
+    "status": "ok",
+}
+
+
+def split(*grids, **settings):
+    """Rows of an image of 64 x 80 pixels with these masks, whose components are split."""
+    settings = MaskSettings(**{"split_components": True, "per_image": 4, **settings})
+    return list(
+        initial_masks.mask_rows(LARGE, (64, 80), 8, lambda *_: found_masks(*grids), settings)
+    )
+
+
+def test_every_component_is_a_mask_of_its_own_with_its_own_measures():
+    rows = split(ISLANDS)
+    patches = [
+        [(0, 0), (0, 1), (1, 0)],
+        [(0, 4), (1, 4)],
+        [(2, 2)],
+        [(3, 4)],
+    ]
+    assert [row["mask_id"] for row in rows] == [0, 1, 2, 3]
+    for row, places in zip(rows, patches, strict=True):
+        grid = np.zeros((4, 5), bool)
+        grid[tuple(zip(*places, strict=True))] = True
+        pixels = masks.grid_to_image(grid, patch_size=8, resized=(32, 40), size=(64, 80))
+        np.testing.assert_array_equal(masks.decode_row(row), pixels)
+        assert row["share"] == len(places) / 20
+        assert row["area"] == pixels.sum()
+        assert row["quality"] == patch_scores.separation(KEYS, grid)
+        assert row["status"] == "ok"
+
+
+def test_components_outside_the_shares_of_an_object_are_not_used():
+    # 3, 2, 1 and 1 of 20 patches
+    assert [row["share"] for row in split(ISLANDS, least_share=0.1)] == [0.15, 0.1]
+    rows = split(ISLANDS, largest_share=0.12)
+    assert [row["status"] for row in rows] == ["too large", "ok", "ok", "ok"]
+    (row,) = split(ISLANDS, least_share=0.2)
+    assert (row["share"], row["status"]) == (0.15, "too small")
+    (row,) = split(np.zeros((4, 5)))
+    assert row["status"] == "empty mask"
+    (row,) = split(np.ones((4, 5)))
+    assert row["status"] == "whole image"
+
+
+def test_an_image_has_at_most_its_number_of_masks_those_of_the_first_search_first():
+    other = [[0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 0, 0, 0]]
+    shares = [row["share"] for row in split(ISLANDS, other, per_image=9)]
+    assert shares == [0.15, 0.1, 0.05, 0.05, 0.1]
+    assert [row["share"] for row in split(ISLANDS, other, per_image=2)] == [0.15, 0.1]
+    rows = split(ISLANDS, other, per_image=3, least_share=0.1)
+    assert [row["share"] for row in rows] == [0.15, 0.1, 0.1]
+    assert [row["mask_id"] for row in rows] == [0, 1, 2]
+
+
+def test_a_whole_mask_stays_whole_by_default():
+    settings = MaskSettings(per_image=4)
+    (row,) = initial_masks.mask_rows(LARGE, (64, 80), 8, lambda *_: found_masks(ISLANDS), settings)
+    assert row["share"] == 0.35
+
+
 def test_what_is_not_used_is_counted():
     assert initial_masks.describe({"ok": 7}) == "masks: 7 used"
     assert (

@@ -75,3 +75,43 @@ def test_the_refined_size_is_bounded_by_the_backbones():
     settings = MaskSettings(refinement_side=240)
     assert mask_pixels.refined_size((448, 600), settings) == (240, 321)
     assert mask_pixels.refined_size((128, 400), settings) == (128, 400)
+
+
+PARTS = np.array(
+    [
+        [1, 1, 0, 0, 0, 0, 1],
+        [1, 0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1, 0, 0],
+        [0, 1, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 1],
+    ],
+    bool,
+)
+
+
+@pytest.mark.parametrize(
+    ("least_share", "most", "sizes"),
+    [
+        (0, 9, [4, 3, 1, 1]),  # corners connect the diagonal
+        (0, 2, [4, 3]),
+        (3 / 35, 9, [4, 3]),
+        (4 / 35, 9, [4]),
+        (0.5, 9, [4]),  # none is large enough: the largest says why
+    ],
+)
+def test_components_are_the_largest_that_are_large_enough(least_share, most, sizes):
+    found = mask_pixels.components(PARTS, least_share=least_share, most=most)
+    assert [part.sum() for part in found] == sizes
+    assert (np.sum(found, axis=0) <= 1).all()  # no pixel belongs to two of them
+    assert not (np.any(found, axis=0) & ~PARTS).any()
+
+
+def test_of_equal_components_the_upper_left_comes_first():
+    found = mask_pixels.components(PARTS, least_share=0, most=4)
+    assert [tuple(np.argwhere(part)[0]) for part in found] == [(0, 6), (0, 0), (3, 1), (4, 6)]
+
+
+def test_an_empty_mask_has_one_empty_component():
+    (found,) = mask_pixels.components(np.zeros((3, 4), bool), least_share=0.1, most=3)
+    assert found.shape == (3, 4)
+    assert not found.any()

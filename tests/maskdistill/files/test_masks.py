@@ -67,3 +67,48 @@ def test_resize_mask():
     doubled = masks.resize_mask(labels, (6, 8))
     np.testing.assert_array_equal(doubled, labels.repeat(2, axis=0).repeat(2, axis=1))
     np.testing.assert_array_equal(masks.resize_mask(doubled, (3, 4)), labels)
+
+
+def rows_of(drawn):
+    return [masks.encode(mask)._asdict() for mask in drawn]
+
+
+def test_iou_of_all_pairs_is_that_of_the_pixels():
+    rng = np.random.default_rng(0)
+    first, second = (rng.random((count, 9, 7)) < 0.4 for count in (3, 4))
+    found = masks.iou(rows_of(first), rows_of(second))
+    expected = [[(a & b).sum() / (a | b).sum() for b in second] for a in first]
+    np.testing.assert_allclose(found, expected)
+    assert masks.iou([], rows_of(second)).shape == (0, 4)
+    assert masks.iou(rows_of(first), []).shape == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "resized", "patch_size"),
+    [
+        ((37, 53), (32, 46), 8),
+        ((100, 31), (65, 20), 16),
+        ((5, 3), (5, 3), 1),
+        ((3, 4), (40, 64), 8),
+    ],
+)
+def test_image_to_grid_pixel_by_pixel(size, resized, patch_size):
+    grid = tuple(-(-n // patch_size) + 1 for n in resized)  # with a row and a column of padding
+    place = {"patch_size": patch_size, "resized": resized}
+    mask = np.random.default_rng(1).random(size) < 0.5
+    numbers = masks.grid_to_image(np.arange(grid[0] * grid[1]).reshape(grid), **place, size=size)
+    expected = [
+        bool((numbers == number).any()) and mask[numbers == number].mean() >= 0.5
+        for number in range(grid[0] * grid[1])
+    ]
+    found = masks.image_to_grid(mask, grid, **place)
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found, np.reshape(expected, grid))
+
+
+def test_a_grid_on_the_image_and_back_is_the_grid_without_padding():
+    grid = np.random.default_rng(2).random((5, 7)) < 0.5
+    place = {"patch_size": 8, "resized": (30, 46)}  # the last row and column are padding
+    image = masks.grid_to_image(grid, **place, size=(61, 80))
+    grid[4:], grid[:, 6:] = False, False
+    np.testing.assert_array_equal(masks.image_to_grid(image, (5, 7), **place), grid)

@@ -158,3 +158,21 @@ def test_lines_for_a_terminal():
         "! training, Mask R-CNN: the loss stayed.",
         "    Train longer.",
     ]
+
+
+def test_images_with_several_masks_are_counted_once_each():
+    """Three images: one usable mask of two, none of two, and none of one."""
+    rows = pd.DataFrame(
+        [
+            (1, 0.3, 0.4, "ok"),
+            (1, 0.001, 0.1, "too small"),
+            (2, 0.002, 0.1, "too small"),
+            (2, 0.0, 0.0, "empty mask"),
+            (3, 0.97, 0.2, "too large"),
+        ],
+        columns=["image_id", "share", "quality", "status"],
+    )
+    found = health.check_masks("train", rows)
+    assert found.summary.startswith("1 mask in 3 images, 2 without any; the median mask covers 30%")
+    (advice,) = found.advice
+    assert "Many images have no object mask: 1 too small, 1 too large." in advice

@@ -84,6 +84,11 @@ def test_shipped_configs_are_valid_and_give_every_rule_its_settings(name):
         changes.canonical_json(settings)
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_learning_rates_of_shipped_configs_fall_before_the_end(name):
+    assert checks.all_unreached_falls(shipped(name)) == []
+
+
 def stale_after(change, name="demo"):
     before = shipped(name)
     after = layers.merge(before, change)
@@ -119,6 +124,10 @@ READS_LABELS = {
         ({"masks": {"center_keys": False}}, {"make_masks", "extract_masks", "lost"}),
         ({"masks": {"top_k": 0.11}}, {"make_masks", "extract_masks"}),
         ({"store_features": False}, set()),  # other jobs
+        (
+            {"masks": {"per_image": 9, "split_components": True}},
+            {"make_masks", "extract_masks"},
+        ),
         ({"embedding": {"input": "box_crop"}}, {"embed_masks"}),
         ({"mask_rcnn": {"iterations": 7, "longer_side": 77}}, {"train_mask_rcnn"}),
         ({"mask_rcnn": {"precision": "bfloat16"}}, {"train_mask_rcnn"}),
@@ -130,6 +139,7 @@ READS_LABELS = {
             {"confidence": {"threshold": 0.123}},
             {"filter_candidates", "check_health", "describe_use"},
         ),
+        ({"confidence": {"overlap": 0.5}}, {"filter_candidates", "describe_use"}),
         ({"segmentation": {"precision": "float16"}}, {"train_segmentation"}),
         ({"segmentation": {"epochs": 77}}, {"train_segmentation", "train_vit_head"}),
         ({"segmentation": {"crop_size": 77}}, {"train_segmentation", "train_linear_probe"}),

@@ -117,3 +117,16 @@ def test_files_of_runs_that_ended_long_ago_are_removed(folder):
     assert not ended.exists()
     assert living.exists()
     assert recent.exists()
+
+
+def test_a_learning_rate_that_falls_after_the_training_is_a_caution(folder):
+    short = {"mask_rcnn": {"iterations": 320}, "segmentation": {"epochs": 5}}
+    first, second = frozen.cautions(parse(overrides=short))
+    assert first == (
+        "demo: warning: mask_rcnn.learning_rate_steps: the training ends before 320, 430, as "
+        "mask_rcnn.iterations is 320, so the learning rate does not fall there; lower these "
+        "values, or remove them"
+    )
+    assert second.startswith("demo: warning: segmentation.learning_rate_milestones: ")
+    without = {"mask_rcnn": {"enabled": False, "iterations": 5}}
+    assert frozen.cautions(parse(overrides=without)) == []

@@ -5,6 +5,7 @@ import yaml
 
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs import forecast, schedule
+from workflow_scripts.maskdistill.settings import checks
 from workflow_scripts.maskdistill.settings.backbones import decided
 from workflow_scripts.maskdistill.settings.layers import merge, read_preset
 from workflow_scripts.maskdistill.settings.whole_config import DatasetConfig
@@ -65,6 +66,7 @@ def test_no_training_is_shorter_than_what_learns_anything():
 def test_every_schedule_is_valid(machine, images):
     found, _ = planned(images, machine, hours=1.0)
     DatasetConfig.read(merge(CONFIG, found))
+    assert checks.all_unreached_falls(merge(CONFIG, found)) == []
     steps, iterations = (found["mask_rcnn"][k] for k in ("learning_rate_steps", "iterations"))
     assert 0 < steps[0] < steps[1] < iterations
     assert found["segmentation"]["learning_rate_milestones"][0] >= 1

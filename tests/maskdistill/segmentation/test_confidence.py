@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from workflow_scripts.maskdistill.files import masks
 from workflow_scripts.maskdistill.segmentation import confidence
@@ -83,3 +84,73 @@ def test_equal_scores_overlap_in_the_order_of_their_ids():
     labels = confidence.paint(confidence.confident(rows, 0.9, keep_best=True), SIZE, 300)
     assert labels.dtype == np.uint16
     assert np.unique(labels).tolist() == [0, 1]
+
+
+def kept_of(rows, overlap, threshold=0.5):
+    found = confidence.confident(rows, threshold, keep_best=True, overlap=overlap)
+    return [row["candidate_id"] for row in found]
+
+
+def test_of_two_clusters_on_one_object_only_the_more_confident_stays():
+    # 4 x 4 and 4 x 5 pixels, of which 16 are common: an IoU of 0.8
+    rows = [candidate(0, 0.6, cluster=1), candidate(1, 0.9, cluster=2, box=(0, 4, 0, 5))]
+    assert kept_of(rows, overlap=0.7) == [1]
+    assert kept_of(rows, overlap=0.8) == [1, 0]  # not above
+    assert kept_of(rows, overlap=1) == [1, 0]
+    rows[0]["cluster"] = 2
+    assert kept_of(rows, overlap=0.7) == [1, 0]
+
+
+def test_all_overlaps_are_kept_by_default_even_of_equal_masks():
+    rows = [candidate(number, 0.9, cluster=number) for number in range(3)]
+    found = confidence.confident(rows, 0.5, keep_best=True)
+    assert [row["candidate_id"] for row in found] == kept_of(rows, overlap=1) == [0, 1, 2]
+    assert kept_of(rows, overlap=0.99) == [0]
+
+
+def test_a_candidate_that_is_left_out_suppresses_no_other():
+    rows = [
+        candidate(0, 0.7, cluster=3, box=(0, 4, 2, 6)),  # 2 of 4 columns of the next: IoU 1/3
+        candidate(1, 0.8, cluster=2, box=(0, 4, 1, 5)),  # 3 of 4 columns of the others: 3/5
+        candidate(2, 0.9, cluster=1),
+    ]
+    assert kept_of(rows, overlap=0.5) == [2, 0]
+    assert kept_of(rows, overlap=0.3) == [2]
+    assert kept_of(rows, overlap=0.6) == [2, 1, 0]
+
+
+def test_ties_are_suppressed_in_the_order_of_their_ids():
+    rows = [candidate(number, 0.95, cluster=number) for number in (5, 2, 9)]
+    assert kept_of(rows, overlap=0.5) == [2]
+
+
+def test_suppression_comes_after_the_threshold():
+    """Candidates below it suppress nothing, and the best one is kept without any above it."""
+    rows = [candidate(0, 0.4, cluster=1), candidate(1, 0.3, cluster=2)]
+    assert kept_of(rows, overlap=0.5) == [0]
+    same = [candidate(0, 0.6, cluster=1), candidate(1, 0.3, cluster=2)]
+    assert kept_of(same, overlap=0.5) == [0]
+    assert confidence.confident(rows, 0.5, keep_best=False, overlap=0.5) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_stays_is_what_a_loop_over_pixels_keeps(seed):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(12):
+        y, x = rng.integers(0, 5, 2)
+        height, width = rng.integers(3, 6, 2)
+        score = rng.choice([0.6, 0.7, 0.8])
+        rows.append(candidate(number, score, rng.integers(1, 4), (y, y + height, x, x + width)))
+    expected = []
+    for row in sorted(rows, key=lambda row: (-row["score"], row["candidate_id"])):
+        own = masks.decode_row(row)
+        for other in expected:
+            mask = masks.decode_row(other)
+            iou = (own & mask).sum() / (own | mask).sum()
+            if other["cluster"] != row["cluster"] and iou > 0.4:
+                break
+        else:
+            expected.append(row)
+    assert 1 < len(expected) < 12
+    assert kept_of(rows, overlap=0.4) == [row["candidate_id"] for row in expected]

@@ -3,8 +3,10 @@ import json
 import pytest
 
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.settings import checks
 from workflow_scripts.maskdistill.settings.sections.candidates import CandidateSettings
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
+from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
@@ -61,6 +63,34 @@ def test_the_least_share_of_a_mask_is_not_above_the_largest():
     assert MaskSettings.read({"least_share": 0.5, "largest_share": 0.5}).at_pixels is False
     with pytest.raises(InputError, match=r"masks\.least_share: 0\.5 is above masks\.largest_share"):
         MaskSettings.read({"least_share": 0.5, "largest_share": 0.4})
+
+
+def test_components_are_split_only_where_there_is_room_for_them():
+    assert MaskSettings.read({"split_components": True, "per_image": 2}).split_components
+    with pytest.raises(InputError, match=r"masks\.split_components: masks\.per_image: 1 has room"):
+        MaskSettings.read({"split_components": True})
+    both = {"split_components": True, "source_component": True, "per_image": 2}
+    with pytest.raises(InputError, match=r"masks\.split_components: masks\.source_component keeps"):
+        MaskSettings.read(both)
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "falls"),
+    [
+        (MaskRCNNSettings, "iterations", "learning_rate_steps"),
+        (SegmentationSettings, "epochs", "learning_rate_milestones"),
+        (LinearProbeSettings, "epochs", "learning_rate_milestones"),
+    ],
+)
+def test_a_learning_rate_that_falls_after_the_training_is_a_warning(kind, length, falls):
+    assert checks.unreached_falls(kind.read({})) is None
+    for values in ((), (0, 8), (9,)):
+        assert checks.unreached_falls(kind.read({length: 10, falls: values})) is None
+    warning = checks.unreached_falls(kind.read({length: 10, falls: (9, 10, 12)}))
+    place = kind.section
+    assert warning.startswith(f"warning: {place}.{falls}: the training ends before 10, 12, as ")
+    assert f"{place}.{length} is 10," in warning
+    assert "\n" not in warning
 
 
 def test_a_number_stays_as_it_is_written():

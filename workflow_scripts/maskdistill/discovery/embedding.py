@@ -74,3 +74,27 @@ def box_crop(
             size[::-1], Image.Resampling.BICUBIC, box=(x, y, x + width, y + height)
         )
     )
+
+
+def masked_crop(
+    image: np.ndarray,
+    mask: np.ndarray,
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image and its mask inside the mask's box, resized for the backbone.
+
+    The background is removed after normalisation, see `remove_background`.
+
+    Args:
+        image: H x W x 3, uint8.
+        mask: H x W, bool.
+        box: XYWH in whole pixels.
+        size: (height, width) of the result in pixels, see `crop_size`.
+
+    Returns:
+        uint8 of size x 3, and bool of size.
+    """
+    x, y, width, height = map(int, box)
+    inside = mask[y : y + height, x : x + width]
+    return box_crop(image, box, size), masks.resize_mask(inside, size)

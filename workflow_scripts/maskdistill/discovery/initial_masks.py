@@ -104,8 +104,8 @@ def mask_rows(
         # A copy, because the CRF needs an array that can be written to.
         working_size = mask_pixels.refined_size(resized, settings)
         image = np.array(image_sizes.resize(features["image"], working_size))
-    taken = np.zeros(size, bool)
-    for mask_id, mask in enumerate(find(keys, features["cls_affinity"].reshape(-1, patches), grid)):
+    taken, mask_id = np.zeros(size, bool), 0
+    for mask in find(keys, features["cls_affinity"].reshape(-1, patches), grid):
         drawn = mask_pixels.draw(
             mask,
             settings,
@@ -118,19 +118,32 @@ def mask_rows(
         # Refined masks grow; a pixel belongs to the mask that was found first.
         drawn &= ~taken
         taken |= drawn
-        encoded = masks.encode(drawn)
-        share = encoded.area / drawn.size
-        yield {
-            **row,
-            **encoded._asdict(),
-            "mask_id": mask_id,
-            "source_row": mask.source[0],
-            "source_col": mask.source[1],
-            "proposals": mask.proposals,
-            "share": share,
-            "quality": patch_scores.separation(keys, mask.grid),
-            "status": _status(share, settings),
-        }
+        parts = [(drawn, mask.grid)]
+        if settings.split_components:
+            most = settings.per_image - mask_id
+            parts = [
+                (part, masks.image_to_grid(part, grid, patch_size=patch_size, resized=resized))
+                for part in mask_pixels.components(
+                    drawn, least_share=settings.least_share, most=most
+                )
+            ]
+        for pixels, inside in parts:
+            encoded = masks.encode(pixels)
+            share = encoded.area / pixels.size
+            yield {
+                **row,
+                **encoded._asdict(),
+                "mask_id": mask_id,
+                "source_row": mask.source[0],
+                "source_col": mask.source[1],
+                "proposals": mask.proposals,
+                "share": share,
+                "quality": patch_scores.separation(keys, inside),
+                "status": _status(share, settings),
+            }
+            mask_id += 1
+        if settings.split_components and mask_id == settings.per_image:
+            break
 
 
 def _status(share: float, settings: MaskSettings) -> str:

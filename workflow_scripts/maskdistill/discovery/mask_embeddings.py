@@ -35,10 +35,10 @@ def embedding_rows(
     Yields:
         Rows of `mask_embeddings`.
     """
-    crop = settings.input == "box_crop"
+    cropped = settings.input != "masked_image"
 
     def size(row: Mapping) -> tuple[int, int]:
-        if crop:
+        if cropped:
             return embedding.crop_size(row["box_height"], row["box_width"], settings.crop_side)
         return image_sizes.resized_size(
             row["height"],
@@ -49,10 +49,12 @@ def embedding_rows(
 
     def load(row: Mapping) -> tuple[np.ndarray, np.ndarray]:
         image = images.read_listed(paths[row["image_id"]], (row["height"], row["width"]))
-        if crop:
-            box = (row["x"], row["y"], row["box_width"], row["box_height"])
+        box = (row["x"], row["y"], row["box_width"], row["box_height"])
+        if settings.input == "box_crop":
             return embedding.box_crop(image, box, size(row)), np.ones(size(row), bool)
-        mask = masks.decode(row["rle_counts"], row["height"], row["width"])
+        mask = masks.decode_row(row)
+        if settings.input == "masked_crop":
+            return embedding.masked_crop(image, mask, box, size(row))
         return embedding.masked_image(image, mask, size(row))
 
     batches = stream_batches(

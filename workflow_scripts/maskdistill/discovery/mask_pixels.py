@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from scipy import ndimage
 
 from workflow_scripts.maskdistill.discovery.affinity import ObjectMask
 from workflow_scripts.maskdistill.files import masks
@@ -60,6 +61,27 @@ def draw(
     object_ = 1 / (1 + np.exp(-_LOG_ODDS * enlarged(image.shape[:2])))
     refined = refine(np.stack([1 - object_, object_]), image)[1]
     return _interpolated(refined, patch_size=1, resized=refined.shape, size=size) > 0.5
+
+
+def components(mask: np.ndarray, *, least_share: float, most: int) -> list[np.ndarray]:
+    """The connected components of a mask, the largest first; of equal ones, the upper left first.
+
+    Args:
+        mask: H x W, bool. Pixels that touch at a side or a corner are connected.
+        least_share: smallest share of the image of a component. If all are smaller, only the
+            largest one is returned, so that an image keeps a mask that says why it is not used.
+        most: the most components, at least 1.
+
+    Returns:
+        Between 1 and `most` masks, H x W, bool; an empty mask for an empty one.
+    """
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel())[1:]
+    if not sizes.size:
+        return [mask]
+    order = np.argsort(-sizes, kind="stable")
+    chosen = [number for number in order[:most] if sizes[number] / mask.size >= least_share]
+    return [labels == number + 1 for number in chosen or order[:1]]
 
 
 def refined_size(resized: tuple[int, int], settings: MaskSettings) -> tuple[int, int]:

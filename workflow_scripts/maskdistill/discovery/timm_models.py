@@ -89,8 +89,9 @@ class Network(nn.Module):
             height, width = batch.shape[2:]
             raise InputError(
                 f"embedding.backbone: {type(self.model).__name__} takes no images of {height} x "
-                f"{width} px ({error}); set embedding.input: box_crop and embedding.crop_side to "
-                "its side, or choose a vision transformer or a convolutional network"
+                f"{width} px ({error}); set embedding.input: box_crop (or masked_crop) and "
+                "embedding.crop_side to its side, or choose a vision transformer or a "
+                "convolutional network"
             ) from error
 
 

@@ -126,6 +126,7 @@ class Models:
                 confidence.confident,
                 threshold=chosen.threshold if threshold is None else threshold,
                 keep_best=chosen.keep_best,
+                overlap=chosen.overlap,
             )
             self._mask_rcnn = engines.load_predictor(mask_rcnn, settings=settings, device=device)
         clusters = self._segmentation.clusters

@@ -3,7 +3,7 @@
 Boxes are XYWH in pixels, as in COCO; masks are H x W, bool or uint8.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +53,24 @@ def area(rle_counts: bytes, height: int, width: int) -> int:
     return int(coco_mask.area({"size": [height, width], "counts": rle_counts}))
 
 
+def iou(first: Sequence[Mapping], second: Sequence[Mapping]) -> np.ndarray:
+    """IoU of every mask in `first` with every mask in `second`, computed from run lengths.
+
+    Args:
+        first, second: Parquet rows with `rle_counts`, `height` and `width`, all of one image.
+
+    Returns:
+        len(first) x len(second), float64.
+    """
+    if not (first and second):
+        return np.zeros((len(first), len(second)))
+    one, other = (
+        [{"size": [row["height"], row["width"]], "counts": row["rle_counts"]} for row in rows]
+        for rows in (first, second)
+    )
+    return coco_mask.iou(one, other, [0] * len(other))
+
+
 def grid_to_image(
     grid: np.ndarray, *, patch_size: int, resized: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
@@ -67,12 +85,47 @@ def grid_to_image(
     Returns:
         Array of `size` and of the grid's dtype.
     """
+    rows, columns = _patches_of_pixels(patch_size, resized, size)
+    return grid[rows][:, columns]
+
+
+def image_to_grid(
+    mask: np.ndarray, grid: tuple[int, int], *, patch_size: int, resized: tuple[int, int]
+) -> np.ndarray:
+    """The patches of a grid that lie in a mask of the image with at least half of their pixels.
+
+    A mask that `grid_to_image` has made gives its grid, except for patches without a pixel, which
+    are padding.
+
+    Args:
+        mask: H x W, bool.
+        grid: (rows, columns) of the result.
+        patch_size, resized: see `grid_to_image`.
+
+    Returns:
+        Bool array of rows x columns.
+    """
+    counts, pixels = mask, 1
+    places = _patches_of_pixels(patch_size, resized, mask.shape)
+    for axis, of_pixels in enumerate(places):
+        present, first, lengths = np.unique(of_pixels, return_index=True, return_counts=True)
+        places[axis] = present
+        counts = np.add.reduceat(counts, first, axis=axis, dtype=np.int64)
+        pixels = np.multiply.outer(pixels, lengths)
+    result = np.zeros(grid, bool)
+    result[np.ix_(*places)] = 2 * counts >= pixels
+    return result
+
+
+def _patches_of_pixels(
+    patch_size: int, resized: tuple[int, int], size: tuple[int, int]
+) -> list[np.ndarray]:
+    """The row of patches of every row of pixels, and the same for columns."""
     # floor((i + 1/2) * resized_n / n / patch_size), in integers to be exact on patch borders
-    rows, columns = (
+    return [
         (2 * np.arange(n) + 1) * resized_n // (2 * n * patch_size)
         for n, resized_n in zip(size, resized, strict=True)
-    )
-    return grid[rows][:, columns]
+    ]
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -115,7 +115,7 @@ def check_masks(split: str, rows: pd.DataFrame) -> Finding:
     count = rows["image_id"].nunique()
     without = count - found["image_id"].nunique()
     covered, quality = found["share"].to_numpy(), found["quality"].to_numpy()
-    unused = int((rows["status"] == masks.WHOLE_IMAGE).sum())
+    unused = int((rows["status"] == masks.WHOLE_IMAGE).sum())  # at most one in an image
     whole, tiny = unused + int((covered >= WHOLE_IMAGE).sum()), int((covered < TINY).sum())
     advice = []
     if without - unused > FEW * count:
@@ -298,8 +298,10 @@ def _read(paths: Sequence[Path], *columns: str) -> pd.DataFrame:
 
 
 def _reasons(rows: pd.DataFrame) -> str:
-    """How many masks have each status but ok, the most frequent first."""
-    counts = rows.loc[rows["status"] != shards.OK, "status"].value_counts()
+    """How many images have no mask with the status ok, by the status of their first mask."""
+    usable = rows.loc[rows["status"] == shards.OK, "image_id"]
+    first = rows[~rows["image_id"].isin(usable)].drop_duplicates("image_id")
+    counts = first["status"].value_counts()
     return ", ".join(f"{count:,} {status}" for status, count in counts.items())
 
 

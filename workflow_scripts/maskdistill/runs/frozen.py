@@ -20,7 +20,12 @@ from workflow_scripts.maskdistill.files.atomic import write_text
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.runs.code_digest import rules_digest
 from workflow_scripts.maskdistill.runs.declared_settings import declared_settings
-from workflow_scripts.maskdistill.settings.checks import untrained, untrained_warning, validate
+from workflow_scripts.maskdistill.settings.checks import (
+    all_unreached_falls,
+    untrained,
+    untrained_warning,
+    validate,
+)
 from workflow_scripts.maskdistill.settings.cluster_names import curated, names_cautions, read_names
 from workflow_scripts.maskdistill.settings.downloads import dataset_source, read_catalogue
 from workflow_scripts.maskdistill.settings.splits import is_downloaded
@@ -189,7 +194,12 @@ def cautions(run: FrozenRun) -> list[str]:
         if run.configs[name]["dataset"]["generate"] is None  # generated scenes are easily learned
         for stage in untrained(run.configs[name])
     ]
-    return [*of_names, *of_weights]
+    of_schedules = [
+        f"{name}: {warning}"
+        for name in run.config["datasets"]
+        for warning in all_unreached_falls(run.configs[name])
+    ]
+    return [*of_names, *of_weights, *of_schedules]
 
 
 def write(run: FrozenRun, path: str | os.PathLike) -> None:

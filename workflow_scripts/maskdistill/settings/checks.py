@@ -7,6 +7,9 @@ from typing import TypeVar
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.repository import find_file
 from workflow_scripts.maskdistill.settings.section import Section, checked
+from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
+from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
+from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 
 _Kind = TypeVar("_Kind", bound=Section)
 
@@ -18,6 +21,13 @@ MOVED = {
     "mask_rcnn.score_floor": "candidates.score_floor",
     "mask_rcnn.nms_threshold": "candidates.nms_threshold",
     "mask_rcnn.mixed_precision": "mask_rcnn.precision",
+}
+
+# The settings of each training → its keys for its length and for when its learning rate falls.
+_SCHEDULES = {
+    MaskRCNNSettings: ("iterations", "learning_rate_steps"),
+    SegmentationSettings: ("epochs", "learning_rate_milestones"),
+    LinearProbeSettings: ("epochs", "learning_rate_milestones"),
 }
 
 
@@ -74,6 +84,43 @@ def untrained_warning(stage: str) -> str:
         f"warning: {stage}.weights is null, so it starts from random numbers and needs far "
         "more training than from self-supervised weights, which `preset: standard` names"
     )
+
+
+def unreached_falls(settings: Section) -> str | None:
+    """The warning where a training ends before its learning rate has fallen as often as it should.
+
+    It is no error, because a short trial with the schedule of a long training is a valid training
+    with a constant learning rate.
+
+    Args:
+        settings: of a training, one of `_SCHEDULES`.
+    """
+    length, falls = _SCHEDULES[type(settings)]
+    late = [fall for fall in getattr(settings, falls) if fall >= getattr(settings, length)]
+    if not late:
+        return None
+    return (
+        f"warning: {settings.section}.{falls}: the training ends before "
+        f"{', '.join(map(str, late))}, as {settings.section}.{length} is "
+        f"{getattr(settings, length)}, so the learning rate does not fall there; lower these "
+        "values, or remove them"
+    )
+
+
+def all_unreached_falls(config: Mapping) -> list[str]:
+    """The warnings of `unreached_falls` for all trainings of a dataset.
+
+    Args:
+        config: complete config of a dataset.
+    """
+    probe = LinearProbeSettings.read(config["evaluation"]["linear_probe"])
+    mask_rcnn = MaskRCNNSettings.read(config["mask_rcnn"])
+    trained = [
+        *([mask_rcnn] if mask_rcnn.enabled else []),
+        SegmentationSettings.read(config["segmentation"]),
+        *([probe] if probe.enabled else []),
+    ]
+    return [warning for settings in trained if (warning := unreached_falls(settings))]
 
 
 def check_files(config: Mapping, source: Path, downloadable: Collection[str]) -> None:

@@ -19,9 +19,15 @@ class ClusteringSettings(Section):
     section: ClassVar[str] = "clustering"
 
     clusters: Count = Field(
-        20, description="Number of clusters C; more than there are classes overclusters."
+        20,
+        description="Number of clusters C: how many kinds of objects are told apart. If there are "
+        "fewer kinds, some are divided among several clusters, which config/names can merge.",
     )
-    metric: Literal["cosine", "euclidean"] = Field("cosine", description="cosine or euclidean.")
+    metric: Literal["cosine", "euclidean"] = Field(
+        "cosine",
+        description="How embeddings are compared: cosine (by their direction, so that their length "
+        "does not count) or euclidean (by their distance).",
+    )
     standardize: bool = Field(
         False,
         description="First divide every dimension by its standard deviation over all points.",

@@ -21,3 +21,9 @@ class ConfidenceSettings(Section):
         description="Whether an image without such a candidate keeps its best one, as in the "
         "paper; otherwise there is no object in it.",
     )
+    overlap: Share = Field(
+        1,
+        description="Largest IoU of the masks of two kept candidates of different clusters in one "
+        "image. Where two overlap more, they are one object found as two classes, and only the one "
+        "with the higher score is kept. With 1, as in the paper, both are.",
+    )

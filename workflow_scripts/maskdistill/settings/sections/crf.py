@@ -25,11 +25,31 @@ class CRFSettings(Section):
         "training images; 1 for the paper's numbers with CRF.",
     )
     iterations: Count = Field(10, description="Steps of mean-field inference.")
-    gaussian_weight: NotNegative = Field(3, description="Weight of the smoothness kernel.")
-    gaussian_sigma: Positive = Field(1, description="Its width in pixels.")
-    bilateral_weight: NotNegative = Field(4, description="Weight of the appearance kernel.")
-    bilateral_sigma_xy: Positive = Field(67, description="Its width in pixels.")
-    bilateral_sigma_rgb: Positive = Field(3, description="Its width in grey levels of 255.")
+    gaussian_weight: NotNegative = Field(
+        3,
+        description="Weight of the smoothness kernel, by which pixels close to each other tend to "
+        "the same label; 0 switches it off.",
+    )
+    gaussian_sigma: Positive = Field(
+        1,
+        description="How far the smoothness kernel reaches: standard deviation in pixels.",
+    )
+    bilateral_weight: NotNegative = Field(
+        4,
+        description="Weight of the appearance kernel, by which pixels of similar colour tend to "
+        "the same label; 0 switches it off.",
+    )
+    bilateral_sigma_xy: Positive = Field(
+        67,
+        description="How far apart pixels may be that the appearance kernel joins: standard "
+        "deviation in pixels.",
+    )
+    bilateral_sigma_rgb: Positive = Field(
+        3,
+        description="How different in colour pixels may be that the appearance kernel joins: "
+        "standard deviation in each of red, green and blue, whose values are 0 to 255. Larger "
+        "values make labels spread across fainter edges.",
+    )
     min_probability: Annotated[NotNegative, Field(lt=1)] = Field(
         0,
         description="Labels whose probability is below this everywhere in an image are left out "

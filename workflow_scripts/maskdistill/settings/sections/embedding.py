@@ -12,13 +12,16 @@ class EmbeddingSettings(Section):
 
     section: ClassVar[str] = "embedding"
 
-    input: Literal["masked_image", "box_crop"] = Field(
+    input: Literal["masked_image", "box_crop", "masked_crop"] = Field(
         "masked_image",
-        description="masked_image (background removed) or box_crop (background kept).",
+        description="What the network sees of a mask: masked_image (the whole image without its "
+        "background, as in the paper), box_crop (the image inside the mask's box, with its "
+        "background) or masked_crop (the same without its background).",
     )
     crop_side: Count | None = Field(
         224,
-        description="Side in pixels that a box crop is resized to; null keeps its size.",
+        description="Side in pixels of the square that box_crop and masked_crop are resized to; "
+        "null keeps the size of the box.",
     )
     backbone: str | None = Field(
         None,

@@ -19,11 +19,16 @@ class ExportSettings(Section):
         tuple(EXPORT_FORMATS),
         description="What `snakemake exports` writes in addition to the model.",
     )
-    polygons: bool = Field(False, description="Whether to write COCO's files with polygons, too.")
+    polygons: bool = Field(
+        False,
+        description="Whether the format coco has copies of its files, `*_polygons.json`, in which "
+        "outlines of masks are polygons instead of run lengths, for tools that do not read those.",
+    )
     polygon_tolerance: NotNegative = Field(
         1.0,
-        description="Largest distance in pixels by which a polygon's border is moved to save "
-        "points; 0 is exact.",
+        description="How far in pixels the border of a polygon may lie from that of its mask, "
+        "which saves points; 0 is exact. Polygons are written with `polygons` and by the formats "
+        "that know no other masks.",
     )
     weights_licence: str | None = Field(
         None,

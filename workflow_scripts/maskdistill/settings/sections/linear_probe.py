@@ -29,8 +29,14 @@ class LinearProbeSettings(Section):
     batch_size: Count = Field(24, description="Images of one step over all processes.")
     learning_rate: Positive = Field(0.1, description="Learning rate at the beginning.")
     learning_rate_milestones: listed(Natural) = Field(
-        (25,), description="Epochs after which the learning rate falls."
+        (25,),
+        description="Epochs after which the learning rate is multiplied by `learning_rate_decay`; "
+        "those at `epochs` or beyond have no effect.",
     )
-    learning_rate_decay: Share = Field(0.1, description="Factor at each of them.")
+    learning_rate_decay: Share = Field(
+        0.1, description="Factor of the learning rate at each of `learning_rate_milestones`."
+    )
     momentum: Share = Field(0.9, description="Momentum of SGD.")
-    weight_decay: NotNegative = Field(0.0001, description="L2 penalty.")
+    weight_decay: NotNegative = Field(
+        0.0001, description="Weight decay of the optimizer, the strength of its L2 penalty."
+    )

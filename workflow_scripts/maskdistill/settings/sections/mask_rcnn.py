@@ -35,10 +35,16 @@ class MaskRCNNSettings(Section):
         "torchvision", description="torchvision, or detectron2 (C4 with MoCo's detection recipe)."
     )
     depth: ResNetDepth = Field(50, description=RESNET_DEPTHS)
-    fpn: bool = Field(False, description="Feature pyramid instead of C4.")
-    fpn_channels: Count = Field(256, description="Channels of the pyramid.")
+    fpn: bool = Field(
+        False,
+        description="Whether objects are found on a feature pyramid (FPN) instead of the last but "
+        "one stage of the ResNet (C4, as in the paper).",
+    )
+    fpn_channels: Count = Field(256, description="`fpn: true`: channels of every level.")
     roi_size: Count = Field(
-        14, description="C4: cells along a side of a pooled region before the last stage."
+        14,
+        description="`fpn: false`: cells along each side of the grid to which the features of a "
+        "region are pooled.",
     )
     norm: Literal["batch", "frozen", "group"] = Field(
         "batch", description="Normalisation: batch, frozen (as in the weights) or group."
@@ -47,7 +53,9 @@ class MaskRCNNSettings(Section):
         None, description="Initial weights of the ResNet; null draws them at random."
     )
     frozen_stages: Natural = Field(
-        0, description="0 none, 1 the stem, 2 the stem and the first stage, …"
+        0,
+        description="How many stages of the ResNet keep their initial weights: 0 none, 1 the stem, "
+        "2 the stem and the first stage, …",
     )
     anchor_sizes: listed(Count, least=1) = Field(
         (32, 64, 128, 256, 512), description="Sides of the anchors in pixels of the resized image."
@@ -57,12 +65,22 @@ class MaskRCNNSettings(Section):
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw.")
     learning_rate: Positive = Field(0.02, description="Learning rate after the warm-up.")
     momentum: Share = Field(0.9, description="Momentum of SGD, or AdamW's first decay rate.")
-    weight_decay: NotNegative = Field(0.0001, description="L2 penalty.")
-    learning_rate_steps: listed(Natural) = Field(
-        (20_000, 22_000), description="Steps at which the learning rate falls."
+    weight_decay: NotNegative = Field(
+        0.0001, description="Weight decay of the optimizer, the strength of its L2 penalty."
     )
-    learning_rate_decay: Share = Field(0.1, description="Factor at each of them.")
-    warmup_iterations: Natural = Field(100, description="Steps of linear warm-up.")
+    learning_rate_steps: listed(Natural) = Field(
+        (20_000, 22_000),
+        description="Training steps at which the learning rate is multiplied by "
+        "`learning_rate_decay`; those at `iterations` or beyond have no effect.",
+    )
+    learning_rate_decay: Share = Field(
+        0.1, description="Factor of the learning rate at each of `learning_rate_steps`."
+    )
+    warmup_iterations: Natural = Field(
+        100,
+        description="Training steps at the beginning over which the learning rate rises linearly "
+        "to its full value.",
+    )
     gradient_clip: Positive | None = Field(
         None, description="Largest norm of the gradient; null for none."
     )

@@ -21,10 +21,12 @@ class MaskSettings(Section):
     section: ClassVar[str] = "masks"
 
     top_k: Share = Field(
-        0.4, description="Share of patches (those nearest to [CLS]) that are proposals."
+        0.4,
+        description="Share of patches (those nearest to [CLS]) that are proposals, which vote on "
+        "what belongs to the object.",
     )
     heads: listed(Natural, least=1) | None = Field(
-        None, description="Heads averaged in Eq. 1; null for all."
+        None, description="Attention heads averaged in Eq. 1, counted from 0; null for all."
     )
     center_keys: bool | Literal["auto"] = Field(
         False,
@@ -51,11 +53,19 @@ class MaskSettings(Section):
     )
     cut: NotNegative = Field(
         0,
-        description="Score above which a patch is inside the mask, in deviations of the image's "
-        "scores.",
+        description="Score above which a patch is inside the mask, as a multiple of the root mean "
+        "square of the image's scores: 0 as in the paper, larger values for smaller masks.",
     )
     source_component: bool = Field(
-        False, description="Keep only the component that holds the source."
+        False,
+        description="Keep only the connected component of a mask that holds its source, the patch "
+        "nearest to [CLS].",
+    )
+    split_components: bool = Field(
+        False,
+        description="Make every connected component of a mask a mask of its own: the largest ones, "
+        "up to `per_image` in the image, if they cover at least `least_share` of it. Smaller "
+        "components are left out. Pixels that touch at a corner are connected.",
     )
     enlargement: Literal["nearest", "bilinear"] = Field(
         "nearest",
@@ -72,11 +82,17 @@ class MaskSettings(Section):
         description="Shorter side in pixels at which masks are refined, at most that of "
         "`features`.",
     )
-    per_image: Count = Field(1, description="The most masks per image.")
+    per_image: Count = Field(
+        1,
+        description="The most masks per image. With more than 1, further masks are searched among "
+        "the patches that earlier ones left, see `next_source`.",
+    )
     next_source: Share = Field(
         0.5,
-        description="Smallest affinity to [CLS] of the source of a further mask, as a share of the "
-        "first source's; both are measured from the image's mean.",
+        description="When the search for further masks ends. Each mask grows from the patch "
+        "nearest to [CLS] that no earlier mask holds, its source. The search goes on as long as "
+        "that patch is at least this near, from 0 (the mean of the image's patches) to 1 (as near "
+        "as the source of the first mask). 0 finds the most masks, 1 only the first.",
     )
     least_share: Share = Field(
         0,
@@ -89,6 +105,17 @@ class MaskSettings(Section):
     )
 
     def _check_contradictions(self) -> None:
+        if self.split_components and self.source_component:
+            raise contradiction(
+                "split_components",
+                "masks.source_component keeps one component only; set one of the two to false",
+            )
+        if self.split_components and self.per_image == 1:
+            raise contradiction(
+                "split_components",
+                "masks.per_image: 1 has room for one component only; raise it, or set "
+                "split_components: false",
+            )
         if self.least_share > self.largest_share:
             raise contradiction(
                 "least_share",

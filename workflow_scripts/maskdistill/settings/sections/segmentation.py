@@ -31,15 +31,23 @@ class SegmentationSettings(Section):
         "head_width, flip, and the settings of the schedule, the optimizer and the loss.",
     )
     depth: ResNetDepth = Field(50, description=RESNET_DEPTHS)
-    output_stride: Literal[8, 16] = Field(8, description="8 or 16.")
+    output_stride: Literal[8, 16] = Field(
+        8,
+        description="Side of the image divided by that of the feature map: 8, as in the paper, or "
+        "16, which is coarser and takes less than half the time.",
+    )
     weights: str | None = Field(
         None, description="Initial weights of the ResNet; null draws them at random."
     )
     frozen_stages: Natural = Field(
-        0, description="0 none, 1 the stem, 2 the stem and the first stage, …"
+        0,
+        description="How many stages of the ResNet keep their initial weights: 0 none, 1 the stem, "
+        "2 the stem and the first stage, …",
     )
     atrous_rates: listed(Count, least=1) = Field(
-        (12, 24, 36), description="Rates of the pyramid of dilated convolutions."
+        (12, 24, 36),
+        description="Dilation rates of the convolutions side by side in DeepLab's pyramid (ASPP), "
+        "one each; 6, 12, 18 suit an output stride of 16.",
     )
     head_width: Count = Field(256, description="Channels of the head.")
     dropout: Share = Field(0.5, description="Dropout probability in the head.")
@@ -48,11 +56,17 @@ class SegmentationSettings(Section):
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw.")
     learning_rate: Positive = Field(0.002, description="Learning rate at the beginning.")
     learning_rate_milestones: listed(Natural) = Field(
-        (40,), description="Epochs after which the learning rate falls."
+        (40,),
+        description="Epochs after which the learning rate is multiplied by `learning_rate_decay`; "
+        "those at `epochs` or beyond have no effect.",
     )
-    learning_rate_decay: Share = Field(0.1, description="Factor at each of them.")
+    learning_rate_decay: Share = Field(
+        0.1, description="Factor of the learning rate at each of `learning_rate_milestones`."
+    )
     momentum: Share = Field(0.9, description="Momentum of SGD, or AdamW's first decay rate.")
-    weight_decay: NotNegative = Field(0.0001, description="L2 penalty.")
+    weight_decay: NotNegative = Field(
+        0.0001, description="Weight decay of the optimizer, the strength of its L2 penalty."
+    )
     hardest_fraction: Annotated[Positive, Field(le=1)] = Field(
         0.2,
         description="Share of the pixels (the hardest ones) in the loss; 1 for all.",
@@ -65,7 +79,9 @@ class SegmentationSettings(Section):
     )
     crop_size: Count = Field(512, description="Side of a training crop in pixels.")
     scale: listed(Positive, least=2, most=2) = Field(
-        (0.5, 2.0), description="Smallest and largest random scale."
+        (0.5, 2.0),
+        description="Smallest and largest factor by which a training image is resized at random "
+        "before it is cropped.",
     )
     rotation: Annotated[NotNegative, Field(le=180)] = Field(
         10, description="Largest random rotation in degrees, in either direction."
