@@ -39,7 +39,7 @@ ALTERNATIVES = {
     "features.backbone": "vit_small_patch16_224",
     "features.backbone_options": {"depth": 3},
     "embedding.backbone": "resnet18",
-    "embedding.backbone_options": {"layers": [1, 1, 1, 1]},
+    "embedding.backbone_options": {"layers": [2, 1, 1, 1]},  # not those of demo.yaml
     "masks.heads": [0],
     "exports.weights_licence": "CC0-1.0",
 }
