@@ -57,9 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     running = workflow.Workflow(
         options.work_dir, list(plans.values()), cores=options.cores, device=options.device
     )
-    measurements = {
-        name: Measurement(plan, photographs, running) for name, plan in plans.items()
-    }
+    measurements = {name: Measurement(plan, photographs, running) for name, plan in plans.items()}
     rows = {
         name: [row for row in plan.rows if row.key in options.rows] for name, plan in plans.items()
     }
@@ -154,7 +152,9 @@ def _check_weights(plans, running: workflow.Workflow, splits: Sequence[str]) -> 
 
 
 def _voc_classes() -> list[str]:
-    return read_yaml(REPOSITORY / "config" / "datasets" / "voc2012_quick.yaml")["dataset"]["classes"]
+    return read_yaml(REPOSITORY / "config" / "datasets" / "voc2012_quick.yaml")["dataset"][
+        "classes"
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:

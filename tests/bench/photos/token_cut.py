@@ -84,9 +84,7 @@ def write_shard(
     if _is_made(output, made):
         return
 
-    def find(
-        keys: np.ndarray, cls_affinity: np.ndarray, grid: tuple[int, int]
-    ) -> list[ObjectMask]:
+    def find(keys: np.ndarray, cls_affinity: np.ndarray, grid: tuple[int, int]) -> list[ObjectMask]:
         prepared = prepare_keys(keys, center)
         return [token_cut(prepared, grid, tau=TAU, epsilon=EPSILON)]
 

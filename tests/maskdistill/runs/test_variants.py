@@ -38,7 +38,14 @@ def test_a_sweep_rises_and_takes_the_run_itself_where_it_can():
 
 @pytest.mark.parametrize(
     ("name", "own"),
-    [("top_k-0.2", 5), ("masks-plain", 5), ("clusters-40", 4), ("threshold-0.5", 2), ("all_pixels", 1), ("boxes", 1)],
+    [
+        ("top_k-0.2", 5),
+        ("masks-plain", 5),
+        ("clusters-40", 4),
+        ("threshold-0.5", 2),
+        ("all_pixels", 1),
+        ("boxes", 1),
+    ],
 )
 def test_a_variant_shares_what_comes_before_its_first_stage(name, own):
     variant = variants.variants(CONFIG)[name]
