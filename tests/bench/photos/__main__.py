@@ -19,7 +19,6 @@ from tests.bench.photos.measure import Measurement
 from tests.bench.photos.plan import (
     SPLITS,
     Plan,
-    Row,
     choose_photographs,
     parse_transformer,
     write_plan,

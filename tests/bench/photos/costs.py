@@ -20,10 +20,10 @@ def costs(benchmarks: Path, results: Path, counts: Mapping[str, int]) -> dict[st
         counts: split → number of its images.
 
     Returns:
-        Rule → `seconds_per_image`: seconds of all its jobs, divided by the images of the splits that
-        it worked on, once for each seed and round; what belongs to no split (clusters, trainings)
-        is divided by the images of `train`. `peak_mb`: memory of its largest job, None where it was
-        not measured. `jobs`: their number.
+        Rule → `seconds_per_image`: seconds of all its jobs, divided by the images of the splits
+        that it worked on, once for each seed and round; what belongs to no split (clusters,
+        trainings) is divided by the images of `train`. `peak_mb`: memory of its largest job, None
+        where it was not measured. `jobs`: their number.
     """
     seconds: dict[str, float] = defaultdict(float)
     peaks: dict[str, list[float]] = defaultdict(list)

@@ -40,8 +40,8 @@ class AblationSettings(Section):
     )
     masks: dict[FileName, MaskSettings] = Field(
         {},
-        description="Other masks to compare: NAME → the keys of `masks` that differ. Their files lie "
-        "in results/DATASET/ablations/masks-NAME, and no table of the paper shows them.",
+        description="Other masks to compare: NAME → the keys of `masks` that differ. Their files "
+        "lie in results/DATASET/ablations/masks-NAME; no table of the paper shows them.",
     )
     train_mask_rcnn: bool = Field(
         False,
