@@ -147,8 +147,9 @@ def write_plan(
 ) -> Plan:
     """Write the config of a transformer's run to `work`.
 
-    The run itself has the preset's settings. Masks that are compared with them are variants of
-    the run, so that all have the same features, embeddings and clustering.
+    The run itself has the preset's settings and the transformer's own. Masks that are compared with
+    its masks are variants of the run, so that all have the same features, embeddings and
+    clustering.
 
     Args:
         classes: names of the classes 1, 2, … of the label maps.
@@ -167,15 +168,16 @@ def write_plan(
     compared = {
         "paper": _masks(paper),
         "centred": _masks(paper, {"center_keys": True}),
-        "standard": _masks(_preset("standard")["masks"], overlaid),
+        "standard": _masks(_preset("standard")["masks"]),
         token_cut.NAME: {},
     }
+    own = ", the transformer's own settings" if overlaid else ""
     of_run = _masks(_preset(preset).get("masks", {}), overlaid)
     rows = [
         Row("Eq. 1 and 2, keys as they are (the paper)", "masks-paper", "paper"),
         Row("Eq. 1 and 2, keys centred", "masks-centred", "centred"),
         Row("preset standard", "masks-standard", "standard"),
-        Row(f"preset {preset}", MAIN, "preset"),
+        Row(f"preset {preset}{own}", MAIN, "preset"),
         Row("LOST", "lost", "lost"),
         Row("DINO-seg", "dino_seg", "dino_seg"),
         Row("TokenCut", f"masks-{token_cut.NAME}", token_cut.NAME),

@@ -1,8 +1,10 @@
 """The table of what was measured, in Markdown, which reads well on a terminal, too."""
 
+import json
 from collections.abc import Mapping, Sequence
 
 from workflow_scripts.maskdistill.evaluation.step_titles import step_title
+from workflow_scripts.maskdistill.files.json_io import leaves
 
 # Rules that find the masks of a row.
 MASK_RULES = ("make_masks", "extract_masks", "find_baseline_masks")
@@ -17,7 +19,10 @@ def table(measured: Mapping) -> str:
     """
     parts = [_about(measured)]
     for one in measured["transformers"]:
-        parts += [f"### {one['backbone']}, shorter side {one['shorter_side']} px", _masks(one)]
+        parts += [f"### {one['backbone']}, shorter side {one['shorter_side']} px"]
+        own = [f"`{key}: {json.dumps(value)}`" for key, value in leaves(one["settings"])]
+        parts += [f"Own settings: {', '.join(own)}."] if own else []
+        parts.append(_masks(one))
         parts += [f"{row['title']}: {row['note']}." for row in one["rows"] if row.get("note")]
         parts += [_steps(one["steps"])] if one["steps"] else []
         parts += [_costs(one["costs"])] if one["costs"] else []
