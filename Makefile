@@ -6,7 +6,7 @@ CORES ?= 2
 DATASET ?= voc2012
 GPU_BENCHMARKS := cuda_extraction cuda_programs cuda_training
 
-.PHONY: help setup demo new plan stale test kills bench test-gpu bench-gpu lint format clean
+.PHONY: help setup demo new plan stale test kills bench photos test-gpu bench-gpu lint format clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -46,6 +46,10 @@ kills: setup  ## Kill jobs and Snakemake fifty times at random, and compare the 
 
 bench: setup  ## Run the benchmarks and print a table
 	$(BIN)/python -m tests.bench $(ARGS)
+
+photos: setup  ## Measure on photographs with labels: make photos DATA=/data/voc WEIGHTS=name=file
+	@$(if $(and $(DATA),$(WEIGHTS)),,echo "make photos: name DATA=FOLDER and WEIGHTS=NAME=FILE, see docs/tests.md" >&2; exit 2)
+	$(BIN)/python -m tests.bench.photos --data "$(DATA)" $(WEIGHTS:%=--backbone "%") --cores $(CORES) $(ARGS)
 
 test-gpu: setup  ## Compare every stage on a GPU with the CPU; ARGS: names of parts, see docs/tests.md
 	$(BIN)/python -m tests.gpu $(ARGS)

@@ -7,7 +7,12 @@ CONFIG = {
     "clustering": {"clusters": 20},
     "confidence": {"threshold": 0.9},
     "evaluation": {
-        "ablations": {"top_k": [0.6, 0.2, 0.4], "clusters": [40, 20], "threshold": [0.5]}
+        "ablations": {
+            "top_k": [0.6, 0.2, 0.4],
+            "clusters": [40, 20],
+            "threshold": [0.5],
+            "masks": {"plain": {"center_keys": False, "top_k": 0.2}},
+        }
     },
 }
 
@@ -18,6 +23,7 @@ def test_every_value_has_a_variant_that_changes_one_thing():
     assert found["clusters-40"] == ({"clustering": {"clusters": 40}}, "clusters")
     assert found["threshold-0.5"] == ({"confidence": {"threshold": 0.5}}, "confident")
     assert found["all_pixels"] == ({"segmentation": {"hardest_fraction": 1}}, "segmentation")
+    assert found["masks-plain"] == ({"masks": {"center_keys": False, "top_k": 0.2}}, "masks")
     assert found["lost"] == found["dino_seg"] == ({}, "masks")
 
 
@@ -32,7 +38,14 @@ def test_a_sweep_rises_and_takes_the_run_itself_where_it_can():
 
 @pytest.mark.parametrize(
     ("name", "own"),
-    [("top_k-0.2", 5), ("clusters-40", 4), ("threshold-0.5", 2), ("all_pixels", 1), ("boxes", 1)],
+    [
+        ("top_k-0.2", 5),
+        ("masks-plain", 5),
+        ("clusters-40", 4),
+        ("threshold-0.5", 2),
+        ("all_pixels", 1),
+        ("boxes", 1),
+    ],
 )
 def test_a_variant_shares_what_comes_before_its_first_stage(name, own):
     variant = variants.variants(CONFIG)[name]

@@ -34,8 +34,11 @@ def variants(config: Mapping) -> dict[str, Variant]:
     found = {name: Variant({}, "masks") for name in BASELINES}
     found["boxes"] = Variant({}, "segmentation")
     found["all_pixels"] = Variant({"segmentation": {"hardest_fraction": 1}}, "segmentation")
+    ablations = config["evaluation"]["ablations"]
+    for name, changes in ablations["masks"].items():
+        found[f"masks-{name}"] = Variant({"masks": changes}, "masks")
     for section, key, stage in SWEEPS.values():
-        for value in config["evaluation"]["ablations"][key]:
+        for value in ablations[key]:
             found[f"{key}-{value}"] = Variant({section: {key: value}}, stage)
     return found
 

@@ -7,12 +7,14 @@ from pydantic import Field
 from workflow_scripts.maskdistill.settings.section import (
     UNIQUE,
     Count,
+    FileName,
     Natural,
     Section,
     Share,
     listed,
 )
 from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
+from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 
 class AblationSettings(Section):
@@ -35,6 +37,11 @@ class AblationSettings(Section):
     )
     threshold: Annotated[listed(Share, least=1), *UNIQUE] = Field(
         (0.5, 0.6, 0.7, 0.8, 0.9, 0.95), description="Values of confidence.threshold (Figure 5)."
+    )
+    masks: dict[FileName, MaskSettings] = Field(
+        {},
+        description="Other masks to compare: NAME → the keys of `masks` that differ. Their files "
+        "lie in results/DATASET/ablations/masks-NAME; no table of the paper shows them.",
     )
     train_mask_rcnn: bool = Field(
         False,

@@ -1,0 +1,230 @@
+"""What is measured: photographs, transformers with their configs, and the rows of the table."""
+
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from tests.bench.photos import token_cut
+from workflow_scripts.maskdistill.data import datasets
+from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files.atomic import write_text
+from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.runs.variants import MAIN, variants
+from workflow_scripts.maskdistill.settings.downloads import read_catalogue
+from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
+from workflow_scripts.maskdistill.settings.whole_config import dataset_config
+
+SPLITS = ("train", "val")
+_PER_SHARD = 150  # photographs of a job, which is the smallest part that is not computed again
+_SETTING = re.compile(r"@(?=[a-z_]+(?:\.[a-z_]+)+=)")
+_CONFIG = REPOSITORY / "config"
+
+
+class Transformer(NamedTuple):
+    """A vision transformer whose masks are measured."""
+
+    backbone: str  # timm's name
+    weights: Path
+    settings: dict  # of the config, that are laid over the preset
+
+
+def parse_transformer(text: str) -> Transformer:
+    """BACKBONE=WEIGHTS, followed by any number of @SECTION.KEY=VALUE, values in YAML.
+
+    Raises:
+        InputError: it is written in another way, or there is no such file.
+    """
+    head, *settings = _SETTING.split(text)
+    backbone, _, weights = head.partition("=")
+    if not backbone or not weights:
+        raise InputError(
+            f"{text!r} is not BACKBONE=WEIGHTS with a name of timm and a file, for instance "
+            "vit_small_patch16_224.dino=dino.pth@features.shorter_side=384"
+        )
+    if not Path(weights).is_file():
+        raise InputError(f"{weights}: no such file of weights")
+    changes: dict = {}
+    for setting in settings:
+        path, _, value = setting.partition("=")
+        try:
+            change = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"{setting!r}: {value!r} is not a value in YAML") from None
+        for key in reversed(path.split(".")):
+            change = {key: change}
+        changes = merge(changes, change)
+    return Transformer(backbone, Path(weights).absolute(), changes)
+
+
+class Photographs(NamedTuple):
+    """The photographs that are measured."""
+
+    root: Path
+    lists: dict[str, str]  # split → list of its images, as `dataset.splits` takes it
+    counts: dict[str, int]  # split → number of images
+
+
+def choose_photographs(root: Path, work: Path, count: int | None) -> Photographs:
+    """Find the photographs, and write the lists of those that are chosen.
+
+    Args:
+        root: folder in VOC's layout.
+        work: folder for the lists.
+        count: number of photographs per split, chosen by a hash of their names; None for all.
+
+    Raises:
+        InputError: a list or a label map of val is missing.
+    """
+    root, lists, counts = root.absolute(), {}, {}
+    for split in SPLITS:
+        dataset = {"adapter": "voc", "splits": {split: split}}
+        listed = datasets.list_images(dataset, root, split)
+        lists[split] = split
+        if count is not None and count < len(listed):
+            # The id is a hash of the name.
+            listed = sorted(listed, key=lambda image: image.image_id)[:count]
+            path = work.absolute() / "lists" / f"{split}-{count}.txt"
+            names = [Path(image.file_name).stem for image in listed]
+            write_text(path, "".join(f"{name}\n" for name in sorted(names)))
+            lists[split] = str(path)
+        counts[split] = len(listed)
+        if split == "val":
+            _check_labels(root, listed)
+    return Photographs(root, lists, counts)
+
+
+def _check_labels(root: Path, listed: Sequence[datasets.ListedImage]) -> None:
+    lacking = [
+        image.file_name
+        for image in listed
+        if not any(
+            (root / datasets.voc_label_map(folder, image.file_name)).is_file()
+            for folder in datasets.VOC_CLASSES
+        )
+    ]
+    if lacking:
+        raise InputError(
+            f"{root}: {len(lacking)} of {len(listed)} photographs of val have no label map in "
+            f"{datasets.VOC_CLASSES[0]}, for instance {lacking[0]}; masks are measured against them"
+        )
+
+
+class Row(NamedTuple):
+    """Masks that are compared."""
+
+    title: str
+    variant: str  # of the run, see `runs.variants`, or `MAIN`
+    key: str  # what --rows calls it
+
+
+class Plan(NamedTuple):
+    """A transformer's run of the workflow."""
+
+    dataset: str  # name of the run
+    transformer: Transformer
+    config: dict  # of the run, complete
+    rows: list[Row]
+
+    def shards(self, split: str) -> list[str]:
+        """Numbers of the shards of a split, as their files have them."""
+        return [f"{number:04d}" for number in range(self.config["shards"][split])]
+
+
+def write_plan(
+    transformer: Transformer,
+    photographs: Photographs,
+    work: Path,
+    *,
+    preset: str,
+    classes: Sequence[str],
+    clusters: int,
+    seeds: Sequence[int],
+    taken: Collection[str],
+) -> Plan:
+    """Write the config of a transformer's run to `work`.
+
+    The run itself has the preset's settings and the transformer's own. Masks that are compared with
+    its masks are variants of the run, so that all have the same features, embeddings and
+    clustering.
+
+    Args:
+        classes: names of the classes 1, 2, … of the label maps.
+        taken: names of other runs.
+
+    Raises:
+        InputError: the config is not valid.
+    """
+    name = transformer.backbone
+    chosen = min(photographs.counts.values())
+    if any(Path(listed).is_absolute() for listed in photographs.lists.values()):
+        name += f"-{chosen}"
+    if name in taken:  # the same transformer with other settings
+        name += f"-{len(taken) + 1}"
+    paper, overlaid = _preset("paper")["masks"], transformer.settings.get("masks", {})
+    compared = {
+        "paper": _masks(paper),
+        "centred": _masks(paper, {"center_keys": True}),
+        "standard": _masks(_preset("standard")["masks"]),
+        token_cut.NAME: {},
+    }
+    own = ", the transformer's own settings" if overlaid else ""
+    of_run = _masks(_preset(preset).get("masks", {}), overlaid)
+    rows = [
+        Row("Eq. 1 and 2, keys as they are (the paper)", "masks-paper", "paper"),
+        Row("Eq. 1 and 2, keys centred", "masks-centred", "centred"),
+        Row("preset standard", "masks-standard", "standard"),
+        Row(f"preset {preset}{own}", MAIN, "preset"),
+        Row("LOST", "lost", "lost"),
+        Row("DINO-seg", "dino_seg", "dino_seg"),
+        Row("TokenCut", f"masks-{token_cut.NAME}", token_cut.NAME),
+    ]
+    if compared["standard"] == of_run:
+        del compared["standard"], rows[3]
+        title = "preset standard" if preset == "standard" else f"presets standard and {preset}"
+        rows[2] = Row(title, MAIN, "standard")
+    content = merge(
+        {
+            "preset": preset,
+            "dataset": {
+                "root": str(photographs.root),
+                "adapter": "voc",
+                "splits": dict(photographs.lists),
+                "ground_truth": True,
+                "classes": list(classes),
+            },
+            "shards": {
+                split: math.ceil(count / _PER_SHARD) for split, count in photographs.counts.items()
+            },
+            "seeds": list(seeds),
+            "features": {
+                "backbone": transformer.backbone,
+                "weights": str(transformer.weights),
+                "shorter_side": "auto",  # that of the family
+            },
+            "clustering": {"clusters": clusters},
+            "evaluation": {"ablations": {"masks": compared}},
+        },
+        transformer.settings,
+    )
+    path = work / "config" / "datasets" / f"{name}.yaml"
+    write_text(path, yaml.safe_dump(content, sort_keys=False))
+    workflow = {**read_yaml(_CONFIG / "default.yaml"), "overrides": {}}
+    folders = [path.parent, _CONFIG / "datasets"]
+    catalogue = read_catalogue(REPOSITORY / "resources" / "downloads.yaml")
+    config = dataset_config(name, workflow, folders, downloadable=catalogue["files"])
+    known = {MAIN, *variants(config)}
+    assert all(row.variant in known for row in rows)
+    return Plan(name, transformer, config, rows)
+
+
+def _preset(name: str) -> dict:
+    return read_yaml(_CONFIG / "presets" / f"{name}.yaml")
+
+
+def _masks(*changes: Mapping) -> dict:
+    """The whole section `masks`: the defaults, with changes."""
+    return merge(read_yaml(_CONFIG / "default.yaml")["defaults"]["masks"], *changes)
