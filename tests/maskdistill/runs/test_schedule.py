@@ -61,6 +61,26 @@ def test_no_training_is_shorter_than_what_learns_anything():
     assert few["mask_rcnn"]["learning_rate"] == CONFIG["mask_rcnn"]["learning_rate"] / 4
 
 
+def test_a_training_that_the_config_leaves_out_leaves_its_time_to_the_other():
+    def schedule_of(changes):
+        estimated = ({"train": 3000}, THROUGHPUT, NETWORKS, GPU)
+        return schedule.trainings(merge(CONFIG, changes), *estimated, 2.0)
+
+    alone = schedule_of({"mask_rcnn": {"enabled": False}})
+    assert set(alone) == {"segmentation"}
+    assert alone["segmentation"]["epochs"] > schedule_of({})["segmentation"]["epochs"]
+    assert set(schedule_of({"segmentation": {"model": "vit_head"}})) == {"mask_rcnn"}
+    none = {"mask_rcnn": {"enabled": False}, "segmentation": {"model": "vit_head"}}
+    assert schedule_of(none) == {}
+
+
+def test_learning_rates_are_for_the_configs_batch():
+    changes = {"mask_rcnn": {"batch_size": 8, "learning_rate": 0.01}}
+    estimated = ({"train": 3000}, THROUGHPUT, NETWORKS, LAPTOP)
+    found = schedule.trainings(merge(CONFIG, changes), *estimated, 2.0)["mask_rcnn"]
+    assert (found["batch_size"], found["learning_rate"]) == (4, 0.005)
+
+
 @pytest.mark.parametrize("machine", [GPU, LAPTOP])
 @pytest.mark.parametrize("images", [1, 10, 333, 5_000, 2_000_000])
 def test_every_schedule_is_valid(machine, images):

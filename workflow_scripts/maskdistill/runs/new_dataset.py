@@ -88,16 +88,19 @@ def describe(
 
 def schedule_lines(trainings: Mapping[str, Mapping], images: int) -> list[Line]:
     """The settings of `schedule.trainings` with their meaning."""
-    passes = trainings["mask_rcnn"]["iterations"] * trainings["mask_rcnn"]["batch_size"] / images
     comments = {
-        "mask_rcnn.iterations": f"{passes:.1f} passes over the images; the paper's run has 36",
-        "mask_rcnn.batch_size": "images of one step: fits the memory of this machine",
-        "mask_rcnn.learning_rate": "the paper's, in proportion to the batch size",
         "mask_rcnn.learning_rate_steps": "after 83 % and 92 % of the steps, as in the paper",
+        "mask_rcnn.batch_size": "images of one step: fits the memory of this machine",
+        "mask_rcnn.learning_rate": "the preset's, in proportion to the batch size",
         "segmentation.epochs": "passes over the images; the paper's run has 45",
-        "segmentation.learning_rate": "the paper's, in proportion to the batch size",
         "segmentation.learning_rate_milestones": "after 89 % of the epochs, as in the paper",
+        "segmentation.learning_rate": "the preset's, in proportion to the batch size",
     }
+    if mask_rcnn := trainings.get("mask_rcnn"):
+        passes = mask_rcnn["iterations"] * mask_rcnn["batch_size"] / images
+        comments["mask_rcnn.iterations"] = (
+            f"{passes:.1f} passes over the images; the paper's run has 36"
+        )
     return [
         Line(f"{section}.{key}", value, comments.get(f"{section}.{key}", ""))
         for section, values in trainings.items()

@@ -97,7 +97,8 @@ def trainings(
 
     What the other stages leave is shared equally. Neither training gets more passes over the images
     than in the paper, nor fewer than it needs to learn anything. Learning rates are the config's,
-    scaled by the batch size, and fall at the same shares of the schedule as in the paper.
+    scaled by the batch size, and fall at the same shares of the schedule as in the paper. A stage
+    that the config leaves out, or replaces by another one, has no settings in the result.
 
     Args:
         config: of the dataset, merged.
@@ -110,30 +111,31 @@ def trainings(
         "mask_rcnn": {"iterations": 1, "batch_size": 1},
         "segmentation": {"epochs": 1},
     }
-    of_one = seconds_of(merge(config, one), counts, throughput, networks, machine)
-    trained = ("train_mask_rcnn", "train_segmentation")
-    other = sum(seconds for rule, seconds in of_one.items() if rule not in trained)
-    share = max(0.0, hours * 3600 - other) / 2
-    iterations = share / of_one["train_mask_rcnn"] / batch
-    iterations = min(iterations, PAPER_PASSES * images / batch)
-    iterations = max(LEAST_ITERATIONS, _rounded(iterations))
-    epochs = min(PAPER_EPOCHS, int(share / of_one["train_segmentation"]))
-    epochs = max(LEAST_EPOCHS, epochs, math.ceil(LEAST_ITERATIONS * batch / images))
-    scale = batch / 16
-    return {
-        "mask_rcnn": {
-            "iterations": iterations,
-            "batch_size": batch,
-            "learning_rate": _plain(config["mask_rcnn"]["learning_rate"] * scale),
-            "learning_rate_steps": [round(iterations * share) for share in _FALLS],
-        },
-        "segmentation": {
-            "epochs": epochs,
-            "batch_size": batch,
-            "learning_rate": _plain(config["segmentation"]["learning_rate"] * scale),
-            "learning_rate_milestones": [min(epochs - 1, round(epochs * _LAST_EPOCHS))],
-        },
+    seconds = seconds_of(merge(config, one), counts, throughput, networks, machine)
+    of_one = {
+        section: seconds.pop(f"train_{section}") for section in one if f"train_{section}" in seconds
     }
+    share = max(0.0, hours * 3600 - sum(seconds.values())) / max(1, len(of_one))
+    found: dict[str, dict] = {}
+    if "mask_rcnn" in of_one:
+        iterations = min(share / of_one["mask_rcnn"] / batch, PAPER_PASSES * images / batch)
+        iterations = max(LEAST_ITERATIONS, _rounded(iterations))
+        found["mask_rcnn"] = {
+            "iterations": iterations,
+            "learning_rate_steps": [round(iterations * fall) for fall in _FALLS],
+        }
+    if "segmentation" in of_one:
+        epochs = min(PAPER_EPOCHS, int(share / of_one["segmentation"]))
+        epochs = max(LEAST_EPOCHS, epochs, math.ceil(LEAST_ITERATIONS * batch / images))
+        found["segmentation"] = {
+            "epochs": epochs,
+            "learning_rate_milestones": [min(epochs - 1, round(epochs * _LAST_EPOCHS))],
+        }
+    for section, values in found.items():
+        scale = batch / config[section]["batch_size"]
+        values["batch_size"] = batch
+        values["learning_rate"] = _plain(config[section]["learning_rate"] * scale)
+    return found
 
 
 def _rounded(number: float) -> int:
