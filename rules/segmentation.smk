@@ -165,6 +165,7 @@ rule refine_predictions:
     params:
         settings=settings(
             "predictions",
+            "crf.longer_side",
             "crf.iterations",
             "crf.gaussian_weight",
             "crf.gaussian_sigma",
