@@ -15,6 +15,7 @@ from workflow_scripts.maskdistill.settings.layers import merge
 
 CORE_SLOWDOWN = 2.4 / 0.036  # of one CPU core, relative to the GPU of resources/throughput.json
 CRF_SECONDS = 2.2  # of one core per image of 375 x 500, see resources/throughput.json
+CRF_SIDE = 500
 
 # The paper's passes over its 10,582 images and their shares at which the learning rate falls.
 PAPER_PASSES = 24_000 * 16 / 10_582
@@ -77,7 +78,8 @@ def seconds_of(
     found = forecast.gpu_seconds(config, counts, throughput, networks)
     found = {rule: seconds * machine.slowdown for rule, seconds in found.items()}
     refined = found["refine_predictions"] / throughput["refine_predictions"]["seconds"]
-    found["refine_predictions"] += refined / machine.slowdown * CRF_SECONDS / machine.cores
+    share = min(1.0, (config["crf"]["longer_side"] or CRF_SIDE) / CRF_SIDE) ** 2
+    found["refine_predictions"] += refined / machine.slowdown * share * CRF_SECONDS / machine.cores
     return found
 
 
