@@ -20,6 +20,7 @@ rule describe_use:
             "confidence",
             "predictions",
             "crf.enabled",
+            "crf.longer_side",
             "crf.iterations",
             "crf.gaussian_weight",
             "crf.gaussian_sigma",

@@ -86,6 +86,7 @@ rule train_vit_head:
             "features.backbone_options",
             "features.weights",
             "segmentation.longer_side",
+            "segmentation.crop_size",
             "segmentation.head_width",
             "segmentation.epochs",
             "segmentation.batch_size",
@@ -164,6 +165,7 @@ rule refine_predictions:
     params:
         settings=settings(
             "predictions",
+            "crf.longer_side",
             "crf.iterations",
             "crf.gaussian_weight",
             "crf.gaussian_sigma",

@@ -17,6 +17,7 @@ from workflow_scripts.refine_predictions import main
 SIZES = [(40, 56), (48, 48), (40, 56), (33, 47)]
 PREDICTIONS = {"predictions": PredictionSettings().plain()}
 SETTINGS = {
+    "longer_side": None,
     "iterations": 3,
     "gaussian_weight": 3,
     "gaussian_sigma": 1,

@@ -142,7 +142,10 @@ READS_LABELS = {
         ({"confidence": {"overlap": 0.5}}, {"filter_candidates", "describe_use"}),
         ({"segmentation": {"precision": "float16"}}, {"train_segmentation"}),
         ({"segmentation": {"epochs": 77}}, {"train_segmentation", "train_vit_head"}),
-        ({"segmentation": {"crop_size": 77}}, {"train_segmentation", "train_linear_probe"}),
+        (
+            {"segmentation": {"crop_size": 77}},
+            {"train_segmentation", "train_vit_head", "train_linear_probe"},
+        ),
         (
             {"predictions": {"precision": "bfloat16"}},
             {"predict_segmentation", "refine_predictions", "train_linear_probe", "describe_use"},

@@ -128,6 +128,9 @@ def test_a_run_without_trained_networks_costs_passes_of_the_transformer():
     epochs = 3
     assert found["train_vit_head"] == 2 * 50 * (1 + forecast.DECODER_SHARE * epochs)
     assert found["predict_segmentation"] == 2 * 7
+    quick["segmentation"]["crop_size"] = 256
+    windows = gpu_seconds(quick)["train_vit_head"]
+    assert windows == pytest.approx(2 * 50 * (1 + forecast.DECODER_SHARE * epochs / 4))
 
 
 def test_gpu_seconds_of_other_networks():

@@ -111,3 +111,16 @@ def test_the_time_follows_size_and_stride():
     assert paper == pytest.approx(100 * THROUGHPUT["predict_candidates"]["seconds"])
     half = seconds("predict_candidates", {"candidates": {"shorter_side": 400}})
     assert half == pytest.approx(paper / 4)
+
+
+def test_a_crf_at_half_the_side_takes_a_quarter_of_the_cores():
+    def crf(side):
+        config = merge(CONFIG, {"crf": {"longer_side": side}})
+        without = merge(config, {"crf": {"enabled": False}})
+        estimated = ({"train": 100}, THROUGHPUT, NETWORKS, LAPTOP)
+        network = THROUGHPUT["refine_predictions"]["seconds"] * LAPTOP.slowdown * 100
+        assert schedule.seconds_of(without, *estimated)["refine_predictions"] == 0
+        return schedule.seconds_of(config, *estimated)["refine_predictions"] - network
+
+    assert crf(250) == pytest.approx(crf(500) / 4)
+    assert crf(None) == crf(500) == crf(1000)

@@ -240,3 +240,34 @@ def test_the_most_probable_label_always_stays():
     image = np.zeros((8, 8, 3), np.uint8)
     labels = crf.refined_labels(probabilities, image, CRFSettings(min_probability=0.5))
     assert (labels == 7).all()
+
+
+def test_a_bound_on_the_side_is_a_crf_of_the_smaller_image():
+    """The bound is above the size of one image and half of the other's."""
+    truth, image, probabilities = noisy_square()
+    settings = CRFSettings(longer_side=24)
+    np.testing.assert_array_equal(
+        crf.refined_labels(probabilities, image, settings),
+        crf.refined_labels(probabilities, image, CRFSettings()),
+    )
+    double = (np.repeat(np.repeat(values, 2, -2), 2, -1) for values in (image.T, probabilities))
+    large, confidences = next(double).T, next(double)
+    labels = crf.refined_labels(confidences, large, settings)
+    assert labels.shape == (48, 48)
+    expected = np.repeat(np.repeat(truth, 2, 0), 2, 1)
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_the_time_of_a_crf_is_that_of_the_smaller_image(monkeypatch):
+    sizes = []
+
+    def refine(probabilities, image, settings):
+        sizes.append((probabilities.shape[1:], image.shape[:2]))
+        return probabilities
+
+    monkeypatch.setattr(crf, "refine", refine)
+    probabilities = np.full((2, 60, 80), 0.5, np.float32)
+    image = np.zeros((60, 80, 3), np.uint8)
+    labels = crf.refined_labels(probabilities, image, CRFSettings(longer_side=40), (120, 160))
+    assert sizes == [((30, 40), (30, 40))]
+    assert labels.shape == (120, 160)

@@ -17,7 +17,7 @@ from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
 from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_predictor
 from workflow_scripts.maskdistill.segmentation.labelled_images import LabelledImages
 from workflow_scripts.maskdistill.segmentation.token_training import build_vit_head
-from workflow_scripts.maskdistill.segmentation.transforms import normalize
+from workflow_scripts.maskdistill.segmentation.transforms import MEAN_COLOR, normalize
 from workflow_scripts.maskdistill.segmentation.vit_head import CELLS
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
@@ -26,6 +26,7 @@ from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun
 CPU = torch.device("cpu")
 SETTINGS = {
     "longer_side": 44,
+    "crop_size": 32,
     "head_width": 16,
     "epochs": 6,
     "batch_size": 5,
@@ -142,50 +143,94 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, tiny_backb
         patch.setattr(TrainingRun, "end_step", stop_after_three)
         with pytest.raises(SystemExit):
             train(shard, tmp_path / "resumed", tiny_backbone)
-    (tokens,) = (tmp_path / "resumed").glob("work/*/tokens.npy")
+    (tokens,) = (tmp_path / "resumed").glob("work/*/tokens/tokens.npy")
     before = tokens.stat().st_mtime_ns
     monkeypatch.setattr(
         token_training.TokenImages,
         "remove",
-        lambda data: [data._path.stat().st_mtime_ns == before or pytest.fail("computed again")],
+        lambda data: tokens.stat().st_mtime_ns == before or pytest.fail("computed again"),
     )
     resumed = train(shard, tmp_path / "resumed", tiny_backbone)
     for name, value in straight["state_dict"].items():
         torch.testing.assert_close(resumed["state_dict"][name], value, rtol=0, atol=0)
 
 
-def test_an_item_is_a_square_with_labels_inside_of_the_image(tmp_path, tiny_backbone):
-    shard = write_images(tmp_path)  # images of 40 x 44
-    settings = SegmentationSettings.read_part(SETTINGS | {"flip": False})
-    labelled = LabelledImages([shard], tmp_path, clusters=2, settings=settings, seed=0)
-    model = build(tiny_backbone)
-    data = token_training.TokenImages(labelled, model, tmp_path, flip=False, seed=0)
-    data.compute(CPU, workers=1)
-    tokens, image, labels = data[Sample(0, 0, 3)]
-    assert tokens.shape == (48, 6, 6)
-    assert image.shape == (48, 48, 3)
-    expected_image, expected_labels = labelled.read(3)
-    np.testing.assert_array_equal(image[:40, :44], expected_image)
-    np.testing.assert_array_equal(labels[:40, :44], expected_labels)
-    assert (labels[40:] == IGNORE_INDEX).all()
-    assert (labels[:, 44:] == IGNORE_INDEX).all()
-    expected = model.tokens(normalize(image[None, :40]))[0]
-    torch.testing.assert_close(tokens[:, :5].float(), expected, rtol=2e-3, atol=2e-3)
-
-
-def test_half_of_the_items_are_mirrored(tmp_path, tiny_backbone):
+@pytest.fixture
+def windows(tmp_path, tiny_backbone):
+    """A function that makes the windows of images of 40 x 44 pixels, which are 5 x 6 patches."""
     shard = write_images(tmp_path)
     settings = SegmentationSettings.read_part(SETTINGS)
     labelled = LabelledImages([shard], tmp_path, clusters=2, settings=settings, seed=0)
-    data = token_training.TokenImages(labelled, build(tiny_backbone), tmp_path, flip=True, seed=0)
-    data.compute(CPU, workers=1)
+    model = build(tiny_backbone)
+
+    def make(side: int, *, flip: bool = False) -> tuple:
+        data = token_training.TokenImages(labelled, model, tmp_path, side=side, flip=flip, seed=0)
+        data.compute(CPU, workers=1)
+        return data, labelled, model
+
+    return make
+
+
+def test_a_window_may_hold_the_whole_image(windows):
+    data, labelled, model = windows(1000)
+    tokens, pixels, labels = data[Sample(0, 0, 3)]
+    assert tokens.shape == (6, 6, 48)
+    image, expected_labels = labelled.read(3)
+    padded = np.full((40, 48, 3), MEAN_COLOR, np.uint8)
+    padded[:, :44] = image
+    padded = torch.from_numpy(padded)[None]
+    expected = model.tokens(normalize(padded))[0].permute(1, 2, 0)
+    torch.testing.assert_close(tokens[:5].float(), expected, rtol=2e-3, atol=2e-3)
+    # Positions of the logits are squares of two pixels.
+    means = padded[0].reshape(20, 2, 24, 2, 3).float().mean(dim=(1, 3))
+    assert (pixels[:20].float() - means).abs().max() <= 0.5
+    np.testing.assert_array_equal(labels[:20, :22], expected_labels[1::2, 1::2])
+    # Beyond the image, first of it, then of its padding.
+    assert (labels[:, 22:] == IGNORE_INDEX).all()
+    assert (labels[20:] == IGNORE_INDEX).all()
+    assert (pixels[20:] == torch.tensor(MEAN_COLOR)).all()
+
+
+def test_windows_are_parts_of_the_image_at_all_places(windows):
+    whole, _, _ = windows(1000)
+    tokens, pixels, labels = whole[Sample(0, 0, 3)]
+    data, _, _ = windows(16)
+    corners = set()
+    for step in range(300):
+        part, part_pixels, part_labels = data[Sample(step, 0, 3)]
+        (place,) = [
+            (row, column)
+            for row in range(4)
+            for column in range(5)
+            if torch.equal(part, tokens[row : row + 2, column : column + 2])
+        ]
+        corners.add(place)
+        row, column = (CELLS * corner for corner in place)
+        window = np.s_[row : row + 2 * CELLS, column : column + 2 * CELLS]
+        assert torch.equal(part_pixels, pixels[window])
+        assert torch.equal(part_labels, labels[window])
+    assert len(corners) == 4 * 5
+
+
+def test_half_of_the_windows_are_mirrored(windows):
+    plain = windows(1000)[0][Sample(0, 0, 0)]
+    data, _, _ = windows(1000, flip=True)
     items = [data[Sample(step, 0, 0)] for step in range(20)]
-    plain = next(item for item in items if (item[2][:40, :44] != IGNORE_INDEX).all())
     mirrored = [item for item in items if not torch.equal(item[2], plain[2])]
     assert 3 <= len(mirrored) <= 17
-    for one, other in zip(mirrored[0], plain, strict=True):
-        axis = 2 if one.dim() == 3 and one.shape[0] == 48 and one.dtype == torch.float16 else 1
-        torch.testing.assert_close(one, other.flip(axis))
+    for item in mirrored:
+        for one, other in zip(item, plain, strict=True):
+            torch.testing.assert_close(one, other.flip(1))
+
+
+def test_logits_of_a_window_are_those_of_the_image_away_from_its_border(tiny_backbone):
+    model = build(tiny_backbone)
+    tokens, reduced = torch.randn(1, 48, 20, 20), torch.randn(1, 3, 20 * CELLS, 20 * CELLS)
+    whole = model.decode(tokens, reduced)
+    inner = np.s_[..., 2 * CELLS : 18 * CELLS, 2 * CELLS : 18 * CELLS]
+    part = model.decode(tokens[..., 2:18, 2:18], reduced[inner])
+    middle = np.s_[..., 6 * CELLS : 10 * CELLS, 6 * CELLS : 10 * CELLS]
+    torch.testing.assert_close(part[middle], whole[inner][middle])
 
 
 def test_large_images_are_predicted_in_tiles(trained):

@@ -26,8 +26,9 @@ LABEL_MAP = 8_000  # a PNG of 500 x 375
 MODEL = 150_000_000  # ResNet-50 with its heads
 CHECKPOINT = 3  # of a training: times the model, with momentum and the one before it
 UNPACKED = 1.05  # times the archive: JPEG does not shrink
-# An epoch of the decoder of vit_head, in passes of the transformer: operations of ViT-S/16.
-DECODER_SHARE = 0.12
+# A step of the decoder of vit_head on a window of 512 px, in passes of ViT-S/16 over an image of
+# STATED_PATCHES: measured on a CPU.
+DECODER_SHARE = 0.1
 STRIDE_16 = 0.3  # of DeepLab-v3's operations at stride 8 (counted with torch, ResNet-50)
 STATED_PATCHES = 2160  # of an image in resources/throughput.json: 640 x 864 in patches of 16
 
@@ -167,11 +168,12 @@ def gpu_seconds(
             del amounts["train_segmentation"], amounts["predict_segmentation"]
     seconds = {rule: amount * throughput[rule]["seconds"] for rule, amount in amounts.items()}
     if not support and config["segmentation"]["model"] == "vit_head":
-        # The transformer sees every image once; the decoder sees its tokens in every epoch.
-        one = features * throughput["extract_features"]["seconds"]
-        passes = 1 + DECODER_SHARE * segmentation["epochs"]
+        # The transformer sees every image once; the decoder sees a window of it in every epoch.
+        one = throughput["extract_features"]["seconds"]
+        windows = segmentation["epochs"] * _relative_area([segmentation["crop_size"]], [512])
+        passes = features + DECODER_SHARE * windows
         seconds["train_vit_head"] = seeds * rounds * counts["train"] * passes * one
-        seconds["predict_segmentation"] = seeds * rounds * evaluated * one
+        seconds["predict_segmentation"] = seeds * rounds * evaluated * features * one
     return seconds
 
 

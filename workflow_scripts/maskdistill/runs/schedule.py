@@ -15,6 +15,7 @@ from workflow_scripts.maskdistill.settings.layers import merge
 
 CORE_SLOWDOWN = 2.4 / 0.036  # of one CPU core, relative to the GPU of resources/throughput.json
 CRF_SECONDS = 2.2  # of one core per image of 375 x 500, see resources/throughput.json
+CRF_SIDE = 500
 
 # The paper's passes over its 10,582 images and their shares at which the learning rate falls.
 PAPER_PASSES = 24_000 * 16 / 10_582
@@ -78,10 +79,11 @@ def seconds_of(
     """Seconds of every rule on this machine, as `forecast.gpu_seconds`, with the CRF's on cores."""
     on_gpu = forecast.gpu_seconds(config, counts, throughput, networks, support=support)
     found = {rule: seconds * machine.slowdown for rule, seconds in on_gpu.items()}
+    share = min(1.0, (config["crf"]["longer_side"] or CRF_SIDE) / CRF_SIDE) ** 2
     for rule in ("refine_predictions", "refine_linear_probe"):
         if rule in on_gpu:
             refined = on_gpu[rule] / throughput[rule]["seconds"]
-            found[rule] += refined * CRF_SECONDS / machine.cores
+            found[rule] += refined * share * CRF_SECONDS / machine.cores
     return found
 
 

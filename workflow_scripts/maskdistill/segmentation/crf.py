@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
+from workflow_scripts.maskdistill.files.image_sizes import bounded_size, resize
 from workflow_scripts.maskdistill.segmentation.dense_crf import refine
 from workflow_scripts.maskdistill.segmentation.upsampling import enlarged_classes
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
@@ -30,12 +32,21 @@ def refined_labels(
 ) -> np.ndarray:
     """The most probable class of every pixel after `refine`: uint16.
 
+    Images above `settings.longer_side` are refined at that size.
+
     Args:
         size: (height, width) of the label map, to which the refined probabilities are resized;
             None for that of `image`.
     """
+    size = size or image.shape[:2]
+    seen = bounded_size(*image.shape[:2], settings.longer_side)
+    if seen != image.shape[:2]:
+        image = resize(image, seen)
+        probabilities = F.interpolate(
+            torch.from_numpy(probabilities)[None], seen, mode="bilinear", antialias=True
+        )[0].numpy()
     refined = refine(probabilities, image, settings)
-    if size in (None, image.shape[:2]):
+    if size == seen:
         return refined.argmax(axis=0).astype(np.uint16)
     return enlarged_classes(torch.from_numpy(refined), size)
 

@@ -1,14 +1,18 @@
 """Training of the decoder of `vit_head` on label maps, from tokens that are computed once."""
 
 import contextlib
+import functools
+import itertools
+import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.files.atomic import report_full_disk
@@ -45,11 +49,12 @@ def train(
 ) -> None:
     """Train the decoder on label maps, from the last checkpoint if there is one.
 
-    The tokens of all images wait in a file of the training's folder, which is removed at the end:
-    0.8 MB per image with ViT-S/14 and 448 pixels.
+    The tokens of all images wait in files of the training's folder, which are removed at the end:
+    0.7 MB per image with ViT-S/16 and 512 x 384 pixels.
 
     Args:
         features: backbone, backbone_options and weights of the transformer.
+        workers: threads that decode images before the training.
         The others are those of `learning.train`.
 
     Raises:
@@ -59,16 +64,17 @@ def train(
 
     @contextlib.contextmanager
     def prepare(model: ViTHead, labelled: LabelledImages, folder: Path) -> Iterator[TokenImages]:
-        data = TokenImages(labelled, model, folder, flip=settings.flip, seed=seed)
+        data = TokenImages(
+            labelled, model, folder, side=settings.crop_size, flip=settings.flip, seed=seed
+        )
         data.compute(device, workers=workers)
         yield data
         data.remove()
 
     def losses(model: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        tokens, images, labels = batch
-        logits = model.decode(tokens.float(), normalize(images))
-        # At the logits' own size: a quarter of a patch is a few pixels.
-        labels = _at(labels, logits.shape[-2:])
+        # The loss is at the logits' own size: a quarter of a patch is a few pixels.
+        tokens, pixels, labels = batch
+        logits = model.decode(tokens.float().permute(0, 3, 1, 2), normalize(pixels))
         loss = hard_pixel_loss(logits, labels, hardest_fraction=settings.hardest_fraction)
         return {"loss": loss}
 
@@ -95,7 +101,8 @@ def train(
         precision="float32",
         files=files,
         device=device,
-        workers=workers,
+        # Windows are read faster than processes could hand them over.
+        workers=0,
         prepare=prepare,
         losses=losses,
         published={
@@ -106,39 +113,46 @@ def train(
 
 
 class TokenImages(torch.utils.data.Dataset):
-    """Images with their tokens and label maps; the index of an item is a `Sample`.
+    """Random windows of images, of their tokens and of their label maps; indexed by `Sample`.
 
-    All items are squares of one size, which holds every image at `segmentation.longer_side`. What
-    lies beyond the image is the mean colour, and has no label.
+    Tokens, pixels and labels are computed once and wait in files: the pixels and labels at the
+    positions of the model's logits, so that no image is decoded again. Windows are squares of whole
+    patches. Where one is larger than its image, what lies beyond is the mean colour and has no
+    label.
 
     Args:
         labelled: images and label maps.
         model: makes the tokens.
-        folder: where the file of tokens lies.
-        flip: mirror half of the items.
+        folder: where the files lie, in a folder of their own.
+        side: of a window, in pixels of the image.
+        flip: mirror half of the windows.
     """
 
     def __init__(
-        self, labelled: LabelledImages, model: ViTHead, folder: Path, *, flip: bool, seed: int
+        self,
+        labelled: LabelledImages,
+        model: ViTHead,
+        folder: Path,
+        *,
+        side: int,
+        flip: bool,
+        seed: int,
     ) -> None:
         self._labelled, self._model = labelled, model
-        self._path = folder / "tokens.npy"
+        self._folder = folder / "tokens"
         self._flip, self._seed = flip, seed
-        self._sizes = [
-            padded_size(labelled.size(index), model.output_stride) for index in range(len(labelled))
-        ]
-        self._side = max(map(max, self._sizes))
+        patch = model.output_stride
+        self._sizes = [padded_size(labelled.size(index), patch) for index in range(len(labelled))]
+        # Rows and columns of the patches of every image, and its first patch in the files.
+        self._grids = [(height // patch, width // patch) for height, width in self._sizes]
+        self._starts = [0, *itertools.accumulate(map(math.prod, self._grids))]
+        self._side = min(max(1, side // patch), max(map(max, self._grids)))
 
     def __len__(self) -> int:
         return len(self._labelled)
 
-    @property
-    def _shape(self) -> tuple[int, int, int, int]:
-        cells = self._side // self._model.output_stride
-        return len(self), self._model.transformer.embed_dim, cells, cells
-
     def compute(self, device: torch.device, *, workers: int) -> None:
-        """Compute the tokens of all images, unless they are there from before an interruption.
+        """Write the files, unless they are there from before an interruption.
 
         Args:
             workers: threads that decode images.
@@ -146,49 +160,131 @@ class TokenImages(torch.utils.data.Dataset):
         Raises:
             InputError: an image cannot be read, or the disk is full.
         """
-        if self._path.exists():
+        if self._folder.exists():
             return
-        unfinished = self._path.with_suffix(".part")
+        unfinished = self._folder.with_suffix(".part")
+        unfinished.mkdir(exist_ok=True)
+        patches, cells = self._starts[-1], self._starts[-1] * self._model.cells**2
         with (
-            report_full_disk(self._path),
+            report_full_disk(self._folder),
             progress_bar(total=len(self), description="tokens", unit="image") as bar,
         ):
-            tokens = np.lib.format.open_memmap(
-                unfinished, mode="w+", dtype=np.float16, shape=self._shape
+            stored = _Stored(
+                _create(unfinished, "tokens", np.float16, patches, self._width),
+                _create(unfinished, "pixels", np.uint8, cells, 3),
+                _create(unfinished, "labels", np.int32, cells),
             )
             for batch in stream_batches(
                 range(len(self)),
-                lambda index: self._labelled.read(index)[0],
+                self._labelled.read,
                 shape=lambda index: self._sizes[index],
                 batch_size=_BATCH,
                 workers=workers,
             ):
                 size = self._sizes[batch[0][0]]
-                images = torch.cat([_padded(image, size) for _, image in batch])
-                found = self._model.tokens(normalize(images.to(device))).cpu().numpy()
-                for (index, _), values in zip(batch, found, strict=True):
-                    tokens[index, :, : values.shape[1], : values.shape[2]] = values
+                images = torch.cat([_padded(image, size) for _, (image, _) in batch]).to(device)
+                tokens = self._model.tokens(normalize(images)).permute(0, 2, 3, 1)
+                pixels = self._model.reduced(images.permute(0, 3, 1, 2).float()).round()
+                pixels = pixels.permute(0, 2, 3, 1)
+                for number, (index, (_, labels)) in enumerate(batch):
+                    own = self._of_image(stored, index)
+                    own.tokens[:] = tokens[number].cpu()
+                    own.pixels[:] = pixels[number].cpu()
+                    own.labels[:] = _at_cells(labels, size, own.labels.shape)
                 bar.update(len(batch))
-            tokens.flush()
-        unfinished.rename(self._path)
+            for array in stored:
+                array.flush()
+        unfinished.rename(self._folder)
 
     def remove(self) -> None:
-        """Remove the file of tokens."""
-        self._path.unlink()
+        """Remove the files."""
+        shutil.rmtree(self._folder)
 
     def __getitem__(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (d x h x w, float16), image (S x S x 3, uint8) and labels (S x S, int64)."""
-        tokens = np.load(self._path, mmap_mode="r")[sample.index]
-        image, labels = self._labelled.read(sample.index)
-        (image,) = _padded(image, (self._side, self._side))
-        height, width = labels.shape
-        beyond = (0, self._side - width, 0, self._side - height)
-        labels = F.pad(torch.from_numpy(labels).long(), beyond, value=IGNORE_INDEX)
-        tokens = torch.from_numpy(np.array(tokens))
-        if self._flip and sample.generator(self._seed).random() < 0.5:
-            # The tokens of a mirrored image are nearly the mirrored tokens.
-            return tokens.flip(2), image.flip(1), labels.flip(1)
-        return tokens, image, labels
+        """A window of n x n patches, with CELLS x CELLS positions of the logits in each.
+
+        Returns:
+            Its tokens (n x n x d, float16), pixels (CELLS n x CELLS n x 3, uint8) and labels
+            (CELLS n x CELLS n, int64).
+        """
+        generator = sample.generator(self._seed)
+        flipped = self._flip and generator.random() < 0.5
+        corner = [generator.integers(max(0, side - self._side) + 1) for side in self._grid(sample)]
+        own = self._of_image(self._stored, sample.index)
+        cells = self._model.cells
+        tokens = _window(own.tokens, corner, self._side, 0)
+        corner = [cells * place for place in corner]
+        pixels = _window(own.pixels, corner, cells * self._side, MEAN_COLOR)
+        labels = _window(own.labels, corner, cells * self._side, IGNORE_INDEX)
+        found = torch.from_numpy(tokens), torch.from_numpy(pixels), torch.from_numpy(labels).long()
+        # The tokens of a mirrored image are nearly the mirrored tokens.
+        return tuple(one.flip(1) for one in found) if flipped else found
+
+    def _grid(self, sample: Sample) -> tuple[int, int]:
+        return self._grids[sample.index]
+
+    @property
+    def _width(self) -> int:
+        return self._model.transformer.embed_dim
+
+    @functools.cached_property
+    def _stored(self) -> "_Stored":
+        return _Stored(
+            *(np.load(self._folder / f"{name}.npy", mmap_mode="r") for name in _Stored._fields)
+        )
+
+    def _of_image(self, stored: "_Stored", index: int) -> "_Stored":
+        """The part of the files that belongs to an image, in rows and columns."""
+        rows, columns = self._grids[index]
+        first, last = self._starts[index : index + 2]
+        cells = self._model.cells
+        fine = slice(first * cells**2, last * cells**2)
+        return _Stored(
+            stored.tokens[first:last].reshape(rows, columns, -1),
+            stored.pixels[fine].reshape(cells * rows, cells * columns, 3),
+            stored.labels[fine].reshape(cells * rows, cells * columns),
+        )
+
+
+class _Stored(NamedTuple):
+    """What is computed once: of all images, one after the other, or of one of them."""
+
+    tokens: np.ndarray  # patches x d, float16
+    pixels: np.ndarray  # positions x 3, uint8
+    labels: np.ndarray  # positions, int32
+
+
+def _create(folder: Path, name: str, kind: type, *shape: int) -> np.memmap:
+    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape)
+
+
+def _window(
+    values: np.ndarray, corner: Sequence[int], side: int, beyond: int | Sequence[int]
+) -> np.ndarray:
+    """A square part of values (rows x columns x …) as a copy, filled up where they end."""
+    row, column = corner
+    part = values[row : row + side, column : column + side]
+    result = np.empty((side, side, *values.shape[2:]), values.dtype)
+    result[:] = beyond
+    result[: part.shape[0], : part.shape[1]] = part
+    return result
+
+
+def _at_cells(labels: np.ndarray, padded: Sequence[int], cells: Sequence[int]) -> np.ndarray:
+    """Labels (H x W) at the centres of the cells into which the padded image is divided.
+
+    Args:
+        padded: (height, width) of the image with padding.
+        cells: number of rows and columns.
+    """
+    result = np.full(cells, IGNORE_INDEX, labels.dtype)
+    places = [
+        ((np.arange(count) + 0.5) * side / count).astype(int)
+        for count, side in zip(cells, padded, strict=True)
+    ]
+    rows, columns = (place[place < side] for place, side in zip(places, labels.shape, strict=True))
+    result[: len(rows), : len(columns)] = labels[rows[:, None], columns]
+    return result
 
 
 def _padded(image: np.ndarray, size: tuple[int, int]) -> Tensor:
@@ -198,15 +294,6 @@ def _padded(image: np.ndarray, size: tuple[int, int]) -> Tensor:
     result[:] = MEAN_COLOR
     result[0, :height, :width] = image
     return torch.from_numpy(result)
-
-
-def _at(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """Labels (B x H x W) at the centres of coarser cells."""
-    rows, columns = (
-        ((torch.arange(count, device=labels.device) + 0.5) * side / count).long()
-        for count, side in zip(size, labels.shape[-2:], strict=True)
-    )
-    return labels[:, rows[:, None], columns[None]]
 
 
 def build_vit_head(

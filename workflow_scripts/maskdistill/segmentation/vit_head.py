@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import timm
 import torch
+from timm.layers import LayerNorm2d
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -56,17 +57,15 @@ class ViTHead(nn.Module):
         self.register_buffer("offset", (mean - transformer.mean) / transformer.std)
         self.project = nn.Conv2d(self.transformer.embed_dim, width, 1)
         self.context = nn.ModuleList(_Mixer(width) for _ in range(2))
-        self.detail = nn.Sequential(
-            nn.Conv2d(3, DETAIL, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(DETAIL, DETAIL, 3, padding=1),
-            nn.GELU(),
-        )
-        # Separable convolutions: full ones would take most of the training's time on a CPU.
+        # Most of the decoder's operations are at the positions of the logits, so that there are few
+        # channels there.
+        fine = max(1, width // 3)
+        self.narrow = nn.Conv2d(width, fine, 1)
+        self.detail = nn.Sequential(nn.Conv2d(3, DETAIL, 3, padding=1), nn.ReLU())
         self.head = nn.Sequential(
-            *_separable(width + DETAIL, width // 2),
-            *_separable(width // 2, width // 2),
-            nn.Conv2d(width // 2, classes, 1),
+            *_separable(fine + DETAIL, fine),
+            *_separable(fine, fine),
+            nn.Conv2d(fine, classes, 1),
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -79,7 +78,7 @@ class ViTHead(nn.Module):
         Returns:
             B x classes x (CELLS H / P) x (CELLS W / P).
         """
-        return self.decode(self.tokens(images), images)
+        return self.decode(self.tokens(images), self.reduced(images))
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
@@ -93,15 +92,25 @@ class ViTHead(nn.Module):
         found = found[:, transformer.num_prefix_tokens :]
         return found.transpose(1, 2).unflatten(2, size)
 
-    def decode(self, tokens: Tensor, images: Tensor) -> Tensor:
-        """Logits from tokens, and from the image for outlines; see `forward`."""
+    def reduced(self, images: Tensor) -> Tensor:
+        """Images at the positions of the logits: B x 3 x (CELLS H / P) x (CELLS W / P)."""
+        size = [CELLS * (side // self.output_stride) for side in images.shape[-2:]]
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+    def decode(self, tokens: Tensor, reduced: Tensor) -> Tensor:
+        """Logits from tokens, and from `reduced` images for outlines.
+
+        Both may be a window of an image: no position depends on those far away, apart from what
+        its token says.
+        """
         features = self.project(tokens)
         for mixer in self.context:
             features = mixer(features)
         size = [CELLS * side for side in tokens.shape[-2:]]
-        features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
-        small = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-        return self.head(torch.cat([features, self.detail(small)], dim=1))
+        features = F.interpolate(
+            self.narrow(features), size=size, mode="bilinear", align_corners=False
+        )
+        return self.head(torch.cat([features, self.detail(reduced)], dim=1))
 
     def train(self, mode: bool = True) -> "ViTHead":
         """Set training mode of the decoder; the transformer never drops anything."""
@@ -139,7 +148,7 @@ def _separable(channels: int, width: int) -> list[nn.Module]:
     return [
         nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
         nn.Conv2d(channels, width, 1),
-        nn.GELU(),
+        nn.ReLU(),
     ]
 
 
@@ -148,7 +157,7 @@ class _Mixer(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(1, width)
+        self.norm = LayerNorm2d(width)
         self.spatial = nn.Conv2d(width, width, 5, padding=2, groups=width)
         self.channels = nn.Sequential(nn.Conv2d(width, width, 1), nn.GELU())
 

@@ -24,6 +24,13 @@ class CRFSettings(Section):
         description="How many times the model is trained again on its refined predictions of the "
         "training images; 1 for the paper's numbers with CRF.",
     )
+    longer_side: Count | None = Field(
+        None,
+        description="Upper bound on the longer side in pixels of the images that the CRF sees, "
+        "whose time is proportional to their pixels; the refined probabilities are enlarged. "
+        "bilateral_sigma_xy is in these pixels. null for the size that the model sees, as in the "
+        "paper.",
+    )
     iterations: Count = Field(10, description="Steps of mean-field inference.")
     gaussian_weight: NotNegative = Field(
         3,

@@ -28,7 +28,7 @@ class SegmentationSettings(Section):
         "deeplab",
         description="deeplab, as in the paper, or vit_head: a light decoder on the frozen "
         "transformer of `features`, which a CPU trains in minutes. vit_head uses longer_side, "
-        "head_width, flip, and the settings of the schedule, the optimizer and the loss.",
+        "crop_size, head_width, flip, and the settings of schedule, optimizer and loss.",
     )
     depth: ResNetDepth = Field(50, description=RESNET_DEPTHS)
     output_stride: Literal[8, 16] = Field(
