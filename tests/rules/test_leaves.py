@@ -22,6 +22,7 @@ DEFAULTS = merge(
     read_yaml(REPOSITORY / "config" / "default.yaml")["defaults"],
     {"dataset": {"splits": {"train": "train"}}},
 )
+DEMO = read_yaml(REPOSITORY / "config" / "datasets" / "demo.yaml")
 DECLARED = declared_settings(REPOSITORY)
 SCHEMA = read_yaml(REPOSITORY / "config" / "schemas" / "dataset.schema.yaml")
 # They change which jobs there are, beyond what a rule is told: see tests/rules/test_staleness.py.
@@ -49,6 +50,8 @@ NOT_ALONE = {
     "mask_rcnn.anchor_sizes",
     "mask_rcnn.engine",
     "mask_rcnn.fpn",
+    "mask_rcnn.frozen_stages",
+    "segmentation.frozen_stages",
 }
 
 
@@ -156,7 +159,7 @@ def test_the_plan_of_every_key(finished: Workflow, successors: dict) -> None:
 def check(finished: Workflow, successors: dict, rules: frozenset, key: str) -> None:
     """The plan after another value of the key."""
     (finished.directory / "other.pth").write_bytes(b"")
-    whole = merge(DEFAULTS, finished.overrides)
+    whole = merge(DEFAULTS, DEMO, finished.overrides)
     overrides = merge(finished.overrides, difference(whole, changed(whole, key)))
     assert set(finished.stale("all", overrides=overrides)) == following(rules, successors), key
 

@@ -1,6 +1,8 @@
 """The light decoder: its network, and its training on tokens that are computed once."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +157,30 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, tiny_backb
         torch.testing.assert_close(resumed["state_dict"][name], value, rtol=0, atol=0)
 
 
+def test_sigterm_ends_the_computation_of_tokens(tmp_path, tiny_backbone, monkeypatch):
+    shard = write_images(tmp_path)
+    straight = train(shard, tmp_path / "straight", tiny_backbone)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "stop_requested", True)
+        with pytest.raises(SystemExit) as end:
+            train(shard, tmp_path / "resumed", tiny_backbone)
+    assert end.value.code == 143
+    assert not list((tmp_path / "resumed").glob("work/*/tokens*"))
+    resumed = train(shard, tmp_path / "resumed", tiny_backbone)
+    for name, value in straight["state_dict"].items():
+        torch.testing.assert_close(resumed["state_dict"][name], value, rtol=0, atol=0)
+
+
+def test_tokens_that_find_no_room_are_an_error_and_leave_nothing(windows, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(InputError, match="no space left on the disk"):
+        windows(32)
+    assert not list(tmp_path.glob("tokens*"))
+
+
 @pytest.fixture
 def windows(tmp_path, tiny_backbone):
     """A function that makes the windows of images of 40 x 44 pixels, which are 5 x 6 patches."""
@@ -165,7 +191,7 @@ def windows(tmp_path, tiny_backbone):
 
     def make(side: int, *, flip: bool = False) -> tuple:
         data = token_training.TokenImages(labelled, model, tmp_path, side=side, flip=flip, seed=0)
-        data.compute(CPU, workers=1)
+        data.compute(CPU, workers=1, stop=lambda: False)
         return data, labelled, model
 
     return make

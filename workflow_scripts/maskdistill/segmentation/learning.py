@@ -122,8 +122,8 @@ def train_model(
         fingerprint: everything that the result depends on besides label maps, clusters and seed;
             see `training_run.fingerprint_text`.
         precision: of the model's matrix products.
-        prepare: (model, labelled images, folder of the run) → what is learned from, for as long as
-            the training lasts; None for the labelled images themselves.
+        prepare: (model, labelled images, run) → what is learned from, for as long as the training
+            lasts; None for the labelled images themselves.
         losses: (model, batch) → losses by name; None for those of DeepLab.
         published: further entries of the model file.
     """
@@ -148,7 +148,7 @@ def train_model(
     ):
         torch.manual_seed(seed)
         model = build().to(device, memory_format=torch.channels_last)
-        prepared = prepare(model, labelled, run.directory) if prepare else nullcontext(labelled)
+        prepared = prepare(model, labelled, run) if prepare else nullcontext(labelled)
         with prepared as data:
             _fit(
                 model,

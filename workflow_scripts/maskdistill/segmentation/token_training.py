@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,11 @@ from workflow_scripts.maskdistill.settings.sections.features import FeatureSetti
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.streaming import stream_batches
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
-from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
+from workflow_scripts.maskdistill.torch_tools.training_run import (
+    Interrupted,
+    TrainingFiles,
+    TrainingRun,
+)
 
 _BATCH = 8  # images in one pass of the transformer
 
@@ -63,11 +67,13 @@ def train(
     """
 
     @contextlib.contextmanager
-    def prepare(model: ViTHead, labelled: LabelledImages, folder: Path) -> Iterator[TokenImages]:
+    def prepare(
+        model: ViTHead, labelled: LabelledImages, run: TrainingRun
+    ) -> Iterator[TokenImages]:
         data = TokenImages(
-            labelled, model, folder, side=settings.crop_size, flip=settings.flip, seed=seed
+            labelled, model, run.directory, side=settings.crop_size, flip=settings.flip, seed=seed
         )
-        data.compute(device, workers=workers)
+        data.compute(device, workers=workers, stop=lambda: run.stop_requested)
         yield data
         data.remove()
 
@@ -151,19 +157,32 @@ class TokenImages(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._labelled)
 
-    def compute(self, device: torch.device, *, workers: int) -> None:
+    def compute(self, device: torch.device, *, workers: int, stop: Callable[[], bool]) -> None:
         """Write the files, unless they are there from before an interruption.
 
         Args:
             workers: threads that decode images.
+            stop: whether to end early, asked after every few images.
 
         Raises:
             InputError: an image cannot be read, or the disk is full.
+            Interrupted: `stop` said so.
         """
         if self._folder.exists():
             return
         unfinished = self._folder.with_suffix(".part")
-        unfinished.mkdir(exist_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+        unfinished.mkdir()
+        try:
+            self._write(unfinished, device, workers, stop)
+        except BaseException:
+            shutil.rmtree(unfinished)
+            raise
+        unfinished.rename(self._folder)
+
+    def _write(
+        self, unfinished: Path, device: torch.device, workers: int, stop: Callable[[], bool]
+    ) -> None:
         patches, cells = self._starts[-1], self._starts[-1] * self._model.cells**2
         with (
             report_full_disk(self._folder),
@@ -192,9 +211,10 @@ class TokenImages(torch.utils.data.Dataset):
                     own.pixels[:] = pixels[number].cpu()
                     own.labels[:] = _at_cells(labels, size, own.labels.shape)
                 bar.update(len(batch))
+                if stop():
+                    raise Interrupted
             for array in stored:
                 array.flush()
-        unfinished.rename(self._folder)
 
     def remove(self) -> None:
         """Remove the files."""
@@ -255,7 +275,12 @@ class _Stored(NamedTuple):
 
 
 def _create(folder: Path, name: str, kind: type, *shape: int) -> np.memmap:
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape)
+    path = folder / f"{name}.npy"
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+    with open(path, "r+b") as file:
+        # Otherwise a disk that is full would end the process at a write into memory.
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _window(
