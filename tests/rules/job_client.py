@@ -17,5 +17,5 @@ with socket.socket(socket.AF_UNIX) as connection:
     connection.connect(address)
     socket.send_fds(connection, [len(request).to_bytes(4, "big")], [0, 1, 2])
     connection.sendall(request)
-    status = connection.recv(1)  # nothing, if the program was killed
-sys.exit(status[0] if status else 1)
+    status = connection.recv(1)
+sys.exit(status[0] if status else "the server of jobs has ended")

@@ -14,12 +14,14 @@ import importlib
 import json
 import os
 import runpy
+import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,12 +96,16 @@ def main(address: str) -> None:
         while True:
             connection, _ = listener.accept()
             if os.fork() == 0:
+                listener.close()
                 _answer(connection)
             connection.close()
 
 
 def _answer(connection: socket.socket) -> None:
-    """Run one job in a process of its own, send its exit status, and end this process."""
+    """Run one job in a process of its own, send its exit status, and end this process.
+
+    If the client ends before the job, the job is asked to end.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     length, files, _, _ = socket.recv_fds(connection, 4, 3)
     with connection.makefile("rb") as stream:
@@ -114,9 +120,14 @@ def _answer(connection: socket.socket) -> None:
         os.environ.clear()
         os.environ.update(environment)
         os._exit(_run(arguments))
+    ended = os.pidfd_open(job)
+    readable, _, _ = select.select([ended, connection], [], [])
+    if ended not in readable:
+        os.kill(job, signal.SIGTERM)
     _, status = os.waitpid(job, 0)
-    if os.WIFEXITED(status):
-        connection.sendall(bytes([os.WEXITSTATUS(status)]))
+    with contextlib.suppress(BrokenPipeError):
+        status = os.waitstatus_to_exitcode(status)
+        connection.sendall(bytes([status if status >= 0 else 128 - status]))
     os._exit(0)
 
 
@@ -137,6 +148,7 @@ def _run(arguments: list[str]) -> int:
     except BaseException:
         traceback.print_exc()
         status = 1
+    threading._shutdown()  # waits for threads, as the interpreter does at its end
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -4,7 +4,6 @@ The transformer's tokens of an image are computed once, before the training, so 
 decoder is trained, in minutes on a CPU.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -84,7 +83,7 @@ class ViTHead(nn.Module):
     def tokens(self, images: Tensor) -> Tensor:
         """The transformer's last tokens of the patches, B x d x H / P x W / P."""
         transformer, images = self.transformer, images * self.factor + self.offset
-        if isinstance(transformer, VisionTransformer):
+        if type(transformer) is VisionTransformer:  # subclasses have other tokens
             found, size = _tokens_of_any_size(transformer, images)
         else:
             found = transformer.forward_features(images)
@@ -133,8 +132,7 @@ def _tokens_of_any_size(model: VisionTransformer, images: Tensor) -> tuple[Tenso
     if model.pos_embed is not None:
         placed = 0 if model.no_embed_class else prefix.shape[1]
         own, grid = model.pos_embed[:, :placed], model.pos_embed[:, placed:]
-        side = math.isqrt(grid.shape[1])
-        grid = grid.transpose(1, 2).unflatten(2, (side, side))
+        grid = grid.transpose(1, 2).unflatten(2, model.patch_embed.grid_size)
         grid = F.interpolate(grid, size=size, mode="bicubic", align_corners=False)
         patches = patches + grid.flatten(2).transpose(1, 2)
         prefix = prefix + own if placed else prefix
