@@ -1,4 +1,4 @@
-# Applying the trained models to new folders of images; each folder is a further split, applied/NAME.
+# Applying the trained models to new folders of images. Each is a further split, applied/NAME.
 
 
 rule describe_use:
