@@ -16,12 +16,13 @@ from workflow_scripts.maskdistill.settings.layers import merge
 CORE_SLOWDOWN = 2.4 / 0.036  # of one CPU core, relative to the GPU of resources/throughput.json
 CRF_SECONDS = 2.2  # of one core per image of 375 x 500, see resources/throughput.json
 
-# The paper's passes over its 10,582 images and their shares at which the learning rate falls.
+# The paper's passes over its 10,582 training images, and the shares of the schedule after which the
+# learning rate falls.
 PAPER_PASSES = 24_000 * 16 / 10_582
 PAPER_EPOCHS = 45
 _FALLS = (20 / 24, 22 / 24)
 _LAST_EPOCHS = 40 / 45
-# Below this a training learns nothing, whatever the time.
+# Shorter trainings learn nothing. These bounds hold even if the run then takes longer than wanted.
 LEAST_ITERATIONS = 200
 LEAST_EPOCHS = 4
 
@@ -38,7 +39,7 @@ class Machine(NamedTuple):
 
     @property
     def slowdown(self) -> float:
-        """Times by which networks are slower than on the GPU of resources/throughput.json."""
+        """How many times slower networks are here than on the GPU of resources/throughput.json."""
         return 1.0 if self.gpu else CORE_SLOWDOWN / self.cores
 
 
@@ -55,7 +56,7 @@ def this_machine() -> Machine:
 
 
 def shards(images: int, machine: Machine) -> int:
-    """A number of shards with jobs long enough for the time that they take to start."""
+    """A number of shards whose jobs run much longer than they take to start."""
     return max(1, round(images / (_GPU_SHARD if machine.gpu else _CPU_SHARD)))
 
 
@@ -95,8 +96,8 @@ def trainings(
 ) -> dict[str, dict]:
     """Settings of `mask_rcnn` and `segmentation` with which a run takes about so many hours.
 
-    What the other stages leave is shared equally. Neither training gets more passes over the images
-    than in the paper, nor fewer than it needs to learn anything. Learning rates are the config's,
+    Each training gets half of the time that the other stages leave. It makes at most as many passes
+    over the images as in the paper, and at least as many as it needs to learn anything. Learning rates are the config's,
     scaled by the batch size, and fall at the same shares of the schedule as in the paper.
 
     Args:
@@ -137,7 +138,7 @@ def trainings(
 
 
 def _rounded(number: float) -> int:
-    """A number with two digits that matter, which shows that it is an estimate."""
+    """A number rounded down to two significant digits, which shows that it is an estimate."""
     if number < 1:
         return 1
     unit = 10 ** max(0, math.floor(math.log10(number)) - 1)
