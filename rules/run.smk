@@ -103,4 +103,6 @@ onsuccess:
     for dataset in config["datasets"] if workflow.is_main_process else ():
         log = Path(f"logs/{dataset}/health.log")
         if log.exists() and log.stat().st_mtime >= STARTED:
-            logger.info(f"\nHealth of {dataset} (lines with ! need attention):\n{log.read_text()}")
+            logger.info(
+                f"\nHealth of {dataset} (lines with ! need attention):\n{log.read_text()}"
+            )

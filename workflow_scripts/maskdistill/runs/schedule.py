@@ -16,8 +16,7 @@ from workflow_scripts.maskdistill.settings.layers import merge
 CORE_SLOWDOWN = 2.4 / 0.036  # of one CPU core, relative to the GPU of resources/throughput.json
 CRF_SECONDS = 2.2  # of one core per image of 375 x 500, see resources/throughput.json
 
-# The paper's passes over its 10,582 training images, and the shares of the schedule after which the
-# learning rate falls.
+# The paper's passes over its 10,582 images and their shares at which the learning rate falls.
 PAPER_PASSES = 24_000 * 16 / 10_582
 PAPER_EPOCHS = 45
 _FALLS = (20 / 24, 22 / 24)
@@ -96,8 +95,8 @@ def trainings(
 ) -> dict[str, dict]:
     """Settings of `mask_rcnn` and `segmentation` with which a run takes about so many hours.
 
-    Each training gets half of the time that the other stages leave. It makes at most as many passes
-    over the images as in the paper, and at least as many as it needs to learn anything. Learning rates are the config's,
+    What the other stages leave is shared equally. Neither training gets more passes over the images
+    than in the paper, nor fewer than it needs to learn anything. Learning rates are the config's,
     scaled by the batch size, and fall at the same shares of the schedule as in the paper.
 
     Args:
