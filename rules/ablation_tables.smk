@@ -1,5 +1,5 @@
-# The paper's tables and figures, and a page with all of them: `snakemake ablations`, or one of
-# them, `snakemake table_1`.
+# The paper's tables and figures. `snakemake ablations` makes all of them and a page that shows
+# them; `snakemake table_1`, for instance, makes one of them.
 from workflow_scripts.maskdistill.runs.variants import ITEMS, SWEEPS, sweep
 
 
@@ -8,12 +8,12 @@ wildcard_constraints:
 
 
 def ablation_seeds(dataset):
-    """Seeds of the ablations; where the run lacks one, its own stages are run with it too."""
+    """Seeds of the ablations; the stages of the main run are computed for all of them, too."""
     return CONFIGS[dataset]["evaluation"]["ablations"]["seeds"] or RUN.seeds(dataset)
 
 
 def ablation_files(wildcards):
-    """Options with their files: the scores that an item is made of, of each variant and seed."""
+    """Options with their files: the scores of each variant and seed that an item shows."""
     dataset, item = wildcards.dataset, wildcards.item
     swept = list(sweep(item, CONFIGS[dataset]).values()) if item in SWEEPS else []
     wanted = {
@@ -40,7 +40,7 @@ def ablation_files(wildcards):
 
 
 def ablation_options(wildcards, output):
-    """The files and swept values of an item, and its outputs: a figure has more than a table."""
+    """Options for the inputs, swept values and outputs of an item; a figure also has charts."""
     dataset, item = wildcards.dataset, wildcards.item
     swept = sweep(item, CONFIGS[dataset]) if item in SWEEPS else {}
     options = [
@@ -53,13 +53,13 @@ def ablation_options(wildcards, output):
 
 
 def ablation_output(name):
-    """A file of an item, shown by `snakemake --report`."""
+    """An output file of an item, which `snakemake --report` shows."""
     kind = name.rpartition(".")[2] + (", overclustering" if "overclustering" in name else "")
     return report(
         f"results/{{dataset}}/ablations/{name}",
         caption="captions/ablations.rst",
         category="Ablations",
-        # Snakemake shows one file for all that have the same labels.
+        # Labels must differ: of several files with the same labels, Snakemake shows only one.
         labels={"dataset": "{dataset}", "what": "{item}", "file": kind},
     )
 
@@ -103,7 +103,8 @@ rule tabulate_ablation:
         " --paper-tables {PAPER} > {log} 2>&1"
 
 
-# A figure is a table and its charts; what is overclustered has a table of its own.
+# For a figure, the program also writes charts, and a second table for numbers of clusters above the
+# number of classes.
 use rule tabulate_ablation as draw_ablation with:
     output:
         json="results/{dataset}/ablations/{item,figure_[0-9]}.json",
@@ -153,7 +154,7 @@ rule ablations:
 
 for wanted in ITEMS:
 
-    # One target for each table and figure: `snakemake table_1`.
+    # One target for each table and figure, for instance `snakemake table_1`.
     rule:
         name:
             wanted

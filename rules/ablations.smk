@@ -1,5 +1,5 @@
-# What only the ablations have: the baselines DINO-seg and LOST, and label maps of boxes. All else
-# that they vary are the run's own rules, in results/DATASET/ablations/VARIANT.
+# Rules that only the ablations use: the baselines DINO-seg and LOST, and label maps of boxes. All
+# other variants use the rules of a normal run and write to results/DATASET/ablations/VARIANT.
 
 
 wildcard_constraints:
@@ -7,7 +7,7 @@ wildcard_constraints:
     boxes="boxes|grabcut",
 
 
-# Baselines are variants whose masks are found in another way.
+# A baseline is a variant that finds its masks by another method.
 ruleorder: find_baseline_masks > make_masks
 
 

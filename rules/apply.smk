@@ -1,4 +1,4 @@
-# The trained models on new folders of images: each is a further split, applied/NAME.
+# Applying the trained models to new folders of images. Each is a further split, applied/NAME.
 
 
 rule describe_use:

@@ -11,7 +11,7 @@ def support_shards(stage):
 
 
 def support_options(dataset):
-    """The same on the command line."""
+    """Command-line options with the shards of the datasets that support the clustering."""
     options = []
     for name in CONFIGS[dataset]["clustering"]["support"]:
         embeddings, images = (
@@ -24,7 +24,7 @@ def support_options(dataset):
 
 
 def expected_assignments(path):
-    """The option that stops a job whose clusters are not those that people have named."""
+    """The option that stops a job if its clusters are not the ones that the user has named."""
     found = re.fullmatch(r"results/([^/]+)/seed-(\d+)/clusters/assignments\.parquet", path)
     digest = RUN.expected_assignments(found[1], int(found[2])) if found else None
     return f"--expected-assignments {digest}" if digest else ""
@@ -37,7 +37,7 @@ EXPECTED_ASSIGNMENTS = AtStart(expected_assignments)
 def assignments(wildcards):
     """Clusters of the masks of a shard, or of all masks of the split whose objects are evaluated.
 
-    Those of `train` were clustered, others are assigned.
+    Masks of `train` have their clusters from k-means; masks of other splits are assigned to these.
     """
     dataset = dataset_of(wildcards)
     split = wildcards.get("split", RUN.instance_split(dataset))

@@ -1,6 +1,6 @@
 # Wildcards and the helpers that several stages share.
 def of_dataset(text_of):
-    """Text of a shell command that depends on the dataset of a run, as {DATASET:{wildcards.run}}."""
+    """Text in a shell command that depends on the dataset, used as {DATASET:{wildcards.run}}."""
     return AtStart(lambda run: text_of(parts_of(run).dataset))
 
 
@@ -15,12 +15,13 @@ DEVICE = f"--device {RUNTIME['device']}"
 BATCH = f"--batch-size {RUNTIME['batch_size']}"
 CHECKPOINTS = f"--checkpoint-every {RUNTIME['checkpoint_every']}"
 GPUS = 0 if RUNTIME["device"] == "cpu" else 1
-# Of one training; its threads and memory are those of so many processes.
+# GPUs and processes of one training. A training asks for the threads and memory of all of its
+# processes.
 TRAINING_GPUS = GPUS * RUNTIME["gpus"]
 TRAINING_PROCESSES = max(1, TRAINING_GPUS)
 
 
-# A run is a dataset, or a variant of it for the ablations: results/DATASET/ablations/VARIANT.
+# The wildcard `run` is DATASET, or DATASET/ablations/VARIANT for a variant of the ablations.
 wildcard_constraints:
     dataset=one_of(CONFIGS),
     run=one_of(run_name(name, one) for name in CONFIGS for one in (MAIN, *RUN.variants[name])),
@@ -31,13 +32,13 @@ wildcard_constraints:
 
 
 def settings(*paths, **options):
-    """A parameter: the settings that a rule depends on, see `Declaration`, as one canonical text."""
+    """A parameter: the settings that a rule depends on as canonical JSON, see `Declaration`."""
     declaration = Declaration(paths, **options)
     return lambda wildcards: RUN.settings(declaration, wildcards)
 
 
 def runs_with(section, key, value):
-    """A pattern of the runs of all datasets that have this value of a setting."""
+    """A pattern that matches the runs of all datasets in which a setting has this value."""
     return one_of(
         run_name(name, one)
         for name, own in CONFIGS.items()
@@ -52,7 +53,7 @@ def shards_of(dataset, split, folder):
 
 
 def run_of(wildcards):
-    """The run of a job, by the name of its folder in results."""
+    """The run that a job belongs to: the name of its folder in results."""
     return wildcards.get("run") or wildcards.dataset
 
 
@@ -62,14 +63,20 @@ def dataset_of(wildcards):
 
 
 def of_stage(stage, path):
-    """An input function: a file of a stage, where the run has it from, see `Run.folder`."""
+    """An input function: a file of a stage, in the folder that the run reads it from.
+
+    A variant may read it from the folder of its dataset, see `Run.folder`.
+    """
     return lambda wildcards: (
         f"{RUN.folder(run_of(wildcards), stage)}/{path.format(**dict(wildcards.items()))}"
     )
 
 
 def all_shards(stage, folder, split_of=lambda dataset: "train"):
-    """An input function: all shards of a stage, of the job's split or else that of the dataset."""
+    """An input function: all shards of a stage for one split.
+
+    This is the split in the job's wildcards, or else the one that `split_of` gives for the dataset.
+    """
 
     def paths(wildcards):
         dataset = dataset_of(wildcards)
@@ -82,5 +89,5 @@ def all_shards(stage, folder, split_of=lambda dataset: "train"):
 
 
 def attempts(size):
-    """A resource that grows with every attempt; retries are the profile's business."""
+    """A resource that grows with every attempt; the profile sets the number of attempts."""
     return lambda wildcards, attempt: size * attempt

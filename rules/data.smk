@@ -1,7 +1,7 @@
-# Datasets that the workflow downloads and unpacks. One that is here already is no rule's output, and
-# a copy of the user's, anywhere else than in data/NAME, is only read.
+# Datasets that the workflow downloads and unpacks. A dataset that is already there is not the
+# output of any rule. The user's own copy, in any folder but data/NAME, is only read.
 
-DOWNLOADED = "data/{name}/downloaded.json"  # written last
+DOWNLOADED = "data/{name}/downloaded.json"  # marks a complete dataset
 MISSING_DATASETS = [
     name for name in RUN.catalogue["datasets"] if not Path(DOWNLOADED.format(name=name)).is_file()
 ]
@@ -18,7 +18,7 @@ def downloaded_files(wildcards):
     if dataset["adapter"] == "coco":
         split = dataset["splits"][wildcards.split]
         lists = [split.get("image_list"), split.get("excluded_list")]
-        # Those of this repository are not watched: their paths are others in another checkout.
+        # Lists in this repository are left out, because their paths differ between checkouts.
         files += [path for path in lists if path and Path(path).is_file()]
     return files
 

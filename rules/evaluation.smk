@@ -2,12 +2,12 @@
 
 
 def confident_step(dataset):
-    """Name of the step of the confident candidates: where they come from."""
+    """Name of the step of the confident candidates, which come from Mask R-CNN or initial masks."""
     return "mask_rcnn" if RUN.has_mask_rcnn(dataset) else "confident_masks"
 
 
 def steps_of(run, seed):
-    """The steps that are scored: name → folder of label maps of the evaluated split."""
+    """The steps that are scored, as name → folder of label maps of the evaluated split."""
     dataset, variant, _ = parts_of(run)
     split = RUN.evaluated_split(dataset)
     base = f"results/{run}/seed-{seed}"
@@ -27,7 +27,7 @@ def steps_of(run, seed):
 
 
 def step_options(dataset, folders):
-    """`--step NAME SHARD…` for every step, in their order: name → folder of label maps."""
+    """`--step NAME SHARD…` for every step of `folders` (name → folder of label maps), in order."""
     split = RUN.evaluated_split(dataset)
     return [
         (f"--step {name}", shards_of(dataset, split, folder)) for name, folder in folders.items()
@@ -40,7 +40,7 @@ def evaluated_steps(wildcards):
 
 
 def labels_of(split_of, *, objects=False):
-    """A parameter of rules that read labels of a split: a function of the wildcards."""
+    """A parameter of rules that read labels: a function from wildcards to the labels' digest."""
 
     def digest(wildcards):
         dataset = dataset_of(wildcards)

@@ -1,4 +1,4 @@
-# The result for other tools: datasets in their formats, and the model for use without this workflow.
+# Exports: datasets in the formats of other tools, and the model for use without this workflow.
 
 from workflow_scripts.maskdistill.settings.export_formats import EXPORT_FORMATS
 

@@ -1,8 +1,8 @@
-# A web gallery of each dataset, for `snakemake gallery`. No rule reads it.
+# A web gallery of each dataset, made by `snakemake gallery`.
 
 
 def gallery_steps(dataset, split):
-    """Step → folder of label maps of a split, of the first seed.
+    """Step → folder of the first seed's label maps of a split.
 
     Initial masks and candidates are painted by the gallery itself.
     """
@@ -11,7 +11,7 @@ def gallery_steps(dataset, split):
         steps = steps_of(dataset, seed)
         del steps["initial_masks"]
         return steps
-    # Of the training images there is what the next stage is trained on.
+    # Training images only have the label maps that a segmentation model is trained on.
     base = f"results/{dataset}/seed-{seed}"
     steps = {confident_step(dataset): f"{base}/{split}/label_maps"}
     for number in range(RUN.last_round(dataset)):

@@ -1,8 +1,8 @@
-# Which images there are, and which of them can be read.
+# Lists of the images of each shard, with a check of which ones can be read.
 
 
 def generated_dataset(wildcards):
-    """The marker of a generated dataset, if it is one."""
+    """The file that marks a generated dataset as complete; nothing for other datasets."""
     generated = RUN.origin(wildcards.dataset, wildcards.split) == "generated"
     return f"data/{wildcards.dataset}/complete.json" if generated else []
 

@@ -1,4 +1,4 @@
-# Linear protocol: what a linear classifier with labels makes of frozen features.
+# Linear protocol: a linear classifier, trained with labels on frozen features.
 
 
 rule write_ground_truth:
@@ -91,7 +91,8 @@ rule train_linear_probe:
         " --model {output.model} --history {output.history} > {log} 2>&1"
 
 
-# A probe's model file is one of DeepLab, with classes for clusters.
+# The model file of a probe has the format of a DeepLab model file; its outputs are classes instead
+# of clusters.
 use rule predict_segmentation as predict_linear_probe with:
     input:
         images=of_stage("images", "{split}/images/{shard}.parquet"),

@@ -2,7 +2,7 @@
 
 
 def engine_environment(wildcards):
-    """The conda environment of the engine that is chosen for a dataset."""
+    """The conda environment of the Mask R-CNN engine that the dataset's config names."""
     engine = CONFIGS[dataset_of(wildcards)]["mask_rcnn"]["engine"]
     return {
         "torchvision": "../envs/maskdistill.yaml",

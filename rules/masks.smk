@@ -2,18 +2,18 @@
 
 
 def embedder_section(wildcards):
-    """The section of the config that names the network that embeds."""
+    """The section of the config that names the network for embeddings."""
     own = CONFIGS[dataset_of(wildcards)]["embedding"]["backbone"] is not None
     return "embedding" if own else "features"
 
 
 def embedder_weights(wildcards):
-    """Local weights of the network that embeds, if there are any."""
+    """The local weights file of the network for embeddings, if there is one."""
     return weights_of(embedder_section(wildcards))(wildcards)
 
 
 def embedder_digest(wildcards):
-    """Digest of these weights."""
+    """Digest of the weights of the network for embeddings."""
     return weights_digest(embedder_section(wildcards))(wildcards)
 
 
@@ -45,7 +45,7 @@ rule make_masks:
         " --output {output} > {log} 2>&1"
 
 
-# The same masks in one job.
+# extract_masks computes features and masks in one job, without storing the features.
 ruleorder: extract_masks > make_masks
 
 

@@ -1,9 +1,9 @@
-# What people look at: the report, and label maps as files. No rule reads these.
+# Results to look at: the report, and label maps as PNG files. No other rule depends on them.
 import subprocess
 
 
 def git_revision():
-    """The revision of the workflow, with a mark where files differ from it."""
+    """The Git revision of the workflow, which ends in `-dirty` if files differ from it."""
     result = subprocess.run(
         ["git", "-C", str(HOME), "describe", "--always", "--dirty"],
         capture_output=True,
@@ -17,12 +17,12 @@ PAPER = shlex.quote(str(HOME / "resources" / "paper_tables.json"))  # in shell c
 
 
 def report_splits(dataset):
-    """The splits that candidates exist of: the training images, and the evaluated ones."""
+    """The splits that have candidates: the training images and the evaluated images."""
     return list(dict.fromkeys(["train", RUN.evaluated_split(dataset)]))
 
 
 def health_files(dataset):
-    """Options of check_health with their files, which the report shows too."""
+    """Options of check_health with their files, which the report reads too."""
     base, seed = f"results/{dataset}", RUN.first_seed(dataset)
     options = [
         (f"--{stage} {split}", shards_of(dataset, split, f"{folder}/{split}/{stage}"))
@@ -58,12 +58,12 @@ def report_files(dataset):
 
 
 def train_assignments(dataset):
-    """Clusters of the masks of the training images, of the first seed."""
+    """The file of the first seed's clusters of the training masks."""
     return [f"results/{dataset}/seed-{RUN.first_seed(dataset)}/clusters/assignments.parquet"]
 
 
 def report_histories(dataset):
-    """Training → loss history, of the first seed."""
+    """Training → loss history of the first seed."""
     base = f"results/{dataset}/seed-{RUN.first_seed(dataset)}"
     trainings = ["segmentation"] + ["linear_probe"] * RUN.has_linear_probe(dataset)
     detector = {"mask_rcnn": f"{base}/mask_rcnn/history.csv"} if RUN.has_mask_rcnn(dataset) else {}
@@ -75,7 +75,10 @@ def report_histories(dataset):
 
 
 def result_shards(stage):
-    """An input function: all shards of a stage of `Run.results`; the default is the evaluated split."""
+    """An input function: all shards of a stage of `Run.results`.
+
+    They are of the split in the wildcards, or of the evaluated split if there is none.
+    """
 
     def paths(wildcards):
         dataset = wildcards.dataset
@@ -86,7 +89,7 @@ def result_shards(stage):
 
 
 def result_options(wildcards, input):
-    """The same on the command line."""
+    """Command-line options with these shards."""
     stages = ("images", "confident", "predictions")
     return option_text([(f"--{stage}", input.get(stage)) for stage in stages])
 

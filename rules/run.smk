@@ -1,5 +1,5 @@
-# A run of the workflow: its config, which is frozen when it starts, and what is said at its start
-# and end.
+# Starting a run of the workflow: its config, which is frozen for all of its jobs, and the messages
+# that are printed at its start and at its end.
 import os
 import re
 import shlex
@@ -32,24 +32,26 @@ from workflow_scripts.maskdistill.settings.changes import canonical_json
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.evaluation.step_titles import step_in_round
 
-# Threads that wait for others spin for some microseconds, then sleep. OpenMP's default of several
-# milliseconds would take time from those they wait for when the machine does other things too;
-# sleeping at once would wake them too late in loops over small tensors.
+# OpenMP threads that wait for other threads spin for some microseconds and then sleep. By default
+# they spin for several milliseconds, which takes processor time from the threads that still work if
+# the machine also runs other programs. If they slept at once, they would wake up too late in loops
+# over small tensors.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-# Jobs find the interpreter that runs Snakemake, and the package, from any directory.
+# These variables let jobs find the package and the Python interpreter that runs Snakemake, whatever
+# their working directory is.
 os.environ.update(
     PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     PYTHONPATH=os.pathsep.join(filter(None, [str(HOME), os.environ.get("PYTHONPATH")])),
     MASKDISTILL_SNAKEMAKE=str(os.getpid()),  # jobs on this machine end when this process ends
 )
 
-# Checksums of files that are published without any, recorded by the first download.
+# Checksums of files that are published without one; the first download records them.
 CHECKSUMS = shlex.quote(str(HOME / "resources" / "checksums.json"))
 
-ARCHIVES = "data/archives"  # of datasets
+ARCHIVES = "data/archives"  # folder of the archives of downloaded datasets
 
-# A run uses what its main process has parsed. Its jobs, also those that wait on a cluster and parse
-# the rules anew, take all of it from a file, so that a config may be edited meanwhile.
+# Only the main process of a run reads the config files. Its jobs, which may wait on a cluster for
+# days, read the result from a file, so that the config may be edited while the run is going.
 try:
     FROZEN = frozen.this_run(config, HOME, is_main_process=workflow.is_main_process)
     RUN = Run(FROZEN, HOME)
@@ -66,7 +68,8 @@ envvars:
     frozen.VARIABLE,
 
 
-# What has to be downloaded and cannot is said before anything else, and stops a run that needs it.
+# Files that are missing and cannot be downloaded are reported first. A run that needs one of them
+# stops before any job starts.
 UNREACHABLE = {}
 if workflow.is_main_process and not workflow.output_settings.dryrun:
     UNREACHABLE = unreachable_downloads(RUN, ARCHIVES)
@@ -91,7 +94,8 @@ CONFIGS = RUN.configs
 RUNTIME = config["runtime"]
 
 
-# What a run ends with on the terminal: the health of each dataset, if this run has checked it.
+# When a run ends, it prints the health of each dataset whose health it has checked. The start time
+# tells which ones these are.
 STARTED = time.time()
 
 
@@ -99,4 +103,6 @@ onsuccess:
     for dataset in config["datasets"] if workflow.is_main_process else ():
         log = Path(f"logs/{dataset}/health.log")
         if log.exists() and log.stat().st_mtime >= STARTED:
-            logger.info(f"\nHealth of {dataset} (! asks for a look):\n{log.read_text()}")
+            logger.info(
+                f"\nHealth of {dataset} (lines with ! need attention):\n{log.read_text()}"
+            )

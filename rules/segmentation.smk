@@ -1,13 +1,18 @@
 # DeepLab-v3 trained on label maps, its predictions, and their refinement by a CRF.
 
 
-# The dataset's own run trains in several rounds, each with a folder; a variant only once, without.
+# The main run of a dataset may train in several rounds, each in a folder round-N. A variant trains
+# only once and has no such folder.
 wildcard_constraints:
     in_round=r"(round-\d+/)?",
 
 
 def training_label_maps(wildcards):
-    """Folder of what a model is trained on: confident candidates, later refined predictions."""
+    """Folder of the label maps that a model is trained on.
+
+    In round 0 these are the confident candidates, in later rounds the refined predictions of the
+    round before.
+    """
     number = wildcards.in_round.removeprefix("round-").removesuffix("/")
     if number in ("", "0"):
         return f"{RUN.folder(wildcards.run, 'confident')}/seed-{wildcards.seed}/train/label_maps"

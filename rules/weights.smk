@@ -1,5 +1,5 @@
-# Files that others publish: weights. Whatever is here already is no rule's output,
-# so that nothing ever removes it or fetches it again; put a file at its path to do without network.
+# Downloads of published weights. A file that already exists is not the output of any rule, so that
+# it is never removed or downloaded again. Without a network, put the file at its path by hand.
 
 MISSING_FILES = [path for path in RUN.catalogue["files"] if not Path(path).is_file()]
 MISSING_BACKBONES = [name for path, name in RUN.timm_weights().items() if not Path(path).is_file()]
@@ -8,7 +8,7 @@ MISSING_BACKBONES = [name for path, name in RUN.timm_weights().items() if not Pa
 def weights_of(stage):
     """An input function: the local weights file of a stage, if there is one.
 
-    Its time counts for nothing; `weights_digest` watches its content.
+    Its modification time is ignored; `weights_digest` detects changes of its content.
     """
 
     def path(wildcards):
@@ -23,7 +23,7 @@ def weights_digest(stage):
     return lambda wildcards: RUN.weights_digest(CONFIGS[dataset_of(wildcards)][stage]["weights"])
 
 
-# Nodes of clusters have no network.
+# These rules run on the machine where Snakemake runs, because compute nodes may have no network.
 localrules:
     download_file,
     fetch_weights,

@@ -19,17 +19,23 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 def main(argv: list[str] | None = None) -> int:
     """Write the files of every image; exit code 0."""
     parser = cli.Parser("apply", __doc__, required=False)
-    parser.add_argument("--model", type=Path, required=True, help="segmentation model.pt")
-    parser.add_argument("--mask-rcnn", type=Path, help="Mask R-CNN model.pt")
-    parser.add_argument("--image", type=Path, nargs="+", required=True, help="pictures")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="model.pt of the segmentation model"
+    )
+    parser.add_argument("--mask-rcnn", type=Path, help="model.pt of the Mask R-CNN")
+    parser.add_argument("--image", type=Path, nargs="+", required=True, help="images")
     parser.add_argument("--threshold", type=float, help="τ: keep objects with a higher score, 0..1")
-    parser.add_argument("--classes", type=Path, help="names: classes.json of export_model")
+    parser.add_argument(
+        "--classes", type=Path, help="file with names of classes: classes.json of export_model"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
     options = parser.parse_args(argv)
     stems = [path.stem for path in options.image]
     if len(set(stems)) < len(stems):
-        raise InputError("--image: two pictures have the same name; apply them one by one")
+        raise InputError(
+            "--image: two images have the same name; run this command once for each of them"
+        )
     inputs = [*options.image, options.model, options.mask_rcnn, options.classes]
     outputs = {path: single_images.Outputs.of(path, options.output) for path in options.image}
     for paths in outputs.values():

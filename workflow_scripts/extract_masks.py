@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         options.root,
         batch_size=options.batch_size,
         workers=options.workers,
-        # On a GPU masks are computed there by torch, on the host by NumPy.
+        # Masks are computed where the backbone runs: by torch on a GPU, by NumPy on the CPU.
         fetch=backbone.device.type == "cpu",
         keep_images=refine is not None,
     )

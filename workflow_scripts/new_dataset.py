@@ -27,7 +27,7 @@ from workflow_scripts.maskdistill.settings.sections.images import ImageSettings
 FOLDER = Path("config/datasets")
 FOLDERS = [FOLDER, REPOSITORY / FOLDER]
 EVENING = 4.0  # hours
-FEW_IMAGES = 50  # fewer show no kinds of objects
+FEW_IMAGES = 50  # with fewer images a warning is printed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -138,17 +138,21 @@ def outlook(
         if not Path(path).exists()
     ]
     if machine.gpu is None:
-        result.append("Without a GPU this is a rough estimate, as it rests on one stage's time.")
+        result.append(
+            "Without a GPU this is a rough estimate, based on the measured time of one stage."
+        )
     result += [
         f"Warning: {stage} starts from random numbers; set {stage}.weights"
         for stage in untrained(config)
     ]
     if counts["train"] < FEW_IMAGES:
         result.append(
-            f"Warning: {counts['train']:,} images show few kinds of objects; the method learns "
-            "from hundreds"
+            f"Warning: {counts['train']:,} images are few; the method needs hundreds to find kinds "
+            "of objects"
         )
-    result.append(f"make plan DATASET={name} prints the jobs, and what these times rest on.")
+    result.append(
+        f"make plan DATASET={name} prints the jobs, and the measurements behind these times."
+    )
     return result
 
 

@@ -31,7 +31,9 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", required=True, help="a file config/datasets/DATASET.yaml")
-    parser.add_argument("--configfile", type=Path, help="a file with overrides, as for snakemake")
+    parser.add_argument(
+        "--configfile", type=Path, help="file with overrides, as for `snakemake --configfile`"
+    )
     parser.add_argument(
         "--throughput",
         type=Path,

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         type=Path,
         nargs="+",
         default=[],
-        help="files with overrides, those that snakemake was given",
+        help="files with overrides that were given to `snakemake --configfile`",
     )
     options = parser.parse_args(argv)
 

@@ -131,8 +131,8 @@ def labels_digest(
         dataset: the dataset's description in the config.
         root: folder that its paths are relative to.
         split: a key of the dataset's `splits`.
-        listed: its images.
-        objects: whether objects are read, or only the map of classes.
+        listed: images of the split.
+        objects: whether labels of objects are read, too; otherwise only label maps of classes.
     """
     if dataset["adapter"] == "coco":
         with open(root / dataset["splits"][split]["annotations"], "rb") as file:

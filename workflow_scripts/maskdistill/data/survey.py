@@ -99,7 +99,7 @@ def _size(path: Path) -> int:
 
 
 def lines(found: Survey) -> list[str]:
-    """The survey in words, a fact a line."""
+    """The survey in words, one fact per line."""
     examined = len(found.read) + len(found.rejected)
     result = [f"{found.images:,} images, {found.bytes / 1e6:,.1f} MB"]
     if found.sampled:

@@ -19,7 +19,7 @@ FILE = "model.safetensors"  # of every model on timm's hub
 
 
 def pin_name(backbone: str) -> str:
-    """Under what name checksums.json has the weights of a backbone of timm."""
+    """The key of a timm backbone's weights in checksums.json."""
     return f"timm:{backbone}"
 
 
@@ -78,7 +78,7 @@ def hub_address() -> str | None:
 
 
 def remedy(backbone: str, target: str | os.PathLike) -> str:
-    """What to do without a network."""
+    """What the user can do without a network, for messages."""
     return f"put the file {FILE} of timm's {backbone} (from timm's hub) at {target}"
 
 

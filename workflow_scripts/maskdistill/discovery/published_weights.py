@@ -37,7 +37,7 @@ _SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1
 
 
 class Architecture(NamedTuple):
-    """What the weights of a vision transformer say of it."""
+    """The properties of a vision transformer that its weights show."""
 
     patch_size: int
     width: int
@@ -50,7 +50,7 @@ class Architecture(NamedTuple):
 
 
 def _differences(held: Architecture, wanted: Architecture) -> str:
-    """In what weights differ from what a backbone needs, for people."""
+    """How the architecture of weights differs from that of a backbone, as text."""
     return ", ".join(
         f"{field.replace('_', ' ')} {_shown(own)} instead of {_shown(other)}"
         for field, own, other in zip(Architecture._fields, held, wanted, strict=True)
@@ -150,7 +150,7 @@ def timm_names(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
 
 
 def _take_over_grid(model: nn.Module, tensors: Mapping[str, Tensor], path: object) -> None:
-    """Give the model a grid of position embeddings as the file has it."""
+    """Resize the model's grid of position embeddings to that of the file."""
     side = _grid_side(tensors)
     if getattr(model, "pos_embed", None) is None or side is None:
         return

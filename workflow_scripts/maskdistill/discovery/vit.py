@@ -22,7 +22,7 @@ def is_vision_transformer(
 
     No weights are read.
     """
-    with torch.device("meta"):  # only the class is needed, not the weights
+    with torch.device("meta"):  # builds the model without weights, to see its class
         model = create_model(name, options or {}, setting)
     return isinstance(model, VisionTransformer | Eva)
 

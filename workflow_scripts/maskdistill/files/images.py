@@ -41,8 +41,8 @@ DRAFT_PIXELS = 2**21
 # `_open` checks the size against `max_pixels` before decoding, with a clearer message.
 Image.MAX_IMAGE_PIXELS = None
 
-_ORIENTATION = 0x0112  # tag of EXIF
-_SWAPPING = (5, 6, 7, 8)  # its values that swap height and width
+_ORIENTATION = 0x0112  # EXIF tag
+_SWAPPING = (5, 6, 7, 8)  # orientations that swap height and width
 
 
 class ImageFacts(NamedTuple):
@@ -214,7 +214,7 @@ def _open(
     with contextlib.ExitStack() as opened:
         try:
             found = os.stat(path)
-            # Opening a pipe would wait for somebody to write to it.
+            # Opening a named pipe would wait until another process writes to it.
             if not stat.S_ISREG(found.st_mode):
                 raise ImageRejected("unreadable: not a regular file")
             if found.st_size == 0:
@@ -243,7 +243,7 @@ def _open(
 
 @functools.cache
 def register_heif() -> None:
-    """Teach Pillow's `Image.open` to read HEIC; this module's functions do so by themselves."""
+    """Let Pillow's `Image.open` read HEIC. The functions of this module already call this."""
     from pillow_heif import register_heif_opener  # not needed to parse the workflow
 
     register_heif_opener()
@@ -263,7 +263,7 @@ def _format(image: Image.Image) -> str:
 
 
 def _has_several(image: Image.Image) -> bool:
-    # What follows the first picture of an MPO are previews of it, or what the other eye sees.
+    # Further pictures of an MPO are previews, or the second view of a stereo pair.
     return image.format not in ("MPO", "HEIF") and getattr(image, "is_animated", False)
 
 

@@ -241,7 +241,7 @@ def _features(folder: Path, name: str, image_id: int) -> dict:
 def _searches(
     keys: np.ndarray, heads: np.ndarray, grid: tuple[int, int], settings: Mapping
 ) -> list[Search]:
-    """Proposals and voters of every mask; the rows of masks only have their numbers."""
+    """Proposals and voters of every mask; the rows of `masks` only have their counts."""
     if not settings:
         return []
     found = affinity.object_masks(keys, heads, grid, MaskSettings.read(settings))

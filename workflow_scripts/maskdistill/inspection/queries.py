@@ -50,7 +50,7 @@ def run(paths: Sequence[str], query: str) -> list[str]:
             rows = found.fetchmany(ROWS_SHOWN + 1)
     except duckdb.Error as error:
         for path in (path for files in tables.values() for path in files):
-            shards.count_rows(path)  # names a damaged file and the remedy
+            shards.count_rows(path)  # its message names the damaged file and the remedy
         raise InputError(f"--sql: {' '.join(str(error).split())}") from error
     cells = [[_cell(value) for value in row] for row in rows[:ROWS_SHOWN]]
     lines = terminal.table(header, cells, indent=0, width=80, grouped=False)

@@ -17,7 +17,7 @@ from workflow_scripts.maskdistill.runs.rule_texts import benchmark_paths
 def timings(benchmarks: Path | None, splits: Collection[str], seeds: Collection[int]) -> list[dict]:
     """Jobs, seconds and MB of every rule, in the workflow's order.
 
-    Ablations are no part of the run, nor are seeds that only they have.
+    Ablations and the seeds that only they use are left out.
 
     Args:
         benchmarks: folder of a dataset's benchmark files, benchmarks/DATASET, if there is one; what

@@ -1,7 +1,7 @@
 """The settings that a rule depends on, named in the rule itself: `settings=settings("masks", …)`.
 
-Nothing else of the config reaches a rule's program, and tests/maskdistill/test_read_settings.py
-proves that the program reads all of it.
+The program of a rule gets only these settings. tests/maskdistill/test_read_settings.py checks that
+it reads all of them.
 """
 
 import ast
@@ -23,15 +23,15 @@ _RULE_OR_CALL = re.compile(
 
 
 class Declaration(NamedTuple):
-    """What a rule declares.
+    """The settings that a rule declares.
 
-    Dotted paths may hold {evaluated} and {instances}, the splits that the config decides on, and
-    {split}, that of the job. The path * is all settings.
+    Dotted paths may contain {evaluated} and {instances}, which stand for splits that the config
+    determines, and {split}, the split of the job. The path * means all settings.
     """
 
     paths: tuple[str, ...]
     without: tuple[str, ...] = ()  # parts that are left out
-    merged: bool = True  # whether clusters of one name count as one, as after the clustering
+    merged: bool = True  # whether clusters with the same name are one pseudo-class
 
     def select(
         self, config: Mapping, names: Mapping[int, str] | None = None, split: str | None = None
@@ -78,12 +78,12 @@ class Declaration(NamedTuple):
 
     @property
     def of_split(self) -> bool:
-        """Whether it depends on the split of the job."""
+        """Whether the settings depend on the split of the job."""
         return any("{split}" in path for path in self.paths)
 
 
 def declared_settings(home: Path) -> dict[str, Declaration]:
-    """Rule → what it declares, from the text of all rules; rules without settings are left out.
+    """Rule → its declaration, read from the rules' files; rules without settings are left out.
 
     Args:
         home: folder of the repository.

@@ -55,6 +55,6 @@ class FailedLogs(logging.Handler):
                 self._show("\n    ".join([f"{path} ends with:", *lines]))
             elif os.path.exists(path):
                 self._show(
-                    f"{path} is empty: the job was ended before it could say anything, perhaps for "
-                    "want of memory"
+                    f"{path} is empty: the job ended before it printed anything, perhaps because "
+                    "memory ran out"
                 )

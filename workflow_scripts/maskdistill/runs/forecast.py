@@ -1,4 +1,4 @@
-"""What a run will need, from the config alone: images, GPU hours, space on the disk."""
+"""Estimates what a run will need from its config: images, GPU hours, disk space."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from workflow_scripts.maskdistill.settings.splits import (
     is_downloaded,
 )
 
-# Assumed, where nothing in the config decides it. Bytes, unless said otherwise.
+# Assumptions about what the config does not determine, in bytes unless stated otherwise.
 ASPECT_RATIO = 4 / 3  # of a photograph
 ROW = 100  # of a table without masks
 RUN_LENGTHS = 400  # one mask, with its box and ids
@@ -34,7 +34,7 @@ STATED_PATCHES = 2160  # of an image in resources/throughput.json: 640 x 864 in 
 
 
 class Backbone(NamedTuple):
-    """What of a network decides the size of its features and its time."""
+    """The properties of a network that determine its time and the size of its features."""
 
     patch_size: int | None  # None: no transformer
     width: int
@@ -178,14 +178,14 @@ def gpu_seconds(
 
 
 def _relative_size(features: Mapping, network: Backbone) -> float:
-    """Work of a network on an image, as a multiple of what the throughput is stated for."""
+    """Work per image, relative to the image size that resources/throughput.json is for."""
     if network.patch_size is None:
         return 1.0
     return patches(features, network.patch_size) / STATED_PATCHES
 
 
 def _relative_area(sides: Sequence[float], stated: Sequence[float]) -> float:
-    """Mean area of images of these sides, as a multiple of what the throughput is stated for."""
+    """Mean area of images of these sides, relative to those of resources/throughput.json."""
     return sum(a * a for a in sides) / len(sides) / (sum(b * b for b in stated) / len(stated))
 
 

@@ -1,8 +1,8 @@
-"""What a run of the workflow goes by: parsed by the main process, written down, read by every job.
+"""The config and digests of a run, which the main process writes to a file and every job reads.
 
-Jobs on a cluster parse the workflow anew, perhaps days later. Whatever people edit meanwhile, they
-take configs and digests from the file that the main process has left, and refuse to work with
-rules that are no longer those of the run.
+Jobs on a cluster parse the workflow again, perhaps days later. They take configs and digests from
+the file that the main process has written, so that edits made in the meantime have no effect. They
+stop with an error if the rules have changed since the run was started.
 """
 
 import dataclasses
@@ -31,31 +31,31 @@ from workflow_scripts.maskdistill.settings.downloads import dataset_source, read
 from workflow_scripts.maskdistill.settings.splits import is_downloaded
 from workflow_scripts.maskdistill.settings.whole_config import WorkflowConfig, dataset_config
 
-VARIABLE = "MASKDISTILL_RUN"  # of the environment of jobs: path of the file
+VARIABLE = "MASKDISTILL_RUN"  # environment variable of jobs with the path of the file
 _KEPT = 30 * 24 * 3600  # seconds that the files of ended runs are kept
 _AGAIN = "let the other jobs end or stop them, and start snakemake again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenRun:
-    """What was parsed."""
+    """What the main process has read and checked when a run starts."""
 
     rules: str  # digest of the rules, see `code_digest.rules_digest`
     config: dict  # of the workflow
     configs: dict[str, dict]  # merged, of every active dataset and of those that support it
-    names: dict[str, dict[int, dict]]  # dataset → seed → what config/names says of its clusters
+    names: dict[str, dict[int, dict]]  # dataset → seed → entry of config/names/DATASET.yaml
     catalogue: dict  # what can be downloaded
     applied: dict[str, str]  # split of new images, applied/NAME → folder
     found: dict[str, object] = field(default_factory=dict)  # what planning found on the disk
 
     def once(self, name: str, find: Callable[[], object]) -> object:
-        """What planning found on the disk under that name; `find` looks, the first time.
+        """The stored result for `name`; the first call computes it with `find`.
 
-        Jobs get what the main process has found, though files may have changed meanwhile.
+        Jobs get the result of the main process, even if files have changed in the meantime.
 
         Args:
-            name: of what is looked for.
-            find: returns a JSON value.
+            name: identifies the result.
+            find: computes the result, a JSON value.
         """
         if name not in self.found:
             self.found[name] = find()
@@ -63,9 +63,9 @@ class FrozenRun:
 
 
 def this_run(config: Mapping, home: Path, *, is_main_process: bool) -> FrozenRun:
-    """The run that Snakemake is about to start, or the one that this process is a job of.
+    """The run that Snakemake is about to start, or, in a job, the run that the job belongs to.
 
-    The main process names the file of a new run in the environment, for its jobs.
+    The main process puts the path of the run's file into the environment, where jobs find it.
 
     Raises:
         InputError: see `parse` and `read`.
@@ -80,9 +80,9 @@ def this_run(config: Mapping, home: Path, *, is_main_process: bool) -> FrozenRun
 
 
 def parse(config: Mapping, home: Path, *, rules: str) -> FrozenRun:
-    """Read and check all that the config names.
+    """Read and check all files that the config names.
 
-    Files of the working directory go before those of the repository.
+    Files in the working directory take precedence over those in the repository.
 
     Args:
         config: of the workflow.
@@ -154,7 +154,7 @@ def check_support(configs: Mapping[str, Mapping], home: Path) -> None:
 
 
 def _names(dataset: str, config: Mapping, folders: list[Path]) -> dict[int, dict]:
-    """Names of the clusters of a dataset: seed → what config/names/DATASET.yaml says of it."""
+    """Names of the clusters of a dataset: seed → its entry in config/names/DATASET.yaml."""
     path = next(filter(Path.is_file, (folder / f"{dataset}.yaml" for folder in folders)), None)
     if path is None:
         return {}
@@ -182,7 +182,7 @@ def _applied(folders: str | list[str]) -> dict[str, str]:
 
 
 def cautions(run: FrozenRun) -> list[str]:
-    """What the user may not have meant, a line each."""
+    """Warnings about settings that are probably mistakes, one line each."""
     of_names = [
         f"config/names/{name}.yaml: {caution}"
         for name, config in run.configs.items()
@@ -203,21 +203,22 @@ def cautions(run: FrozenRun) -> list[str]:
 
 
 def write(run: FrozenRun, path: str | os.PathLike) -> None:
-    """Write it down for the jobs of the run, and remove what is left of old runs next to it."""
+    """Write a run to a file for its jobs, and delete the files of old runs in the same folder."""
     write_text(path, json.dumps(dataclasses.asdict(run)))
     for other in Path(path).parent.glob("*-*.json"):
         process = other.stem.rpartition("-")[2]
-        # Jobs of a run on another machine may wait for days, those of a living process for longer.
+        # An old file is kept while its process runs on this machine. Runs on other machines may
+        # still need theirs for days, until the time limit.
         if other.stat().st_mtime < time.time() - _KEPT and not Path("/proc", process).exists():
             other.unlink(missing_ok=True)
 
 
 def read(path: str | os.PathLike | None, *, rules: str | None = None) -> FrozenRun:
-    """What the main process has written down.
+    """Read the file that the main process has written for its jobs.
 
     Args:
-        path: of the file; None where the environment does not name it.
-        rules: digest of the rules as this process sees them; None where it needs no rules.
+        path: path of the file; None if the environment variable is missing.
+        rules: digest of the rules as they are now; None to skip the comparison.
 
     Raises:
         InputError: there is no such file, or the rules have changed.
@@ -231,7 +232,7 @@ def read(path: str | os.PathLike | None, *, rules: str | None = None) -> FrozenR
     if rules not in (None, content["rules"]):
         raise InputError(f"the rules have changed since this run was started; {_AGAIN}")
     for by_seed in content["names"].values():
-        for seed in list(by_seed):  # JSON knows only texts as keys
+        for seed in list(by_seed):  # keys of JSON objects are always strings
             named = by_seed.pop(seed)
             named["clusters"] = {int(k): v for k, v in named["clusters"].items()}
             by_seed[int(seed)] = named

@@ -20,8 +20,8 @@ from workflow_scripts.maskdistill.settings.sections.images import ImageSettings
 from workflow_scripts.maskdistill.settings.whole_config import dataset_config
 
 _WIDTH = 100
-_CLUSTERS = 20  # where nothing is known of the kinds of objects
-_IMAGES_OF_A_CLUSTER = 10  # fewer are hardly a kind
+_CLUSTERS = 20  # used if the number of classes is unknown
+_IMAGES_OF_A_CLUSTER = 10  # smallest plausible number of images per cluster
 
 
 class Line(NamedTuple):
@@ -179,7 +179,7 @@ def compose(
     config = config_of(lines)
     networks = forecast.networks_of(config)
     estimated = (counts, throughput["rules"], networks, machine)
-    # A preset with a schedule of its own keeps it.
+    # A preset that sets the length of a training keeps it.
     own = read_preset(preset, folders, folders[0])
     if not ("iterations" in own.get("mask_rcnn", {}) or "epochs" in own.get("segmentation", {})):
         trainings = schedule.trainings(config, *estimated, hours)

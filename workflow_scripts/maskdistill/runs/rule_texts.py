@@ -1,4 +1,4 @@
-"""The rules as their files write them: what they name there need not be repeated in a table."""
+"""Reads names of rules, benchmarks and parameters from the text of the rules' files."""
 
 import functools
 import re
@@ -29,6 +29,6 @@ def benchmark_paths(home: Path) -> dict[str, str]:
 
 
 def parameters(rule: str, home: Path) -> list[str]:
-    """Names of the parameters of a rule; of an unknown rule none."""
+    """Names of the parameters of a rule; an empty list for an unknown rule."""
     match = _PARAMETERS.search(rule_texts(home).get(rule, ""))
     return re.findall(r"^        (\w+)=", match[1], re.MULTILINE) if match else []

@@ -1,4 +1,4 @@
-"""What the rules ask of a run: settings, images and shards, labels, and what the config decides."""
+"""A run as the rules see it: its settings, images, shards, labels, seeds and folders."""
 
 import functools
 import math
@@ -19,12 +19,13 @@ from workflow_scripts.maskdistill.settings.backbones import is_from_timm
 from workflow_scripts.maskdistill.settings.changes import canonical_json
 from workflow_scripts.maskdistill.settings.layers import merge
 
-_APPLIED_SHARD = 500  # most images of a shard of new images, if there are shards enough
+# Images per shard of a folder of new images; more if the config has too few shards for this.
+_APPLIED_SHARD = 500
 _PLACE = re.compile("([^/]+)(?:/ablations/([^/]+))?(?:/(.+))?")
 
 
 class Parts(NamedTuple):
-    """What the name of a run says, or that of one of its splits."""
+    """The parts of a path RUN or RUN/SPLIT below results/."""
 
     dataset: str
     variant: str | None
@@ -61,7 +62,7 @@ class Run:
             frozen.applied,
         )
         self.variants = {name: variants(config) for name, config in self.configs.items()}
-        # All shards of a split have the same; a plan asks for each of them.
+        # Cached, because Snakemake asks for these once per shard, and shards share the results.
         self.config = functools.cache(self._config)
         self.listing = functools.cache(self._listing)
         self.shard_count = functools.cache(self._shard_count)
@@ -69,22 +70,22 @@ class Run:
         self._settings_text = functools.cache(self._select)
 
     def _config(self, dataset: str, variant: str | None = None) -> dict:
-        """The settings of a dataset, in a variant of its run if one is named."""
+        """The settings of a dataset, with the changes of a variant if one is named."""
         own = self.configs[dataset]
         return merge(own, self.variants[dataset][variant].changes) if variant else own
 
     def names(self, dataset: str, seed: int, variant: str | None = None) -> dict[int, str]:
-        """Cluster → name. Names of the run's clusters hold in variants that have no others."""
+        """Cluster → name. A variant uses the names of the main run if it uses its clusters, too."""
         if variant and has_own(self.variants[dataset][variant], "clusters"):
             return {}
         return self._frozen.names[dataset].get(seed, {}).get("clusters", {})
 
     def expected_assignments(self, dataset: str, seed: int) -> str | None:
-        """Digest of the clusters that people have named, if their file says it."""
+        """Digest of the clusters that the user has named, if the file of names contains it."""
         return self._frozen.names[dataset].get(seed, {}).get("assignments")
 
     def settings(self, declaration: Declaration, wildcards: Mapping[str, str]) -> str:
-        """What a rule declares of the settings, as one canonical text.
+        """The settings that a rule declares, as canonical JSON.
 
         Args:
             wildcards: of a job: the dataset or the run, perhaps a seed and a split.
@@ -135,10 +136,10 @@ class Run:
         }
 
     def weights_digest(self, path: str | None) -> str:
-        """Digest of a file of weights, by which a stage notices that it was replaced.
+        """Digest of a weights file, by which a stage notices that the file was replaced.
 
-        It is empty for what the workflow fetches itself: before, while the file is here, and after
-        it was removed, for its content is always the recorded one.
+        It is empty for files that the workflow downloads itself. Their content always matches the
+        recorded checksum, so that no stage becomes stale when they are downloaded or removed.
 
         Args:
             path: as in the config; None for random weights.
@@ -165,7 +166,7 @@ class Run:
         return self.described(dataset, split)["root"]
 
     def max_rejected(self, dataset: str) -> str:
-        """How many images may be unusable, as the option --max-rejected takes it."""
+        """The tolerated share and number of unusable images, for the option --max-rejected."""
         images = self.configs[dataset]["images"]
         return f"{images['max_rejected']} {images['max_rejected_count']}"
 
@@ -192,7 +193,7 @@ class Run:
                 self.shard_count(name, split)
 
     def origin(self, dataset: str, split: str | None = None) -> str | None:
-        """How a rule makes the images of a split, `generated` or `downloaded`; else None."""
+        """`generated` or `downloaded` if a rule makes the images of a split, otherwise None."""
         if split in self.applied:
             return None
         if self.configs[dataset]["dataset"]["generate"] is not None:
@@ -223,9 +224,10 @@ class Run:
         return self._by_shard(dataset, split).get(shard, [])
 
     def listing_digest(self, dataset: str, split: str, shard: int) -> str:
-        """Digest of a shard's files, which changes when an image comes, goes or is replaced.
+        """Digest of a shard's files, which changes if an image is added, removed or replaced.
 
-        Images that a rule makes are watched through its output; the digest is then their origin.
+        For images that a rule makes, Snakemake notices changes through the rule's output; their
+        origin then takes the place of the digest.
         """
         if origin := self.origin(dataset, split):
             return origin
@@ -263,7 +265,7 @@ class Run:
     # What the config decides.
 
     def evaluated_split(self, dataset: str) -> str:
-        """The split that predictions are made and judged on."""
+        """The split that is predicted and evaluated."""
         return splits.evaluated_split(self.configs[dataset])
 
     def instance_split(self, dataset: str) -> str:
@@ -291,7 +293,7 @@ class Run:
         return self.configs[dataset]["crf"]["enabled"]
 
     def has_ground_truth(self, dataset: str) -> bool:
-        """Whether there is anything to evaluate with."""
+        """Whether the dataset has labels for the evaluation."""
         return self.configs[dataset]["dataset"]["ground_truth"]
 
     def has_linear_probe(self, dataset: str) -> bool:
@@ -300,7 +302,7 @@ class Run:
         return self.has_ground_truth(dataset) and enabled
 
     def has_mask_rcnn(self, dataset: str) -> bool:
-        """Whether candidates come from a Mask R-CNN, or else from the initial masks."""
+        """Whether candidates come from a Mask R-CNN; otherwise they are the initial masks."""
         return self.configs[dataset]["mask_rcnn"]["enabled"]
 
     def has_candidates(self, run: str) -> bool:
@@ -312,7 +314,7 @@ class Run:
         return own and self.configs[dataset]["evaluation"]["ablations"]["train_mask_rcnn"]
 
     def folder(self, run: str, stage: str) -> str:
-        """Where the files of a stage of a run lie: those of a variant may be the dataset's.
+        """Folder of a run with the files of a stage; a variant may use the files of the main run.
 
         Args:
             stage: one of `variants.STAGES`, or `images`, which no variant changes.
@@ -322,11 +324,11 @@ class Run:
         return f"results/{run if own else dataset}"
 
     def results(self, dataset: str, split: str) -> dict[str, str]:
-        """Folders of the shards that the results of a split are read from, of the first seed.
+        """Folders with the first seed's results of a split.
 
         Returns:
-            images, confident candidates, their label maps, and the predictions that count in the
-            end → folder.
+            Name → folder of shards: images, confident candidates, their label maps, and the final
+            predictions.
         """
         seeded = f"results/{dataset}/seed-{self.first_seed(dataset)}"
         predictions = "predictions_crf" if self.has_crf(dataset) else "predictions"
@@ -338,7 +340,7 @@ class Run:
         }
 
     def targets(self, dataset: str) -> list[str]:
-        """What `snakemake all` makes of a dataset."""
+        """The files that `snakemake all` makes for a dataset."""
         base = f"results/{dataset}"
         split = self.evaluated_split(dataset)
         files = [

@@ -22,7 +22,7 @@ PAPER_PASSES = 24_000 * 16 / 10_582
 PAPER_EPOCHS = 45
 _FALLS = (20 / 24, 22 / 24)
 _LAST_EPOCHS = 40 / 45
-# Below this a training learns nothing, whatever the time.
+# Shorter trainings learn nothing. These bounds hold even if the run then takes longer than wanted.
 LEAST_ITERATIONS = 200
 LEAST_EPOCHS = 4
 
@@ -39,7 +39,7 @@ class Machine(NamedTuple):
 
     @property
     def slowdown(self) -> float:
-        """Times by which networks are slower than on the GPU of resources/throughput.json."""
+        """How many times slower networks are here than on the GPU of resources/throughput.json."""
         return 1.0 if self.gpu else CORE_SLOWDOWN / self.cores
 
 
@@ -56,7 +56,7 @@ def this_machine() -> Machine:
 
 
 def shards(images: int, machine: Machine) -> int:
-    """A number of shards with jobs long enough for the time that they take to start."""
+    """A number of shards whose jobs run much longer than they take to start."""
     return max(1, round(images / (_GPU_SHARD if machine.gpu else _CPU_SHARD)))
 
 
@@ -141,7 +141,7 @@ def trainings(
 
 
 def _rounded(number: float) -> int:
-    """A number with two digits that matter, which shows that it is an estimate."""
+    """A number rounded down to two significant digits, which shows that it is an estimate."""
     if number < 1:
         return 1
     unit = 10 ** max(0, math.floor(math.log10(number)) - 1)

@@ -1,4 +1,4 @@
-"""Texts of the rules: of shell commands, and of the patterns of wildcards."""
+"""Text in rules: parts of shell commands, and patterns for wildcards."""
 
 import os
 import re
@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 
 class AtStart:
-    """Text of a shell command that depends on the job, as {ROOT:{wildcards.dataset}}.
+    """Text in a shell command that depends on the job, used as {ROOT:{wildcards.dataset}}.
 
-    It is filled in when the job starts. It is no parameter, so its change makes nothing stale.
+    The text is computed when the job starts. It is not a parameter of the rule, so that no output
+    becomes stale when it changes.
 
     Args:
-        text_of: from what follows the colon to the text.
+        text_of: function from the text after the colon to the text in the command.
     """
 
     def __init__(self, text_of: Callable[[str], str]) -> None:
@@ -29,9 +30,9 @@ def program_start(gpus: str) -> str:
 
 
 def in_shell(paths: Sequence[str]) -> str:
-    """Files on a command line: the shards of a stage for the shell to expand, others one by one.
+    """Paths for a command line; all shards of a stage become one pattern that the shell expands.
 
-    Spelled out, a thousand shards would be longer than a command may be.
+    The paths of thousands of shards could exceed the largest length of a command.
 
     Args:
         paths: all shards of a stage, 0000.parquet and so on in one folder; or any other files.
@@ -57,5 +58,5 @@ def option_text(options: FileOptions) -> str:
 
 
 def one_of(values: Iterable[str]) -> str:
-    """A pattern of exactly these values; of none, one that nothing matches."""
+    """A pattern that matches exactly these values; without values, it matches nothing."""
     return "|".join(map(re.escape, values)) or r"(?!)"

@@ -1,6 +1,6 @@
-"""Which jobs Snakemake would run, and why, in the words of people.
+"""Which jobs Snakemake would run, and why, as readable text.
 
-Snakemake plans without running anything, and gives its reasons in its log.
+This starts a dry run of Snakemake and reads the reasons from its log.
 """
 
 import ast
@@ -22,7 +22,7 @@ from workflow_scripts.maskdistill.runs.rule_texts import parameters
 from workflow_scripts.maskdistill.runs.run import parts_of
 from workflow_scripts.maskdistill.settings.changes import changed_settings
 
-# Parameter of a rule, other than settings and code → what its change means.
+# Parameter of a rule, other than settings and code → what it means if the parameter has changed.
 OTHER_PARAMETERS = {
     "listing": "images were added, removed or replaced",
     "labels": "labels were added, removed or replaced",
@@ -69,10 +69,10 @@ def plan(arguments: Iterable[str]) -> list[Job]:
     """Let Snakemake plan.
 
     Returns:
-        The jobs that it would run, in an order in which they could.
+        The jobs that it would run, in an order that respects their dependencies.
 
     Raises:
-        SystemExit: it cannot plan, and has said why.
+        SystemExit: the dry run failed; Snakemake has already printed the reason.
     """
     collector = _Collector()
     logger.addFilter(collector)
@@ -104,7 +104,7 @@ class _Collector(logging.Filter):
 
 
 def describe(jobs: Iterable[Job]) -> str:
-    """The table: dataset, stage, number of jobs, reasons; a reason a line."""
+    """A table of dataset, stage, number of jobs and reasons, with one reason per line."""
     jobs = list(jobs)
     if not jobs:
         return "Nothing is stale."
@@ -122,7 +122,7 @@ def describe(jobs: Iterable[Job]) -> str:
         ]
         if not all(any(reasons(job)) for job in members):
             changed = {makers[path] for job in members for path in job.upstream if path in makers}
-            # The nearest says enough.
+            # Only the nearest of the stages that change its input is named.
             shown.append(f"follows {max(changed, key=order.get)}" if changed else "other stages")
         for number, why in enumerate(shown):
             head = (dataset, rule, str(len(members))) if number == 0 else ("", "", "")
@@ -130,7 +130,9 @@ def describe(jobs: Iterable[Job]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {why}" for a, b, c, why in rows]
     names = {rule for _, rule in stages}
-    return "\n".join([*lines, "", f"{len(jobs)} jobs of {len(names)} stages; the rest is kept."])
+    return "\n".join(
+        [*lines, "", f"{len(jobs)} jobs of {len(names)} stages; all other files are up to date."]
+    )
 
 
 def reasons(job: Job) -> Iterator[str]:
@@ -142,14 +144,14 @@ def reasons(job: Job) -> Iterator[str]:
         elif what in EXPLAINED:
             files = rest.split(", ")
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            # Shard numbers would give every job its own line.
+            # Without shard numbers, jobs of one stage have the same reason and share a line.
             yield EXPLAINED[what].format(files=re.sub(r"\b\d{4}\.", "*.", files[0]) + more)
         elif what != UPSTREAM:
             yield part
 
 
 def _changed_parameters(rule: str, text: str) -> Iterator[str]:
-    """Settings with their old and new values, and what else changed of a rule's parameters."""
+    """Changed settings with their old and new values, and other parameters that have changed."""
     before, after = (
         _values(part) for part in text.partition(" before: ")[2].rsplit(" now: ", maxsplit=1)
     )
@@ -166,7 +168,7 @@ def _changed_parameters(rule: str, text: str) -> Iterator[str]:
 
 @functools.cache
 def codes() -> set[str]:
-    """Digests of the logic of all programs; some serve several rules."""
+    """Digests of the code of all programs."""
     paths = sorted((REPOSITORY / "workflow_scripts").glob("*.py"))
     return {code_digest(f"workflow_scripts.{path.stem}", REPOSITORY) for path in paths}
 

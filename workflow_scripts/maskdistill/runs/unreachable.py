@@ -1,4 +1,4 @@
-"""What a run would download and cannot, found out before any job starts."""
+"""Finds the downloads of a run that are impossible, before any job starts."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from workflow_scripts.maskdistill.settings.downloads import archive_name
 
 
 class _Wanted(NamedTuple):
-    """A file that is not here."""
+    """A file that a download needs."""
 
     place: str  # where it is looked for
     address: str | None  # of the server that has it; None for no server
@@ -21,10 +21,10 @@ class _Wanted(NamedTuple):
 
 
 def unreachable_downloads(run: Run, archives: str) -> dict[str, str]:
-    """What the run's datasets need, is not here and cannot be downloaded.
+    """Files that the run's datasets need, that are missing, and that cannot be downloaded.
 
-    Nothing is asked from the network if all files are here; otherwise each server is asked once,
-    and silence of a few seconds counts as no answer.
+    The network is not used if no file is missing. Otherwise each server is contacted once, and is
+    unreachable if it does not answer within a few seconds.
 
     Args:
         archives: folder of the archives of datasets.

@@ -1,6 +1,7 @@
 """Variants of a run for the ablations: what each changes, and which stages it computes itself.
 
-A variant uses the main run's files of every stage before its first one, and never changes them.
+For stages before the first one that it computes itself, a variant reads the files of the main run.
+It never changes them.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ BASELINES = ("dino_seg", "lost")
 
 
 class Variant(NamedTuple):
-    """What a variant changes, and where it departs from the main run."""
+    """The settings that a variant changes, and the first stage that it computes itself."""
 
     changes: Mapping  # laid over the dataset's config
     first: str  # the first of `STAGES` with files of its own

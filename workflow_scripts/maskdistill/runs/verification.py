@@ -1,8 +1,8 @@
-"""Whether outputs are what the config says: their records against settings, code and input files.
+"""Checks whether outputs match the current config, code and input files.
 
-Snakemake compares what it ran with what it would run. This compares the files themselves with what
-there is now, whoever made or replaced them: a file differs if it was made with other settings, by
-other code, from other input files (weights among them), or from other images or labels.
+Snakemake compares its own records of past jobs with the jobs that it would run now. This module
+instead compares the provenance records of the files, whoever made or replaced them. A file differs
+if it was made with other settings or code, or from other input files, weights, images or labels.
 """
 
 import functools
@@ -29,11 +29,11 @@ _SHOWN = 3  # input files that are named where a file has several others
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found."""
+    """Result of `verify`."""
 
     checked: int  # files and folders
-    differences: dict[str, list[str]]  # path → in what it differs
-    left_over: list[str]  # paths that belong to nothing of the config
+    differences: dict[str, list[str]]  # path → how it differs
+    left_over: list[str]  # paths of seeds, rounds or variants that the config lacks
 
 
 def outputs(root: Path) -> Iterator[Path]:
@@ -64,7 +64,7 @@ def sources(paths: Iterable[Path], root: Path) -> list[Path]:
 
 
 def verify(paths: Iterable[Path], root: Path, run: FrozenRun, dataset: str, home: Path) -> Verdict:
-    """Compare what outputs say of their making with what there is now.
+    """Compare the provenance records of outputs with the current config, code and inputs.
 
     Args:
         paths: files and folders, see `outputs`.
@@ -86,7 +86,7 @@ def verify(paths: Iterable[Path], root: Path, run: FrozenRun, dataset: str, home
 
 
 def _read(path: Path) -> dict | str | None:
-    """The record of an output; an error's text where it is damaged."""
+    """The provenance record of an output, or an error message if the file is damaged."""
     try:
         return provenance.read(path)
     except InputError as error:
@@ -95,7 +95,7 @@ def _read(path: Path) -> dict | str | None:
 
 @dataclass(frozen=True)
 class _Place:
-    """What the path of an output says."""
+    """What the path of an output tells about it."""
 
     config: Mapping  # of the dataset, as it holds there
     names: Mapping[int, str]  # of clusters
@@ -103,7 +103,7 @@ class _Place:
 
 
 class _Expectation:
-    """What the config says of outputs."""
+    """The settings, code and inputs that outputs should have been made with."""
 
     def __init__(self, run: FrozenRun, dataset: str, home: Path) -> None:
         self._run, self._dataset = Run(run, home), dataset
@@ -115,7 +115,7 @@ class _Expectation:
         self._code = functools.cache(lambda name: code_digest(f"workflow_scripts.{name}", home))
 
     def place(self, path: Path) -> _Place | None:
-        """What a path relative to the dataset's results stands for; None if for nothing now."""
+        """What a path relative to the dataset's results tells; None if the config lacks it."""
         parts = path.parts
         variant = parts[1] if parts[0] == "ablations" and len(parts) > 2 else None
         if variant and variant not in self._run.variants[self._dataset]:
@@ -155,7 +155,7 @@ class _Expectation:
             if record["code"] != self._code(program):
                 yield f"made by other code of {program} than there is now"
         except FileNotFoundError:
-            yield f"made by {program}, a program that there is no more"
+            yield f"made by {program}, a program that no longer exists"
 
     def _of_settings(self, record: Mapping, where: _Place) -> Iterator[str]:
         try:
@@ -165,7 +165,7 @@ class _Expectation:
         yield from changed_settings(record["settings"], json.loads(canonical_json(now)))
 
     def _settings(self, record: Mapping, where: _Place) -> dict:
-        """The settings that the program of a record is given now.
+        """The settings that the program of a record would get now.
 
         Raises:
             KeyError: no rule declares settings for it.
@@ -196,7 +196,7 @@ class _Expectation:
                 yield "made from " + what.format(shown)
 
     def _of_data(self, record: Mapping, path: Path, where: _Place) -> Iterator[str]:
-        """Images and labels against the digests of when the output was made."""
+        """Compare images and labels with their digests from when the output was made."""
         split = record.get("split", where.split)
         described = self._run.described(self._dataset, split)
         root = Path(described["root"])
@@ -228,11 +228,12 @@ def _number(name: str, parts: Iterable[str], default: int) -> int:
 
 
 def describe(verdict: Verdict) -> list[str]:
-    """The verdict for people, a line each."""
+    """The verdict as lines of text."""
     lines = [f"{path}: {'; '.join(found)}" for path, found in verdict.differences.items()]
     same = verdict.checked - len(verdict.differences)
     lines.append(
-        f"{same} of {verdict.checked} files and folders are what config, code and input files say"
+        f"{same} of {verdict.checked} files and folders match the current config, code and "
+        "input files"
     )
     if verdict.left_over:
         lines.append(

@@ -109,14 +109,14 @@ FAMILIES = (
         basis="measured with a ViT-Ti/16 on VOC 2012",
     ),
 )
-# Of networks that are in no family.
+# For networks that belong to no family.
 DEFAULT_SHORTER_SIDE = 640
 
 
 def family_of(backbone: str) -> BackboneFamily | None:
     """The family of a backbone, by its name; None for other networks.
 
-    Overridden by whatever the config says: this is only what `auto` stands for.
+    Its values only replace `auto`; values in the config override them.
 
     Args:
         backbone: `features.backbone`: architecture and, behind a dot, the training.
@@ -146,7 +146,7 @@ def is_from_timm(section: Mapping, downloadable: Collection[str] = ()) -> bool:
 
 
 def decided(config: Mapping, downloadable: Collection[str] = ()) -> dict:
-    """The config of a dataset with what the families of its backbones decide.
+    """The config of a dataset, completed with the values of the families of its backbones.
 
     Args:
         config: of a dataset, complete.
