@@ -32,7 +32,7 @@ plan: setup  ## Print what a run of DATASET would do and need: make plan DATASET
 
 # Waiting OpenMP threads sleep instead of spinning, see rules/run.smk.
 test: export GOMP_SPINCOUNT = 1000
-test: setup  ## Lint, then run all tests, three at a time because those of SLURM mostly wait
+test: setup  ## Lint, then run the tests, three at a time because those of SLURM mostly wait
 	@failed=""; \
 	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder || failed="$$failed tests"; \

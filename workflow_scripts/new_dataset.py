@@ -1,7 +1,7 @@
 """Look at a folder of images and write config/datasets/NAME.yaml for it, ready to run.
 
 The layouts of PASCAL VOC and COCO are recognised, with their labels; anything else is a folder of
-images. Every value is explained in the file. Nothing is run and no image is changed.
+images. Comments in the file explain what was chosen. Nothing is run and no image is changed.
 """
 
 import argparse
