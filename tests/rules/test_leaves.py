@@ -43,6 +43,7 @@ ALTERNATIVES = {
     "embedding.backbone_options": {"layers": [2, 1, 1, 1]},  # not those of demo.yaml
     "masks.heads": [0],
     "exports.weights_licence": "CC0-1.0",
+    "segmentation.scale": [0.25, 4],
 }
 # Keys whose value Snakemake checks against others, so that they are not planned one by one.
 NOT_ALONE = {

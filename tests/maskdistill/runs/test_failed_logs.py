@@ -54,7 +54,7 @@ def test_failed_jobs_and_groups_show_their_logs(tmp_path, shown):
     shown.logger.error("failed", extra={"event": LogEvent.GROUP_ERROR, **group})
 
     assert shown.texts[0] == f"{first} ends with:\n    starting\n    error: no such file"
-    assert shown.texts[1].startswith(f"{empty} is empty: the job was ended before")
+    assert shown.texts[1].startswith(f"{empty} is empty: the job ended before")
     assert shown.texts[2] == f"{second} ends with:\n    slurmstepd: error: oom-kill"
     assert shown.texts[3] == shown.texts[0]
 
