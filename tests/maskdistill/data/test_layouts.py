@@ -128,6 +128,22 @@ def test_coco(tmp_path):
     assert found.classes == 2
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("test", "train", "val"), {"train": "train.json", "val": "val.json"}),
+        (("intervals", "valid"), {"train": "intervals.json", "val": "valid.json"}),
+        (("a", "instances_train2017"), {"train": "instances_train2017.json"}),
+        (("test",), {"train": "test.json"}),
+    ],
+)
+def test_splits_of_coco_follow_the_words_in_the_names(tmp_path, names, expected):
+    for name in names:
+        coco(tmp_path, f"{name}.json", "images", segmentation=[[1, 1, 6, 1, 6, 6]])
+    splits = recognise(tmp_path).dataset["splits"]
+    assert {split: files["annotations"] for split, files in splits.items()} == expected
+
+
 def test_coco_with_boxes_only_or_without_images(tmp_path):
     coco(tmp_path / "boxes", "labels.json", "images")
     found = recognise(tmp_path / "boxes")

@@ -27,6 +27,13 @@ def test_the_length_of_an_embedding_does_not_matter_for_cosine():
     np.testing.assert_array_equal(*places)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_equal_embeddings_have_places_too(metric):
+    places = mask_map.positions(np.ones((8, 4), np.float32), metric=metric, seed=0)
+    assert places.shape == (8, 2)
+    assert np.isfinite(places).all()
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5])
 def test_few_masks_have_places_too(count):
     points = np.random.default_rng(0).normal(size=(count, 6)).astype(np.float32)

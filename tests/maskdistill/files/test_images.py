@@ -422,3 +422,19 @@ def test_resize(tmp_path):
     resized = image_sizes.resize(QUADRANTS, (8, 12))
     assert resized.shape == (8, 12, 3)
     np.testing.assert_array_equal(resized[[[1], [6]], [[1, 10]]], COLOURS)
+
+
+def test_an_animated_gif_that_is_cut_is_read_or_rejected(tmp_path):
+    pictures = [Image.effect_noise((40, 40), sigma).convert("P") for sigma in (30, 60, 90)]
+    whole = tmp_path / "whole.gif"
+    pictures[0].save(whole, save_all=True, append_images=pictures[1:])
+    content, cut = whole.read_bytes(), tmp_path / "cut.gif"
+    first, several = images.read_image(whole), set()
+    for length in range(1, len(content), 11):
+        cut.write_bytes(content[:length])
+        try:
+            several.add(images.probe_image(cut).several)
+        except ImageRejected:
+            continue
+        np.testing.assert_array_equal(images.read_image(cut), first)
+    assert True in several

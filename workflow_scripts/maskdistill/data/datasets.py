@@ -17,6 +17,7 @@ from workflow_scripts.maskdistill.data import folders
 from workflow_scripts.maskdistill.errors import InputError, printable
 from workflow_scripts.maskdistill.files import images
 from workflow_scripts.maskdistill.files.json_io import read_json
+from workflow_scripts.maskdistill.files.text_files import read_lines
 from workflow_scripts.maskdistill.repository import find_file
 
 # Keys of `dataset.splits`: images to train on, to evaluate, and to evaluate by AP of masks.
@@ -202,7 +203,7 @@ def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
     if not path.is_file():
         raise InputError(f"{root}: no list ImageSets/Segmentation/{split}.txt, nor a file {split}")
     files = voc_images(root)
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_lines(path):
         if line.strip():
             words = line.split()
             # Lists of other tools have lines "path/of/image.jpg path/of/image.png", of which the
@@ -279,10 +280,10 @@ def read_image_list(path: str | os.PathLike) -> list[str]:
     """The lines of an image list: ids, or file names without folders.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or it is not in UTF-8.
     """
     try:
-        lines = find_file(path).read_text(encoding="utf-8").splitlines()
+        lines = read_lines(find_file(path))
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such list of images; check `splits` in the dataset's config"

@@ -143,11 +143,13 @@ def _coco(root: Path) -> Layout | None:
     splits: dict[str, dict[str, str]] = {}
     notes = []
     files = [*sorted(root.glob("*.json")), *sorted((root / "annotations").glob("*.json"))]
+    # Images of a test are learned from only if there are no others.
+    files.sort(key=lambda path: ("test" in _words(path), "train" not in _words(path)))
     for path in files:
         content = _annotations(path)
         if content is None:
             continue
-        split = "val" if "val" in path.stem.lower() else "train"
+        split = "val" if _words(path) & {"val", "valid", "validation"} else "train"
         name = path.relative_to(root).as_posix()
         names = [image.get("file_name") or "" for image in content["images"]]
         folder = _image_folder(root, names, path.stem)
@@ -164,6 +166,11 @@ def _coco(root: Path) -> Layout | None:
     ordered = {split: splits[split] for split in ("train", "val") if split in splits}
     dataset = {"root": str(root), "adapter": "coco", "splits": ordered, "ground_truth": True}
     return Layout(dataset, "COCO with annotations", notes, None)
+
+
+def _words(path: Path) -> set[str]:
+    """The words in a file's name: instances and val of instances_val2017.json."""
+    return set(re.findall("[a-z]+", path.stem.lower()))
 
 
 def _annotations(path: Path) -> Mapping | None:

@@ -34,13 +34,14 @@ def positions(embeddings: np.ndarray, *, metric: str, seed: int) -> np.ndarray:
     if metric == "cosine":
         lengths = np.linalg.norm(points, axis=1, keepdims=True)
         points = points / np.maximum(lengths, np.finfo(np.float32).tiny)
-    if len(points) > 3:
+    # Without any difference between the embeddings, scikit-learn's t-SNE would end the process.
+    if len(points) > 3 and np.ptp(points, axis=0).max() > 0:
         components = min(COMPONENTS, *points.shape)
         points = PCA(components, random_state=seed).fit_transform(points)
         perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
         init = "pca" if components > 1 else "random"
         points = TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(points)
-    else:  # too few to compare
+    else:  # nothing to compare
         points = np.stack([np.arange(len(points)), np.zeros(len(points))], axis=1)
     low, high = points.min(axis=0, initial=np.inf), points.max(axis=0, initial=-np.inf)
     return ((points - low) / np.where(high > low, high - low, 1)).astype(np.float32)

@@ -150,7 +150,7 @@ def probe_image(
     with _open(path, max_pixels=max_pixels, min_side=min_side) as image:
         (width, height), alpha = image.size, pixel_values.has_alpha(image)
         bits = pixel_values.bits_per_sample(image)
-        kind, several = _format(image), _has_several(image)
+        kind = _format(image)
         # Pillow turns a TIFF upright while decoding, and drops the tag; its size is upright from
         # the start. Some other formats have the tag after their pixels.
         of_tiff = _orientation(image) if kind == "TIFF" else None
@@ -161,7 +161,8 @@ def probe_image(
         orientation = of_tiff or _orientation(image)
         if kind != "TIFF" and orientation in _SWAPPING:
             width, height = height, width
-        return ImageFacts(height, width, kind, bits, orientation, several)
+        # Last, because it walks through the frames.
+        return ImageFacts(height, width, kind, bits, orientation, _has_several(image))
 
 
 def stored_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
@@ -264,7 +265,12 @@ def _format(image: Image.Image) -> str:
 
 def _has_several(image: Image.Image) -> bool:
     # Further pictures of an MPO are previews, or the second view of a stereo pair.
-    return image.format not in ("MPO", "HEIF") and getattr(image, "is_animated", False)
+    if image.format in ("MPO", "HEIF"):
+        return False
+    try:
+        return getattr(image, "is_animated", False)
+    except Exception:  # damaged after the first frame, which raises many types in Pillow
+        return True
 
 
 def _orientation(image: Image.Image) -> int:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import shards
+from workflow_scripts.maskdistill.files.text_files import read_lines
 
 IGNORE = 255
 IGNORE_16_BIT = 65535
@@ -200,25 +201,24 @@ def read_legend(path: str | os.PathLike) -> dict[str, tuple[int, int, int]]:
     """Name → colour (R, G, B) of a file labelmap.txt, as `legend` and CVAT write it.
 
     Raises:
-        InputError: a line without a name and a colour, or a colour of two names.
+        InputError: a line without a name and a colour, a colour of two names, or not in UTF-8.
     """
     names: dict[tuple[int, int, int], str] = {}
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip() or line.startswith("#"):
-                continue
-            name, _, rest = line.strip().partition(":")
-            try:
-                red, green, blue = map(int, rest.partition(":")[0].split(","))
-            except ValueError:
-                raise InputError(
-                    f"{path}: line {number} is not NAME:RED,GREEN,BLUE::; correct it"
-                ) from None
-            other = names.setdefault((red, green, blue), name)
-            if other != name:
-                raise InputError(
-                    f"{path}: {other!r} and {name!r} have the same colour; change one of them"
-                )
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, _, rest = line.strip().partition(":")
+        try:
+            red, green, blue = map(int, rest.partition(":")[0].split(","))
+        except ValueError:
+            raise InputError(
+                f"{path}: line {number} is not NAME:RED,GREEN,BLUE::; correct it"
+            ) from None
+        other = names.setdefault((red, green, blue), name)
+        if other != name:
+            raise InputError(
+                f"{path}: {other!r} and {name!r} have the same colour; change one of them"
+            )
     return {name: colour for colour, name in names.items()}
 
 
