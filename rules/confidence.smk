@@ -1,4 +1,4 @@
-# Confident candidates and their label maps.
+# Keeps the confident ones of the candidates (predicted masks) and makes label maps of them.
 
 
 rule filter_candidates:

@@ -16,8 +16,8 @@ from workflow_scripts.maskdistill.cpu_kernels import onednn
 
 # With fewer tokens, packing takes longer than the faster products save.
 MANY_TOKENS = 1024
-# Scores up to this absolute value need no shift: their powers of two, and sums of these, stay far
-# from the limits of float32 (2**127, 2**-126).
+# While no score exceeds this absolute value, the softmax need not subtract each row's maximum:
+# 2**score, and sums of it, stay far from the limits of float32 (2**127, 2**-126).
 SMALL = 100
 # Number of scores that a thread computes at once, so that they stay in the processor's caches.
 SCORES = 2**19

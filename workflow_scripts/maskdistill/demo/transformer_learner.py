@@ -68,7 +68,9 @@ class TransformerLearner(nn.Module):
         moves = (share > 0.5).float()
         rests = (share == 0).float()
         same = (things[:, :, None] == things[:, None, :]).float() * moves[:, None]
-        # Rows are patches that move; patches of other things and of borders are no columns.
+        # Each moving patch is paired with the patches of its own thing (positive) and with those
+        # in which nothing moves (negative). Patches of other things, and patches of which half
+        # or less moves, get weight 0.
         weight = moves[:, :, None] * (same + rests[:, None])
         # Positive and negative pairs have equal weight, however small the thing is.
         balance = same / same.sum(2, keepdim=True).clamp(min=1)

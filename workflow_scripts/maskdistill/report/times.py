@@ -15,7 +15,7 @@ from workflow_scripts.maskdistill.runs.rule_texts import benchmark_paths
 
 
 def timings(benchmarks: Path | None, splits: Collection[str], seeds: Collection[int]) -> list[dict]:
-    """Jobs, seconds and MB of every rule, in the workflow's order.
+    """Number of jobs, seconds and peak memory (MB) of every rule, in the workflow's order.
 
     Ablations and the seeds that only they use are left out.
 

@@ -7,9 +7,6 @@ from typing import TypeVar
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.repository import find_file
 from workflow_scripts.maskdistill.settings.section import Section, checked
-from workflow_scripts.maskdistill.settings.sections.linear_probe import LinearProbeSettings
-from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
-from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 
 _Kind = TypeVar("_Kind", bound=Section)
 
@@ -23,12 +20,8 @@ MOVED = {
     "mask_rcnn.mixed_precision": "mask_rcnn.precision",
 }
 
-# The settings of each training → its keys for its length and for when its learning rate falls.
-_SCHEDULES = {
-    MaskRCNNSettings: ("iterations", "learning_rate_steps"),
-    SegmentationSettings: ("epochs", "learning_rate_milestones"),
-    LinearProbeSettings: ("epochs", "learning_rate_milestones"),
-}
+# The key for the length of a training → the key for when its learning rate falls.
+_SCHEDULES = {"iterations": "learning_rate_steps", "epochs": "learning_rate_milestones"}
 
 
 def validate(kind: type[_Kind], config: Mapping, *, source: str) -> _Kind:
@@ -93,18 +86,9 @@ def unreached_falls(settings: Section) -> str | None:
     with a constant learning rate.
 
     Args:
-        settings: of a training, one of `_SCHEDULES`.
+        settings: of a training.
     """
-    length, falls = _SCHEDULES[type(settings)]
-    late = [fall for fall in getattr(settings, falls) if fall >= getattr(settings, length)]
-    if not late:
-        return None
-    return (
-        f"warning: {settings.section}.{falls}: the training ends before "
-        f"{', '.join(map(str, late))}, as {settings.section}.{length} is "
-        f"{getattr(settings, length)}, so the learning rate does not fall there; lower these "
-        "values, or remove them"
-    )
+    return _unreached_falls(settings.section, dict(settings))
 
 
 def all_unreached_falls(config: Mapping) -> list[str]:
@@ -113,14 +97,25 @@ def all_unreached_falls(config: Mapping) -> list[str]:
     Args:
         config: complete config of a dataset.
     """
-    probe = LinearProbeSettings.read(config["evaluation"]["linear_probe"])
-    mask_rcnn = MaskRCNNSettings.read(config["mask_rcnn"])
-    trained = [
-        *([mask_rcnn] if mask_rcnn.enabled else []),
-        SegmentationSettings.read(config["segmentation"]),
-        *([probe] if probe.enabled else []),
-    ]
-    return [warning for settings in trained if (warning := unreached_falls(settings))]
+    probe = config["evaluation"]["linear_probe"]
+    trained = {"mask_rcnn": config["mask_rcnn"]} if config["mask_rcnn"]["enabled"] else {}
+    trained["segmentation"] = config["segmentation"]
+    trained |= {"evaluation.linear_probe": probe} if probe["enabled"] else {}
+    found = (_unreached_falls(section, settings) for section, settings in trained.items())
+    return [warning for warning in found if warning]
+
+
+def _unreached_falls(section: str, settings: Mapping) -> str | None:
+    length = next(key for key in _SCHEDULES if key in settings)
+    falls = _SCHEDULES[length]
+    late = [fall for fall in settings[falls] if fall >= settings[length]]
+    if not late:
+        return None
+    return (
+        f"warning: {section}.{falls}: the training ends before {', '.join(map(str, late))}, as "
+        f"{section}.{length} is {settings[length]}, so the learning rate does not fall there; "
+        "lower these values, or remove them"
+    )
 
 
 def check_files(config: Mapping, source: Path, downloadable: Collection[str]) -> None:
