@@ -135,6 +135,7 @@ def test_coco(tmp_path):
         (("intervals", "valid"), {"train": "intervals.json", "val": "valid.json"}),
         (("a", "instances_train2017"), {"train": "instances_train2017.json"}),
         (("test",), {"train": "test.json"}),
+        (("test", "val"), {"train": "val.json"}),
     ],
 )
 def test_splits_of_coco_follow_the_words_in_the_names(tmp_path, names, expected):

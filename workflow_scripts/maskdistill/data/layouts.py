@@ -143,7 +143,7 @@ def _coco(root: Path) -> Layout | None:
     splits: dict[str, dict[str, str]] = {}
     notes = []
     files = [*sorted(root.glob("*.json")), *sorted((root / "annotations").glob("*.json"))]
-    # Images of a test are learned from only if there are no others.
+    # Images of a test are used only if there are no others.
     files.sort(key=lambda path: ("test" in _words(path), "train" not in _words(path)))
     for path in files:
         content = _annotations(path)
@@ -155,8 +155,9 @@ def _coco(root: Path) -> Layout | None:
         folder = _image_folder(root, names, path.stem)
         if folder is None:
             notes.append(f"{name}: its images were not found, so it is not used")
-        elif split in splits:
-            notes.append(f"{name}: not used, next to {splits[split]['annotations']}")
+        elif split in splits or (splits and "test" in _words(path)):
+            used = splits.get(split) or next(iter(splits.values()))
+            notes.append(f"{name}: not used, next to {used['annotations']}")
         else:
             splits[split] = {"annotations": name, "images": folder}
     if not splits:
@@ -176,7 +177,7 @@ def _words(path: Path) -> set[str]:
 def _annotations(path: Path) -> Mapping | None:
     """A file in COCO's format with images and categories; None for any other."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return None
     if not isinstance(content, dict):

@@ -14,6 +14,7 @@ from scipy.io.matlab import MatReadError
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps
+from workflow_scripts.maskdistill.files.text_files import read_lines
 from workflow_scripts.maskdistill.progress import progress
 
 
@@ -93,6 +94,6 @@ def write_augmentation(voc: Path, sbd: Path, output: Path) -> int:
 
 def _names(path: Path) -> set[str]:
     try:
-        return set(path.read_text(encoding="utf-8").split())
+        return {name for line in read_lines(path) for name in line.split()}
     except FileNotFoundError:
         raise InputError(f"{path}: no such list; check the folders of VOC and SBD") from None

@@ -11,7 +11,7 @@ from workflow_scripts.maskdistill.errors import InputError
 
 
 def read_json(path: str | os.PathLike, *, remedy: str) -> Any:
-    """The content of a JSON file (UTF-8).
+    """The content of a JSON file (UTF-8, with or without a byte order mark).
 
     Args:
         remedy: what to do if the file is missing or damaged, for the error message.
@@ -20,7 +20,7 @@ def read_json(path: str | os.PathLike, *, remedy: str) -> Any:
         InputError: missing or not JSON.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             return json.load(file)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; {remedy}") from None

@@ -201,7 +201,9 @@ class Predictor:
 
 
 def _starts(length: int, side: int, stride: int) -> list[int]:
-    """Where tiles begin along an axis: evenly spaced, overlapping by a quarter or more.
+    """Where tiles begin along an axis: evenly spaced, and without a gap between them.
+
+    They overlap by a quarter of `side` less at most one `stride`.
 
     Args:
         length, side: of the padded image and of a tile, multiples of `stride`.

@@ -20,7 +20,7 @@ def largest_class(
     *,
     most_values: int = 2**25,
 ) -> np.ndarray:
-    """The class with the largest score of every pixel, the first one of equal scores.
+    """The class with the largest score of every pixel; on a CPU, the first one of equal scores.
 
     Args:
         classes: number of classes.

@@ -14,14 +14,16 @@ def read_yaml(path: Path) -> dict:
     """Parse one YAML file to a mapping.
 
     Raises:
-        InputError: missing, or not a mapping.
+        InputError: missing, not YAML in UTF-8, or not a mapping.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such config file") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: not valid YAML in UTF-8: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected keys and values")
     return content
