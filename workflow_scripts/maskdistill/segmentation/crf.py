@@ -46,9 +46,10 @@ def refined_labels(
             torch.from_numpy(probabilities)[None], seen, mode="bilinear", antialias=True
         )[0].numpy()
     refined = refine(probabilities, image, settings)
+    labels = refined.argmax(axis=0).astype(np.uint16)
     if size == seen:
-        return refined.argmax(axis=0).astype(np.uint16)
-    return enlarged_classes(torch.from_numpy(refined), size)
+        return labels
+    return enlarged_classes(labels, size, lambda some: torch.from_numpy(refined[some]))
 
 
 class Item(NamedTuple):

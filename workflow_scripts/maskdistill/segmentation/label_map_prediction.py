@@ -57,15 +57,15 @@ class Prediction(NamedTuple):
 
     def labels(self) -> np.ndarray:
         """The most probable class of every pixel: uint16, of `size`."""
-        if self.size == self.image.shape[:2]:
-            return largest_class(len(self.coarse), self.size, self._logits)
-        return enlarged_classes(self.logits, self.size)
+        seen = self.image.shape[:2]
+        labels = largest_class(len(self.coarse), seen, self._logits)
+        return labels if seen == self.size else enlarged_classes(labels, self.size, self._logits)
 
     def probabilities(self) -> np.ndarray:
         """Softmax over the classes, at the size of `image`: classes x H x W, float32."""
         return self.logits.softmax(dim=0).cpu().numpy()
 
-    def _logits(self, some: slice) -> torch.Tensor:
+    def _logits(self, some: slice | list[int]) -> torch.Tensor:
         height, width = self.image.shape[:2]
         return upsample(self.coarse[None, some], self.padded)[0, :, :height, :width]
 

@@ -46,23 +46,25 @@ def largest_class(
     return labels.cpu().numpy().view(np.uint16)
 
 
-def enlarged_classes(scores: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+def enlarged_classes(
+    labels: np.ndarray, size: tuple[int, int], scores: Callable[[list[int]], torch.Tensor]
+) -> np.ndarray:
     """The class with the largest score of every pixel, after resizing the scores.
 
     Classes that are nowhere the largest before are left out. Most classes are absent from an image,
     and time and memory at the size of a photograph are proportional to those that remain.
 
     Args:
-        scores: classes x h x w.
+        labels: the class with the largest score before, h x w.
         size: (height, width) of the result.
+        scores: some of the classes → their scores, n x h x w.
 
     Returns:
         H x W, uint16.
     """
-    present = scores.argmax(dim=0).unique()
+    present = np.unique(labels)
 
     def resized(some: slice) -> torch.Tensor:
-        return upsample(scores[present[some]][None], size)[0]
+        return upsample(scores(present[some].tolist())[None], size)[0]
 
-    labels = largest_class(len(present), size, resized)
-    return present.cpu().numpy().astype(np.uint16)[labels]
+    return present.astype(np.uint16)[largest_class(len(present), size, resized)]
