@@ -43,6 +43,14 @@ def main(argv: list[str] | None = None) -> int:
         "--preset", help="a file config/presets/PRESET.yaml; by default the one for this machine"
     )
     parser.add_argument(
+        "--backbone", help="timm's name of the vision transformer; by default that of the preset"
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="file with the weights of the vision transformer; by default that of the preset",
+    )
+    parser.add_argument(
         "--hours", type=float, default=EVENING, help="how long the run may take on this machine"
     )
     parser.add_argument(
@@ -82,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         hours=options.hours,
         machine=machine,
         folders=FOLDERS,
+        transformer=new_dataset.transformer_lines(options.backbone, options.weights),
     )
     command = shlex.join(["new_dataset", options.name, str(options.folder)])
     header = [f"Written by `python -m workflow_scripts.{command}`, which found:"]
@@ -112,6 +121,10 @@ def check_options(options: argparse.Namespace) -> None:
         raise InputError("--hours and --sample must be greater than 0")
     if options.preset is not None:
         read_preset(options.preset, FOLDERS, Path("--preset"))
+    if options.backbone is not None and options.weights is None:
+        raise InputError("--backbone needs --weights with a file of this transformer's weights")
+    if options.weights is not None and not options.weights.is_file():
+        raise InputError(f"--weights: {options.weights} is not a file")
 
 
 def outlook(

@@ -70,6 +70,17 @@ def test_a_folder_of_photographs(tmp_path, capsys):
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_a_transformer_of_ones_own(tmp_path, capsys):
+    photographs(tmp_path / "photos", 3)
+    (tmp_path / "own.pth").write_bytes(b"weights")
+    name = "vit_tiny_patch16_224"
+    new_dataset.main(["mine", "photos", "--backbone", name, "--weights", "own.pth"])
+    features = written()[1]["features"]
+    assert features["backbone"] == name
+    assert features["weights"] == str(tmp_path / "own.pth")
+    assert "data/weights/dino" not in capsys.readouterr().out  # nothing to download for it
+
+
 def test_nothing_is_overwritten_without_asking(tmp_path):
     photographs(tmp_path / "photos", 3)
     new_dataset.main(["mine", "photos"])
@@ -91,6 +102,8 @@ def test_nothing_is_overwritten_without_asking(tmp_path):
         (["mine", "empty"], "empty: no images for the split 'train': skipped 1 × .txt"),
         (["mine", "broken"], "broken: none of its images can be read"),
         (["mine", "photos", "--preset", "standrd"], "'standrd', did you mean 'standard'"),
+        (["mine", "photos", "--backbone", "vit_tiny_patch16_224"], "--backbone needs --weights"),
+        (["mine", "photos", "--weights", "none.pth"], "--weights: none.pth is not a file"),
         (["mine", "photos", "--hours", "0"], "--hours and --sample must be greater than 0"),
     ],
 )

@@ -108,6 +108,21 @@ def schedule_lines(trainings: Mapping[str, Mapping], images: int) -> list[Line]:
     ]
 
 
+def transformer_lines(backbone: str | None, weights: Path | None) -> list[Line]:
+    """The settings of a vision transformer that takes the place of the preset's.
+
+    Args:
+        backbone: timm's name; None for that of the preset.
+        weights: file with its weights; None for those of the preset.
+    """
+    lines = []
+    if backbone is not None:
+        lines.append(Line("features.backbone", backbone, "the vision transformer"))
+    if weights is not None:
+        lines.append(Line("features.weights", str(weights.absolute()), "its weights"))
+    return lines
+
+
 def whole(listings: Iterable[datasets.Listing]) -> datasets.Listing:
     """All images of several splits, each once, and all that was skipped."""
     listings = list(listings)
@@ -136,6 +151,7 @@ def compose(
     hours: float,
     machine: schedule.Machine,
     folders: Sequence[Path],
+    transformer: Sequence[Line] = (),
 ) -> tuple[list[Line], dict[str, float], dict]:
     """The settings of the file, the seconds that its run takes, and the config that it makes.
 
@@ -144,6 +160,7 @@ def compose(
         counts: split → number of images.
         hours: how long the run may take.
         folders: where files of datasets are, see `whole_config.dataset_config`.
+        transformer: settings of the vision transformer, see `transformer_lines`.
 
     Raises:
         InputError: the result is not a valid config.
@@ -175,6 +192,7 @@ def compose(
             images=images,
             shards=schedule.shards(images, machine),
         ),
+        *transformer,
     ]
     config = config_of(lines)
     networks = forecast.networks_of(config)
