@@ -19,6 +19,7 @@ from tests.bench.photos.measure import Measurement
 from tests.bench.photos.plan import (
     SPLITS,
     Plan,
+    Row,
     choose_photographs,
     parse_transformer,
     write_plan,
@@ -28,6 +29,7 @@ from workflow_scripts.maskdistill.discovery.features import load_backbone
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.atomic import write_text
 from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.runs.variants import MAIN
 from workflow_scripts.maskdistill.settings.layers import read_yaml
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 
@@ -58,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     measurements = {name: Measurement(plan, photographs, running) for name, plan in plans.items()}
     rows = {
-        name: [row for row in plan.rows if row.key in options.rows] for name, plan in plans.items()
+        name: [row for row in plan.rows if names(row) & set(options.rows)]
+        for name, plan in plans.items()
     }
 
     def report() -> str:
@@ -86,6 +89,11 @@ def main(argv: list[str] | None = None) -> int:
     if failed:
         print(f"error: failed, see above: {', '.join(failed)}; run again to go on", file=sys.stderr)
     return int(bool(failed))
+
+
+def names(row: Row) -> set[str]:
+    """What `--rows` calls a row: the run's own masks are always those of the preset."""
+    return {row.key, "preset"} if row.variant == MAIN else {row.key}
 
 
 def _run(options, running, plans, rows, measurements, report) -> list[str]:

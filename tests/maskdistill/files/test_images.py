@@ -87,9 +87,10 @@ def test_bounded_size(size, longer_side, expected):
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16", "P", "CMYK", "RGBA"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_of_uncompressed_tiff(tmp_path, orientation, mode):
-    """Pillow maps these modes into memory where it can."""
+def test_exif_orientation_of_tiff(tmp_path, orientation, compression, mode):
+    """Pillow maps these modes into memory where it can, which it cannot if they are compressed."""
     gray = np.array([[40, 110], [180, 250]], dtype=np.uint8)
     upright = gray.repeat(16, axis=0).repeat(24, axis=1)[..., None]
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)[..., 0]))
@@ -99,7 +100,7 @@ def test_exif_orientation_of_uncompressed_tiff(tmp_path, orientation, mode):
         stored = stored.convert("RGB" if mode == "CMYK" else "L").convert(mode)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored.save(tmp_path / "a.tif", exif=exif)
+    stored.save(tmp_path / "a.tif", exif=exif, compression=compression)
     assert Image.open(tmp_path / "a.tif").mode == mode
     assert probe_image(tmp_path / "a.tif").size == (32, 48)
     pixels = read_image(tmp_path / "a.tif")
