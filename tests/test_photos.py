@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.metrics import normalized_mutual_info_score
 
 from tests.bench.photos import costs, scores, token_cut, workflow
-from tests.bench.photos.__main__ import main, names
+from tests.bench.photos.__main__ import main, names_of
 from tests.bench.photos.measure import Measurement
 from tests.bench.photos.plan import choose_photographs, parse_transformer, write_plan
 from tests.bench.photos.table import table
@@ -209,7 +209,7 @@ def test_rows_are_what_they_are_called_whatever_the_run_is(voc, tmp_path, tiny_b
     standard = read_yaml(REPOSITORY / "config" / "presets" / "standard.yaml")["masks"]
     assert compared["standard"] == {**default, **standard}
     assert {MAIN, "lost", "dino_seg", "masks-token_cut"} <= {row.variant for row in found.rows}
-    of_run = [row for row in found.rows if "preset" in names(row)]
+    of_run = [row for row in found.rows if "preset" in names_of(row)]
     assert [row.variant for row in of_run] == [MAIN]
     _, other = plan(voc, tmp_path, tiny_backbone, taken={found.dataset: found})
     assert other.dataset != found.dataset

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     measurements = {name: Measurement(plan, photographs, running) for name, plan in plans.items()}
     rows = {
-        name: [row for row in plan.rows if names(row) & set(options.rows)]
+        name: [row for row in plan.rows if names_of(row) & set(options.rows)]
         for name, plan in plans.items()
     }
 
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     return int(bool(failed))
 
 
-def names(row: Row) -> set[str]:
+def names_of(row: Row) -> set[str]:
     """What `--rows` calls a row: the run's own masks are always those of the preset."""
     return {row.key, "preset"} if row.variant == MAIN else {row.key}
 
