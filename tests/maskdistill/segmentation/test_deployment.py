@@ -46,5 +46,5 @@ def test_disagreement_is_an_error(model):
 
     with pytest.raises(InputError, match=r"0 of .* labels agree"):
         deployment.agreement(model, other)
-    with pytest.raises(InputError, match="gives"):
+    with pytest.raises(InputError, match="gives labels of shape"):
         deployment.agreement(model, lambda image: (image[:, 1:], image))
