@@ -339,7 +339,7 @@ def test_positions_of_another_grid_are_taken_over(tmp_path, capsys):
     )
 
     assert torch.equal(backbone.model.pos_embed, model.pos_embed)
-    assert "positions are of 4 x 4 patches (64 px)" in capsys.readouterr().out
+    assert "position embeddings are for images of 64 x 64 px" in capsys.readouterr().out
     pixels = torch.randn(1, 3, 48, 80)
     with torch.inference_mode():
         torch.testing.assert_close(backbone.model(pixels), model(pixels))
@@ -398,5 +398,5 @@ def test_biases_that_the_backbone_lacks_are_not_dropped(tmp_path):
 def test_without_a_file_nothing_is_asked_for(monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
 
-    with pytest.raises(InputError, match=r"embedding.weights: names no file; .*fetch_weights"):
+    with pytest.raises(InputError, match=r"embedding.weights is not set; .*fetch_weights"):
         build_network("resnet18.a1_in1k", setting="embedding")
