@@ -69,7 +69,7 @@ def test_without_detectron2_choosing_it_is_an_error_with_the_remedy():
         (None, "no such file"),
         (b"not a model", "not a readable checkpoint"),
         ({"state_dict": {}}, "not a Mask R-CNN model"),
-        ({"engine": "torchvision"}, r"model\.pt: a Mask R-CNN of another version .*train it again"),
+        ({"engine": "torchvision"}, r"model\.pt: another version .*; train it again"),
         ({"engine": "detectron3"}, "unknown engine"),
     ],
 )

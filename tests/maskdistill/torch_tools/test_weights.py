@@ -128,7 +128,7 @@ def test_objects_are_not_unpickled(tmp_path):
 def test_a_file_without_tensors_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "weights.pth")
 
-    with pytest.raises(InputError, match="holds no state dict"):
+    with pytest.raises(InputError, match="contains no weights of a network"):
         read_state_dict(tmp_path / "weights.pth")
 
 
