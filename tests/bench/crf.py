@@ -1,4 +1,4 @@
-"""The CRF, an image and core."""
+"""Seconds per image of the CRF, with one process and with one process per core."""
 
 import os
 import time
@@ -17,7 +17,7 @@ SIZE, LABELS = (375, 500), 21
 
 
 def rows() -> Iterator[Row]:
-    """Seconds an image of one process, and of one process a core."""
+    """Seconds per image with one process, and with one process per core."""
     generator = np.random.default_rng(0)
     photograph = images.read_image(REPOSITORY / "resources" / "example.jpg")
     image = np.array(image_sizes.resize(photograph, SIZE))

@@ -15,12 +15,12 @@ from workflow_scripts.maskdistill.progress import progress
 
 
 class ImageScores(NamedTuple):
-    """The masks of one image against its label map."""
+    """Scores of the masks of one image, compared with its label map."""
 
-    # IoU of the masks' union with all labelled foreground; None in an image without any.
+    # IoU of the masks' union with the union of all classes; None for an image without a class.
     foreground_iou: float | None
-    best_iou: dict[int, float]  # class in the image → its IoU with its best mask
-    share: float  # of the image's pixels that are inside a mask
+    best_iou: dict[int, float]  # for each class in the image, the IoU with its best mask
+    share: float  # share of the image's pixels that are inside a mask
 
 
 def score_image(found: Sequence[np.ndarray], labels: np.ndarray) -> ImageScores:
@@ -54,7 +54,7 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
 def majority_class(mask: np.ndarray, labels: np.ndarray) -> int | None:
     """The class 1..K with most pixels inside a mask; None if there is no class inside.
 
-    Background and ignored pixels do not count. Of two equal classes, it is the first.
+    Background and ignored pixels do not count. If two classes have equally many, the lower wins.
 
     Args:
         mask: H x W bool.
@@ -66,7 +66,7 @@ def majority_class(mask: np.ndarray, labels: np.ndarray) -> int | None:
 
 
 class MaskScores(NamedTuple):
-    """The masks of a split."""
+    """Scores of all masks of a split."""
 
     values: dict  # JSON values, see `score_masks`
     majority: dict[tuple[int, int], int | None]  # image and mask → `majority_class`
@@ -83,8 +83,8 @@ def score_masks(
     Args:
         images: manifests of the split.
         mask_shards: shards of its masks, one per manifest and in the same order.
-        truth: labels of the split.
-        name: of the masks, for the progress bar.
+        truth: ground truth of the split.
+        name: name of the masks, for the progress bar.
 
     Returns:
         With `foreground_iou`, `best_iou` and `share` as {"mean", "standard_error", "n"} over images
