@@ -20,8 +20,8 @@ from tests.rules.conftest import REPOSITORY
 
 SHARDS = (16, 128, 1024)
 LIMIT = 30.0  # seconds that a dry-run of 1,024 shards may take
-# Bound on the planning time of a further job among many, divided by that among few: near 1 if the
-# time grows linearly.
+# Bound on the planning time per further job with many shards, divided by the same time with few
+# shards. The ratio is near 1 if the time grows linearly.
 LINEAR = 1.3
 DEMO_LIMIT = 0.1
 

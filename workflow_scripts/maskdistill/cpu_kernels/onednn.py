@@ -25,7 +25,7 @@ def is_available() -> bool:
 
 
 def applies_to(*tensors: Tensor) -> bool:
-    """Whether `product` may be used: a float32 product of tensors on the CPU, without autocast."""
+    """Whether `product` can be used: for float32 tensors on the CPU, without autocast."""
     plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
     return plain and not torch.is_autocast_enabled("cpu") and is_available()
 

@@ -96,7 +96,7 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 
 def _use_one_thread() -> None:
-    torch.get_num_threads()  # its first call resets the number of threads: call it before
+    torch.get_num_threads()  # its first call would reset the limit below
     threadpool_limits(1, user_api="openmp")
 
 

@@ -71,9 +71,9 @@ def object_masks(
             earlier masks; with a `next_source` of 1 there is only one mask.
 
     Returns:
-        Between one and `settings.per_image` masks, which do not overlap. The search ends with an
-        empty mask, which is also returned. If the keys are on a GPU, only grids, scores, sources
-        and numbers of proposals are copied from it.
+        Between one and `settings.per_image` masks, which do not overlap. If a mask is empty, it is
+        returned, too, and the search ends. If the keys are on a GPU, only grids, scores, sources and
+        numbers of proposals are copied from it.
 
     Raises:
         ValueError: the shapes of keys, affinities and grid do not fit together.
@@ -209,11 +209,13 @@ def average_heads(cls_affinity: Array, heads: Sequence[int] | None = None) -> Ar
 
 
 def select_proposals(affinity: Array, top_k: float, free: Array) -> Array:
-    """P: indices of the `top_k` share of the free patches nearest to [CLS], the source first.
+    """P, the proposals: indices of the `top_k` share of the free patches nearest to [CLS].
+
+    The source, which is the nearest, comes first.
 
     Args:
         affinity: a_CLS, N.
-        free: N bool, at least one of them true.
+        free: N bool, the patches outside all earlier masks; at least one is true.
     """
     xp = array_module(affinity)
     (candidates,) = xp.where(free)

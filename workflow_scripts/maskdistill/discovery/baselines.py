@@ -16,8 +16,8 @@ def dino_seg(
     """The patches that get most of the attention of [CLS] (Caron et al., 2021, DINO).
 
     The attention of each head to the patches is divided by its sum, as in DINO's code, and then the
-    heads are added up. The patches with the least attention, which together get
-    1 - `mass` of it, are left out.
+    heads are added up. The patches with the least attention, which together get 1 - `mass` of it,
+    are left out.
 
     Args:
         keys: N x d; only d is used, for the scale 1 / sqrt(d / heads) of the softmax.
@@ -42,8 +42,8 @@ def dino_seg(
 def patch_attention(cls_affinity: np.ndarray, head_size: int) -> np.ndarray:
     """The attention of [CLS] to the patches, which sums to 1 in each head; heads x N, float64.
 
-    This is the softmax of q_CLS · k / sqrt(head size) over the patches alone. With the attention of
-    [CLS] to itself, it would only have another scale.
+    This is the softmax of q_CLS · k / sqrt(head size) over the patches alone. The attention of
+    [CLS] to itself is left out, because it would only change the scale.
     """
     logits = cls_affinity.astype(np.float64) / np.sqrt(head_size)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -62,7 +62,8 @@ def lost(keys: np.ndarray, grid: tuple[int, int], *, patches: int) -> ObjectMask
     Args:
         keys: N x d float32, the keys of all heads, concatenated, see `affinity.prepare_keys`.
         grid: (rows, columns) with rows x columns = N.
-        patches: see above; 400 in LOST's paper. If it is above N, all patches are taken.
+        patches: number of patches among which the expansion is searched; 400 in LOST's paper. If
+            it is above N, all patches are taken.
 
     Returns:
         The mask, which is empty if the seed's own sum is not positive. Its source is the seed; its

@@ -27,7 +27,7 @@ class ClusterCount(NamedTuple):
     silhouette: float
     # Mean adjusted Rand index over pairs of runs: 1 if all runs find the same clusters.
     stability: float
-    smallest: float  # sizes of clusters, in points
+    smallest: float  # number of points in the smallest, the median and the largest cluster
     median: float
     largest: float
 
@@ -121,8 +121,9 @@ def suggest(found: Sequence[ClusterCount]) -> list[int]:
     """The numbers of clusters with the best scores, best first; at most `SUGGESTIONS`.
 
     A number is suggested if its score is a local maximum in the list `found`. The smallest number
-    is left out of this, because two or few coarse groups are nearly always well separated, but are
-    seldom the classes that a user looks for. Without a local maximum, the best score is suggested.
+    does not count as one, because a few coarse groups are nearly always well separated, but are
+    seldom the classes that a user looks for. Without any local maximum, the number with the best
+    score is suggested.
 
     Args:
         found: result of `compare`, in ascending order of the number of clusters.

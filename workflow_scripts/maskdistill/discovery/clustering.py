@@ -42,13 +42,13 @@ def fit(
         metric: "cosine" (embeddings and centroids of unit length) or "euclidean".
         iterations: k-means steps per run.
         redo: number of runs from different starts; the best run is kept.
-        seed: seed of starts and samples; the same seed gives the same centroids.
+        seed: seed of random starts and of FAISS's samples of points; it determines the centroids.
 
     Returns:
         clusters x d, float32.
 
     Raises:
-        InputError: fewer embeddings than clusters, or embeddings that are not finite.
+        InputError: there are fewer embeddings than clusters, or some are not finite.
     """
     if len(embeddings) < clusters:
         raise InputError(

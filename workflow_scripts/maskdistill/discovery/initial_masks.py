@@ -114,7 +114,7 @@ def mask_rows(
             image=image,
             refine=refine,
         )
-        # Refinement may enlarge masks until they overlap; such a pixel stays in the earliest mask.
+        # Refined masks may overlap; a pixel of several masks stays in the earliest one only.
         drawn &= ~taken
         taken |= drawn
         parts = [(drawn, mask.grid)]

@@ -6,7 +6,7 @@ from sklearn.manifold import TSNE
 
 from workflow_scripts.maskdistill.discovery import clustering
 
-POINTS = 20_000  # most masks on the map; of more, a random sample is taken
+POINTS = 20_000  # the most masks on the map; of more, a random sample is taken
 COMPONENTS = 50  # principal components that t-SNE gets
 PERPLEXITY = 30  # of t-SNE: about how many neighbours of a point it considers
 

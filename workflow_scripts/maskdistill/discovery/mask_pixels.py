@@ -89,7 +89,7 @@ def components(mask: np.ndarray, *, least_share: float, most: int) -> list[np.nd
 def refined_size(resized: tuple[int, int], settings: MaskSettings) -> tuple[int, int]:
     """(height, width) at which masks are refined.
 
-    The shorter side is `refinement_side`, or that of `resized` if it is smaller.
+    Their shorter side is `refinement_side`, but at most the shorter side of `resized`.
     """
     side = min(settings.refinement_side, *resized)
     return resized_size(*resized, shorter_side=side)

@@ -1,4 +1,4 @@
-"""Other scores of patches than those of Eq. 2: diffusion in steps, and a linear discriminant.
+"""Scores of patches that the paper does not have: by diffusion and by a linear discriminant.
 
 Keys and vectors are NumPy arrays, or torch tensors on the GPU that computed them, as in
 `affinity`. Time and memory are linear in the number of patches N.

@@ -3,7 +3,7 @@
 Parameters are recognised by their names, as used by timm, Meta (DINO, DINOv2, DINOv3, MAE, MoCo),
 iBOT, CLIP and Hugging Face's transformers. Weights are never changed to fit a network: another
 patch size or a missing register token is an error. Only the network's grid of position embeddings
-is resized, to that of the file.
+is resized to the grid in the file.
 """
 
 import math
@@ -21,8 +21,8 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.torch_tools.transformer_names import original_names
 from workflow_scripts.maskdistill.torch_tools.weights import load_strictly, read_state_dict
 
-# Parameters of published checkpoints that are ignored, by prefix, because the backbone has none of
-# them: heads of the training.
+# Prefixes of parameters that are ignored: heads for pretraining or classification, which the
+# backbone does not have.
 _HEADS = (
     "head.",
     "fc.",
@@ -52,7 +52,7 @@ class Architecture(NamedTuple):
 
 
 def _differences(held: Architecture, wanted: Architecture) -> str:
-    """The differences between the architecture of weights and that of a backbone, as text."""
+    """The differences between the architectures of weights and of a backbone, as text."""
     return ", ".join(
         f"{field.replace('_', ' ')} {_shown(own)} instead of {_shown(other)}"
         for field, own, other in zip(Architecture._fields, held, wanted, strict=True)
@@ -178,7 +178,10 @@ def _advice(tensors: Mapping[str, Tensor], setting: str) -> str:
     """The remedy for an error message: what to set in the config."""
     found = fitting_backbone(tensors)
     if found is None:
-        return f"no network of timm has them; set {setting}.backbone_options, or name another file"
+        return (
+            f"no network of timm fits them; describe the network in {setting}.backbone_options, or "
+            f"name another file in {setting}.weights"
+        )
     return f"set {setting}.backbone: {found}, or name another file in {setting}.weights"
 
 

@@ -90,7 +90,7 @@ class Network(nn.Module):
             raise InputError(
                 f"embedding.backbone: {type(self.model).__name__} takes no images of {height} x "
                 f"{width} px ({error}); set embedding.input: box_crop (or masked_crop) and "
-                "embedding.crop_side to its side, or choose a vision transformer or a "
+                "embedding.crop_side to the side it takes, or choose a vision transformer or a "
                 "convolutional network"
             ) from error
 

@@ -67,7 +67,7 @@ class RegisteredDataset(Dataset):
         """The training image of a `Sample`.
 
         Raises:
-            InputError: the image cannot be read, or its size is not that in the COCO file.
+            InputError: the image cannot be read, or does not have the size given in the COCO file.
         """
         record = self._records[sample.index]
         image = images.read_listed(record["file_name"], (record["height"], record["width"]))

@@ -38,8 +38,8 @@ from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.resnet import BLOCKS, MEAN, STD, build_resnet
 from workflow_scripts.maskdistill.torch_tools.weights import detectron2_names, load_strictly
 
-# Detectron2's names of the losses → torchvision's names, which the loss histories of all engines
-# have.
+# Detectron2's names of the losses → torchvision's names, which all engines write to their loss
+# histories.
 _LOSSES = {
     "loss_cls": "loss_classifier",
     "loss_box_reg": "loss_box_reg",

@@ -33,7 +33,7 @@ def fit_network(
 ) -> None:
     """Train an engine's network and write the model file and the loss history.
 
-    The arguments that are not listed are those of `Engine.fit`.
+    Arguments that are not listed here are described in `Engine.fit`.
 
     Args:
         network: has the interface of `network.MaskRCNN`.
@@ -68,7 +68,7 @@ def fit_network(
 def fingerprint(pseudo_labels: Path, *, settings: MaskRCNNSettings, seed: int) -> dict:
     """Everything that the result of a training depends on; see `training_run.training_run`.
 
-    Only with `detectron2` this includes the number of processes, see `detectron2_network`.
+    The number of processes is part of it only with `detectron2`, see `detectron2_network`.
     """
     weights = settings.weights and Path(settings.weights)
     found = {

@@ -63,16 +63,16 @@ class PooledPredictor(FastRCNNPredictor):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Regions x channels x h x w → scores and offsets, regions x (C + 1) and x 4 (C + 1)."""
+        """Features (regions x channels x h x w) → scores (regions x (C + 1)) and box offsets."""
         return super().forward(features.mean((2, 3)))
 
 
 class Heads(roi_heads.RoIHeads):
     """Box and mask heads; without a separate mask head, masks use the box head's features.
 
-    In training, box features of the sampled regions are then computed only once, and masks are
-    predicted from the box features of the positive regions. Losses are means over the regions
-    (mask losses: the positive regions) of the global batch.
+    In training, masks are then predicted from the box features of the positive regions, which need
+    not be computed again. Losses of classes and boxes are means over all sampled regions of the
+    global batch; the mask loss is a mean over its positive regions.
 
     Args:
         mask_size: cells along a side of the predicted masks.

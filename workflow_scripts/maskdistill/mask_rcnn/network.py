@@ -209,8 +209,8 @@ def _fpn(settings: MaskRCNNSettings, resnet: nn.Module, classes: int) -> _Parts:
     stages = ("layer1", "layer2", "layer3", "layer4")
     channels = [output_channels(getattr(resnet, stage)) for stage in stages]
     levels = dict(zip(stages, PYRAMID_LEVELS, strict=True))
-    # As in the FPN paper, 224 px if the third anchor size, that of the level with stride 16, is
-    # 128 px; in proportion to this size for other anchors.
+    # 224 px for the usual anchor sizes, as in the FPN paper; for other anchors, in proportion to
+    # the third size (usually 128 px), which belongs to the level with stride 16.
     canonical_size = 224 / 128 * settings.anchor_sizes[2]
     return _Parts(
         backbone=BackboneWithFPN(resnet, levels, channels, width),

@@ -102,7 +102,7 @@ class PseudoLabels(Dataset):
         """The training image of a `Sample`.
 
         Raises:
-            InputError: the image cannot be read, or its size is not that in the COCO file.
+            InputError: the image cannot be read, or does not have the size given in the COCO file.
         """
         first, end = self._starts[sample.index : sample.index + 2]
         annotations = self._annotations.slice(first, end - first).to_pylist()

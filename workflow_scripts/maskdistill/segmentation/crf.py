@@ -52,7 +52,7 @@ def refined_labels(
 
 
 class Item(NamedTuple):
-    """The prediction for one image that is to be refined."""
+    """A prediction that is to be refined, for one image."""
 
     image_id: int
     probabilities: np.ndarray  # classes x H x W, float32

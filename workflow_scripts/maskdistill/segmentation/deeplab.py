@@ -149,8 +149,8 @@ def build_deeplab(
         frozen_stages: number of frozen stages of the ResNet, see `build_resnet`.
 
     Raises:
-        InputError: the checkpoint does not fit.
-        ValueError: unknown depth or output stride.
+        InputError: the checkpoint does not fit the ResNet.
+        ValueError: the depth or the output stride is unknown.
     """
     trunk = build_resnet(
         depth, weights=weights, frozen_stages=frozen_stages, output_stride=output_stride

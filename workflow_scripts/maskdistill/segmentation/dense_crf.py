@@ -20,7 +20,7 @@ def refine(probabilities: np.ndarray, image: np.ndarray, settings: CRFSettings) 
         classes x H x W, float32, the refined probabilities.
 
     Raises:
-        ValueError: the image is not uint8, or its size is not that of the probabilities.
+        ValueError: the image is not uint8, or image and probabilities have different sizes.
     """
     height, width = probabilities.shape[1:]
     if image.shape != (height, width, 3) or image.dtype != np.uint8:

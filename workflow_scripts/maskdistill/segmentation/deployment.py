@@ -121,7 +121,7 @@ def agreement(
 
     Returns:
         `labels`: share of pixels with the same label, 0..1; `probability`: the largest difference
-            between two probabilities of a pixel.
+            between the probabilities of a pixel in graph and model.
 
     Raises:
         InputError: the graph and the model differ by more than rounding errors.

@@ -27,7 +27,7 @@ def hard_pixel_loss(
         gradients, if none of this process's pixels is among the hardest.
 
     Raises:
-        ValueError: the fraction is out of range.
+        ValueError: `hardest_fraction` is out of range.
     """
     if not 0 < hardest_fraction <= 1:
         raise ValueError(f"hardest fraction {hardest_fraction}: must be above 0 and at most 1")

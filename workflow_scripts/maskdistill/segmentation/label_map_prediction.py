@@ -87,7 +87,7 @@ class Predictor:
     def predict(
         self, rows: Iterable[Mapping], root: str | os.PathLike, *, batch_size: int, workers: int
     ) -> Iterator[Prediction]:
-        """Predict images in batches of the same padded shape.
+        """Predict images; those of a batch have the same padded shape.
 
         An image whose longer side is above `longer_side` is reduced to it. Then it is padded with
         the mean colour, below and on the right, to multiples of the output stride. To save memory,
@@ -101,7 +101,7 @@ class Predictor:
             workers: threads that decode images.
 
         Raises:
-            InputError: an image cannot be read, or its size is not that in the manifest.
+            InputError: an image cannot be read, or does not have the size given in the manifest.
         """
 
         def size(row: Mapping) -> tuple[int, int]:

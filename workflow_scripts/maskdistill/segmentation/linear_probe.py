@@ -56,8 +56,8 @@ def _schedule(settings: LinearProbeSettings) -> dict:
 def with_linear_classifier(model: DeepLab, classes: int) -> DeepLab:
     """Freeze a model, and replace its last convolution by an untrained one.
 
-    Dropout is switched off, so that the features in training are those of prediction. (Frozen batch
-    normalisation keeps its statistics in training mode.)
+    Dropout is switched off, so that the features are the same in training and in prediction; frozen
+    batch normalisation keeps its statistics.
 
     Args:
         classes: K; the new 1 x 1 convolution has K + 1 outputs.
@@ -94,7 +94,7 @@ def train(
 
     Args:
         label_maps: shards of ground-truth label maps with the labels 0..`classes` and ignore.
-        segmentation_model: model file of `learning.train`, which also tells the architecture.
+        segmentation_model: model file of `learning.train`; it also contains the architecture.
         views: values of the settings in `VIEWS`.
         precision: precision of the network's matrix products: `predictions.precision`, because
             the trained classifier is used for predictions.

@@ -62,7 +62,8 @@ def train(
     Args:
         features: section `features`, with the transformer's name, options and weights.
         workers: threads that decode images before the training.
-        The other arguments are those of `learning.train`.
+
+    The other arguments are those of `learning.train`.
 
     Raises:
         InputError: unusable label maps, images, settings or weights, or a loss that is not finite.

@@ -1,7 +1,7 @@
 """A small segmentation model for machines without a GPU: decoder on a frozen vision transformer.
 
-The transformer's tokens of an image are computed once, before the training, so that only the
-decoder is trained, in minutes on a CPU.
+Before a training, the transformer's tokens of every image are computed once. Only the decoder is
+then trained on these tokens, which takes minutes on a CPU.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ class ViTHead(nn.Module):
         super().__init__()
         self.output_stride = transformer.patch_size
         self.transformer = transformer.model.eval().requires_grad_(False)
-        # Change ImageNet's normalisation, which the input has, to that of the transformer.
+        # Factor and offset convert the input from ImageNet's normalisation to the transformer's.
         mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
         self.register_buffer("factor", std / transformer.std)
         self.register_buffer("offset", (mean - transformer.mean) / transformer.std)

@@ -1,9 +1,9 @@
 """Training in several processes under torchrun, one per GPU; nothing changes in a single process.
 
 The number of processes must not change what a training computes, except for the order of
-floating-point sums. Means, batch statistics and the size of padded batches are therefore those of
-the global batch, the images of all processes in one step. Each process has an equal, consecutive
-part of it (see `sampling.BatchPlan`).
+floating-point sums. Means, batch statistics and the size of padded batches are therefore
+computed over the global batch, which consists of the images of all processes in one step. Each
+process has an equal, consecutive part of it (see `sampling.BatchPlan`).
 """
 
 import contextlib

@@ -126,8 +126,8 @@ def batches_of(loader: Iterable) -> Generator:
     except InputError as error:
         raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error
     finally:
-        # PyTorch has no public method that ends the loading processes. An iterator without loading
-        # processes does not have this one, either.
+        # PyTorch has no public method that ends the loading processes. Without loading processes,
+        # the iterator does not have this private method, either.
         if hasattr(iterator, "_shutdown_workers"):
             iterator._shutdown_workers()
 

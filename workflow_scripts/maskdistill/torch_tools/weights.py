@@ -130,7 +130,7 @@ def load_strictly(
     ]
     if problems:
         raise InputError(
-            f"{source}: the weights do not fit {type(model).__name__} as configured; "
+            f"{source}: the weights do not fit {type(model).__name__} with the config's settings; "
             + "; ".join(problems)
         )
     model.load_state_dict(given, strict=False)
