@@ -12,7 +12,7 @@ from workflow_scripts.maskdistill.discovery import clustering
 WIDTH, CLUSTERS = 384, 20
 COUNTS = (10_000, 100_000, 1_000_000)
 STARTS, STEPS = 5, 100  # as by default; FAISS stops early only if nothing changes, hence tol=0
-WORSE = 1.01  # bound on the sum of squared distances, divided by that of scikit-learn
+WORSE = 1.01  # bound on the sum of squared distances, divided by scikit-learn's sum
 
 
 def rows() -> Iterator[Row]:
@@ -49,7 +49,7 @@ def rows() -> Iterator[Row]:
                 at_most=1 if isinstance(estimator, KMeans) else None,
             )
             yield Row(
-                what=f"its sum of squared distances, {count:,} x {WIDTH}",
+                what=f"sum of squared distances after k-means of {count:,} x {WIDTH}",
                 value=quality,
                 unit="",
                 reference=float(estimator.inertia_),

@@ -34,9 +34,9 @@ def rows() -> Iterator[Row]:
             pass
         seconds = time.perf_counter() - start
     yield Row(
-        what=f"the same, {cores} processes",
+        what=f"CRF with {cores} processes",
         value=seconds / count,
         unit="s/image",
         reference=alone / cores,
-        against="one core's time over their number",
+        against="time of one process / number of cores",
     )

@@ -100,7 +100,7 @@ def extraction(what: str, backbone: Backbone, compiled: Backbone, batch: Tensor)
             value=value,
             unit="s/image",
             reference=seconds,
-            against="as it is run",
+            against="as the workflow runs it",
         )
 
 
@@ -157,7 +157,7 @@ def masks_on_the_gpu(backbone: Backbone, batch: Tensor) -> Iterator[Row]:
     there = functools.partial(masks, list(zip(affinities, keys, strict=True)))
     copied = synchronized(start_copy_to_host((affinities, keys)), backbone.device)
     per_image = 1000 / len(batch)
-    yield Row(what="features to the host", value=copied * per_image, unit="ms/image")
+    yield Row(what="copy of features to the CPU", value=copied * per_image, unit="ms/image")
     yield Row(
         what="masks on the GPU",
         value=synchronized(there, backbone.device) * per_image,
@@ -167,6 +167,6 @@ def masks_on_the_gpu(backbone: Backbone, batch: Tensor) -> Iterator[Row]:
             backbone.device,
         )
         * per_image,
-        against="features to the host, masks there",
+        against="copy of features, masks on the CPU",
         at_most=1,
     )

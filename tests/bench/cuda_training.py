@@ -173,6 +173,6 @@ def deeplab(device: torch.device, images: int, side: int, depth: int = 50) -> Ro
         value=_gpu.synchronized(lambda: step(ours, "bfloat16"), device),
         unit="s",
         reference=_gpu.synchronized(lambda: step(plain, "float32"), device),
-        against="in float32 and PyTorch's own order",
+        against="in float32 and the default memory format",
         at_most=1,
     )

@@ -74,7 +74,7 @@ def forward(backbone: Backbone, model: VisionTransformer) -> Iterator[Row]:
             value=seconds,
             unit="s/image",
             reference=plain,
-            against="whole forward pass in float32, attention and affinities spelt out",
+            against="whole forward pass in float32, with plain attention and affinities",
             at_most=1 / 2.5,
         )
     yield Row(
@@ -141,7 +141,7 @@ def program(folder: Path, weights: Path, images: int = 32) -> Iterator[Row]:
         make_masks.main(["--settings", settings, *options])
         masks = time.perf_counter() - start
     yield Row(
-        what=f"extract_features, {images} photographs, files and all",
+        what=f"extract_features, {images} photographs, with file access",
         value=wall / images,
         unit="s/image",
         reference=sum(inside) / images,
@@ -149,7 +149,7 @@ def program(folder: Path, weights: Path, images: int = 32) -> Iterator[Row]:
         at_most=1 / 0.9,
     )
     yield Row(
-        what="make_masks, files and all",
+        what="make_masks, with file access",
         value=masks / images,
         unit="s/image",
         reference=wall / images,

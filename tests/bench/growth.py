@@ -29,7 +29,7 @@ FLAT = 1.1
 MERGES = ("cluster_masks", "write_pseudo_labels")
 CLUSTERS = 6
 DEFAULTS = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())["defaults"]
-# Small untrained networks, because the memory that grows is that of the programs around them.
+# Small untrained networks: the benchmark measures the memory of programs, not of networks.
 BACKBONE = "vit_tiny_patch16_224"
 BACKBONE_OPTIONS = {
     "patch_size": 8,
@@ -93,7 +93,7 @@ def rows() -> Iterator[Row]:
                     yield Row(what=f"disk of {stage.name}", value=size, unit="bytes/image")
                 if count == COUNTS[-1] and stage.name == "extract_features":
                     yield Row(
-                        what="the same, over its numbers",
+                        what="disk of extract_features, compared with its numbers",
                         value=size,
                         unit="bytes/image",
                         reference=_numbers(stage.output) / count,

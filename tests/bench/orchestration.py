@@ -51,7 +51,7 @@ def dry_runs() -> Iterator[Row]:
                 at_most=1,
             )
             yield Row(
-                what=f"dry-run, {what}, {shards:,} shards, processor, a job",
+                what=f"dry-run, {what}, {shards:,} shards, processor time per job",
                 value=1000 * seconds[shards] / jobs[shards],
                 unit="ms",
             )
@@ -61,7 +61,7 @@ def dry_runs() -> Iterator[Row]:
             for fewer, more in ((small, middle), (middle, large))
         ]
         yield Row(
-            what=f"a further job, {what}, {middle:,} to {large:,} shards, processor",
+            what=f"processor time per further job, {what}, {middle:,} to {large:,} shards",
             value=slopes[1],
             unit="ms",
             reference=slopes[0],
@@ -115,13 +115,13 @@ def demo(directory: Path) -> Iterator[Row]:
     wall = time.time() - start
     intervals = job_intervals(directory / "benchmarks")
     idle = wall - union_length(intervals)
-    yield Row(what="demo, wall", value=wall, unit="s")
+    yield Row(what="demo, wall-clock time", value=wall, unit="s")
     yield Row(
-        what=f"demo, no job at work ({len(intervals)} jobs)",
+        what=f"demo, time without a running job ({len(intervals)} jobs)",
         value=idle,
         unit="s",
         reference=wall,
-        against="wall",
+        against="wall-clock time",
         at_most=DEMO_LIMIT,
     )
     program = [sys.executable, "-m", "workflow_scripts.extract_features", "--help"]
@@ -129,7 +129,7 @@ def demo(directory: Path) -> Iterator[Row]:
         lambda: subprocess.run(program, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL), 3
     )
     yield Row(
-        what=f"demo, interpreter and imports ({startup:.1f} s a job)",
+        what=f"demo, interpreter and imports ({startup:.1f} s per job)",
         value=startup * len(intervals),
         unit="s",
         reference=sum(end - begin for begin, end in intervals),

@@ -105,7 +105,7 @@ def mask_rcnn_c4() -> Row:
         value=seconds,
         unit="s",
         reference=reference,
-        against="the same of weights in PyTorch's own order",
+        against="the same model in the default memory format",
         at_most=1,
     )
 

@@ -48,7 +48,7 @@ def test_whole_workflow(device, judge, tmp_path, monkeypatch):
 
 
 def compare_masks(judge, folder):
-    """Compare the workflow's masks with those of the CPU from the same images."""
+    """Compare the workflow's masks with masks that the CPU computes from the same images."""
     import numpy as np
 
     from tests.gpu import data

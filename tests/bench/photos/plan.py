@@ -109,7 +109,8 @@ def _check_labels(root: Path, listed: Sequence[datasets.ListedImage]) -> None:
     if lacking:
         raise InputError(
             f"{root}: {len(lacking)} of {len(listed)} photographs of val have no label map in "
-            f"{datasets.VOC_CLASSES[0]}, for instance {lacking[0]}; masks are measured against them"
+            f"{datasets.VOC_CLASSES[0]}, for instance {lacking[0]}; add them, because masks are "
+            "compared with them"
         )
 
 
@@ -202,7 +203,7 @@ def write_plan(
             "features": {
                 "backbone": transformer.backbone,
                 "weights": str(transformer.weights),
-                "shorter_side": "auto",  # that of the family of backbones
+                "shorter_side": "auto",  # the usual side for this backbone
             },
             "clustering": {"clusters": clusters},
             "evaluation": {"ablations": {"masks": compared}},

@@ -1,4 +1,4 @@
-"""Scores of masks and of their clusters against label maps."""
+"""Scores of masks and of their clusters, compared with label maps."""
 
 import math
 import statistics
@@ -69,7 +69,7 @@ class MaskScores(NamedTuple):
     """Scores of all masks of a split."""
 
     values: dict  # JSON values, see `score_masks`
-    majority: dict[tuple[int, int], int | None]  # image and mask → `majority_class`
+    majority: dict[tuple[int, int], int | None]  # (image_id, mask_id) → `majority_class`
 
 
 def score_masks(
@@ -87,10 +87,10 @@ def score_masks(
         name: name of the masks, for the progress bar.
 
     Returns:
-        With `foreground_iou`, `best_iou` and `share` as {"mean", "standard_error", "n"} over images
-        (`best_iou`: over classes in images), `images`, `masks`, `used` (share of the images with at
-        least one mask that later stages use) and `without_foreground`, the number of images without
-        a labelled object, which have no IoU.
+        `values` has `foreground_iou`, `best_iou` and `share`, each as {"mean", "standard_error",
+        "n"} over images (`best_iou`: over classes in images), `images`, `masks`, `used` (share of
+        the images with at least one mask that later stages use) and `without_foreground`, the
+        number of images without a labelled object, which have no IoU.
 
     Raises:
         InputError: an image has no label map, or the shards have other images than the manifests.
@@ -140,11 +140,11 @@ def mean(values: Iterable[float | None]) -> dict:
 
 
 class ClusterAgreement(NamedTuple):
-    """Clusters of masks against the classes under them, a mask being one point."""
+    """How well clusters of masks agree with the classes under the masks; a mask is one point."""
 
     agreement: Agreement
-    masks: int  # that have a class under them
-    without_class: int  # masks that lie on no labelled object, and are left out
+    masks: int  # number of masks that cover a labelled object
+    without_class: int  # number of masks that cover none, which are left out
 
 
 def cluster_agreement(
@@ -154,16 +154,16 @@ def cluster_agreement(
     class_count: int,
     cluster_count: int,
 ) -> ClusterAgreement:
-    """NMI (divided by the mean of both entropies) and purity of clusters of masks.
+    """NMI (normalised by the mean of the two entropies) and purity of clusters of masks.
 
     Args:
-        clusters: image and mask → cluster 1..C.
-        majority: image and mask → class 1..K or None, of the same masks.
+        clusters: (image_id, mask_id) → cluster 1..C.
+        majority: (image_id, mask_id) → class 1..K or None, for the same masks.
         class_count: K.
         cluster_count: C.
 
     Raises:
-        ValueError: they are of other masks.
+        ValueError: `clusters` and `majority` have different masks.
     """
     if clusters.keys() != majority.keys():
         raise ValueError("clusters and classes are of different masks")
@@ -176,7 +176,7 @@ def cluster_agreement(
 
 
 def read_clusters(paths: Iterable[Path]) -> dict[tuple[int, int], int]:
-    """Image and mask → cluster, from shards of assignments."""
+    """Read the cluster of every (image_id, mask_id) from shards of assignments."""
     return {
         (row["image_id"], row["mask_id"]): row["cluster"]
         for path in paths

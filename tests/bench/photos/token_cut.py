@@ -24,7 +24,7 @@ TAU, EPSILON = 0.2, 1e-5  # as in TokenCut's paper
 
 
 def token_cut(keys: np.ndarray, grid: tuple[int, int], *, tau: float, epsilon: float) -> ObjectMask:
-    """The object of one image.
+    """Find the object of one image.
 
     Args:
         keys: N x d float32, the keys of all heads, concatenated, see `affinity.prepare_keys`.
@@ -35,7 +35,7 @@ def token_cut(keys: np.ndarray, grid: tuple[int, int], *, tau: float, epsilon: f
     Returns:
         The 4-connected component that contains the source, which is the patch with the largest
         absolute value in the eigenvector. It is empty if all patches are alike, because then no cut
-        is better than another. `proposals` is the number of patches on its side of the cut.
+        is better than another. `proposals` is the number of patches on the source's side.
     """
     norms = np.linalg.norm(keys, axis=1, keepdims=True)
     directions = keys / np.maximum(norms, np.finfo(np.float32).tiny)

@@ -73,7 +73,7 @@ class Workflow:
         """Check that the workflow did not replace TokenCut's masks.
 
         Raises:
-            InputError: it did.
+            InputError: other masks are in their place.
         """
         run = run_name(plan.dataset, f"masks-{token_cut.NAME}")
         for path in sorted(self.path(f"results/{run}").glob("*/masks/*.parquet")):

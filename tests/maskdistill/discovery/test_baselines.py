@@ -81,7 +81,7 @@ def test_dino_seg_keeps_three_quarters_of_the_attention():
 
 @pytest.mark.parametrize("to_itself", [-8.0, 0.0, 30.0])
 def test_attention_is_the_patches_part_of_the_softmax_with_cls(to_itself):
-    """DINO's code takes a softmax over [CLS] and patches; normalising makes the two equal."""
+    """DINO's softmax includes [CLS]; dividing by the sum over patches gives the same."""
     keys, cls_affinity = random_features(7, heads=2, head_size=9)
     logits = np.concatenate([np.full((2, 1), to_itself), cls_affinity], axis=1) / 3
     patches = softmax(logits.astype(np.float64), axis=1)[:, 1:]

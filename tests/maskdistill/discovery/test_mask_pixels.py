@@ -39,7 +39,7 @@ def test_a_line_between_patches_is_a_line_of_pixels(axis):
 
 
 def test_the_refined_mask_follows_the_edge_in_the_image():
-    """The object's edge is 3 pixels from that of the patches and can only be seen in the image."""
+    """The object's edge is 3 pixels away from the patches' edge; only the image shows it."""
     settings = MaskSettings(refinement="crf", enlargement="bilinear", refinement_side=60)
     inside = np.zeros((60, 92), bool)
     inside[13:43, 21:67] = True

@@ -247,7 +247,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("title", PUBLISHED)
 def test_a_published_file_gives_the_network_that_it_was_made_of(tmp_path, title):
     (name, options), publish = PUBLISHED[title]
-    # timm does not know the names iBOT and MoCo-v3, but their architecture.
+    # timm does not know the trainings iBOT and MoCo-v3, but it knows their architecture.
     architecture = name.partition(".")[0] if name.endswith((".ibot", ".mocov3")) else name
     model = network(architecture, options)
     torch.save(publish(model), tmp_path / "weights.pth")
@@ -297,7 +297,7 @@ def test_resnets_of_moco(tmp_path, wrap):
 
 
 def test_the_heads_of_moco_v3_s_small_transformer_are_its_own(tmp_path):
-    """It has 12 heads of 32 channels, timm's has 6 of 64; weights do not show the difference."""
+    """MoCo-v3 has 12 heads of 32 channels, timm's model 6 of 64; weights do not show this."""
     options = {"depth": 1, "img_size": 32}
     weights = timm.create_model("vit_small_patch16_224", num_classes=0, **options).state_dict()
     save_file(weights, tmp_path / "weights.safetensors")

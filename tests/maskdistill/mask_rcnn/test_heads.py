@@ -60,7 +60,7 @@ def test_pyramid_pooling_is_right_whatever_the_padding():
         features, [torch.tensor([[16.0, 16.0, 32.0, 32.0], [0.0, 0.0, 128.0, 128.0]])], [(132, 256)]
     )
 
-    # Features are column indices: the mean is the region's centre, divided by its level's stride,
-    # which is 4 for the small region and 8 for that of 128 px.
+    # Features are column indices: the mean is the region's centre, divided by its level's stride: 4
+    # for the small region, 8 for the region of 128 px.
     assert small.mean() == pytest.approx(24 / 4, abs=0.1)
     assert large.mean() == pytest.approx(64 / 8, abs=0.1)

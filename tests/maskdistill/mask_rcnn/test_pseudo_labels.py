@@ -13,7 +13,7 @@ from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 
 
 def coco_file(tmp_path, *, annotated=(7, 9)):
-    """Write three images of a white rectangle; the COCO file annotates those in `annotated`."""
+    """Write three images of a white rectangle; the COCO file annotates the ids in `annotated`."""
     content = {
         "images": [],
         "annotations": [],

@@ -84,7 +84,7 @@ def command_line(program, folder, *, device="cpu", **changes):
 
 
 def write_uneven_scenes(folder):
-    """Write six images of different sizes with one to three objects; only a part has labels."""
+    """Write six images of different sizes with one to three objects; labels cover only a part."""
     rows, content = [], {"categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]}
     content |= {"images": [], "annotations": []}
     rng = np.random.default_rng(1)

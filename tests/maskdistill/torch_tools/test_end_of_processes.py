@@ -65,7 +65,7 @@ def test_sigterm_reaches_the_processes_and_leaves_a_checkpoint(tmp_path):
     checkpoint = torch.load(started[0].parent / "last.pt", weights_only=True)
     assert 0 < checkpoint["step"] < 100
     assert not (tmp_path / "model.pt").exists()
-    # One process continues the training of two from the checkpoint.
+    # A single process continues from the checkpoint that two processes saved.
     train_mask_rcnn.main(arguments)
     steps = np.loadtxt(tmp_path / "history.csv", delimiter=",", skiprows=1, usecols=0)
     assert steps.tolist() == list(range(1, 101))

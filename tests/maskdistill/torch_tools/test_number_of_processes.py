@@ -23,7 +23,7 @@ from workflow_scripts.maskdistill.torch_tools.sampling import BatchPlan
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """Results of `global_batch`: of one process, and a list with those of each of two."""
+    """Results of `global_batch` with one process, and a list of the results of two processes."""
     folders = {1: tmp_path_factory.mktemp("one"), 2: tmp_path_factory.mktemp("two")}
     for processes, folder in folders.items():
         torchrun("-m", "tests.maskdistill.torch_tools.global_batch", folder, processes=processes)
@@ -114,7 +114,7 @@ def main(arguments):
 
 
 def assert_same_training(*folders, model="model.pt", history="history.csv"):
-    """Compare the files of two trainings of six steps, one by one and one by two processes."""
+    """Compare the files that trainings of six steps with one and with two processes wrote."""
     one, two = (np.loadtxt(folder / history, delimiter=",", skiprows=1) for folder in folders)
     assert one.shape == two.shape
     assert len(one) == 6

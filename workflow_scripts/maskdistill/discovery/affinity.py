@@ -72,8 +72,8 @@ def object_masks(
 
     Returns:
         Between one and `settings.per_image` masks, which do not overlap. If a mask is empty, it is
-        returned, too, and the search ends. If the keys are on a GPU, only grids, scores, sources and
-        numbers of proposals are copied from it.
+        returned, too, and the search ends. If the keys are on a GPU, only grids, scores, sources
+        and numbers of proposals are copied from it.
 
     Raises:
         ValueError: the shapes of keys, affinities and grid do not fit together.
