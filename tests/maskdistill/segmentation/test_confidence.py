@@ -110,8 +110,8 @@ def test_all_overlaps_are_kept_by_default_even_of_equal_masks():
 
 def test_a_candidate_that_is_left_out_suppresses_no_other():
     rows = [
-        candidate(0, 0.7, cluster=3, box=(0, 4, 2, 6)),  # IoU with candidate 2: 2 / 6 columns
-        candidate(1, 0.8, cluster=2, box=(0, 4, 1, 5)),  # IoU with 0 and with 2: 3 / 5 columns
+        candidate(0, 0.7, cluster=3, box=(0, 4, 2, 6)),  # IoU 1/3 with candidate 2
+        candidate(1, 0.8, cluster=2, box=(0, 4, 1, 5)),  # IoU 3/5 with candidates 0 and 2
         candidate(2, 0.9, cluster=1),
     ]
     assert kept_of(rows, overlap=0.5) == [2, 0]

@@ -211,7 +211,7 @@ def test_a_window_may_hold_the_whole_image(windows):
     means = padded[0].reshape(20, 2, 24, 2, 3).float().mean(dim=(1, 3))
     assert (pixels[:20].float() - means).abs().max() <= 0.5
     np.testing.assert_array_equal(labels[:20, :22], expected_labels[1::2, 1::2])
-    # Columns in the image's padding, and rows beyond the padded image, have no labels.
+    # There are no labels in the image's padding (columns) and beyond the padded image (rows).
     assert (labels[:, 22:] == IGNORE_INDEX).all()
     assert (labels[20:] == IGNORE_INDEX).all()
     assert (pixels[20:] == torch.tensor(MEAN_COLOR)).all()

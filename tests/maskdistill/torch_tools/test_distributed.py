@@ -73,7 +73,7 @@ with (
 ):
     if run.writes:
         run.save({"step": 3, "network": {"weight": torch.ones(1, 1), "bias": torch.ones(1)}})
-    else:  # of several nodes, only the first need have the file
+    else:  # only the first process needs the file, as others may be on other nodes
         training_run.read_checkpoint = None
     network = torch.nn.Linear(1, 1)
     assert run.resume({"network": network}) == 3
