@@ -94,7 +94,7 @@ def test_every_step_is_that_of_sgd_by_hand_in_float64(tmp_path):
     The training runs in float32, and every step amplifies its rounding errors: 10,000 times within
     two steps in a ResNet-18. In this smaller network, losses differ from float64 by at most 1e-6,
     and weights by 1.2e-4 of their total change. A momentum of 0.88 instead of 0.9, or a weight
-    decay of 0.08 instead of 0.1, would change weights by 1e-2 of it.
+    decay of 0.08 instead of 0.1, would make the latter difference 1e-2.
     """
     shard = write_images(tmp_path)
     rates, momentum, weight_decay = [0.02, 0.02, 0.002, 0.002], 0.9, 0.1
