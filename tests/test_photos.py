@@ -149,7 +149,7 @@ def test_a_transformer_with_settings(tiny_backbone):
 
 @pytest.mark.parametrize("text", ["weights.pth", "=weights.pth", "name=", "name=missing.pth"])
 def test_a_transformer_that_is_written_wrongly(text):
-    with pytest.raises(InputError, match=r"not BACKBONE=WEIGHTS|no such file of weights") as raised:
+    with pytest.raises(InputError, match=r"be BACKBONE=WEIGHTS|no such file of weights") as raised:
         parse_transformer(text)
     assert "\n" not in str(raised.value)
 

@@ -1,4 +1,4 @@
-"""Measurements, one module a stage: python -m tests.bench [MODULE …]. No part of `make test`."""
+"""Benchmarks, one module per topic: python -m tests.bench [MODULE …]. `make test` skips them."""
 
 import statistics
 import time
@@ -8,27 +8,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table."""
+    """One measurement, a line of the table."""
 
     what: str
-    value: float  # ours
+    value: float  # measured for this project
     unit: str
-    reference: float | None = None  # in the same unit
-    against: str = ""  # what the reference is
-    # A bound on value / reference: at most, for times; None judges nothing.
+    reference: float | None = None  # what `value` is compared with, in the same unit
+    against: str = ""  # description of the reference
+    # The largest value / reference for which the benchmark passes; None for no bound.
     at_most: float | None = None
-    # For resources/throughput.json: the rule whose seconds `value` is, and what it is per.
+    # For resources/throughput.json: the rule whose seconds are measured, and the unit of its work
+    # ("image", "mask", …) that takes these seconds.
     rule: str = ""
     per: str = ""
 
     @property
     def ratio(self) -> float | None:
-        """Ours over the reference."""
+        """The value divided by the reference; None without a reference."""
         return None if self.reference is None else self.value / self.reference
 
     @property
     def holds(self) -> bool:
-        """Whether the bound, if there is one, is kept."""
+        """Whether the ratio is within the bound, or there is none."""
         return self.at_most is None or self.ratio is None or self.ratio <= self.at_most
 
 
@@ -40,10 +41,10 @@ def median_seconds(call: Callable[[], object], repeats: int = 5) -> float:
 def alternating_seconds(
     *calls: Callable[[], object], repeats: int = 5, warm_up: bool = True
 ) -> tuple[float, ...]:
-    """Median time of each call; they take turns, so that all see the machine's good and bad times.
+    """Median time of each call; calls take turns, so that a slow phase of the machine hits all.
 
     Args:
-        warm_up: whether one call of each is not counted.
+        warm_up: whether to make one more call of each before, which is not counted.
     """
     times = []
     for number in range(warm_up + repeats):

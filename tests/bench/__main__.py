@@ -1,6 +1,6 @@
-"""Measure, and print a table with ratios; exit code 1 where a bound is not kept.
+"""Run benchmarks, and print a table with ratios; the exit code is 1 if a bound is not kept.
 
-A module of this package has a function `rows()` that measures and yields `Row`s.
+Each module of this package has a function `rows()` that measures and yields `Row`s.
 """
 
 import argparse
@@ -19,28 +19,30 @@ import tests.bench
 from tests.bench import Row
 
 _FOUND = pkgutil.iter_modules(tests.bench.__path__)
-# Packages are programs of their own.
+# Subpackages such as `photos` are separate programs and not run here.
 MODULES = sorted(m.name for m in _FOUND if m.name[0] != "_" and not m.ispkg)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure the modules that `argv` names, or all."""
+    """Run the benchmarks of the modules that `argv` names, or of all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of: {', '.join(MODULES)}")
+    parser.add_argument(
+        "modules", nargs="*", metavar="MODULE", help=f"default: all of {', '.join(MODULES)}"
+    )
     parser.add_argument(
         "--json",
         type=Path,
-        help="file to write all numbers to; those of modules that are not measured now are kept",
+        help="file to write all numbers to; it keeps those of modules that are not run now",
     )
     options = parser.parse_args(argv)
     names = options.modules or MODULES
     if unknown := sorted(set(names) - set(MODULES)):
-        parser.error(f"no module {unknown[0]}; there are {', '.join(MODULES)}")
-    # As in the workflow's jobs; read when the modules load their libraries.
+        parser.error(f"there is no module {unknown[0]}; choose from {', '.join(MODULES)}")
+    # The same value as in the workflow's jobs. OpenMP reads it when a module imports its libraries.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     print(
         f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} "
-        "(a busy machine measures too much)",
+        "(other load on the machine makes times too long)",
         flush=True,
     )
     found: list[Row] = []
@@ -66,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write_json(path: Path, module: str, rows: Sequence[Row]) -> None:
-    """Replace the rows of one module in a file, which is made if there is none."""
+    """Replace the rows of one module in a file, which is created if it does not exist."""
     measured = json.loads(path.read_text())["rows"] if path.exists() else []
     measured = [row for row in measured if row["module"] != module]
     for row in rows:
@@ -78,7 +80,7 @@ def write_json(path: Path, module: str, rows: Sequence[Row]) -> None:
 
 
 def machine() -> dict[str, str | int | None]:
-    """What was measured on; `gpu` is null without one."""
+    """The machine and versions that were measured; `gpu` is None without a GPU."""
     import torch
 
     return {
@@ -91,7 +93,7 @@ def machine() -> dict[str, str | int | None]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown."""
+    """The rows as a table in Markdown."""
     lines = ["| what | measured | reference | ratio | bound |", "| --- | --: | --: | --: | --: |"]
     for row in rows:
         reference = ratio = bound = ""

@@ -1,4 +1,4 @@
-"""What the benchmarks of a GPU share: files, waiting for the device, and time per image."""
+"""Functions for the benchmarks of a GPU: input files, synchronised times, time per image."""
 
 import contextlib
 import io
@@ -20,14 +20,14 @@ from workflow_scripts.maskdistill.files import label_maps, masks, shards
 from workflow_scripts.maskdistill.torch_tools import optimization
 from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun
 
-SIZE = (375, 500)  # of the photographs, as in PASCAL VOC
+SIZE = (375, 500)  # (height, width) of photographs, as in PASCAL VOC
 PER_IMAGE = "image of 2,160 patches"
 CLUSTERS = 20
 WORKERS = os.cpu_count() or 1
 
 
 def device_under_test() -> torch.device | None:
-    """The GPU; None if there is none, which is said."""
+    """The GPU; without one, print a message and return None."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     print("this machine has no CUDA GPU; nothing is measured", flush=True)
@@ -35,7 +35,7 @@ def device_under_test() -> torch.device | None:
 
 
 def synchronized(call: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
-    """Median seconds until the device has done all of it."""
+    """Median seconds until the device has finished all work of `call`."""
     wait = torch.get_device_module(device).synchronize
 
     def whole() -> None:
@@ -47,7 +47,7 @@ def synchronized(call: Callable[[], object], device: torch.device, repeats: int 
 
 @contextlib.contextmanager
 def peak_memory(device: torch.device) -> Iterator[list[float]]:
-    """Gives a list that holds the peak of PyTorch's memory in GiB after the block, on a GPU."""
+    """Yield a list; on a GPU, it gets the peak of PyTorch's memory in GiB after the block."""
     found: list[float] = []
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -58,17 +58,17 @@ def peak_memory(device: torch.device) -> Iterator[list[float]]:
 
 
 def write_weights(name: str, folder: Path) -> Path:
-    """Random weights of a model of timm."""
+    """Write random weights of a timm model; returns the file."""
     path = folder / f"{name}.safetensors"
     save_file(timm.create_model(name, num_classes=0).state_dict(), path)
     return path
 
 
 def write_photographs(folder: Path, count: int, size: tuple[int, int] = SIZE) -> Path:
-    """Write JPEG files with as many bytes as photographs have, and what the stages made of them.
+    """Write JPEG files about as large as photographs, and outputs of stages for them.
 
-    These are `images.parquet`, `masks.parquet`, `label_maps.parquet` and `pseudo_labels.json`, with
-    two rectangles per image.
+    The outputs are `images.parquet`, `masks.parquet`, `label_maps.parquet` and
+    `pseudo_labels.json`, with two rectangles as the objects of each image.
     """
     folder.mkdir(exist_ok=True)
     generator = np.random.default_rng(0)
@@ -80,7 +80,7 @@ def write_photographs(folder: Path, count: int, size: tuple[int, int] = SIZE) ->
         name = f"{number}.jpg"
         blocks = generator.integers(0, 256, (15, 20, 3), dtype=np.uint8)
         pixels = np.asarray(Image.fromarray(blocks).resize((width, height)), np.float32)
-        # Noise, because smooth pictures are decoded faster than photographs.
+        # Add noise, because smooth images are decoded faster than photographs.
         pixels = pixels + generator.normal(scale=12, size=pixels.shape)
         picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
         picture.save(folder / name, quality=92)
@@ -121,7 +121,7 @@ def write_photographs(folder: Path, count: int, size: tuple[int, int] = SIZE) ->
 
 
 def first_rows(folder: Path, table: str, count: int) -> Path:
-    """A shard of the first rows of another."""
+    """Write the first rows of a Parquet file as another file, which is returned."""
     path = folder / f"{table}-{count}.parquet"
     rows = list(shards.read_rows(folder / f"{table}.parquet"))[:count]
     shards.write_table(path, table, rows, {})
@@ -131,12 +131,13 @@ def first_rows(folder: Path, table: str, count: int) -> Path:
 def seconds_per_item(
     program: Callable[[list[str]], int], options: Callable[[int], Sequence[object]], count: int
 ) -> float:
-    """Seconds of a program for each of `count` images, without its start.
+    """Seconds per image that a program takes, without the time of its start.
 
-    It is the time for `count` images less that for a quarter of them, after a first run.
+    This is the time for `count` images minus the time for a quarter of them, divided by the
+    difference in images. A first run, to warm up, is not counted.
 
     Args:
-        options: number of images → command line.
+        options: function from a number of images to the command line.
     """
 
     def seconds(images: int) -> float:
@@ -154,10 +155,10 @@ def seconds_per_item(
 def seconds_per_step(
     train: Callable[[], object], device: torch.device, *, warm_up: int
 ) -> tuple[float, float]:
-    """Seconds per step of a training, and those of them in which the device waits for data.
+    """Seconds per step of a training, and the seconds per step in which it waits for data.
 
     Args:
-        train: runs the training with `optimization.train`.
+        train: runs a training that uses `optimization.train`.
         warm_up: number of steps that are not counted.
     """
     wait = torch.get_device_module(device).synchronize
@@ -172,7 +173,7 @@ def seconds_per_step(
     def timed(batches: Iterator) -> Iterator:
         iterator = iter(batches)
         while True:
-            wait()  # otherwise the device may still be busy while the next batch is late
+            wait()  # the device has no work left: all time until the next batch is waiting
             asked.append(time.perf_counter())
             batch = next(iterator, None)
             if batch is None:
@@ -182,7 +183,7 @@ def seconds_per_step(
 
     with (
         mock.patch.object(optimization, "training_batches", timed_batches),
-        # Epochs are much shorter here, and each ends with a checkpoint.
+        # Checkpoints are not written: each epoch ends with one, and epochs are much shorter here.
         mock.patch.object(TrainingRun, "save"),
         contextlib.redirect_stderr(io.StringIO()),
     ):

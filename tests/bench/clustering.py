@@ -1,4 +1,4 @@
-"""k-means of FAISS against scikit-learn's, for embeddings as wide as those of ViT-S."""
+"""k-means of FAISS, compared with scikit-learn, for embeddings as wide as those of ViT-S."""
 
 import functools
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from workflow_scripts.maskdistill.discovery import clustering
 
 WIDTH, CLUSTERS = 384, 20
 COUNTS = (10_000, 100_000, 1_000_000)
-STARTS, STEPS = 5, 100  # as configured; FAISS goes on until nothing changes, hence tol=0
-WORSE = 1.01  # what the sum of squared distances may be, over KMeans's
+STARTS, STEPS = 5, 100  # as by default; FAISS stops early only if nothing changes, hence tol=0
+WORSE = 1.01  # bound on the sum of squared distances, divided by scikit-learn's sum
 
 
 def rows() -> Iterator[Row]:
-    """Seconds a fit, and squared distances, of points in three times as many groups as clusters."""
+    """Seconds per fit and squared distances; points form three times as many groups as clusters."""
     for count in COUNTS:
         points = grouped(count)
-        # Of many points, one fit takes long enough to be measured by itself.
+        # With the most points, one fit takes long enough for a single measurement.
         often = {"repeats": 9} if count < COUNTS[-1] else {"repeats": 1, "warm_up": False}
         found = {}
 
@@ -44,11 +44,12 @@ def rows() -> Iterator[Row]:
                 unit="s",
                 reference=reference,
                 against=name,
-                # MiniBatchKMeans sees few of the points: what it saves, it pays for below.
+                # No bound for MiniBatchKMeans, which is faster because it uses few of the points;
+                # its squared distances, in the next row, are larger.
                 at_most=1 if isinstance(estimator, KMeans) else None,
             )
             yield Row(
-                what=f"its sum of squared distances, {count:,} x {WIDTH}",
+                what=f"sum of squared distances after k-means of {count:,} x {WIDTH}",
                 value=quality,
                 unit="",
                 reference=float(estimator.inertia_),
@@ -58,7 +59,7 @@ def rows() -> Iterator[Row]:
 
 
 def grouped(count: int) -> np.ndarray:
-    """Points about many centres, float32."""
+    """Points around many centres, float32."""
     generator = np.random.default_rng(0)
     centres = generator.normal(scale=0.6, size=(3 * CLUSTERS, WIDTH)).astype(np.float32)
     points = generator.standard_normal((count, WIDTH), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""ViT-S/16 and ViT-B/16 on a GPU, from memory: features, masks, embeddings; no rows without one."""
+"""ViT-S/16 and ViT-B/16 on a GPU: features, masks and embeddings of images in its memory."""
 
 import functools
 import sys
@@ -18,14 +18,14 @@ from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 from workflow_scripts.maskdistill.torch_tools.device import start_copy_to_host
 
-SIDES = (640, 864)  # a photograph of about 4 : 3, shorter side 640
+SIDES = (640, 864)  # (height, width): a photograph of about 4 : 3, shorter side 640
 NAMES = ("vit_small_patch16_224", "vit_base_patch16_224")
 BATCH = 32
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 def rows() -> Iterator[Row]:
-    """Everything at the paper's sizes."""
+    """All measurements, at the paper's image size; none without a GPU."""
     device = _gpu.device_under_test()
     if device is None:
         return
@@ -36,11 +36,12 @@ def rows() -> Iterator[Row]:
 def network(
     name: str, device: torch.device, sides: tuple[int, int], batch_size: int
 ) -> Iterator[Row]:
-    """One network in all precisions."""
+    """Measure one network in all precisions."""
     with tempfile.TemporaryDirectory() as directory:
         weights = _gpu.write_weights(name, Path(directory))
         backbone = Backbone(name, weights=weights).to(device)
-        with mock.patch.object(vit, "accelerate"):  # the kernels of the CPU are not compiled
+        # Without the layers for CPUs, which cannot be compiled.
+        with mock.patch.object(vit, "accelerate"):
             compiled = Backbone(name, weights=weights).to(device)
     for block in compiled.model.blocks:
         block.compile()
@@ -66,7 +67,7 @@ def network(
 
 
 def extraction(what: str, backbone: Backbone, compiled: Backbone, batch: Tensor) -> Iterator[Row]:
-    """The network alone, against its matrix products; compiled, and as a CUDA graph."""
+    """The network alone, compared with its matrix products; also compiled and as a CUDA graph."""
     device, batch_size = backbone.device, len(batch)
     eager = functools.partial(backbone.last_block_features, batch)
     with _gpu.peak_memory(device) as peak:
@@ -90,7 +91,7 @@ def extraction(what: str, backbone: Backbone, compiled: Backbone, batch: Tensor)
     for name, make in variants.items():
         try:
             value = synchronized(make(), device) / batch_size
-        except Exception as error:  # Triton and its compiler raise many types
+        except Exception as error:  # Triton and its compiler raise exceptions of many types
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             print(f"{what}, {name}: not measured ({reason})", file=sys.stderr, flush=True)
             continue
@@ -99,12 +100,12 @@ def extraction(what: str, backbone: Backbone, compiled: Backbone, batch: Tensor)
             value=value,
             unit="s/image",
             reference=seconds,
-            against="as it is run",
+            against="as the workflow runs it",
         )
 
 
 def matrix_products(backbone: Backbone, batch: Tensor) -> Callable[[], object]:
-    """The products that extraction cannot do without, one after the other."""
+    """A function that computes all matrix products of the extraction, one after the other."""
     images, _, *sides = batch.shape
     tokens = 1 + sides[0] // backbone.patch_size * (sides[1] // backbone.patch_size)
     options = {"dtype": backbone.precision, "device": batch.device}
@@ -132,7 +133,7 @@ def matrix_products(backbone: Backbone, batch: Tensor) -> Callable[[], object]:
 
 
 def cuda_graph(call: Callable[[], object]) -> Callable[[], object]:
-    """Launches all of the call's work at once."""
+    """Record the GPU work of `call`; returns a function that launches all of it at once."""
     side_stream = torch.cuda.Stream()
     with torch.cuda.stream(side_stream):
         call()
@@ -144,7 +145,7 @@ def cuda_graph(call: Callable[[], object]) -> Callable[[], object]:
 
 
 def masks_on_the_gpu(backbone: Backbone, batch: Tensor) -> Iterator[Row]:
-    """Masks where the features are, against features that are copied back first."""
+    """Masks computed on the GPU, compared with masks on the CPU after copying the features."""
     grid = tuple(side // backbone.patch_size for side in batch.shape[2:])
     affinities, keys = backbone.last_block_features(batch)
     keys = keys.half()
@@ -156,7 +157,7 @@ def masks_on_the_gpu(backbone: Backbone, batch: Tensor) -> Iterator[Row]:
     there = functools.partial(masks, list(zip(affinities, keys, strict=True)))
     copied = synchronized(start_copy_to_host((affinities, keys)), backbone.device)
     per_image = 1000 / len(batch)
-    yield Row(what="features to the host", value=copied * per_image, unit="ms/image")
+    yield Row(what="copy of features to the CPU", value=copied * per_image, unit="ms/image")
     yield Row(
         what="masks on the GPU",
         value=synchronized(there, backbone.device) * per_image,
@@ -166,6 +167,6 @@ def masks_on_the_gpu(backbone: Backbone, batch: Tensor) -> Iterator[Row]:
             backbone.device,
         )
         * per_image,
-        against="features to the host, masks there",
+        against="copy of features, masks on the CPU",
         at_most=1,
     )

@@ -1,4 +1,4 @@
-"""The programs of inference on a GPU, from JPEG files to Parquet; no rows without one."""
+"""The programs of inference on a GPU, from JPEG files to Parquet files."""
 
 import functools
 import itertools
@@ -27,16 +27,16 @@ from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSet
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.training_run import publish
 
-# The first is that of resources/throughput.json.
+# Times of the first network are written to resources/throughput.json.
 NAMES = ("vit_small_patch16_224", "vit_base_patch16_224")
 PRECISIONS = ("float32", "float16", "bfloat16")
 BATCH = 32
-# Images in the files of the transformer, of the trained models, and of the CRF.
+# Numbers of images for the transformer, for the trained models, and for the CRF.
 COUNTS = (1024, 256, 96)
 
 
 def rows() -> Iterator[Row]:
-    """Everything at the paper's sizes."""
+    """All measurements, at the paper's image sizes; none without a GPU."""
     device = _gpu.device_under_test()
     if device is None:
         return
@@ -47,7 +47,7 @@ def rows() -> Iterator[Row]:
 
 
 def options(folder: Path, device: torch.device, batch_size: int, settings: Mapping) -> list:
-    """What all programs take."""
+    """The options that all programs have."""
     return [
         *("--settings", json.dumps(settings), "--root", folder, "--device", device),
         *("--workers", _gpu.WORKERS, "--batch-size", batch_size),
@@ -58,7 +58,7 @@ def options(folder: Path, device: torch.device, batch_size: int, settings: Mappi
 def transformer(
     folder: Path, device: torch.device, defaults: Mapping, count: int, batch_size: int
 ) -> Iterator[Row]:
-    """Features, masks and embeddings; from files they shall reach 80 % of the network's rate."""
+    """Features, masks and embeddings from files: bound of 80 % of the network's own speed."""
 
     def images(settings: Mapping, images: int) -> list:
         manifest = _gpu.first_rows(folder, "images", images)
@@ -89,7 +89,7 @@ def transformer(
     weights = _gpu.write_weights(NAMES[0], folder)
     features = defaults["features"] | {"backbone": NAMES[0], "weights": str(weights)}
     settings = {"features": features, "embedding": defaults["embedding"]}
-    masks = count // 2  # of half as many images
+    masks = count // 2  # there are two masks per image
 
     def embedded(count: int) -> Sequence[object]:
         table = _gpu.first_rows(folder, "masks", count)
@@ -113,7 +113,7 @@ def network_alone(
     defaults: Mapping,
     batch_size: int,
 ) -> float:
-    """Seconds per image of the network for images that are on the GPU already."""
+    """Seconds per image of the network alone, for images that are already on the GPU."""
     backbone = Backbone(name, weights=weights, precision=precision).to(device)
     side = defaults["features"]["shorter_side"]
     width = round(side * _gpu.SIZE[1] / _gpu.SIZE[0])
@@ -144,7 +144,7 @@ def trained_models(
 
     for precision in ("float32", "bfloat16"):
         settings = {"candidates": defaults["candidates"] | {"precision": precision}}
-        settings["candidates"]["score_floor"] = 0.0  # random weights give low scores
+        settings["candidates"]["score_floor"] = 0.0  # random weights give low ones
         main = precision == "float32"
         yield Row(
             what=f"predict_candidates, {count} JPEG files, {precision}",
@@ -155,7 +155,7 @@ def trained_models(
         )
         settings = {"predictions": defaults["predictions"] | {"precision": precision}}
         seconds = measured(predict_segmentation.main, "deeplab.pt", settings, count)
-        # The linear probe is the same network with another last layer.
+        # The linear probe takes the same time: only the last layer of its network differs.
         for rule in ("predict_segmentation", "predict_linear_probe")[: 2 if main else 1]:
             yield Row(
                 what=f"{rule}, {count} JPEG files, {precision}",
@@ -177,7 +177,7 @@ def trained_models(
 
 
 def write_models(folder: Path, defaults: Mapping) -> None:
-    """Model files of the default architectures; no image has a label that is certain."""
+    """Write model files of the default architectures with random weights."""
     torch.manual_seed(0)
     own = defaults["mask_rcnn"] | {"weights": None, "frozen_stages": 0, "norm": "batch"}
     settings = MaskRCNNSettings.read(own)

@@ -1,4 +1,4 @@
-"""Steps of Mask R-CNN, DeepLab-v3 and the linear probe on a GPU; no rows without one."""
+"""Training steps of Mask R-CNN, DeepLab-v3 and the linear probe on a GPU."""
 
 import copy
 import functools
@@ -27,7 +27,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def rows() -> Iterator[Row]:
-    """Everything at the paper's sizes."""
+    """All measurements, at the paper's image sizes; none without a GPU."""
     device = _gpu.device_under_test()
     if device is None:
         return
@@ -71,7 +71,7 @@ def training(
     batch_size: int,
     warm_up: int,
 ) -> Iterator[Row]:
-    """Seconds per image, the share that waits for data, and the memory of one training."""
+    """Seconds per image, time spent waiting for data, and peak memory of one training."""
     with _gpu.peak_memory(device) as peak:
         step, waited = _gpu.seconds_per_step(train, device, warm_up=warm_up)
     what = f"{name}, batches of {batch_size} JPEG files, {precision}"
@@ -111,7 +111,7 @@ def _epochs(folder: Path, batch_size: int, steps: int) -> int:
 def segmentation(
     folder: Path, device: torch.device, defaults: Mapping, precision: str, steps: int
 ) -> Path:
-    """Train DeepLab-v3 for about that number of steps; the folder of its files."""
+    """Train DeepLab-v3 for about `steps` steps; returns the folder of its files."""
     own = defaults["segmentation"] | {"weights": None, "frozen_stages": 0, "precision": precision}
     own["epochs"] = _epochs(folder, own["batch_size"], steps)
     settings = {"segmentation": own, "clustering": {"clusters": _gpu.CLUSTERS}}
@@ -124,16 +124,16 @@ def segmentation(
 def mask_rcnn(
     folder: Path, device: torch.device, defaults: Mapping, precision: str, steps: int
 ) -> None:
-    """Train Mask R-CNN for that number of steps."""
+    """Train Mask R-CNN for `steps` steps."""
     own = defaults["mask_rcnn"] | {"weights": None, "frozen_stages": 0, "norm": "batch"}
-    # A high rate makes a random network diverge, and its proposals fewer.
+    # With a higher learning rate, a network of random weights diverges and finds fewer proposals.
     own |= {"precision": precision, "iterations": steps, "learning_rate": 1e-3}
     options = _options(folder, device, {"mask_rcnn": own}, folder / f"mask_rcnn-{precision}")
     train_mask_rcnn.main(["--pseudo-labels", str(folder / "pseudo_labels.json"), *options])
 
 
 def probe(folder: Path, device: torch.device, defaults: Mapping, steps: int) -> None:
-    """Train the linear probe of the model of `segmentation`."""
+    """Train the linear probe on the model that `segmentation` trained."""
     own = defaults["evaluation"]["linear_probe"]
     own = own | {"enabled": True, "epochs": _epochs(folder, own["batch_size"], steps)}
     output = folder / "linear_probe"
@@ -153,7 +153,7 @@ def probe(folder: Path, device: torch.device, defaults: Mapping, steps: int) -> 
 
 
 def deeplab(device: torch.device, images: int, side: int, depth: int = 50) -> Row:
-    """A step in channels-last order and bfloat16, as train_segmentation does it if asked to."""
+    """A step in bfloat16 and channels-last memory format, compared with float32 and the default."""
     settings = {"depth": depth, "output_stride": 8, "atrous_rates": (12, 24, 36)}
     settings |= {"head_width": 256, "dropout": 0.5, "frozen_stages": 0}
     batch = torch.randn(images, 3, side, side, device=device)
@@ -173,6 +173,6 @@ def deeplab(device: torch.device, images: int, side: int, depth: int = 50) -> Ro
         value=_gpu.synchronized(lambda: step(ours, "bfloat16"), device),
         unit="s",
         reference=_gpu.synchronized(lambda: step(plain, "float32"), device),
-        against="in float32 and PyTorch's own order",
+        against="in float32 and the default memory format",
         at_most=1,
     )

@@ -1,4 +1,4 @@
-"""ViT-S/16 at the paper's 640 pixels: extraction and embedding, and what extraction does beside."""
+"""Features and embeddings of ViT-S/16 at the paper's 640 pixels: the network and the program."""
 
 import contextlib
 import io
@@ -25,15 +25,15 @@ from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.repository import REPOSITORY
 
 NAME = "vit_small_patch16_224"
-SIDES = (640, 864)  # a photograph of about 4 : 3, shorter side 640
-# What the model computes in one block, per token, beside attention: q, k, v, projection, MLP.
+SIDES = (640, 864)  # (height, width): a photograph of about 4 : 3, shorter side 640
+# (inputs, outputs) of the linear layers of a block: q, k and v; projection; both layers of the MLP.
 WIDTHS = ((384, 1152), (384, 384), (384, 1536), (1536, 384))
 HEADS, DEPTH = 6, 12
 DEFAULTS = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())["defaults"]
 
 
 def rows() -> Iterator[Row]:
-    """Seconds an image; weights are random, which costs the same."""
+    """Seconds per image, with random weights, which take the same time as trained ones."""
     with tempfile.TemporaryDirectory() as directory:
         weights = Path(directory) / "weights.safetensors"
         save_file(timm.create_model(NAME, num_classes=0).state_dict(), weights)
@@ -45,7 +45,7 @@ def rows() -> Iterator[Row]:
 
 
 def forward(backbone: Backbone, model: VisionTransformer) -> Iterator[Row]:
-    """The network alone, one image at a time, against timm's `model` of the same weights."""
+    """The network alone, one image at a time, compared with timm's `model` of the same weights."""
     image = np.random.default_rng(0).integers(0, 256, (*SIDES, 3), dtype=np.uint8)
     batch = backbone.prepare([image])
     for block in model.blocks:
@@ -74,7 +74,7 @@ def forward(backbone: Backbone, model: VisionTransformer) -> Iterator[Row]:
             value=seconds,
             unit="s/image",
             reference=plain,
-            against="whole forward pass in float32, attention and affinities spelt out",
+            against="whole forward pass in float32, with plain attention and affinities",
             at_most=1 / 2.5,
         )
     yield Row(
@@ -96,7 +96,7 @@ def forward(backbone: Backbone, model: VisionTransformer) -> Iterator[Row]:
 
 
 def list_photographs(folder: Path, images: int) -> Path:
-    """Write JPEG files of PASCAL VOC's size into `photos`, and a manifest, whose path is given."""
+    """Write JPEG files of PASCAL VOC's size into `photos`, and a manifest; returns its path."""
     generator = np.random.default_rng(0)
     (folder / "photos").mkdir()
     for number in range(images):
@@ -113,7 +113,7 @@ def list_photographs(folder: Path, images: int) -> Path:
 
 
 def program(folder: Path, weights: Path, images: int = 32) -> Iterator[Row]:
-    """The program on photographs: time beside the model, bytes on the disk."""
+    """The programs on image files: their time, compared with the network, and bytes on disk."""
     manifest, output = list_photographs(folder, images), folder / "features.parquet"
     features = DEFAULTS["features"] | {"backbone": NAME, "weights": str(weights)}
     inside, model = [], Backbone.last_block_features
@@ -141,7 +141,7 @@ def program(folder: Path, weights: Path, images: int = 32) -> Iterator[Row]:
         make_masks.main(["--settings", settings, *options])
         masks = time.perf_counter() - start
     yield Row(
-        what=f"extract_features, {images} photographs, files and all",
+        what=f"extract_features, {images} photographs, with file access",
         value=wall / images,
         unit="s/image",
         reference=sum(inside) / images,
@@ -149,7 +149,7 @@ def program(folder: Path, weights: Path, images: int = 32) -> Iterator[Row]:
         at_most=1 / 0.9,
     )
     yield Row(
-        what="make_masks, files and all",
+        what="make_masks, with file access",
         value=masks / images,
         unit="s/image",
         reference=wall / images,
@@ -169,7 +169,7 @@ def program(folder: Path, weights: Path, images: int = 32) -> Iterator[Row]:
 
 @torch.inference_mode()
 def whole_forward(model: VisionTransformer, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """All of the last block too, softmax(q k) as a matrix, and the affinities of Eq. 1 and 2."""
+    """The whole forward pass of timm's model; returns the affinities of Eq. 1 and of Eq. 2."""
     kept = {}
     hook = model.blocks[-1].attn.qkv.register_forward_hook(
         lambda module, inputs, output: kept.update(qkv=output)
@@ -183,7 +183,7 @@ def whole_forward(model: VisionTransformer, batch: Tensor) -> tuple[Tensor, Tens
 
 
 def matrix_products() -> Callable[[], object]:
-    """The products that extraction cannot do without, one after the other, packed beforehand."""
+    """A function that computes all matrix products of the extraction; weights are packed before."""
     tokens = 1 + SIDES[0] // 16 * (SIDES[1] // 16)
     size = WIDTHS[0][0] // HEADS
     attention = ((size, tokens), (tokens, size)) * HEADS

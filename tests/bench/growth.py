@@ -1,4 +1,4 @@
-"""Peak memory of the stages as the number of images grows, and bytes on disk an image."""
+"""Peak memory of the stages for growing numbers of images, and bytes on disk per image."""
 
 import json
 import subprocess
@@ -25,11 +25,11 @@ from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSet
 
 COUNTS = (40, 160, 640)
 FLAT = 1.1
-# They have to hold something of every image of a data set; docs/scale.md says how much.
+# Stages whose memory must grow, because they need data of all images; see docs/scale.md.
 MERGES = ("cluster_masks", "write_pseudo_labels")
 CLUSTERS = 6
 DEFAULTS = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())["defaults"]
-# Small networks, not trained: what is measured is what the programs keep beside them.
+# Small untrained networks: the benchmark measures the memory of programs, not of networks.
 BACKBONE = "vit_tiny_patch16_224"
 BACKBONE_OPTIONS = {
     "patch_size": 8,
@@ -59,7 +59,7 @@ CANDIDATES = {"shorter_side": 64, "proposals": 8, "per_image": 4, "score_floor":
 
 
 class Stage(NamedTuple):
-    """A program, what it is called with and the file to weigh, if there is one."""
+    """A program, its settings and options, and the file whose size is measured, if any."""
 
     name: str
     settings: Mapping
@@ -68,14 +68,14 @@ class Stage(NamedTuple):
 
 
 def rows() -> Iterator[Row]:
-    """Every stage at 1, 4 and 16 times the images, against its peak at the fewest."""
+    """Peak memory of every stage at 1, 4 and 16 times the images, compared with the fewest."""
     first: dict[str, float] = {}
     for count in COUNTS:
         with tempfile.TemporaryDirectory() as directory:
             folder = Path(directory)
             _write_inputs(folder, count)
             for stage in _stages(folder):
-                # The lesser of two: by chance threads and allocators only ever take more.
+                # The smaller of two measurements, because random effects only increase memory.
                 peak = min(_peak(stage) for _ in range(2))
                 if count == COUNTS[0]:
                     first[stage.name] = peak
@@ -93,7 +93,7 @@ def rows() -> Iterator[Row]:
                     yield Row(what=f"disk of {stage.name}", value=size, unit="bytes/image")
                 if count == COUNTS[-1] and stage.name == "extract_features":
                     yield Row(
-                        what="the same, over its numbers",
+                        what="disk of extract_features, compared with its numbers",
                         value=size,
                         unit="bytes/image",
                         reference=_numbers(stage.output) / count,
@@ -105,7 +105,7 @@ def rows() -> Iterator[Row]:
 
 
 def _write_inputs(folder: Path, count: int) -> None:
-    """Images with labels, and models."""
+    """Write images with labels, and untrained models."""
     scenes.write_voc_tree(folder / "voc", train=count, val=1, seed=0)
     backbone = timm.create_model(BACKBONE, num_classes=0, **BACKBONE_OPTIONS)
     save_file(backbone.state_dict(), folder / "backbone.safetensors")
@@ -126,7 +126,7 @@ def _save(path: Path, model: torch.nn.Module, **content: object) -> None:
 
 
 def _stages(folder: Path) -> Iterator[Stage]:
-    """The stages in their order, each with the files that earlier ones have left."""
+    """The stages in the order of the workflow; each reads the files of earlier ones."""
     names = ("images", "features", "masks", "embeddings", "assignments", "initial", "candidates")
     manifest, features, masks, embeddings, assignments, initial, candidates = (
         folder / f"{name}.parquet" for name in names
@@ -203,7 +203,7 @@ def _stages(folder: Path) -> Iterator[Stage]:
 
 
 def _write_candidates(path: Path, manifest: Path) -> None:
-    """As many as Mask R-CNN may find in every image, few of them confident."""
+    """Write as many candidates per image as Mask R-CNN may find; few have a high score."""
     count = DEFAULTS["candidates"]["per_image"]
     with shard_writer(path, "candidates", {}) as writer:
         for image in read_rows(manifest):
@@ -216,7 +216,7 @@ def _write_candidates(path: Path, manifest: Path) -> None:
 
 
 def _numbers(features: Path) -> int:
-    """Bytes of keys and affinities, uncompressed."""
+    """Number of bytes of all keys and affinities without compression."""
     return sum(row["keys"].nbytes + row["cls_affinity"].nbytes for row in read_rows(features))
 
 

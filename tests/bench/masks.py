@@ -1,4 +1,4 @@
-"""Masks: the linear form against the N x N affinities, run lengths against polygons."""
+"""Masks without the N x N affinities, compared with them; RLE, compared with polygons."""
 
 from collections.abc import Iterator
 
@@ -13,20 +13,20 @@ from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 GRID = (40, 54)
 HEADS, WIDTH, TOP_K = 6, 384, 0.4
-SIZE = (375, 500)  # of a photograph of PASCAL VOC
+SIZE = (375, 500)  # (height, width) of a photograph of PASCAL VOC
 
 
 def rows() -> Iterator[Row]:
-    """Milliseconds an image of the paper's size."""
+    """Milliseconds per image, at the paper's image size."""
     yield construction()
     yield encoding()
 
 
 def construction() -> Row:
-    """A mask on the grid, from keys and affinities."""
+    """Time to compute a mask on the patch grid from keys and affinities."""
     generator = np.random.default_rng(0)
     patches = GRID[0] * GRID[1]
-    # Keys of an object and of its surroundings, with noise.
+    # Keys of an object and of its background, with noise.
     inside = np.zeros(GRID, bool)
     inside[10:30, 12:40] = True
     prototypes = generator.normal(size=(2, WIDTH))
@@ -38,7 +38,7 @@ def construction() -> Row:
         return affinity.object_masks(keys, cls_affinity, GRID, MaskSettings(top_k=TOP_K))[0].grid
 
     assert (linear().ravel() == quadratic(keys, cls_affinity)).all()
-    # One thread, as make_masks' job has: of so small products a second one is only waited for.
+    # One thread, as in the jobs of make_masks: these products are too small for several threads.
     with threadpool_limits(1, user_api="blas"):
         seconds = median_seconds(linear, repeats=20)
     return Row(
@@ -52,7 +52,7 @@ def construction() -> Row:
 
 
 def quadratic(keys: np.ndarray, cls_affinity: np.ndarray) -> np.ndarray:
-    """The mask as the paper writes it: all of A_I, then its rows of P'."""
+    """The mask by the paper's formula: the whole matrix A_I, then the sum of its rows in P'."""
     by_head = keys.astype(np.float32).reshape(len(keys), HEADS, -1).transpose(1, 0, 2)
     matrix = np.mean([k @ k.T for k in by_head], axis=0)
     average = cls_affinity.astype(np.float32).mean(axis=0)
@@ -63,7 +63,7 @@ def quadratic(keys: np.ndarray, cls_affinity: np.ndarray) -> np.ndarray:
 
 
 def encoding() -> Row:
-    """A mask on the grid, with ragged borders, to what is stored."""
+    """Time to encode a mask with ragged borders as it is stored (RLE)."""
     grid = np.zeros(GRID, bool)
     grid[10:30, 12:40] = True
     grid ^= np.random.default_rng(0).random(GRID) < 0.03

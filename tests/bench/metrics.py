@@ -1,4 +1,4 @@
-"""Scores: the confusion matrix and matching against loops, mask AP against pycocotools."""
+"""Confusion matrix and matching, compared with loops; mask AP, compared with pycocotools."""
 
 import contextlib
 import io
@@ -18,11 +18,11 @@ from workflow_scripts.maskdistill.files import masks
 SIZE = (375, 500)
 CLASSES = 20
 IMAGES = 8
-SPLIT = 100  # images that mask AP is of
+SPLIT = 100  # number of images for mask AP
 
 
 def rows() -> Iterator[Row]:
-    """Milliseconds an image, a matching or a split."""
+    """Milliseconds per image, per matching and per split."""
     generator = np.random.default_rng(0)
     target = generator.integers(0, CLASSES + 1, (25, 34)).repeat(15, 0).repeat(15, 1)
     target = target[: SIZE[0], : SIZE[1]].astype(np.uint8)
@@ -43,18 +43,18 @@ def rows() -> Iterator[Row]:
 
     assert (ours() == matched_in_loops(pairs)).all()
     yield Row(
-        what=f"the same of {IMAGES} images, and Hungarian matching",
+        what=f"confusion matrix of {IMAGES} images, and Hungarian matching",
         value=1000 * median_seconds(ours),
         unit="ms",
         reference=1000 * median_seconds(lambda: matched_in_loops(pairs), repeats=1),
-        against="the same, and a loop over pairs of labels",
+        against="boolean maps, and a loop over pairs of labels",
         at_most=1 / 50,
     )
     yield average_precision()
 
 
 def counts(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Pixels by class and cluster, of (prediction, ground truth)."""
+    """Confusion matrix of pairs (prediction, ground truth), computed by the workflow's code."""
     matrix = confusion_matrix.ConfusionMatrix(CLASSES, CLASSES)
     for prediction, target in pairs:
         matrix.add(prediction, target)
@@ -62,7 +62,7 @@ def counts(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 
 def loops(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """The same by one pair of boolean maps after the other."""
+    """The confusion matrix by a loop over all pairs of a class and a cluster."""
     labels = range(CLASSES + 1)
     return sum(
         np.array([[np.sum((target == t) & (found == p)) for p in labels] for t in labels])
@@ -71,7 +71,7 @@ def loops(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 
 def matched_in_loops(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Cluster → class, by IoU of every class with every cluster."""
+    """Hungarian matching from clusters to classes, with IoUs computed in a loop."""
     common = loops(pairs)
     labels = range(1, CLASSES + 1)
     iou = np.zeros((CLASSES, CLASSES))
@@ -86,7 +86,7 @@ def matched_in_loops(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarr
 
 
 def average_precision() -> Row:
-    """Mask AP of a split, 3 objects and 20 detections an image."""
+    """Time for the mask AP of a split with 3 objects and 20 detections per image."""
     generator = np.random.default_rng(0)
 
     def entry(image_id: int) -> dict:

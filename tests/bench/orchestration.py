@@ -1,4 +1,4 @@
-"""What Snakemake costs: planning by number of shards, and the demo's time outside of its stages."""
+"""The cost of Snakemake: time to plan many shards, and time of the demo outside of its jobs."""
 
 import csv
 import os
@@ -20,7 +20,8 @@ from tests.rules.conftest import REPOSITORY
 
 SHARDS = (16, 128, 1024)
 LIMIT = 30.0  # seconds that a dry-run of 1,024 shards may take
-# How much more than twice as long twice as many jobs may take.
+# Bound on the planning time per further job with many shards, divided by the same time with few
+# shards. The ratio is near 1 if the time grows linearly.
 LINEAR = 1.3
 DEMO_LIMIT = 0.1
 
@@ -33,11 +34,11 @@ def rows() -> Iterator[Row]:
 
 
 def dry_runs() -> Iterator[Row]:
-    """Wall and processor time of a dry-run of everything, by number of shards."""
+    """Wall-clock and processor time of a dry-run of the target `all`, by number of shards."""
     for what, prepare in (("demo", generated), ("folder", photographs)):
         seconds, jobs = {}, {}
         for shards in SHARDS:
-            # What few shards take is mostly the same: small differences, which one run would blur.
+            # With few shards, times differ little from each other, so that medians are needed.
             repeats = 1 if shards == SHARDS[-1] else 5
             runs = [dry_run(prepare, shards) for _ in range(repeats)]
             wall, seconds[shards], jobs[shards] = map(statistics.median, zip(*runs, strict=True))
@@ -50,7 +51,7 @@ def dry_runs() -> Iterator[Row]:
                 at_most=1,
             )
             yield Row(
-                what=f"dry-run, {what}, {shards:,} shards, processor, a job",
+                what=f"dry-run, {what}, {shards:,} shards, processor time per job",
                 value=1000 * seconds[shards] / jobs[shards],
                 unit="ms",
             )
@@ -60,7 +61,7 @@ def dry_runs() -> Iterator[Row]:
             for fewer, more in ((small, middle), (middle, large))
         ]
         yield Row(
-            what=f"a further job, {what}, {middle:,} to {large:,} shards, processor",
+            what=f"processor time per further job, {what}, {middle:,} to {large:,} shards",
             value=slopes[1],
             unit="ms",
             reference=slopes[0],
@@ -70,12 +71,12 @@ def dry_runs() -> Iterator[Row]:
 
 
 def generated(directory: Path, shards: int) -> dict:
-    """The demo, whose first job is one for all shards, with as many for `val`."""
+    """Config of the demo, which generates its images; `val` has as many shards as `train`."""
     return {"datasets": ["demo"], "overrides": {"shards": shards}}
 
 
 def photographs(directory: Path, shards: int) -> dict:
-    """A folder of images of one's own, listed when planning, with an eighth as many for `val`."""
+    """Config of a folder of a user's images; `val` has an eighth of the shards of `train`."""
     by_split = {"train": shards, "val": shards // 8}
     for split, count in by_split.items():
         (directory / "photos" / split).mkdir(parents=True)
@@ -89,7 +90,7 @@ def photographs(directory: Path, shards: int) -> dict:
 
 
 def dry_run(prepare: Callable[[Path, int], dict], shards: int) -> tuple[float, float, int]:
-    """Plan a dataset with that many shards: wall time, processor time, both in s; jobs."""
+    """Plan a dataset with `shards` shards: wall-clock and processor seconds, number of jobs."""
     with tempfile.TemporaryDirectory() as directory:
         command = _snakemake(Path(directory), prepare(Path(directory), shards))
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -107,20 +108,20 @@ def dry_run(prepare: Callable[[Path, int], dict], shards: int) -> tuple[float, f
 
 
 def demo(directory: Path) -> Iterator[Row]:
-    """Run the demo, and find how much of its time passes outside of the stages' computation."""
+    """Run the demo, and measure how much of its time passes outside of the jobs."""
     command = _snakemake(directory, {"datasets": ["demo"]})
     start = time.time()
     subprocess.run([*command, "--quiet", "all", "--", "all"], check=True)
     wall = time.time() - start
     intervals = job_intervals(directory / "benchmarks")
     idle = wall - union_length(intervals)
-    yield Row(what="demo, wall", value=wall, unit="s")
+    yield Row(what="demo, wall-clock time", value=wall, unit="s")
     yield Row(
-        what=f"demo, no job at work ({len(intervals)} jobs)",
+        what=f"demo, time without a running job ({len(intervals)} jobs)",
         value=idle,
         unit="s",
         reference=wall,
-        against="wall",
+        against="wall-clock time",
         at_most=DEMO_LIMIT,
     )
     program = [sys.executable, "-m", "workflow_scripts.extract_features", "--help"]
@@ -128,7 +129,7 @@ def demo(directory: Path) -> Iterator[Row]:
         lambda: subprocess.run(program, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL), 3
     )
     yield Row(
-        what=f"demo, interpreter and imports ({startup:.1f} s a job)",
+        what=f"demo, interpreter and imports ({startup:.1f} s per job)",
         value=startup * len(intervals),
         unit="s",
         reference=sum(end - begin for begin, end in intervals),
@@ -137,7 +138,7 @@ def demo(directory: Path) -> Iterator[Row]:
 
 
 def job_intervals(benchmarks: Path) -> list[tuple[float, float]]:
-    """Begin and end of every job, in seconds since 1970: a benchmark is written at its end."""
+    """Begin and end of every job in seconds since 1970; the end is its benchmark file's time."""
     intervals = []
     for path in sorted(benchmarks.rglob("*.tsv")):
         with open(path, newline="") as file:
@@ -148,7 +149,7 @@ def job_intervals(benchmarks: Path) -> list[tuple[float, float]]:
 
 
 def union_length(intervals: list[tuple[float, float]]) -> float:
-    """Length of the union of intervals: time in which at least one job ran."""
+    """Length of the union of intervals: the time in which at least one job ran."""
     total, last = 0.0, float("-inf")
     for begin, end in sorted(intervals):
         total += max(0.0, end - max(begin, last))

@@ -1,4 +1,4 @@
-"""Confident candidates to label maps, against a loop over the annotations of a results list."""
+"""Painting of label maps from confident candidates, compared with a loop over annotations."""
 
 from collections.abc import Iterator
 
@@ -10,12 +10,12 @@ from workflow_scripts.maskdistill.files import masks
 from workflow_scripts.maskdistill.segmentation import confidence
 
 SIZE = (480, 640)
-CANDIDATES = 40  # an image, most of them below τ
+CANDIDATES = 40  # per image; most have a score below τ
 THRESHOLD, CLUSTERS = 0.9, 20
 
 
 def rows() -> Iterator[Row]:
-    """Milliseconds an image."""
+    """Milliseconds per image."""
     generator = np.random.default_rng(0)
     candidates = []
     for number in range(CANDIDATES):
@@ -48,7 +48,7 @@ def rows() -> Iterator[Row]:
 
 
 def loop(candidates: list[dict]) -> np.ndarray:
-    """Every annotation is decoded; pixels go to the most confident one that has them."""
+    """Decode every annotation; each pixel gets the label of the most confident one there."""
     best = np.full(SIZE, -1.0)
     labels = np.zeros(SIZE, np.uint8)
     for row in candidates:

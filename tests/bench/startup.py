@@ -1,4 +1,4 @@
-"""What a job costs before it does anything: the interpreter and its imports."""
+"""The time that a job takes before its work begins: start of Python and imports."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ PROGRAMS = ("make_masks", "filter_candidates", "extract_features", "train_segmen
 
 
 def rows() -> Iterator[Row]:
-    """Seconds until `--help` is printed, against an interpreter that imports torch."""
+    """Seconds until `--help` is printed, compared with Python importing torch and timm."""
 
     def run(*arguments: str) -> None:
         subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)

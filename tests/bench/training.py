@@ -1,4 +1,4 @@
-"""One training step of DeepLab and Mask R-CNN, against torchvision's own models."""
+"""One training step of DeepLab and Mask R-CNN, compared with torchvision's own models."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -15,18 +15,18 @@ from workflow_scripts.maskdistill.segmentation.upsampling import upsample
 from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSettings
 
 CLUSTERS = 20
-SIDE, LONGER = 240, 320  # of Mask R-CNN's image
+SIDE, LONGER = 240, 320  # shorter and longer side of Mask R-CNN's image
 
 
 def rows() -> Iterator[Row]:
-    """Seconds a step: forwards, loss, backwards."""
+    """Seconds per step: forward pass, loss and backward pass."""
     yield deeplab()
     yield mask_rcnn_fpn()
     yield mask_rcnn_c4()
 
 
 def deeplab() -> Row:
-    """ResNet-50, output stride 8, two images of half the paper's side."""
+    """DeepLab with ResNet-50 and output stride 8, on two images of half the paper's side."""
     images, side = 2, 256
     generator = torch.Generator().manual_seed(0)
     batch = torch.randn(images, 3, side, side, generator=generator)
@@ -64,7 +64,7 @@ def deeplab() -> Row:
 
 
 def mask_rcnn_fpn() -> Row:
-    """One image of half the paper's side."""
+    """Mask R-CNN with FPN, on one image of half the paper's side."""
     settings = MaskRCNNSettings(fpn=True, frozen_stages=0, norm="batch", train_sides=(SIDE,))
     plain = torchvision.models.detection.maskrcnn_resnet50_fpn(
         weights=None,
@@ -89,7 +89,10 @@ def mask_rcnn_fpn() -> Row:
 
 
 def mask_rcnn_c4() -> Row:
-    """The paper's, which torchvision has not; fewer regions than configured, to be done sooner."""
+    """Mask R-CNN with C4, as in the paper; compared with the default memory format.
+
+    torchvision has no such model. Fewer regions than by default keep the benchmark short.
+    """
     settings = MaskRCNNSettings(frozen_stages=0, norm="batch", sampled_proposals=64)
     ours = build_mask_rcnn(settings, CLUSTERS)
     plain = copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
@@ -102,13 +105,13 @@ def mask_rcnn_c4() -> Row:
         value=seconds,
         unit="s",
         reference=reference,
-        against="the same of weights in PyTorch's own order",
+        against="the same model in the default memory format",
         at_most=1,
     )
 
 
 def _example() -> tuple[Tensor, dict[str, Tensor]]:
-    """An image, 0..1, and two objects."""
+    """An image with values from 0 to 1, and two objects."""
     masks = torch.zeros(2, SIDE, LONGER, dtype=torch.uint8)
     masks[0, 20:120, 30:200] = 1
     masks[1, 100:220, 150:300] = 1
@@ -118,10 +121,11 @@ def _example() -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def _step(model: nn.Module, image: Tensor, target: dict[str, Tensor]) -> Callable[[], None]:
-    """A step of Mask R-CNN; two of the same weights train on as many objects."""
+    """A training step of Mask R-CNN; models of equal weights sample equally many objects."""
 
     def step() -> None:
-        # How many regions are objects decides on the mask head's share.
+        # The time of the mask head depends on how many sampled regions are objects. The seed makes
+        # this number the same for both models.
         torch.manual_seed(0)
         _backward(model, sum(model([image], [target]).values()))
 

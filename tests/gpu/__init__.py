@@ -1,6 +1,6 @@
-"""Every stage on a GPU against the CPU: python -m tests.gpu, or make test-gpu.
+"""Tests that compare every stage on a GPU with the CPU: python -m tests.gpu, or make test-gpu.
 
-Modules import nothing at the top but pytest and the standard library, so that the tests are also
-collected where Snakemake, FAISS, pycocotools or pydensecrf are missing. `tests.gpu.conftest` says
-how a test names what it needs and reports what it measured.
+At the top, modules import only pytest and the standard library, so that pytest can collect the
+tests on machines without Snakemake, FAISS, pycocotools or pydensecrf. See `tests.gpu.conftest` for
+how a test names the libraries that it needs and reports its measurements.
 """

@@ -1,7 +1,7 @@
-"""Run the suite of a GPU in parts that each take less than ten minutes, and print the verdict.
+"""Run the GPU tests in parts that each take less than ten minutes, and print a table of results.
 
-What was measured is kept in --output, so that parts can be run one by one, and the verdict is over
-all of them. Without a GPU every test is skipped, and the exit code is 0.
+Measurements are kept in the folder --output, so that parts can be run one by one; --verdict prints
+the table of all of them. Without a GPU every test is skipped, and the exit code is 0.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from tests.gpu import verdict
 
 FOLDER = Path(__file__).parent
 REPOSITORY = FOLDER.parents[1]
-# In the order in which a new GPU is best tried.
+# In the order that suits a new GPU best: basic parts come first.
 PARTS = {
     "features": "features in three precisions, masks on the GPU, embeddings",
     "clusters": "k-means by FAISS",
@@ -28,7 +28,7 @@ PARTS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the parts; exit code 0 if no test failed."""
+    """Run the parts, and print the results; the exit code is 0 if no test failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     described = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"default: all of {described}")
@@ -36,20 +36,20 @@ def main(argv: list[str] | None = None) -> int:
         "--gpu-device",
         default="cuda",
         metavar="DEVICE",
-        help="device to compare with the CPU; cpu only proves that the tests work",
+        help="device to compare with the CPU; with cpu, only the tests themselves are tested",
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=REPOSITORY / "benchmarks" / "gpu-tests",
-        help="folder for what each part measured",
+        help="folder for the measurements of each part",
     )
     parser.add_argument(
-        "--verdict", action="store_true", help="run nothing, print the verdict on what was run"
+        "--verdict", action="store_true", help="run no test, print the results of earlier runs"
     )
     options = parser.parse_args(argv)
     if unknown := sorted(set(options.parts) - set(PARTS)):
-        parser.error(f"no part {unknown[0]}; there are {', '.join(PARTS)}")
+        parser.error(f"there is no part {unknown[0]}; choose from {', '.join(PARTS)}")
 
     records = {part: options.output.resolve() / f"{part}.jsonl" for part in PARTS}
     codes = []
@@ -66,12 +66,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(part: str, record: Path, device: str) -> int:
-    """Run the tests of one part, printing as they go; pytest's exit code."""
+    """Run the tests of one part, with their output; returns pytest's exit code."""
     record.unlink(missing_ok=True)
     print(f"== {part}: {PARTS[part]}", flush=True)
     start = time.perf_counter()
     command = [sys.executable, "-m", "pytest", str(FOLDER / f"test_{part}.py"), "-m", "gpu"]
-    # The conftest.py of the other tests imports libraries that are not needed here.
+    # Without tests/conftest.py, which imports libraries that the machine may not have.
     command += ["--confcutdir", str(FOLDER), "-p", "no:cacheprovider", "-v", "-rs", "-s"]
     environment = os.environ | {
         "MASKDISTILL_GPU_DEVICE": device,

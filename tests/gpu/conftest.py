@@ -1,8 +1,10 @@
-"""The device under test, what a test needs, and what it measured.
+"""The device under test, skipping of tests that cannot run, and recording of measurements.
 
-MASKDISTILL_GPU_DEVICE: device to compare with the CPU, `cuda` if not set. `cpu` compares the CPU
-with itself, which only proves that the tests work.
-MASKDISTILL_GPU_RECORD: file to append one JSON object per test to, for the verdict.
+Environment variables:
+
+MASKDISTILL_GPU_DEVICE: device to compare with the CPU, `cuda` if not set. With `cpu`, the CPU is
+compared with itself, which only tests the tests.
+MASKDISTILL_GPU_RECORD: file to which one JSON object per test is appended, for `tests.gpu.verdict`.
 """
 
 import importlib
@@ -18,12 +20,12 @@ RECORD = os.environ.get("MASKDISTILL_GPU_RECORD")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow_in_half: float32 only on a pretended device")
-    config.addinivalue_line("markers", "needs(*modules): skipped where one is not installed")
+    config.addinivalue_line("markers", "slow_in_half: only in float32 if the device is a CPU")
+    config.addinivalue_line("markers", "needs(*modules): skipped if one is not installed")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip where there is no GPU, or where a library is missing."""
+    """Skip a test if there is no GPU, or if a library is missing."""
     if not available():
         pytest.skip("no CUDA GPU")
     slow = item.get_closest_marker("slow_in_half") and "float16" in item.name
@@ -33,12 +35,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         for name in marker.args:
             try:
                 importlib.import_module(name)
-            except ImportError as error:  # of the library, or of one that it needs
+            except ImportError as error:  # the library or one of its own dependencies is missing
                 pytest.skip(f"{name} is not installed ({error})")
 
 
 def available() -> bool:
-    """Whether the device under test is there."""
+    """Whether this machine has the device under test."""
     import torch
 
     return DEVICE == "cpu" or torch.cuda.is_available()
@@ -54,10 +56,10 @@ def device():
 
 @pytest.fixture
 def judge(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """A function that reports what was measured; the test fails at its end if a bound is not kept.
+    """A function that records a measurement; the test fails at its end if it exceeds its bound.
 
-    judge(what, value, at_most=…) or judge(what, value, at_least=…); without a bound it only
-    reports.
+    Call judge(what, value, at_most=…) or judge(what, value, at_least=…), or judge(what, value) to
+    record a value without a bound.
     """
 
     def report(
@@ -77,7 +79,7 @@ def judge(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Fail a test with all the bounds that it did not keep."""
+    """Run a test, and let it fail if measurements exceeded their bounds; lists all of these."""
     result = yield
     broken = [row for row in measured(item) if not row["kept"]]
     text = "; ".join(f"{row['what']}: {row['value']:.6g}, not {row['bound']}" for row in broken)
@@ -86,7 +88,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 def measured(item: pytest.Item | pytest.TestReport) -> list[dict]:
-    """What `judge` reported in a test."""
+    """The measurements that a test gave to `judge`."""
     return [row for name, row in item.user_properties if name == "measured"]
 
 
@@ -96,7 +98,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Record the result of a test: what it measured, or why it was skipped or failed."""
+    """Record the result of a test: its measurements, or why it was skipped or failed."""
     if not RECORD or (report.when != "call" and report.outcome == "passed"):
         return
     reason = ""
@@ -116,7 +118,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def machine() -> dict[str, str]:
-    """What the tests ran on."""
+    """Device and versions with which the tests run."""
     import torch
 
     found = {"device": DEVICE, "PyTorch": torch.__version__, "Python": platform.python_version()}

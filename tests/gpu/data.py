@@ -1,4 +1,4 @@
-"""Scenes of the demo as the files of the stages, its settings, and runs of its programs."""
+"""Images of the demo dataset as input files of the stages, its settings, and runs of programs."""
 
 import contextlib
 import importlib
@@ -14,12 +14,12 @@ from workflow_scripts.maskdistill.files import label_maps, shards
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
 
-SEED = 9001  # the demo's settings were chosen on other scenes
+SEED = 9001  # other images than those on which the demo's settings were chosen
 CLUSTERS = 6
 
 
 def settings() -> dict:
-    """The settings of the demo, with absolute paths of its weights."""
+    """The settings of the demo, with absolute paths of weights."""
     defaults = read_yaml(REPOSITORY / "config" / "default.yaml")["defaults"]
     found = merge(defaults, read_yaml(REPOSITORY / "config" / "datasets" / "demo.yaml"))
     for section in found.values():
@@ -29,12 +29,12 @@ def settings() -> dict:
 
 
 def pictures(count: int) -> list[np.ndarray]:
-    """Images of scenes, H x W x 3 uint8, of several sizes."""
+    """Images of the demo dataset, H x W x 3 uint8, of several sizes."""
     return [scenes.scene(SEED, "val", number).image for number in range(count)]
 
 
 def write(folder: Path, count: int) -> Path:
-    """Write scenes with a manifest `images.parquet` and label maps `label_maps.parquet`."""
+    """Write images, a manifest `images.parquet` and label maps `label_maps.parquet`."""
     rows, labels = [], []
     for number in range(count):
         drawn = scenes.scene(SEED, "val", number)
@@ -50,7 +50,7 @@ def write(folder: Path, count: int) -> Path:
 
 
 def write_pseudo_labels(folder: Path, count: int) -> Path:
-    """Write the things of the scenes of `write` as a COCO dataset file."""
+    """Write the objects in the images of `write` as a COCO dataset file."""
     from workflow_scripts.maskdistill.files import masks
 
     content = {"images": [], "annotations": [], "categories": []}
@@ -90,7 +90,7 @@ def run(program: str, settings: dict, **options: object) -> None:
     """Run a program of the workflow in this process.
 
     Args:
-        options: names with underscores; True is an option without value.
+        options: options of the program, with underscores in names; True for one without a value.
     """
     arguments = ["--settings", json.dumps(settings)]
     for name, value in options.items():

@@ -1,4 +1,4 @@
-"""k-means by FAISS on a GPU, where `faiss` was built for one."""
+"""k-means by FAISS on a GPU; skipped if `faiss` was built without GPU support."""
 
 import pytest
 

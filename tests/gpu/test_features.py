@@ -1,12 +1,13 @@
-"""Features in three precisions, masks made on the GPU, and embeddings."""
+"""Features in three precisions, masks computed on the GPU, and embeddings."""
 
 import pytest
 
 pytestmark = pytest.mark.gpu
 COUNT = 24
-# Relative error of features, and share of the patches of masks that agree with float32 on the CPU.
-# On the CPU itself, float16 and bfloat16 changed less than 0.01 % and 0.03 % of the patches of 100
-# such scenes; a source that changes moves a whole mask, which these bounds allow for one image.
+# For each precision: bound on the relative error of features, and on the share of patches that are
+# as in the masks of float32 on the CPU. On the CPU, float16 and bfloat16 changed less than 0.01 %
+# and 0.03 % of the patches of 100 such images. If rounding changes a source, a whole mask may
+# change; the bounds allow this for one image.
 BOUNDS = {"float32": (1e-4, 0.999), "float16": (1e-2, 0.98), "bfloat16": (5e-2, 0.96)}
 
 
@@ -27,7 +28,7 @@ def backbone_on(device, precision="float32"):
 
 
 def features_of(backbone, image):
-    """Affinities and keys of one image as the stage hands them on, and the grid."""
+    """Affinities and keys (float16) of one image as extract_features writes them, and the grid."""
     batch = backbone.prepare([image])
     grid = tuple(side // backbone.patch_size for side in batch.shape[2:])
     affinities, keys = backbone.last_block_features(batch)
@@ -53,7 +54,7 @@ def on_host(features):
 
 @pytest.fixture(scope="module")
 def expected(images):
-    """Features of the images in float32 on the CPU."""
+    """Features of all images, computed in float32 on the CPU."""
     backbone = backbone_on("cpu")
     return [on_host(features_of(backbone, image)) for image in images]
 
@@ -71,7 +72,7 @@ def test_features_and_their_masks(device, images, expected, judge, precision):
             for features in (found, expected)
         )
         relative = np.linalg.norm(ours - reference) / np.linalg.norm(reference)
-        # Keys are handed on in float16, which rounds them by up to 5e-4.
+        # Keys are stored in float16, which rounds them by up to 5e-4.
         bound = max(error, 1e-3) if name == "keys" else error
         judge(f"{name}, {precision}: relative error", relative, at_most=bound)
     agree = [masks_of(one) == masks_of(other) for one, other in zip(found, expected, strict=True)]
@@ -82,7 +83,7 @@ def test_features_and_their_masks(device, images, expected, judge, precision):
 
 @pytest.mark.parametrize("precision", BOUNDS)
 def test_features_at_full_size(device, judge, precision, tmp_path):
-    """ViT-S/16 with random weights; on a GPU at 640 x 864, for its attention kernels."""
+    """ViT-S/16 with random weights; 640 x 864 pixels on a GPU, to test its attention kernels."""
     import numpy as np
     import timm
     import torch
@@ -112,11 +113,11 @@ def test_features_at_full_size(device, judge, precision, tmp_path):
 
 
 def test_float32_is_not_rounded_to_tf32(device, judge):
-    """TF32 has 10 bits: its products are off by 3e-4; those of Winograd in float32 by 1e-6."""
+    """Errors would be 3e-4 in TF32 (10 bits); in float32 they are 1e-6 (Winograd convolutions)."""
     import torch
     from torch.nn import functional as F
 
-    # Importing it sets the precision of float32.
+    # Importing this module switches TF32 off.
     import workflow_scripts.maskdistill.torch_tools.device  # noqa: F401
 
     torch.manual_seed(0)
@@ -134,7 +135,7 @@ def test_float32_is_not_rounded_to_tf32(device, judge):
 
 
 def test_masks_made_on_the_device(device, expected, judge):
-    """The same features on the host by NumPy and on the device by torch."""
+    """Masks from the same features, computed on the CPU by NumPy and on the device by torch."""
     import numpy as np
     import torch
 
@@ -186,7 +187,7 @@ def test_extract_features_writes_the_same(device, folder, judge):
 
 @pytest.mark.needs("pycocotools")
 def test_extract_masks_and_embed_masks(device, folder, judge):
-    """Masks and embeddings from images, against extract_features and make_masks on the CPU."""
+    """Masks and embeddings on the device, compared with the programs on the CPU."""
     import numpy as np
 
     from workflow_scripts.maskdistill.files import cluster_files, masks, shards

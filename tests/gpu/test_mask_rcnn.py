@@ -1,18 +1,18 @@
-"""Mask R-CNN: the same training on both devices, on one after the other, and candidates."""
+"""Mask R-CNN: trainings on CPU and GPU, trainings that change between them, and candidates."""
 
 import pytest
 
 pytestmark = [pytest.mark.gpu, pytest.mark.needs("pycocotools", "filelock")]
 COUNT = 24
-# As in test_segmentation. Which regions are sampled follows the scores of proposals: a rounding
-# can change a whole sample, so that bounds are wider.
+# Bounds on the losses as in test_segmentation, but wider: which regions are sampled depends on the
+# scores of proposals, so that rounding can change a whole sample.
 LOSSES = {"float32": 0.2, "float16": 0.3, "bfloat16": 0.4}
 CANDIDATES = {"float32": 0.97, "float16": 0.9, "bfloat16": 0.7}
 
 
 @pytest.mark.parametrize("kind", ["c4", "fpn"])
 def test_twenty_steps_in_float64(device, judge, tmp_path, kind):
-    """From the same state on both devices, and with a change of device after eight steps."""
+    """Compare with the CPU: a training on the device, and changes of device after eight steps."""
     from tests.gpu import trainings
     from tests.maskdistill.torch_tools.launching import PYRAMID, UNEVEN_MASK_RCNN
     from workflow_scripts import train_mask_rcnn as program
@@ -33,7 +33,7 @@ def test_twenty_steps_in_float64(device, judge, tmp_path, kind):
 
 
 def train(folder, name, device, precision, iterations=20):
-    """Steps of the demo's settings; the folder of model and history."""
+    """Train with the demo's settings; returns the folder of model and history."""
     from tests.gpu import data
 
     changes = {"precision": precision, "iterations": iterations, "warmup_iterations": 5}
@@ -86,7 +86,7 @@ def test_losses(device, folder, reference_losses, judge, precision):
 
 @pytest.fixture(scope="module")
 def trained(device, folder):
-    """A model that has learned something, trained on the device under test."""
+    """A model that is trained long enough to find objects, on the device under test."""
     return train(folder, "trained", device, "float32", iterations=60)
 
 
@@ -96,7 +96,7 @@ def expected(folder, trained):
 
 
 def candidates(folder, trained, device, precision):
-    """image_id → candidates above a score of 0.1."""
+    """Predict candidates; returns those with a score above 0.1, by image_id."""
     from tests.gpu import data
     from workflow_scripts.maskdistill.files import shards
 
@@ -122,7 +122,7 @@ def candidates(folder, trained, device, precision):
 @pytest.mark.slow_in_half
 @pytest.mark.parametrize("precision", CANDIDATES)
 def test_candidates(device, folder, trained, expected, judge, precision):
-    """Each candidate of the CPU has one of the same cluster, nearly the same mask and score."""
+    """Look for each candidate of the CPU on the device: same cluster, similar mask and score."""
     from workflow_scripts.maskdistill.files import masks
 
     found = candidates(folder, trained, device, precision)

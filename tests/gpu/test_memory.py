@@ -1,4 +1,4 @@
-"""A GPU that is full: one line with the remedy, and nothing is lost."""
+"""If a GPU's memory is full, a program ends with one line that names a remedy; no work is lost."""
 
 import contextlib
 
@@ -10,17 +10,19 @@ COUNT = 12
 
 @contextlib.contextmanager
 def full(device, monkeypatch, network):
-    """Let the next pass of a network fail: its memory is limited, or on a CPU it raises the error.
+    """Let the next pass of a network run out of memory.
+
+    On a GPU its memory is limited; on a CPU a method is replaced by one that raises the error.
 
     Args:
-        network: class and method that is called on the CPU.
+        network: class and name of the method to replace on a CPU.
     """
     import torch
 
     if device.type == "cuda":
         torch.cuda.empty_cache()
         total = torch.cuda.get_device_properties().total_memory
-        # 64 MiB more than what is reserved already: less than a batch, or a step, needs.
+        # 64 MiB more than PyTorch has reserved so far; a batch or a step needs more.
         limit = torch.cuda.memory_reserved() + 2**26
         torch.cuda.set_per_process_memory_fraction(limit / total)
         try:
@@ -60,11 +62,11 @@ def test_extraction(device, folder, monkeypatch):
         data.run("extract_features", settings, **options)
     assert "\n" not in str(error.value)
     assert {path.name for path in folder.iterdir()} == before
-    data.run("extract_features", settings, **options)  # the device is as good as before
+    data.run("extract_features", settings, **options)  # afterwards the device works as before
 
 
 def test_training(device, folder, monkeypatch, judge):
-    """It fails when it continues; the checkpoint stays as it was, and leads to the same end."""
+    """A resumed training runs out of memory: its checkpoint is kept and still leads to the end."""
     import torch
 
     from tests.gpu import data, trainings

@@ -1,4 +1,4 @@
-"""torchrun with one process and, where there are two GPUs, with two; NCCL's collectives."""
+"""torchrun with one process, and with two if there are two GPUs; NCCL's collectives."""
 
 import pytest
 
@@ -6,7 +6,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.needs("pycocotools", "filelock")]
 
 
 def processes_there(device, count):
-    """Skip where the machine has fewer GPUs."""
+    """Skip the test if the machine has fewer than `count` GPUs."""
     import torch
 
     if device.type == "cuda" and torch.cuda.device_count() < count:
@@ -16,7 +16,7 @@ def processes_there(device, count):
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("name", ["train_segmentation", "train_mask_rcnn"])
 def test_torchrun_does_not_change_a_training(device, judge, tmp_path, name, count):
-    """In float64, against a process without torchrun on the same device."""
+    """Compare with one process without torchrun on the same device, in float64."""
     import importlib
 
     from tests.gpu import trainings
@@ -57,7 +57,7 @@ import torch
 from torch import nn
 from workflow_scripts.maskdistill.torch_tools import distributed
 
-torch.Tensor.float = torch.Tensor.double  # what is computed in float32 otherwise
+torch.Tensor.float = torch.Tensor.double  # for code that converts values to float32
 device = torch.device(sys.argv[1])
 if device.type == "cuda":
     device = torch.device("cuda", 0)
@@ -67,7 +67,7 @@ batch = torch.randn(4, 3, 16, 16, dtype=torch.float64)
 plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 1, 3)).double()
 network = copy.deepcopy(plain).to(device)
 torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-# A group of one process takes the paths of several.
+# Pretend two processes, so that this process runs the code for several.
 distributed.world_size = lambda: 2
 parallel = distributed.parallel(network, device)
 parallel(batch.to(device)).square().mean().backward()
@@ -75,7 +75,7 @@ plain(batch).square().mean().backward()
 for one, two in zip(plain.parameters(), network.parameters(), strict=True):
     torch.testing.assert_close(two.grad.cpu(), one.grad, rtol=1e-9, atol=1e-12)
 assert distributed.any_process(True, device) and not distributed.any_process(False, device)
-assert distributed.means([4.0, 8.0], device) == [2.0, 4.0]  # divided by the pretended two
+assert distributed.means([4.0, 8.0], device) == [2.0, 4.0]  # divided by the two processes
 assert distributed.largest([3, 5], device) == [3, 5]
 distributed.world_size = lambda: 1
 values = torch.arange(5, device=device)
@@ -90,7 +90,7 @@ torch.distributed.destroy_process_group()
 
 
 def test_collectives_of_a_group_of_one(device, tmp_path):
-    """What several processes call, by NCCL on a GPU, also where there is only one."""
+    """The operations of several processes (NCCL on GPUs), in a group of only one process."""
     from tests.gpu import trainings
 
     (tmp_path / "collectives.py").write_text(COLLECTIVES)

@@ -1,4 +1,4 @@
-"""DeepLab-v3: the same training on both devices, on one after the other, predictions, CRF."""
+"""DeepLab-v3: trainings on CPU and GPU and with a change between them, predictions, CRF."""
 
 import json
 import subprocess
@@ -8,15 +8,15 @@ import pytest
 
 pytestmark = [pytest.mark.gpu, pytest.mark.needs("filelock")]
 COUNT = 24
-# Twenty steps of the demo's settings: the mean of the last five losses, over that in float32 on the
-# CPU. Rounding grows with every step; the bounds are judged, not measured on a GPU.
+# Bounds for a training of twenty steps: relative error of the mean of the last five losses,
+# compared with float32 on the CPU. Rounding errors grow with every step; the bounds are estimates.
 LOSSES = {"float32": 0.05, "float16": 0.1, "bfloat16": 0.2}
 PIXELS = {"float32": 0.999, "float16": 0.99, "bfloat16": 0.95}
 
 
 @pytest.mark.needs("pycocotools")
 def test_twenty_steps_in_float64(device, judge, tmp_path):
-    """From the same state on both devices, and with a change of device after eight steps."""
+    """Compare with the CPU: a training on the device, and changes of device after eight steps."""
     from tests.gpu import trainings
     from workflow_scripts import train_segmentation as program
 
@@ -31,7 +31,7 @@ def test_twenty_steps_in_float64(device, judge, tmp_path):
 
 
 def train(folder, name, device, precision):
-    """Twenty steps of the demo's settings; the folder of model and history."""
+    """Train twenty steps with the demo's settings; returns the folder of model and history."""
     from tests.gpu import data
 
     own = data.settings()["segmentation"] | {"precision": precision, "epochs": 5, "batch_size": 6}
@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    """Twenty steps in float32 on the CPU."""
+    """A training of twenty steps in float32 on the CPU."""
     return train(folder, "trained", "cpu", "float32")
 
 
@@ -80,7 +80,7 @@ def test_losses(device, folder, trained, judge, precision):
 
 
 def predict(program, folder, trained, device, precision, **sections):
-    """Label maps by image, from a process of its own: the CRF forks before a GPU is used."""
+    """Label maps by image; a new process predicts, because the CRF forks before a GPU is used."""
     import numpy as np
 
     from tests.gpu import data

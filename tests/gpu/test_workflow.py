@@ -33,7 +33,7 @@ def test_whole_workflow(device, judge, tmp_path, monkeypatch):
         record = torch.load(path, weights_only=True)["provenance"]
         name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
         assert record["device"] == name, path
-    # The outputs do not depend on the device as far as staleness goes.
+    # `verify` must find no difference between the outputs and what the config describes.
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "workflow_scripts.verify", "demo"]
     command += ["--configfile", str(tmp_path / "trial.yaml")]
@@ -43,12 +43,12 @@ def test_whole_workflow(device, judge, tmp_path, monkeypatch):
     for name, step in steps.items():
         if step.get("miou") is not None:
             judge(f"whole workflow, {name}: mIoU", step["miou"])
-    monkeypatch.chdir(tmp_path)  # weights are relative to it
+    monkeypatch.chdir(tmp_path)  # paths of weights are relative to this folder
     compare_masks(judge, tmp_path)
 
 
 def compare_masks(judge, folder):
-    """The masks that the workflow made, against those of the CPU from the same images."""
+    """Compare the workflow's masks with masks that the CPU computes from the same images."""
     import numpy as np
 
     from tests.gpu import data

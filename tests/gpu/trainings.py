@@ -1,4 +1,4 @@
-"""The same training on two devices: in float64, where both must agree, and in lower precisions."""
+"""Trainings on two devices, whose results are compared."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ INTERRUPTED = 128 + 15
 
 
 def float64_command(program: object, folder: Path, device: str, **changes: object) -> list[str]:
-    """The command of a training on uneven scenes in float64; writes the scenes."""
+    """Write images of different sizes, and return the command for a training on them in float64."""
     folder.mkdir(exist_ok=True)
     launching.write_uneven_scenes(folder)
     arguments = launching.command_line(program, folder, device=device, **changes)
@@ -27,7 +27,7 @@ def float64_command(program: object, folder: Path, device: str, **changes: objec
 def run(
     command: list[str], *, processes: int | None = None, expected: int = 0, **variables
 ) -> None:
-    """Run a Python program, under torchrun with that number of processes if it is given."""
+    """Run a Python program; with `processes`, under torchrun with that many processes."""
     start = [sys.executable]
     if processes is not None:
         start += ["-m", "workflow_scripts.torchrun", "--nproc-per-node", str(processes)]
@@ -39,13 +39,13 @@ def run(
 
 
 def train(program: object, folder: Path, device: str, **changes: object) -> Path:
-    """A whole training of STEPS steps in float64."""
+    """Train all STEPS steps in float64; returns the folder."""
     run(float64_command(program, folder, device, **changes))
     return folder
 
 
 def train_on_two(program: object, folder: Path, first: str, then: str, **changes: object) -> Path:
-    """The same, stopped after STOP steps and continued on the other device."""
+    """As `train`, but STOP steps on the device `first` and the rest on the device `then`."""
     command = float64_command(program, folder, first, **changes)
     run(command, expected=INTERRUPTED, STOP_AFTER=str(STOP))
     (checkpoint,) = (folder / "work").glob("*/last.pt")
@@ -60,7 +60,7 @@ def losses(folder: Path) -> np.ndarray:
 
 
 def weights_differ(one: Path, two: Path) -> float:
-    """Largest difference of a weight, relative to the largest of its tensor."""
+    """The largest difference of two weights, relative to the largest weight of their tensor."""
     states = [torch.load(path / "model.pt", weights_only=True)["state_dict"] for path in (one, two)]
     assert states[0].keys() == states[1].keys()
     return max(
@@ -73,10 +73,10 @@ def weights_differ(one: Path, two: Path) -> float:
 def compare(
     judge: Callable[..., None], what: str, reference: Path, other: Path, *, bound: float = 1e-6
 ) -> None:
-    """Judge the losses of all steps and the weights at the end of two trainings in float64."""
+    """Compare the losses of all steps and the final weights of two trainings in float64."""
     expected, found = losses(reference), losses(other)
     assert expected.shape == found.shape == (STEPS,)
-    # A step without labelled pixels has a loss of 0.
+    # Relative to the largest loss, because a step without labelled pixels has a loss of 0.
     error = np.abs(found - expected).max() / np.abs(expected).max()
     judge(f"{what}: relative error of the losses of {STEPS} steps", error, at_most=bound)
     judge(f"{what}: relative error of weights", weights_differ(reference, other), at_most=bound)

@@ -1,4 +1,4 @@
-"""The verdict over the parts of the suite, in Markdown for docs/measurements.md."""
+"""The results of all parts of the GPU tests as Markdown, for docs/measurements.md."""
 
 import json
 from collections import Counter
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def read(path: Path) -> list[dict]:
-    """The lines that `conftest` recorded of one part; a line cut off by a time limit is dropped."""
+    """The lines that `conftest` recorded for one part; an incomplete last line is left out."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def lines(parts: Mapping[str, Iterable[dict]]) -> Iterator[str]:
-    """The table of all parts, after one line on the machine and one on the number of tests."""
+    """A line about the machine, a line with numbers of tests, and a table of all parts."""
     rows, counts, machines = [], Counter(), {}
     for part, records in parts.items():
         records = list(records)
@@ -38,7 +38,7 @@ def lines(parts: Mapping[str, Iterable[dict]]) -> Iterator[str]:
 
 
 def _rows(part: str, record: Mapping) -> Iterator[tuple[str, ...]]:
-    """One row for each measurement, and one for a test without any or that failed elsewhere."""
+    """One row per measurement; one for a test that was skipped, failed or measured nothing."""
     for one in record["measured"]:
         value = f"{one['value']:.4g}"
         yield part, one["what"], value, one["bound"], "kept" if one["kept"] else "**not kept**"

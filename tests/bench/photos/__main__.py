@@ -1,9 +1,9 @@
 """Measure masks, clusters and trained models on photographs that have class masks.
 
 DATA is a folder in PASCAL VOC's layout: JPEGImages, SegmentationClass, and the lists train.txt and
-val.txt in ImageSets/Segmentation. Labels of val are read to measure, and no others. The workflow
-runs in --work-dir, and continues there if it was ended. What was measured by then is printed, and
-lies in photos.md and photos.json in that folder.
+val.txt in ImageSets/Segmentation. Only labels of val are read, to compute scores. The workflow runs
+in --work-dir; if it was interrupted, run the same command again to continue. All results so far are
+printed, and written to photos.md and photos.json in that folder.
 """
 
 import argparse
@@ -38,7 +38,7 @@ ROWS = ("paper", "centred", "standard", "preset", "lost", "dino_seg", token_cut.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run what `argv` asks for, and print the table; exit code 1 if a part of it failed."""
+    """Run what `argv` asks for, and print the table; exit code 1 if a part failed."""
     options = _parser().parse_args(argv)
     photographs = choose_photographs(options.data, options.work_dir, options.images)
     classes = options.classes or _voc_classes()
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     }
 
     def report() -> str:
-        """Measure, and write what there is by now."""
+        """Compute scores of all outputs so far, and write them; returns the table."""
         measured = {
             "machine": machine(),
             "data": str(photographs.root),
@@ -85,9 +85,9 @@ def main(argv: list[str] | None = None) -> int:
 
     failed = [] if options.table_only else _run(options, running, plans, rows, measurements, report)
     print(f"\n{report()}")
-    print(f"The same, and all numbers: {options.work_dir}/photos.md, photos.json")
+    print(f"This table and all numbers are in {options.work_dir}/photos.md and photos.json")
     if failed:
-        print(f"error: failed, see above: {', '.join(failed)}; run again to go on", file=sys.stderr)
+        print(f"error: {', '.join(failed)} failed, see above; run it again", file=sys.stderr)
     return int(bool(failed))
 
 
@@ -97,7 +97,7 @@ def names_of(row: Row) -> set[str]:
 
 
 def _run(options, running, plans, rows, measurements, report) -> list[str]:
-    """Run the workflow as far as is asked for; returns what failed."""
+    """Run the workflow as far as --until says; returns the names of the parts that failed."""
     splits = SPLITS[1:] if options.until == "masks" else SPLITS
     _check_weights(plans.values(), running, splits)
     failed = []
@@ -148,10 +148,12 @@ def _run(options, running, plans, rows, measurements, report) -> list[str]:
 
 
 def _check_weights(plans, running: workflow.Workflow, splits: Sequence[str]) -> None:
-    """Load all weights before hours of work, unless the features are there already.
+    """Check that all weights can be loaded, before hours of work begin.
+
+    Transformers whose features exist already are not checked.
 
     Raises:
-        InputError: they do not fit the transformer.
+        InputError: weights do not fit their transformer.
     """
     for plan in plans:
         if not all(running.path(path).is_file() for path in workflow.features(plan, splits)):
@@ -174,40 +176,48 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="NAME=WEIGHTS[@SECTION.KEY=VALUE…]",
-        help="a vision transformer: its name in timm, a file of its weights, and settings of the "
-        "config that it needs, values in YAML; repeat for others",
+        help="a vision transformer: its name in timm, a file with its weights, and optional "
+        "settings for it with values in YAML; repeat the option for further transformers",
     )
     parser.add_argument(
         "--work-dir",
         type=Path,
         default=Path("results/photos"),
-        help="folder for everything that is made (default: %(default)s)",
+        help="folder for all outputs (default: %(default)s)",
     )
     parser.add_argument(
-        "--images", type=int, help="photographs of each split, by a hash of their names; all"
+        "--images",
+        type=int,
+        help="photographs per split, chosen by a hash of their names (default: all)",
     )
     parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of clusterings and trainings"
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of clusterings and trainings"
     )
     parser.add_argument("--clusters", type=int, default=20, help="number of clusters (%(default)s)")
     parser.add_argument(
         "--preset", default="quick", help="preset of the later steps (default: %(default)s)"
     )
     parser.add_argument(
-        "--classes", nargs="+", help="names of the labels 1, 2, …; those of VOC if not given"
+        "--classes", nargs="+", help="names of the labels 1, 2, … (default: classes of VOC)"
     )
     parser.add_argument(
-        "--until", choices=STAGES, default="end", help="the last that is measured (%(default)s)"
+        "--until",
+        choices=STAGES,
+        default="end",
+        help="last part to measure (default: %(default)s)",
     )
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="masks to compare")
     parser.add_argument(
-        "--cores", type=int, default=os.cpu_count(), help="most CPU cores (%(default)s)"
+        "--cores",
+        type=int,
+        default=os.cpu_count(),
+        help="the most CPU cores to use (default: %(default)s)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (%(default)s)")
     parser.add_argument(
         "--table-only",
         action="store_true",
-        help="compute nothing; measure the files that are there, whatever made them",
+        help="do not run the workflow; compute scores of the files that exist",
     )
     return parser
 

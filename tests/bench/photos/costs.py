@@ -12,18 +12,18 @@ _PLACE = re.compile(r"(?:seed-(\d+)/)?(?:(round-\d+)/)?(?:(train|val)/)?")
 
 
 def costs(benchmarks: Path, results: Path, counts: Mapping[str, int]) -> dict[str, dict]:
-    """What every rule of a run took.
+    """Time and memory of every rule of a run.
 
     Args:
         benchmarks: folder of the run's benchmark files.
-        results: folder of its results.
+        results: folder of the run's results.
         counts: split → number of its images.
 
     Returns:
-        Rule → `seconds_per_image`: seconds of all its jobs, divided by the images of the splits
-        that it worked on, once for each seed and round; what belongs to no split (clusters,
-        trainings) is divided by the images of `train`. `peak_mb`: memory of its largest job, None
-        where it was not measured. `jobs`: their number.
+        For each rule: `seconds_per_image`, the seconds of all its jobs, divided by the number of
+        images in the splits that it processed, counted once per seed and round (for clusterings and
+        trainings, the images of `train`); `peak_mb`, the peak memory of its largest job, or None if
+        Snakemake did not measure it; `jobs`, the number of its jobs.
     """
     seconds: dict[str, float] = defaultdict(float)
     peaks: dict[str, list[float]] = defaultdict(list)
@@ -53,7 +53,7 @@ def costs(benchmarks: Path, results: Path, counts: Mapping[str, int]) -> dict[st
 
 
 def _number(text: str | None) -> float | None:
-    """A cell of a benchmark file; Snakemake writes `-` or `NA` where it could not measure."""
+    """The number in a cell of a benchmark file; None for the `-` or `NA` of no measurement."""
     try:
         return float(text or "NA")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Measures what the workflow has made so far: masks, clusters, later steps, time and memory."""
+"""Scores of the workflow's outputs so far: masks, clusters, later steps, time and memory."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +19,11 @@ EVALUATED = SPLITS[1:]
 
 
 class Measurement:
-    """Reads the outputs of one transformer's run.
+    """Reads the outputs of one transformer's run and computes their scores.
 
     Args:
-        photographs: that the run is about.
-        running: where its files lie.
+        photographs: the photographs that the run uses.
+        running: the workflow, which knows the paths of the run's files.
     """
 
     def __init__(self, plan: Plan, photographs: Photographs, running: Workflow) -> None:
@@ -32,11 +32,11 @@ class Measurement:
         self._masks: dict[str, scores.MaskScores] = {}
 
     def values(self, rows: Sequence[Row], seeds: Sequence[int], *, clusters: bool) -> dict:
-        """JSON values of all that there is by now; None or nothing of what is not.
+        """All scores so far, as JSON values; what does not exist yet is None or empty.
 
         Args:
-            rows: that are measured.
-            seeds: of clusterings and trainings.
+            rows: masks to measure.
+            seeds: seeds of clusterings and trainings.
             clusters: whether clusters and later steps are measured, or masks only.
         """
         plan, features = self._plan, self._plan.config["features"]
@@ -70,7 +70,7 @@ class Measurement:
         return self._plan.config["clustering"]["clusters"]
 
     def _existing(self, paths: Sequence[str]) -> list[Path] | None:
-        """These files, if all of them are there."""
+        """The files at these paths, or None if one is missing."""
         found = [self._running.path(path) for path in paths]
         return found if all(path.is_file() for path in found) else None
 
@@ -94,13 +94,13 @@ class Measurement:
             values["clusters"] = self._cluster_scores(row, seeds)
         else:
             values["note"] = (
-                f"no clusters, because {self.usable_masks(row, 'train')} masks of train can be "
-                f"used for {self._clusters}"
+                f"no clusters, because only {self.usable_masks(row, 'train')} masks of train can "
+                f"be used for {self._clusters} clusters"
             )
         return values
 
     def _cluster_scores(self, row: Row, seeds: Sequence[int]) -> dict | None:
-        """Scores of the clusters of a row's masks, over the seeds that there are by now."""
+        """Scores of the clusters of a row's masks, averaged over the seeds that have run so far."""
         by_seed = {}
         usable = [
             image["image_id"]
@@ -144,7 +144,7 @@ class Measurement:
         return {**averaged, "by_seed": by_seed}
 
     def _steps(self, seeds: Sequence[int]) -> dict:
-        """Scores of all steps of the run, from the initial masks to the last model."""
+        """Scores of all steps of the run, from initial masks to the last model's predictions."""
         paths = [self._running.path(workflow.metrics(self._plan, seed)) for seed in seeds]
         runs = [read_json(path, remedy="run again") for path in paths if path.is_file()]
         if not runs:
@@ -164,5 +164,5 @@ class Measurement:
 
 
 def _defined(value: float) -> float | None:
-    """JSON has no nan."""
+    """None in place of NaN, which JSON does not have."""
     return None if value != value else value

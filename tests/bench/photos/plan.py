@@ -1,4 +1,4 @@
-"""What is measured: photographs, transformers with their configs, and the rows of the table."""
+"""The plan of the benchmark: photographs, transformers with configs, and rows of the table."""
 
 import math
 import re
@@ -19,7 +19,7 @@ from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
 from workflow_scripts.maskdistill.settings.whole_config import dataset_config
 
 SPLITS = ("train", "val")
-_PER_SHARD = 150  # photographs of a job, which is the smallest part that is not computed again
+_PER_SHARD = 150  # photographs per job: at most these are computed again after an interruption
 _SETTING = re.compile(r"@(?=[a-z_]+(?:\.[a-z_]+)+=)")
 _CONFIG = REPOSITORY / "config"
 
@@ -27,33 +27,33 @@ _CONFIG = REPOSITORY / "config"
 class Transformer(NamedTuple):
     """A vision transformer whose masks are measured."""
 
-    backbone: str  # timm's name
+    backbone: str  # name in timm
     weights: Path
-    settings: dict  # of the config, that are laid over the preset
+    settings: dict  # settings of the config that override the preset
 
 
 def parse_transformer(text: str) -> Transformer:
-    """BACKBONE=WEIGHTS, followed by any number of @SECTION.KEY=VALUE, values in YAML.
+    """Parse BACKBONE=WEIGHTS, followed by any number of @SECTION.KEY=VALUE, values in YAML.
 
     Raises:
-        InputError: it is written in another way, or there is no such file.
+        InputError: the text has another form, or the file does not exist.
     """
     head, *settings = _SETTING.split(text)
     backbone, _, weights = head.partition("=")
     if not backbone or not weights:
         raise InputError(
-            f"{text!r} is not BACKBONE=WEIGHTS with a name of timm and a file, for instance "
+            f"--backbone {text!r}: must be BACKBONE=WEIGHTS, a timm name and a file, for example "
             "vit_small_patch16_224.dino=dino.pth@features.shorter_side=384"
         )
     if not Path(weights).is_file():
-        raise InputError(f"{weights}: no such file of weights")
+        raise InputError(f"{weights}: no such file of weights; correct --backbone")
     changes: dict = {}
     for setting in settings:
         path, _, value = setting.partition("=")
         try:
             change = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise InputError(f"{setting!r}: {value!r} is not a value in YAML") from None
+            raise InputError(f"--backbone: {setting!r}: {value!r} is not valid YAML") from None
         for key in reversed(path.split(".")):
             change = {key: change}
         changes = merge(changes, change)
@@ -69,7 +69,7 @@ class Photographs(NamedTuple):
 
 
 def choose_photographs(root: Path, work: Path, count: int | None) -> Photographs:
-    """Find the photographs, and write the lists of those that are chosen.
+    """Choose photographs of both splits, and write lists of them if not all are chosen.
 
     Args:
         root: folder in VOC's layout.
@@ -85,7 +85,7 @@ def choose_photographs(root: Path, work: Path, count: int | None) -> Photographs
         listed = datasets.list_images(dataset, root, split)
         lists[split] = split
         if count is not None and count < len(listed):
-            # The id is a hash of the name.
+            # An image's id is a hash of its name, so that this is a random choice.
             listed = sorted(listed, key=lambda image: image.image_id)[:count]
             path = work.absolute() / "lists" / f"{split}-{count}.txt"
             names = [Path(image.file_name).stem for image in listed]
@@ -109,16 +109,17 @@ def _check_labels(root: Path, listed: Sequence[datasets.ListedImage]) -> None:
     if lacking:
         raise InputError(
             f"{root}: {len(lacking)} of {len(listed)} photographs of val have no label map in "
-            f"{datasets.VOC_CLASSES[0]}, for instance {lacking[0]}; masks are measured against them"
+            f"{datasets.VOC_CLASSES[0]}, for instance {lacking[0]}; add them, because masks are "
+            "compared with them"
         )
 
 
 class Row(NamedTuple):
-    """Masks that are compared."""
+    """A row of the table: the masks of one method."""
 
     title: str
-    variant: str  # of the run, see `runs.variants`, or `MAIN`
-    key: str  # what --rows calls it
+    variant: str  # variant of the run that makes the masks, see `runs.variants`; or `MAIN`
+    key: str  # its name in the option --rows
 
 
 class Plan(NamedTuple):
@@ -126,11 +127,11 @@ class Plan(NamedTuple):
 
     dataset: str  # name of the run
     transformer: Transformer
-    config: dict  # of the run, complete
+    config: dict  # the complete config of the run
     rows: list[Row]
 
     def shards(self, split: str) -> list[str]:
-        """Numbers of the shards of a split, as their files have them."""
+        """Names of the shards of a split: their numbers as in file names."""
         return [f"{number:04d}" for number in range(self.config["shards"][split])]
 
 
@@ -147,13 +148,12 @@ def write_plan(
 ) -> Plan:
     """Write the config of a transformer's run to `work`.
 
-    The run itself has the preset's settings and the transformer's own. Masks that are compared with
-    its masks are variants of the run, so that all have the same features, embeddings and
-    clustering.
+    The main run has the preset's settings, overridden by the transformer's own. The masks of other
+    methods are variants of this run, so that all use the same features, embeddings and clustering.
 
     Args:
         classes: names of the classes 1, 2, … of the label maps.
-        taken: names of other runs.
+        taken: names of other runs, which this run must not have.
 
     Raises:
         InputError: the config is not valid.
@@ -203,7 +203,7 @@ def write_plan(
             "features": {
                 "backbone": transformer.backbone,
                 "weights": str(transformer.weights),
-                "shorter_side": "auto",  # that of the family
+                "shorter_side": "auto",  # the usual side for this backbone
             },
             "clustering": {"clusters": clusters},
             "evaluation": {"ablations": {"masks": compared}},
@@ -226,5 +226,5 @@ def _preset(name: str) -> dict:
 
 
 def _masks(*changes: Mapping) -> dict:
-    """The whole section `masks`: the defaults, with changes."""
+    """A complete section `masks`: the defaults with the given changes."""
     return merge(read_yaml(_CONFIG / "default.yaml")["defaults"]["masks"], *changes)

@@ -1,4 +1,4 @@
-"""Scores of masks and of their clusters against label maps."""
+"""Scores of masks and of their clusters, compared with label maps."""
 
 import math
 import statistics
@@ -15,12 +15,12 @@ from workflow_scripts.maskdistill.progress import progress
 
 
 class ImageScores(NamedTuple):
-    """The masks of one image against its label map."""
+    """Scores of the masks of one image, compared with its label map."""
 
-    # IoU of the masks' union with all labelled foreground; None in an image without any.
+    # IoU of the masks' union with the union of all classes; None for an image without a class.
     foreground_iou: float | None
-    best_iou: dict[int, float]  # class in the image → its IoU with its best mask
-    share: float  # of the image's pixels that are inside a mask
+    best_iou: dict[int, float]  # for each class in the image, the IoU with its best mask
+    share: float  # share of the image's pixels that are inside a mask
 
 
 def score_image(found: Sequence[np.ndarray], labels: np.ndarray) -> ImageScores:
@@ -54,7 +54,7 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
 def majority_class(mask: np.ndarray, labels: np.ndarray) -> int | None:
     """The class 1..K with most pixels inside a mask; None if there is no class inside.
 
-    Background and ignored pixels do not count. Of two equal classes, it is the first.
+    Background and ignored pixels do not count. If two classes have equally many, the lower wins.
 
     Args:
         mask: H x W bool.
@@ -66,10 +66,10 @@ def majority_class(mask: np.ndarray, labels: np.ndarray) -> int | None:
 
 
 class MaskScores(NamedTuple):
-    """The masks of a split."""
+    """Scores of all masks of a split."""
 
     values: dict  # JSON values, see `score_masks`
-    majority: dict[tuple[int, int], int | None]  # image and mask → `majority_class`
+    majority: dict[tuple[int, int], int | None]  # (image_id, mask_id) → `majority_class`
 
 
 def score_masks(
@@ -83,14 +83,14 @@ def score_masks(
     Args:
         images: manifests of the split.
         mask_shards: shards of its masks, one per manifest and in the same order.
-        truth: labels of the split.
-        name: of the masks, for the progress bar.
+        truth: ground truth of the split.
+        name: name of the masks, for the progress bar.
 
     Returns:
-        With `foreground_iou`, `best_iou` and `share` as {"mean", "standard_error", "n"} over images
-        (`best_iou`: over classes in images), `images`, `masks`, `used` (share of the images with at
-        least one mask that later stages use) and `without_foreground`, the number of images without
-        a labelled object, which have no IoU.
+        `values` has `foreground_iou`, `best_iou` and `share`, each as {"mean", "standard_error",
+        "n"} over images (`best_iou`: over classes in images), `images`, `masks`, `used` (share of
+        the images with at least one mask that later stages use) and `without_foreground`, the
+        number of images without a labelled object, which have no IoU.
 
     Raises:
         InputError: an image has no label map, or the shards have other images than the manifests.
@@ -140,11 +140,11 @@ def mean(values: Iterable[float | None]) -> dict:
 
 
 class ClusterAgreement(NamedTuple):
-    """Clusters of masks against the classes under them, a mask being one point."""
+    """How well clusters of masks agree with the classes under the masks; a mask is one point."""
 
     agreement: Agreement
-    masks: int  # that have a class under them
-    without_class: int  # masks that lie on no labelled object, and are left out
+    masks: int  # number of masks that cover a labelled object
+    without_class: int  # number of masks that cover none, which are left out
 
 
 def cluster_agreement(
@@ -154,16 +154,16 @@ def cluster_agreement(
     class_count: int,
     cluster_count: int,
 ) -> ClusterAgreement:
-    """NMI (divided by the mean of both entropies) and purity of clusters of masks.
+    """NMI (normalised by the mean of the two entropies) and purity of clusters of masks.
 
     Args:
-        clusters: image and mask → cluster 1..C.
-        majority: image and mask → class 1..K or None, of the same masks.
+        clusters: (image_id, mask_id) → cluster 1..C.
+        majority: (image_id, mask_id) → class 1..K or None, for the same masks.
         class_count: K.
         cluster_count: C.
 
     Raises:
-        ValueError: they are of other masks.
+        ValueError: `clusters` and `majority` have different masks.
     """
     if clusters.keys() != majority.keys():
         raise ValueError("clusters and classes are of different masks")
@@ -176,7 +176,7 @@ def cluster_agreement(
 
 
 def read_clusters(paths: Iterable[Path]) -> dict[tuple[int, int], int]:
-    """Image and mask → cluster, from shards of assignments."""
+    """Read the cluster of every (image_id, mask_id) from shards of assignments."""
     return {
         (row["image_id"], row["mask_id"]): row["cluster"]
         for path in paths

@@ -1,4 +1,4 @@
-"""The table of what was measured, in Markdown, which reads well on a terminal, too."""
+"""The results as tables in Markdown, aligned so that a terminal shows them well, too."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from workflow_scripts.maskdistill.evaluation.step_titles import step_title
 from workflow_scripts.maskdistill.files.json_io import leaves
 
-# Rules that find the masks of a row.
+# Rules of the workflow that compute masks.
 MASK_RULES = ("make_masks", "extract_masks", "find_baseline_masks")
 _NONE = "–"
 
 
 def table(measured: Mapping) -> str:
-    """All tables: of every transformer its masks with their clusters, later steps, and costs.
+    """All tables: for every transformer, masks with their clusters, later steps, and costs.
 
     Args:
         measured: see `measure.measure`.
@@ -90,7 +90,7 @@ def _seconds(cost: Mapping) -> str:
 
 
 def _percent(value: Mapping | None, spread: str | None) -> str:
-    """A mean of fractions in percent, with its spread if there is one."""
+    """A mean of fractions in percent, followed by its spread if `spread` names one."""
     if value is None or value["mean"] is None:
         return _NONE
     text = f"{100 * value['mean']:.1f}"
@@ -104,7 +104,7 @@ def _listed(values: Sequence[int]) -> str:
 
 
 def _aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown whose columns are aligned; numbers are on the right."""
+    """A table in Markdown with aligned columns; numbers are aligned on the right."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
 

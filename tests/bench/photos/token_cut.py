@@ -1,4 +1,4 @@
-"""TokenCut (Wang et al., 2022, arXiv 2202.11539), a reference that the workflow does not offer.
+"""TokenCut (Wang et al., 2022, arXiv 2202.11539), a reference that is not in the workflow.
 
 The patches of an image are the nodes of a complete graph. Its edges weigh 1 between patches whose
 keys have a cosine similarity above τ, and ε otherwise. The image is divided by the normalised cut.
@@ -20,11 +20,11 @@ from workflow_scripts.maskdistill.files import provenance, shards
 from workflow_scripts.maskdistill.files.atomic import write_text
 
 NAME = "token_cut"
-TAU, EPSILON = 0.2, 1e-5  # as in the paper
+TAU, EPSILON = 0.2, 1e-5  # as in TokenCut's paper
 
 
 def token_cut(keys: np.ndarray, grid: tuple[int, int], *, tau: float, epsilon: float) -> ObjectMask:
-    """The object of one image.
+    """Find the object of one image.
 
     Args:
         keys: N x d float32, the keys of all heads, concatenated, see `affinity.prepare_keys`.
@@ -33,9 +33,9 @@ def token_cut(keys: np.ndarray, grid: tuple[int, int], *, tau: float, epsilon: f
         epsilon: weight of an edge between patches that are not alike.
 
     Returns:
-        The 4-connected component that holds the patch with the largest absolute value of the
-        eigenvector, which is the source. It is empty if all patches are alike, because then no cut
-        is better than another. Its proposals are the patches on its side of the cut.
+        The 4-connected component that contains the source, which is the patch with the largest
+        absolute value in the eigenvector. It is empty if all patches are alike, because then no cut
+        is better than another. `proposals` is the number of patches on the source's side.
     """
     norms = np.linalg.norm(keys, axis=1, keepdims=True)
     directions = keys / np.maximum(norms, np.finfo(np.float32).tiny)
@@ -70,13 +70,13 @@ def normalised_cut(weights: np.ndarray) -> tuple[np.ndarray, int]:
 def write_shard(
     images: Path, features: Path, output: Path, benchmark: Path, *, center: bool | str
 ) -> None:
-    """Write the masks of one shard, unless they are there already, and how long they took.
+    """Write the masks of one shard and the time that they took, unless they exist already.
 
     Args:
         images: the shard's manifest.
         features: the shard's features.
         output: Parquet file of the masks, as `make_masks` writes them.
-        benchmark: file for the seconds, as Snakemake writes them.
+        benchmark: file for the seconds, in the format of Snakemake's benchmark files.
         center: `masks.center_keys`.
     """
     settings = {"tau": TAU, "epsilon": EPSILON, "center_keys": center}
@@ -90,14 +90,14 @@ def write_shard(
 
     start = time.perf_counter()
     write_masks(images, features, output, find, made)
-    # The memory of this process says nothing about the masks.
+    # No memory is written, because this process also does other work.
     write_text(benchmark, f"s\tmax_rss\n{time.perf_counter() - start:.2f}\tNA\n")
 
 
 def _is_made(output: Path, made: dict) -> bool:
-    """Whether a file was made in this way, and is newer than its inputs.
+    """Whether TokenCut made the file with these inputs and settings, and it is newer than them.
 
-    Snakemake would replace an older one by masks that are not TokenCut's.
+    Snakemake would replace an older file by masks of another method.
     """
     if not output.is_file():
         return False

@@ -1,4 +1,4 @@
-"""Runs the workflow on the plans, stage by stage, and says where its files lie."""
+"""Runs the workflow for the plans, stage by stage, and knows the paths of its files."""
 
 import subprocess
 import sys
@@ -17,12 +17,12 @@ from workflow_scripts.maskdistill.runs.run import run_name
 
 
 class Workflow:
-    """The workflow of this repository in a folder of its own, in which it continues what it began.
+    """The workflow of this repository, in a separate folder where earlier runs are continued.
 
     Args:
         work: folder of its configs and outputs.
-        plans: what it runs.
-        cores: most CPU cores that it uses.
+        plans: the runs of the workflow.
+        cores: the most CPU cores that it uses.
         device: `runtime.device`.
     """
 
@@ -36,15 +36,15 @@ class Workflow:
         self._config.write_text(yaml.safe_dump(config))
 
     def path(self, relative: str) -> Path:
-        """A file of the workflow."""
+        """The path of a file of the workflow."""
         return self._work / relative
 
     def run(self, what: str, targets: Iterable[str]) -> bool:
-        """Make files, with Snakemake's progress on the terminal; False if it failed.
+        """Make files, with Snakemake's progress on the terminal; returns False if this failed.
 
         Args:
-            what: of the files, for the terminal.
-            targets: relative to the folder.
+            what: description of the files, for the terminal.
+            targets: paths of the files, relative to the folder.
         """
         wanted = list(dict.fromkeys(targets))
         if not wanted:
@@ -57,7 +57,7 @@ class Workflow:
         return subprocess.run(list(map(str, command)), check=False).returncode == 0
 
     def cut_with_token_cut(self, plan: Plan, splits: Iterable[str]) -> None:
-        """Write TokenCut's masks of splits, which Snakemake then finds and goes on from."""
+        """Write TokenCut's masks as files of the workflow, from which Snakemake then continues."""
         run = run_name(plan.dataset, f"masks-{token_cut.NAME}")
         wanted = [(split, shard) for split in splits for shard in plan.shards(split)]
         for split, shard in progress(wanted, description=f"TokenCut, {run}", unit="shard"):
@@ -70,10 +70,10 @@ class Workflow:
             )
 
     def check_token_cut(self, plan: Plan) -> None:
-        """Check that the workflow has left TokenCut's masks as they were.
+        """Check that the workflow did not replace TokenCut's masks.
 
         Raises:
-            InputError: there are other masks in their place.
+            InputError: other masks are in their place.
         """
         run = run_name(plan.dataset, f"masks-{token_cut.NAME}")
         for path in sorted(self.path(f"results/{run}").glob("*/masks/*.parquet")):
@@ -85,34 +85,34 @@ class Workflow:
 
 
 def features(plan: Plan, splits: Iterable[str]) -> list[str]:
-    """The files of features."""
+    """The files with the features of these splits."""
     return _shards(plan, f"results/{plan.dataset}/{{split}}/features", splits)
 
 
 def images(plan: Plan, splits: Iterable[str]) -> list[str]:
-    """The manifests."""
+    """The manifests of these splits."""
     return _shards(plan, f"results/{plan.dataset}/{{split}}/images", splits)
 
 
 def masks(plan: Plan, variant: str, splits: Iterable[str]) -> list[str]:
-    """The files of the masks of a row."""
+    """The files with the masks of a variant of the run."""
     return _shards(plan, f"results/{run_name(plan.dataset, variant)}/{{split}}/masks", splits)
 
 
 def assignments(plan: Plan, variant: str, seed: int) -> list[str]:
-    """The clusters of the masks of `val`."""
+    """The files with the clusters of the masks of `val`."""
     base = f"results/{run_name(plan.dataset, variant)}/seed-{seed}/{{split}}/assignments"
     return _shards(plan, base, SPLITS[1:])
 
 
 def initial_label_maps(plan: Plan, variant: str, seed: int) -> list[str]:
-    """The masks of `val`, painted with their clusters."""
+    """The files with label maps of `val`, painted from masks and their clusters."""
     base = f"results/{run_name(plan.dataset, variant)}/seed-{seed}/{{split}}/initial_label_maps"
     return _shards(plan, base, SPLITS[1:])
 
 
 def metrics(plan: Plan, seed: int) -> str:
-    """The scores of all steps of the run itself."""
+    """The file with the scores of all steps of the main run."""
     return f"results/{plan.dataset}/seed-{seed}/metrics.json"
 
 

@@ -14,15 +14,15 @@ HEADS, SIZE = 3, 8
 
 
 def object_masks(keys, cls_affinity, grid, **settings):
-    """The masks under these settings; further masks need no more than the mean nearness."""
+    """The masks with these settings; by default, sources of further masks may be far from [CLS]."""
     settings = MaskSettings(**{"next_source": 0, **settings})
     return affinity.object_masks(keys, cls_affinity, grid, settings)
 
 
 def reference(keys, cls_affinity, grid, top_k, heads=None, center_keys=False):
-    """Eq. 1 and 2 to the letter, with the whole N x N matrix, in float64.
+    """Eq. 1 and 2 literally, with the whole N x N matrix, in float64.
 
-    Returns the mask, the source, the number of voters and the sums whose signs are the mask.
+    Returns the mask, the source, the number of voters, and the sums that are positive in the mask.
     """
     keys = keys.astype(np.float64)
     count = len(keys)
@@ -45,7 +45,7 @@ def random_keys(rng, count):
 
 
 def structured_keys(rng, count):
-    """Two groups of patches with a common part, as in real backbones, and noise."""
+    """Keys of two groups of patches, with noise and a common part as in real backbones."""
     common, group = rng.normal(size=(2, HEADS * SIZE))
     sign = np.where(np.arange(count) % 7 < 3, 1.0, -1.0)[:, None]
     return 0.3 * common + sign * group + 0.5 * rng.normal(size=(count, HEADS * SIZE))
@@ -85,7 +85,7 @@ def test_the_linear_form_is_the_whole_matrix(make, options, seed):
 
 
 def test_an_object_is_cut_out():
-    """Keys of object and background point in opposite directions; [CLS] looks at the object."""
+    """Keys of object and background are opposite, and [CLS] has high affinity to the object."""
     rng = np.random.default_rng(0)
     inside = np.zeros((10, 12), dtype=bool)
     inside[2:6, 3:9] = True
@@ -98,7 +98,7 @@ def test_an_object_is_cut_out():
         np.testing.assert_array_equal(found.grid, inside)
         assert inside[found.source]
         assert found.proposals == min(max(1, int(top_k * 120)), inside.sum())
-    # A part that all keys have in common hides the object, unless it is taken away.
+    # If all keys have a large common part, the object is only found when it is subtracted.
     shifted = keys + 100
     arguments = (shifted, cls_affinity, inside.shape)
     assert object_masks(*arguments, top_k=0.1)[0].grid.all()
@@ -125,7 +125,7 @@ def test_proposals_come_from_free_patches_only():
 
 
 def test_a_share_of_the_patches_is_counted_exactly():
-    """Every share of two decimals of every number of patches, against whole numbers."""
+    """Compare with integer arithmetic, for shares of whole percents and up to 399 patches."""
     for count in range(1, 400):
         values, free = np.arange(count, dtype=float), np.ones(count, bool)
         for percent in range(101):
@@ -143,7 +143,7 @@ def test_the_source_votes_for_itself_even_with_a_key_of_zero():
 def test_component():
     grid = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [1, 1, 0, 1]], dtype=bool)
     first = np.zeros_like(grid)
-    first[0, :2] = True  # the patch at (1, 2) touches it by a corner only
+    first[0, :2] = True  # the patch at (1, 2) touches this component only at a corner
     np.testing.assert_array_equal(affinity.component_of(grid, 1), first)
     assert np.flatnonzero(affinity.component_of(grid, 11)).tolist() == [11]
     assert not affinity.component_of(grid, 2).any()
@@ -154,7 +154,7 @@ def test_only_the_component_of_the_source():
     inside[1:3, 1:3], inside[3:5, 6:8] = True, True
     keys = np.where(inside.ravel()[:, None], 1.0, -1.0) * np.ones(4)
     cls_affinity = inside.ravel()[None] * 1.0
-    cls_affinity[0, 3 * 9 + 6] = 2  # the source lies in the second part
+    cls_affinity[0, 3 * 9 + 6] = 2  # this patch of the second part becomes the source
     (both,) = object_masks(keys, cls_affinity, (6, 9), top_k=0.1)
     np.testing.assert_array_equal(both.grid, inside)
     (one,) = object_masks(keys, cls_affinity, (6, 9), top_k=0.1, source_component=True)
@@ -174,7 +174,7 @@ def test_several_masks_do_not_overlap(seed, component):
     assert all(mask.grid[mask.source] for mask in found)
     a_cls = cls_affinity.mean(axis=0).reshape(7, 10)
     free = np.ones((7, 10), bool)
-    for mask in found:  # each starts at the nearest patch that is left
+    for mask in found:  # each source is the patch nearest to [CLS] outside earlier masks
         assert a_cls[mask.source] == a_cls[free].max()
         free &= ~mask.grid
     (first,) = object_masks(keys, cls_affinity, (7, 10), per_image=1, **arguments)
@@ -183,7 +183,7 @@ def test_several_masks_do_not_overlap(seed, component):
 
 @pytest.mark.parametrize(("next_source", "expected"), [(0.0, 3), (0.5, 2), (0.9, 1)])
 def test_a_far_source_ends_the_search(next_source, expected):
-    """Three things, side by side, whose keys have nothing to do with each other."""
+    """Three objects, side by side, whose keys are orthogonal to each other."""
     keys = np.repeat(np.eye(4, dtype=np.float32), [2, 2, 2, 14], axis=0)
     cls_affinity = np.repeat([10.0, 8.0, 3.0, 0.0], [2, 2, 2, 14])[None]
     found = object_masks(
@@ -200,7 +200,7 @@ def test_no_further_mask_when_nothing_is_left():
 
 def test_keys_that_say_nothing_give_an_empty_mask():
     keys, cls_affinity = np.zeros((6, 4)), np.ones((1, 6))
-    for per_image in (1, 4):  # and the same source is not searched again
+    for per_image in (1, 4):  # with 4, the search must not find the same source again
         (found,) = object_masks(keys, cls_affinity, (2, 3), top_k=0.5, per_image=per_image)
         assert not found.grid.any()
 
@@ -234,7 +234,10 @@ def test_halves_become_single_precision_bit_by_bit():
 
 @pytest.fixture
 def big_stays(monkeypatch):
-    """Whatever would bring more than a number a patch to the host fails; gives the number."""
+    """A function that sets how many values a tensor may have to be copied to the CPU.
+
+    Copies of larger tensors, such as keys, then fail.
+    """
     limit = []
 
     def guarded(name):
@@ -254,7 +257,7 @@ def big_stays(monkeypatch):
 
 
 def same(found, expected):
-    """Whether two lists of masks are equal, types included."""
+    """Whether two lists of masks are equal and the masks have the right types."""
     assert all(type(mask.grid) is np.ndarray and mask.grid.dtype == bool for mask in found)
     assert all(type(number) is int for mask in found for number in (*mask.source, mask.proposals))
     return len(found) == len(expected) and all(
@@ -273,7 +276,7 @@ def same(found, expected):
 def test_masks_of_tensors_are_those_of_arrays(
     big_stays, top_k, heads, center_keys, source_component, per_image, next_source
 ):
-    """Small integers and powers of two: sums are exact in any order, and ties are many."""
+    """Values are small integers, so that sums are exact in any order and there are many ties."""
     options = {
         "top_k": top_k,
         "heads": heads,
@@ -327,7 +330,7 @@ def test_the_tensors_given_are_left_alone():
 
 
 def test_masks_of_arrays_do_without_torch():
-    """make_masks starts in a fraction of the time that importing torch takes."""
+    """Importing torch would take much longer than the start of make_masks does without it."""
     code = (
         "import sys, numpy as np; from workflow_scripts import make_masks; "
         "from workflow_scripts.maskdistill.discovery.affinity import object_masks; "
@@ -339,7 +342,7 @@ def test_masks_of_arrays_do_without_torch():
 
 
 def plain_search(keys, cls_affinity, grid, settings):
-    """The search as it was before there were scores beyond Eq. 2: grids, sources, voters."""
+    """A plain implementation of the paper's search: (mask, source, number of voters) of each."""
     keys = keys.astype(np.float32)
     if settings.center_keys:
         keys -= keys.mean(axis=0)
@@ -405,7 +408,7 @@ BEYOND = [
 
 @pytest.mark.parametrize("options", BEYOND)
 def test_scores_beyond_the_paper_cut_out_objects_one_after_the_other(options):
-    """Two objects before a background whose keys share a part with theirs."""
+    """Two objects and a background, whose keys have a large common part."""
     rng = np.random.default_rng(0)
     first, second = np.zeros((2, 12, 16), bool)
     first[2:6, 2:7], second[7:10, 9:14] = True, True

@@ -1,4 +1,4 @@
-"""The baselines against plain forms of their definitions, one patch at a time."""
+"""The baselines, compared with plain implementations that treat one patch after the other."""
 
 import math
 
@@ -20,7 +20,7 @@ def random_features(seed, grid=GRID, heads=3, head_size=4):
 
 
 def plain_dino_seg(cls_affinity, head_size, mass):
-    """Leave out the patches with least attention while they hold less than the rest's share."""
+    """Leave out the patches with the least attention, as long as these have at most 1 - `mass`."""
     totals = [0.0] * cls_affinity.shape[1]
     for head in cls_affinity.astype(float):
         weights = [math.exp(value / math.sqrt(head_size)) for value in head]
@@ -36,7 +36,7 @@ def plain_dino_seg(cls_affinity, head_size, mass):
 
 
 def plain_lost(keys, grid, patches):
-    """The seed, and the patches that its expansion votes for, reached step by step from it."""
+    """LOST: the seed, the size of its expansion, and the mask, grown from the seed step by step."""
     keys = keys.astype(np.float32)
 
     def product(i, j):
@@ -72,8 +72,8 @@ def test_dino_seg_is_its_plain_form(seed, mass):
 
 
 def test_dino_seg_keeps_three_quarters_of_the_attention():
-    # Shares of the attention: 0.4, 0.3, 0.2, 0.1. Left out may be no more than 0.25 of it.
-    cls_affinity = 2 * np.log(np.array([[0.4, 0.3, 0.2, 0.1]]))  # undone by sqrt(head size) = 2
+    # The patches have these shares of the attention. At most 0.25 of it may be left out: only 0.1.
+    cls_affinity = 2 * np.log(np.array([[0.4, 0.3, 0.2, 0.1]]))  # softmax divides by √4 = 2
     found = baselines.dino_seg(np.zeros((4, 4), np.float16), cls_affinity, (2, 2), mass=0.75)
     assert found.grid.tolist() == [[True, True], [True, False]]
     assert found.source == (0, 0)
@@ -81,7 +81,7 @@ def test_dino_seg_keeps_three_quarters_of_the_attention():
 
 @pytest.mark.parametrize("to_itself", [-8.0, 0.0, 30.0])
 def test_attention_is_the_patches_part_of_the_softmax_with_cls(to_itself):
-    """As DINO's authors take it; for one head the masks agree patch by patch."""
+    """DINO's softmax includes [CLS]; dividing by the sum over patches gives the same."""
     keys, cls_affinity = random_features(7, heads=2, head_size=9)
     logits = np.concatenate([np.full((2, 1), to_itself), cls_affinity], axis=1) / 3
     patches = softmax(logits.astype(np.float64), axis=1)[:, 1:]
@@ -96,7 +96,7 @@ def test_attention_is_the_patches_part_of_the_softmax_with_cls(to_itself):
 
 
 def test_dino_seg_sums_the_heads():
-    """One head alone sees the left patch, another the right one; the third sees nothing."""
+    """The first head attends to one patch, the second to another, the third to all equally."""
     cls_affinity = np.zeros((3, 8), np.float32)
     cls_affinity[0, 1], cls_affinity[1, 6] = 40, 30
     found = baselines.dino_seg(np.zeros((8, 3), np.float16), cls_affinity, (2, 4), mass=0.6)
@@ -123,7 +123,7 @@ def test_lost_is_its_plain_form(seed, patches):
 
 
 def test_lost_finds_the_smaller_of_two_groups():
-    """Background has many alike; the object is a block, and a copy of it stands apart."""
+    """The object is a block; a second block with the same keys is not connected to it."""
     inside = np.zeros((6, 8), bool)
     inside[1:3, 1:4] = True
     apart = np.zeros_like(inside)

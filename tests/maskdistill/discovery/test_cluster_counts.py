@@ -49,11 +49,11 @@ def of_scores(*scores):
 @pytest.mark.parametrize(
     ("scores", "suggested"),
     [
-        ((0.9, 0.3, 0.5, 0.4, 0.6, 0.1), [6, 4]),  # peaks, the best first
-        ((0.1, 0.2, 0.3), [4]),  # the largest number may be a peak
-        ((0.9, 0.5, 0.1), [2]),  # the smallest one only if there is no other
+        ((0.9, 0.3, 0.5, 0.4, 0.6, 0.1), [6, 4]),  # local maxima, the best first
+        ((0.1, 0.2, 0.3), [4]),  # the largest number may be a local maximum
+        ((0.9, 0.5, 0.1), [2]),  # the smallest number only if there is no other local maximum
         ((-0.1, -0.2), [2]),
-        ((0.1, 0.5, 0.5, 0.1), [3]),  # of equal neighbours the smaller
+        ((0.1, 0.5, 0.5, 0.1), [3]),  # of neighbours with equal scores, the smaller number
     ],
 )
 def test_peaks_of_the_score_are_suggested(scores, suggested):

@@ -10,7 +10,7 @@ SIZES = (80, 50, 30, 20)
 
 
 def planted(metric, seed=0):
-    """Four far groups of falling size, shuffled; for cosine, of all kinds of length."""
+    """Shuffled points in four distant groups of falling size; for cosine, of random lengths."""
     rng = np.random.default_rng(seed)
     centres = 10 * np.linalg.qr(rng.normal(size=(12, 12)))[0][:4]
     truth = rng.permutation(np.repeat(np.arange(4), SIZES))
@@ -73,7 +73,7 @@ def test_nothing_to_assign():
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_the_same_seed_gives_the_same_centroids_on_any_number_of_threads(metric):
-    # No structure: another start would end elsewhere.
+    # Points without structure, so that another random start would give other centroids.
     points = np.random.default_rng(0).normal(size=(600, 16)).astype(np.float32)
 
     def fit(threads, seed):

@@ -19,7 +19,7 @@ def test_image_and_mask_are_resized_alike():
     image, visible = embedding.masked_image(IMAGE, mask, (40, 60))
     assert (image.shape, image.dtype) == ((40, 60, 3), np.uint8)
     np.testing.assert_array_equal(visible, mask.repeat(2, axis=0).repeat(2, axis=1))
-    # The object's corner stays the object's corner.
+    # The resized mask still covers the object in the resized image.
     marked = IMAGE.copy()
     marked[mask], marked[~mask] = 255, 0
     image, visible = embedding.masked_image(marked, mask, (15, 33))
@@ -59,10 +59,10 @@ def test_a_crop_is_stretched_to_a_square():
     marked = np.zeros((20, 30, 3), np.uint8)
     marked[4:14, 5:25] = 200
     crop = embedding.box_crop(marked, (5.0, 4.0, 20.0, 10.0), (40, 40))
-    # Bicubic interpolation looks two pixels beyond the border, 8 and 4 of the crop's.
+    # Bicubic interpolation reaches two pixels beyond the border: 8 rows and 4 columns of the crop.
     assert (crop[8:-8, 4:-4] == 200).all()
     assert crop[8:-8].min() > 90
-    # One pixel in the corner
+    # A box of one pixel in the image's corner.
     assert (embedding.box_crop(marked, (29.0, 19.0, 1.0, 1.0), (4, 4)) == 0).all()
 
 
@@ -78,7 +78,7 @@ TINY_VIT = {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3, "img_s
 
 
 def network(folder, name, options):
-    """The keys of settings that name a randomly drawn network of timm."""
+    """Settings that name a network of timm, whose random weights are written to a file."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=0, **options)
     path = folder / f"{name}.safetensors"
@@ -107,7 +107,7 @@ def test_convolutional_networks_are_told_by_their_class(tmp_path):
     embedder = embedding.build_embedder(
         EmbeddingSettings(**network(tmp_path, "resnet10t", options)), FeatureSettings()
     )
-    assert embedder.prepare([IMAGE]).shape == (1, 3, 20, 30)  # no patches to pad to
+    assert embedder.prepare([IMAGE]).shape == (1, 3, 20, 30)  # no padding, as there are no patches
     assert embedder.embed(embedder.prepare([IMAGE])).shape == (1, 16)
 
 

@@ -56,7 +56,7 @@ def test_an_unreadable_image_keeps_a_row(rows_of, tmp_path):
 
 
 def test_pixels_of_a_pass_do_not_grow_with_the_batch_size(rows_of, monkeypatch):
-    """Two of the images are 32 x 43 after resizing; together they would be one pass."""
+    """Two images are 32 x 43 pixels after resizing and share a pass, unless the bound is lower."""
     seen = []
     prepare = Backbone.prepare
 

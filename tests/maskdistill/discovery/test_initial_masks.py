@@ -13,7 +13,7 @@ FEATURES = {
     "resized_height": RESIZED[0],
     "resized_width": RESIZED[1],
     "cls_affinity": np.arange(12, dtype=np.float32),  # 2 heads
-    "keys": np.arange(24, dtype=np.float16),  # 4 numbers a patch
+    "keys": np.arange(24, dtype=np.float16),  # 4 numbers per patch
     "status": "ok",
 }
 
@@ -74,13 +74,13 @@ def test_a_mask_that_says_nothing_has_a_status(grid, status):
     assert row["share"] == pytest.approx(drawn.mean())
     keys = FEATURES["keys"].reshape(6, 4)
     assert row["quality"] == patch_scores.separation(keys, np.array(grid, bool))
-    # Without limits, as in the paper, only the whole image and no pixel at all say nothing.
+    # Without limits, as in the paper, only an empty mask and the whole image are not used.
     (row,) = initial_masks.mask_rows(FEATURES, SIZE, PATCH, lambda *_: found_masks(grid))
     assert row["status"] == (status if status in ("whole image", "empty mask") else "ok")
 
 
 def test_a_pixel_belongs_to_the_mask_that_was_found_first():
-    """A refinement that lets every mask grow over the whole image."""
+    """The refinement of this test enlarges every mask to the whole image."""
     settings = MaskSettings(refinement="crf")
     image = np.zeros((*RESIZED, 3), np.uint8)
     grids = np.array([[[1, 0, 0], [1, 0, 0]], [[0, 0, 1], [0, 0, 1]]], bool)
@@ -114,7 +114,7 @@ LARGE = {
 
 
 def split(*grids, **settings):
-    """Rows of an image of 64 x 80 pixels with these masks, whose components are split."""
+    """Rows of an image of 64 x 80 pixels with these masks, split into their components."""
     settings = MaskSettings(**{"split_components": True, "per_image": 4, **settings})
     return list(
         initial_masks.mask_rows(LARGE, (64, 80), 8, lambda *_: found_masks(*grids), settings)
@@ -142,7 +142,7 @@ def test_every_component_is_a_mask_of_its_own_with_its_own_measures():
 
 
 def test_components_outside_the_shares_of_an_object_are_not_used():
-    # 3, 2, 1 and 1 of 20 patches
+    # The components have 3, 2, 1 and 1 of 20 patches.
     assert [row["share"] for row in split(ISLANDS, least_share=0.1)] == [0.15, 0.1]
     rows = split(ISLANDS, largest_share=0.12)
     assert [row["status"] for row in rows] == ["too large", "ok", "ok", "ok"]

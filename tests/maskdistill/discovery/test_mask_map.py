@@ -21,7 +21,7 @@ def test_masks_of_one_kind_lie_together():
 def test_the_length_of_an_embedding_does_not_matter_for_cosine():
     rng = np.random.default_rng(0)
     points = rng.normal(size=(30, 8)).astype(np.float32)
-    # Powers of two change no digit.
+    # Scaling by powers of two is exact in floating point.
     scaled = points * 2.0 ** rng.integers(0, 3, (30, 1)).astype(np.float32)
     places = [mask_map.positions(one, metric="cosine", seed=0) for one in (points, scaled)]
     np.testing.assert_array_equal(*places)

@@ -8,7 +8,7 @@ from workflow_scripts.maskdistill.segmentation.mask_refinement import mask_refin
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 PLACE = {"patch_size": 8, "resized": (60, 92), "size": (120, 184)}
-GRID = (8, 12)  # with padding: 64 x 96
+GRID = (8, 12)  # patches of the padded image, 64 x 96 pixels
 
 
 def scored(scores):
@@ -26,25 +26,25 @@ def test_without_scores_the_grid_is_enlarged_in_blocks():
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_line_between_patches_is_a_line_of_pixels(axis):
-    """Scores that rise evenly are cut where they are 0, anywhere between centres of patches."""
+    """Scores rise linearly along an axis; the mask begins exactly where they are 0."""
     centres = (np.arange(GRID[axis]) + 0.5) * PLACE["patch_size"]
     for cut in (13.3, 30.0, 41.6):
         rise = (centres - cut) / 10
         scores = np.broadcast_to(rise[:, None] if axis == 0 else rise, GRID)
         drawn = mask_pixels.draw(scored(scores), MaskSettings(enlargement="bilinear"), **PLACE)
-        # Each pixel of the original is half one of the resized image.
+        # A pixel of the original image is half as wide as one of the resized image.
         pixels = (np.arange(PLACE["size"][axis]) + 0.5) / 2 > cut
         expected = pixels[:, None] if axis == 0 else pixels
         np.testing.assert_array_equal(drawn, np.broadcast_to(expected, PLACE["size"]))
 
 
 def test_the_refined_mask_follows_the_edge_in_the_image():
-    """The object ends 3 pixels from the border of patches; only the image tells."""
+    """The object's edge is 3 pixels away from the patches' edge; only the image shows it."""
     settings = MaskSettings(refinement="crf", enlargement="bilinear", refinement_side=60)
     inside = np.zeros((60, 92), bool)
     inside[13:43, 21:67] = True
     grid = np.full(GRID, -1.0)
-    grid[2:5, 3:8] = 1.0  # patches at least half inside
+    grid[2:5, 3:8] = 1.0  # patches of which at least half is inside the object
     image = np.where(inside[:, :, None], np.uint8([200, 40, 40]), np.uint8([30, 90, 160]))
     place = {**PLACE, "size": (60, 92)}
     plain = mask_pixels.draw(scored(grid), MaskSettings(enlargement="bilinear"), **place)
@@ -92,17 +92,17 @@ PARTS = np.array(
 @pytest.mark.parametrize(
     ("least_share", "most", "sizes"),
     [
-        (0, 9, [4, 3, 1, 1]),  # corners connect the diagonal
+        (0, 9, [4, 3, 1, 1]),  # diagonal neighbours are connected
         (0, 2, [4, 3]),
         (3 / 35, 9, [4, 3]),
         (4 / 35, 9, [4]),
-        (0.5, 9, [4]),  # none is large enough: the largest says why
+        (0.5, 9, [4]),  # none is large enough: the largest is kept
     ],
 )
 def test_components_are_the_largest_that_are_large_enough(least_share, most, sizes):
     found = mask_pixels.components(PARTS, least_share=least_share, most=most)
     assert [part.sum() for part in found] == sizes
-    assert (np.sum(found, axis=0) <= 1).all()  # no pixel belongs to two of them
+    assert (np.sum(found, axis=0) <= 1).all()  # no pixel belongs to two components
     assert not (np.any(found, axis=0) & ~PARTS).any()
 
 

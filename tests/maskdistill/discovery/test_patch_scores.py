@@ -70,7 +70,7 @@ def test_many_steps_give_the_principal_component(keys, start):
 
 
 def test_the_discriminant_is_fishers(keys, start):
-    """Against the definition, patch by patch in float64."""
+    """Compare with the definition, computed patch by patch in float64."""
     found = patch_scores.discriminant(keys, start, EVERYWHERE, cut=0.2)
     high = start > 0.2 * np.sqrt((start.astype(float) ** 2).mean())
     exact = keys.astype(float)
@@ -88,7 +88,7 @@ def test_the_discriminant_is_fishers(keys, start):
 
 
 def test_the_discriminant_ignores_a_direction_in_which_both_groups_vary():
-    """Scores by a noisy direction are corrected by the one that separates."""
+    """Scores with a share of a noisy direction are corrected by the direction that separates."""
     rng = np.random.default_rng(0)
     inside = np.arange(400) < 150
     noise = rng.normal(size=400)
@@ -115,7 +115,7 @@ def test_separation():
     for whole in (np.ones(GRID, bool), np.zeros(GRID, bool)):
         assert patch_scores.separation(keys, whole) == 0
     assert patch_scores.separation(np.ones((40, 2), np.float16), inside) == 0
-    # The share of the variance between the two groups, from the definition.
+    # With noise: the share of the variance between the two groups, computed by its definition.
     noisy = keys + np.random.default_rng(0).normal(size=keys.shape).astype(np.float16)
     total = ((noisy - noisy.mean(axis=0)) ** 2).sum()
     means = np.where(

@@ -1,7 +1,7 @@
-"""Files with the key names of each published family, made small from networks of timm.
+"""Loading of checkpoints with the parameter names of every published family of transformers.
 
-The maps from timm's names to those of a family are written here a second time, backwards: what a
-family publishes is made from a random network of timm, and must give the same network again.
+The tests make small files: they rename the weights of a random timm network as the family names
+them. Loading such a file must give the same network again.
 """
 
 import argparse
@@ -29,7 +29,7 @@ DINOV3_SWIGLU = ("vit_small_plus_patch16_dinov3", {**SMALL, "num_heads": 3})
 
 
 def network(name, options, seed=0):
-    """A network of timm in which no two values are alike."""
+    """A network of timm with random values in all its parameters."""
     torch.manual_seed(seed)
     model = timm.create_model(name, num_classes=0, dynamic_img_size=True, **options).eval()
     for parameter in model.parameters():
@@ -38,7 +38,7 @@ def network(name, options, seed=0):
 
 
 def renamed(state, *replacements):
-    """The state under names in which regular expressions are replaced one after another."""
+    """Rename the state's entries by regular expressions, which are applied one after another."""
     result = {}
     for name, value in state.items():
         for pattern, replacement in replacements:
@@ -80,7 +80,7 @@ def of_meta_dinov3(model):
 
 
 def split_attention(state, query, key, value, *, key_bias=True):
-    """Queries, keys and values apart; their names in the place of `qkv`."""
+    """Split each `qkv` matrix into three, with the given names of query, key and value."""
     result = {}
     for name, joined in state.items():
         found = re.fullmatch(r"(.*)qkv\.(weight|bias)", name)
@@ -158,7 +158,7 @@ def of_transformers_dino(model):
 
 
 def of_dino_training(model):
-    """The checkpoint of a training, with heads of teacher and student."""
+    """The checkpoint of a DINO training, with teacher, student and their heads."""
     heads = {"head.mlp.0.weight": torch.ones(8, 48), "head.last_layer.weight_g": torch.ones(3, 1)}
     teacher = {f"backbone.{name}": v for name, v in model.state_dict().items()} | heads
     student = {f"module.{name}": torch.zeros_like(v) for name, v in teacher.items()}
@@ -188,7 +188,7 @@ def of_moco_v3(model):
 
 
 def of_clip(model):
-    """OpenAI's names, with the text's part."""
+    """A checkpoint with OpenAI's names, which also has the text encoder."""
     state = renamed(
         model.state_dict(),
         (r"^patch_embed\.proj", "conv1"),
@@ -247,7 +247,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("title", PUBLISHED)
 def test_a_published_file_gives_the_network_that_it_was_made_of(tmp_path, title):
     (name, options), publish = PUBLISHED[title]
-    # What timm does not know of, it knows the architecture of.
+    # timm does not know the trainings iBOT and MoCo-v3, but it knows their architecture.
     architecture = name.partition(".")[0] if name.endswith((".ibot", ".mocov3")) else name
     model = network(architecture, options)
     torch.save(publish(model), tmp_path / "weights.pth")
@@ -297,7 +297,7 @@ def test_resnets_of_moco(tmp_path, wrap):
 
 
 def test_the_heads_of_moco_v3_s_small_transformer_are_its_own(tmp_path):
-    """Twelve heads of 32 instead of timm's six of 64, which the weights do not show."""
+    """MoCo-v3 has 12 heads of 32 channels, timm's model 6 of 64; weights do not show this."""
     options = {"depth": 1, "img_size": 32}
     weights = timm.create_model("vit_small_patch16_224", num_classes=0, **options).state_dict()
     save_file(weights, tmp_path / "weights.safetensors")
@@ -317,7 +317,7 @@ def test_whose_statistics_a_name_without_a_training_gets_is_said(tmp_path, capsy
     save_file(weights, tmp_path / "weights.safetensors")
 
     plain = Backbone(name, options=options, weights=tmp_path / "weights.safetensors")
-    assert f"those of timm's {name}.augreg_in21k_ft_in1k" in capsys.readouterr().out
+    assert f"as for timm's {name}.augreg_in21k_ft_in1k" in capsys.readouterr().out
     assert plain.mean.flatten().tolist() == [0.5, 0.5, 0.5]
 
     own = {**options, "pretrained_cfg_overlay": {"mean": [0.1, 0.2, 0.3], "std": [1, 2, 3]}}
@@ -339,14 +339,14 @@ def test_positions_of_another_grid_are_taken_over(tmp_path, capsys):
     )
 
     assert torch.equal(backbone.model.pos_embed, model.pos_embed)
-    assert "positions are of 4 x 4 patches (64 px)" in capsys.readouterr().out
+    assert "position embeddings are for images of 64 x 64 px" in capsys.readouterr().out
     pixels = torch.randn(1, 3, 48, 80)
     with torch.inference_mode():
         torch.testing.assert_close(backbone.model(pixels), model(pixels))
 
 
 def without_values(name):
-    """The weights of a network of timm, as a file would hold them but without values."""
+    """The names and shapes of a timm network's weights, on the device meta (no values)."""
     options = {} if "dinov3" in name else {"weight_init": "skip"}
     with torch.device("meta"):
         return timm.create_model(name, num_classes=0, **options).state_dict()
@@ -369,7 +369,7 @@ def test_the_backbone_that_weights_fit(name, expected):
 
 
 def test_an_error_names_the_backbone_that_fits(tmp_path):
-    # Files are small: all values of a tensor are one and the same in memory.
+    # The file is small, because all elements of a tensor are the same value in memory.
     state = {
         name: torch.zeros(1, dtype=value.dtype).expand(value.shape)
         for name, value in without_values("vit_small_patch14_reg4_dinov2").items()
@@ -398,5 +398,5 @@ def test_biases_that_the_backbone_lacks_are_not_dropped(tmp_path):
 def test_without_a_file_nothing_is_asked_for(monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
 
-    with pytest.raises(InputError, match=r"embedding.weights: names no file; .*fetch_weights"):
+    with pytest.raises(InputError, match=r"embedding.weights is not set; .*fetch_weights"):
         build_network("resnet18.a1_in1k", setting="embedding")

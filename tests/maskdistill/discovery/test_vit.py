@@ -15,7 +15,7 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import image_sizes
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
-# name, options and prefix tokens ([CLS] and registers); two blocks of each
+# Name, options and number of prefix tokens ([CLS] and registers); models have two blocks only.
 MODELS = {
     "plain": (
         "vit_tiny_patch16_224",
@@ -35,11 +35,11 @@ MODELS = {
 
 @pytest.fixture(scope="module", params=MODELS)
 def backbone(request, tmp_path_factory):
-    """A random backbone, loaded from disk, with its number of prefix tokens."""
+    """A backbone with random weights, loaded from disk, and its number of prefix tokens."""
     name, options, prefix = MODELS[request.param]
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=0, dynamic_img_size=True, **options)
-    for parameter in model.parameters():  # biases and layer scales are otherwise all alike
+    for parameter in model.parameters():  # otherwise all biases and layer scales are equal
         parameter.data += 0.02 * torch.randn_like(parameter)
     path = tmp_path_factory.mktemp("weights") / "model.pth"
     torch.save(model.state_dict(), path)
@@ -51,7 +51,7 @@ def pictures(count, height, width, seed=0):
 
 
 def attention_inputs(model, pixels, monkeypatch):
-    """q and k of the last attention, as timm itself hands them to PyTorch's attention."""
+    """Query and key of the last attention, as timm itself passes them to PyTorch."""
     calls = []
     original = F.scaled_dot_product_attention
 
@@ -79,7 +79,7 @@ def test_queries_and_keys_are_those_of_timm_s_own_attention(backbone, size, monk
     expected = torch.einsum("bhd,bhnd->bhn", query[:, :, 0], expected_keys)
     assert affinity.shape == (2, heads, patches)
     torch.testing.assert_close(affinity, expected, rtol=1e-4, atol=1e-4)
-    # Side by side: head 0's key, head 1's key, …
+    # Keys of all heads are concatenated: head 0, head 1, …
     expected_keys = torch.cat([expected_keys[:, h] for h in range(heads)], dim=-1)
     torch.testing.assert_close(keys, expected_keys, rtol=1e-4, atol=1e-4)
     assert keys.dtype == affinity.dtype == torch.float32
@@ -118,9 +118,9 @@ def test_prepare_normalises_and_pads(tiny):
 
 
 def test_patches_are_counted_row_by_row(tiny):
-    """A change in one patch moves the key of that patch most."""
+    """If one patch of the image changes, its key must change more than all others."""
     batch = np.full((2, 24, 40, 3), 128, np.uint8)
-    batch[1, 8:16, 24:32] = pictures(1, 8, 8)  # row 1, column 3 of 3 x 5
+    batch[1, 8:16, 24:32] = pictures(1, 8, 8)  # the patch in row 1, column 3 of 3 x 5 patches
     _, keys = tiny.last_block_features(tiny.prepare(batch))
     assert (keys[1] - keys[0]).norm(dim=1).argmax() == 1 * 5 + 3
 
@@ -217,7 +217,7 @@ def test_missing_weights(tmp_path, tiny_backbone):
 
 
 def test_half_precision_changes_few_patches():
-    """On the demo's own weights and scenes, as make_masks uses them."""
+    """Masks with the weights and images of the demo dataset."""
     demo = yaml.safe_load(Path("config/datasets/demo.yaml").read_text())["features"]
     chosen = {"options": demo["backbone_options"], "weights": demo["weights"]}
     full, half = (
@@ -239,5 +239,5 @@ def test_half_precision_changes_few_patches():
             )
             found.append(masks[0].grid)
         same.append((found[0] == found[1]).mean())
-    # Measured: 1 patch of 1,350; 13 are allowed.
+    # Measured: 1 of 1,350 patches differs; the bound allows 13.
     assert np.mean(same) > 0.99

@@ -1,4 +1,4 @@
-"""A data set that a Mask R-CNN learns within a minute, and trainings on it by every engine."""
+"""A data set that a Mask R-CNN learns within a minute, and trainings on it with every engine."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSet
 from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 CPU = torch.device("cpu")
-# As small as an engine allows.
+# Settings for networks and trainings that are as small as the engines allow.
 TINY = {
     "weights": None,
     "frozen_stages": 0,
@@ -54,7 +54,7 @@ COLOURS = {1: np.array([180, 180, 180]), 2: np.array([180, 0, 0])}
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
-    """Twelve images of a white square (cluster 1) or red disc (cluster 2); COCO file and root."""
+    """Twelve images of a white square (cluster 1) or a red disc (cluster 2): COCO file, folder."""
     root = tmp_path_factory.mktemp("shapes")
     rng = np.random.default_rng(0)
     content = {"images": [], "annotations": []}
@@ -89,7 +89,7 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=TINY_ENGINES)
 def engine(request):
-    """The name of an engine that is installed."""
+    """The name of each engine in turn; tests are skipped if the engine is not installed."""
     if request.param == "detectron2":
         pytest.importorskip(
             "detectron2", reason="Detectron2 is not installed (docs/paper.md says how)"
@@ -99,13 +99,13 @@ def engine(request):
 
 @pytest.fixture(scope="module")
 def uninterrupted(engine, shapes, tmp_path_factory):
-    """A finished training: content of its model file, and its folder."""
+    """A training without interruption: the content of its model file, and its folder."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     return fit(engine, shapes, folder), folder
 
 
 def fit(name, shapes, folder, *, workers=0, checkpoint_every=100, **settings):
-    """Train by the engine of that name; the content of the model file."""
+    """Train with the engine `name`; returns the content of the model file."""
     path, root = shapes
     engines.engine(name).fit(
         path,

@@ -8,7 +8,7 @@ from workflow_scripts.maskdistill.mask_rcnn.candidates import candidate_rows
 
 
 class Halves:
-    """A predictor that sees images at half their size, finds nothing, and notes what it sees."""
+    """A predictor that halves images, finds nothing, and records the images that it gets."""
 
     def __init__(self):
         self.seen = []

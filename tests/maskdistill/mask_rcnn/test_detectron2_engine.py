@@ -27,16 +27,16 @@ TINY = TINY_ENGINES["detectron2"]
 
 @pytest.fixture(scope="module")
 def engine():
-    """Of the trainings of this module."""
+    """The engine of all trainings in this module."""
     return "detectron2"
 
 
 def write_moco(path, depth, *, prefix="module.encoder_q."):
-    """A checkpoint as MoCo publishes it; its normalisation is not the identity."""
+    """Write a checkpoint like those of MoCo, whose normalisation layers have random parameters."""
     generator = torch.Generator().manual_seed(1)
     state = build_resnet(depth).state_dict()
     for name, value in state.items():
-        if value.ndim == 1:  # of normalisation
+        if value.ndim == 1:  # a parameter of a normalisation layer
             state[name] = torch.rand(value.shape, generator=generator) + 0.5
     content = {prefix + name: value for name, value in state.items()}
     content |= {prefix + "fc.0.weight": torch.zeros(4, 4), "module.queue": torch.zeros(2)}
@@ -65,7 +65,8 @@ def test_both_engines_have_the_same_features(tmp_path, depth, norm):
         a = ours.backbone(batch)["0"]
         b = theirs.backbone(batch)["res4"]
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max()))
-        # The shared head, too, but for the normalisation that follows in MoCo's recipe.
+        # The shared head has the same output, too, without the batch normalisation that MoCo's
+        # recipe adds after it.
         regions = a[:, :, :4, :4]
         c = ours.roi_heads.box_head(regions)
         d = theirs.roi_heads.res5[:-1](regions)
@@ -186,7 +187,8 @@ def test_examples_are_bitmaps_resized_and_mirrored_with_their_image(shapes):
 
     assert len(examples) == 12
     assert {example.image.shape for example in drawn} == {(3, 48, 56), (3, 96, 112)}
-    assert len({bytes(example.masks.numpy()) for example in drawn}) == 4  # sides x mirrored
+    # Two sizes, each mirrored or not.
+    assert len({bytes(example.masks.numpy()) for example in drawn}) == 4
     for example in drawn:
         bright = example.image.float().amax(0) > 120
         mask = example.masks[0].bool()

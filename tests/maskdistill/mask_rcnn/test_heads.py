@@ -21,7 +21,7 @@ def test_mask_targets_are_what_lies_within_the_box():
 def test_mask_targets_are_those_of_a_copy_of_the_mask_for_every_box():
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand(4, 40, 50, generator=generator).gt(0.5).to(torch.uint8)
-    numbers = torch.tensor([3, 0, 0, 3, 1, 3])  # object 2 has no box
+    numbers = torch.tensor([3, 0, 0, 3, 1, 3])  # no box belongs to object 2
     corners = torch.rand(6, 2, 2, generator=generator) * torch.tensor([50.0, 40.0])
     boxes = torch.cat([corners.amin(1), corners.amax(1) + 1], dim=1)
 
@@ -54,11 +54,13 @@ def test_pyramid_pooling_is_right_whatever_the_padding():
         for level in range(4)
     }
 
-    # 132 px are padded to 256 here: stride 4 on the first level, but 132 / 64 is nearer to 2.
+    # An image 132 px high is padded to 256. The first level has 64 rows and thus stride 4, but from
+    # the unpadded height torchvision would conclude 132 / 64, about 2.
     small, large = pool(
         features, [torch.tensor([[16.0, 16.0, 32.0, 32.0], [0.0, 0.0, 128.0, 128.0]])], [(132, 256)]
     )
 
-    # A region's middle in pixels, over the stride of its level: 4 for a small one, 8 for 128 px.
+    # Features are column indices: the mean is the region's centre, divided by its level's stride: 4
+    # for the small region, 8 for the region of 128 px.
     assert small.mean() == pytest.approx(24 / 4, abs=0.1)
     assert large.mean() == pytest.approx(64 / 8, abs=0.1)

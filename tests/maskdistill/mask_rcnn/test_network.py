@@ -42,7 +42,7 @@ def test_r50_c4_is_the_papers():
     assert shared.shape == (2, 2048, 7, 7)
     assert model.roi_heads.mask_predictor(shared).shape == (2, 21, 14, 14)
     assert model.roi_heads.box_predictor(shared)[0].shape == (2, 21)
-    # res5 is one module, which both branches use.
+    # Boxes and masks use the same module res5.
     assert model.roi_heads.mask_head is None
     assert sum(name.endswith("2.conv3.weight") for name in model.state_dict()) == 4
 
@@ -73,8 +73,9 @@ def test_detections_do_not_depend_on_the_batch(options):
         together = model([picture(48, 64), picture(40, 60)])
         alone = [model([image])[0] for image in (picture(48, 64), picture(40, 60))]
 
-    # No near ties: scores lie at least 2e-4 apart; weights changed by 1e-5 of themselves, a hundred
-    # times rounding, moved them by 1e-5 and no box by more than 2e-4 pixels.
+    # Scores differ by at least 2e-4, so that rounding cannot change their order: when all weights
+    # were changed by a factor of 1 + 1e-5, a hundred times the rounding error, scores changed by
+    # 1e-5 and boxes by at most 2e-4 pixels.
     cells = 28 if "fpn" in options else 4
     for a, b, (height, width) in zip(together, alone, ((48, 64), (40, 60)), strict=True):
         assert len(a["boxes"]) == 5

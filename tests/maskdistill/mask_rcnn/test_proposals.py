@@ -23,5 +23,6 @@ def test_every_box_is_as_likely_to_be_sampled():
     drawn = [ImageSampler(10, 0.5)([matched]) for _ in range(1000)]
     for index, label in ((0, 1), (1, 0)):
         counts = sum(masks[index][0].int() for masks in drawn)[matched == label]
-        # 5 of 20 each time; six standard deviations of a count.
+        # Each of 1,000 draws takes 5 of 20, so that a count is near 250. The bound is six standard
+        # deviations.
         assert (counts - 250).abs().max() < 6 * (1000 * 0.25 * 0.75) ** 0.5

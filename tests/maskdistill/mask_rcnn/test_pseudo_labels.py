@@ -13,7 +13,7 @@ from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 
 
 def coco_file(tmp_path, *, annotated=(7, 9)):
-    """Three images, black but for a white rectangle on 7 and 9; returns the file's content."""
+    """Write three images of a white rectangle; the COCO file annotates the ids in `annotated`."""
     content = {
         "images": [],
         "annotations": [],

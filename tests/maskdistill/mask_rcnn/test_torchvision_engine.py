@@ -17,7 +17,7 @@ def test_initial_weights_are_read_and_frozen_stages_stay(shapes, tmp_path, prefi
     torch.manual_seed(1)
     resnet = build_resnet(18).state_dict()
     state = {prefix + name: value for name, value in resnet.items()}
-    if prefix:  # MoCo's projector goes along
+    if prefix:  # MoCo's checkpoints also contain its projector
         state[prefix + "fc.0.weight"] = torch.zeros(4, 4)
     torch.save({"state_dict": state}, tmp_path / "moco.pth")
 

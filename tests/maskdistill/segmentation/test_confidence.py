@@ -92,10 +92,10 @@ def kept_of(rows, overlap, threshold=0.5):
 
 
 def test_of_two_clusters_on_one_object_only_the_more_confident_stays():
-    # 4 x 4 and 4 x 5 pixels, of which 16 are common: an IoU of 0.8
+    # Boxes of 4 x 4 and 4 x 5 pixels share 16 pixels: their IoU is 16 / 20 = 0.8.
     rows = [candidate(0, 0.6, cluster=1), candidate(1, 0.9, cluster=2, box=(0, 4, 0, 5))]
     assert kept_of(rows, overlap=0.7) == [1]
-    assert kept_of(rows, overlap=0.8) == [1, 0]  # not above
+    assert kept_of(rows, overlap=0.8) == [1, 0]  # an IoU equal to `overlap` is allowed
     assert kept_of(rows, overlap=1) == [1, 0]
     rows[0]["cluster"] = 2
     assert kept_of(rows, overlap=0.7) == [1, 0]
@@ -110,8 +110,8 @@ def test_all_overlaps_are_kept_by_default_even_of_equal_masks():
 
 def test_a_candidate_that_is_left_out_suppresses_no_other():
     rows = [
-        candidate(0, 0.7, cluster=3, box=(0, 4, 2, 6)),  # 2 of 4 columns of the next: IoU 1/3
-        candidate(1, 0.8, cluster=2, box=(0, 4, 1, 5)),  # 3 of 4 columns of the others: 3/5
+        candidate(0, 0.7, cluster=3, box=(0, 4, 2, 6)),  # IoU 1/3 with candidate 2
+        candidate(1, 0.8, cluster=2, box=(0, 4, 1, 5)),  # IoU 3/5 with candidates 0 and 2
         candidate(2, 0.9, cluster=1),
     ]
     assert kept_of(rows, overlap=0.5) == [2, 0]
@@ -125,7 +125,7 @@ def test_ties_are_suppressed_in_the_order_of_their_ids():
 
 
 def test_suppression_comes_after_the_threshold():
-    """Candidates below it suppress nothing, and the best one is kept without any above it."""
+    """Candidates below the threshold suppress no others; if all are below, the best is kept."""
     rows = [candidate(0, 0.4, cluster=1), candidate(1, 0.3, cluster=2)]
     assert kept_of(rows, overlap=0.5) == [0]
     same = [candidate(0, 0.6, cluster=1), candidate(1, 0.3, cluster=2)]

@@ -12,7 +12,7 @@ from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 
 
 def mean_field(probabilities, image, settings):
-    """Mean-field inference by the definition, all pairs of pixels, kernels normalised.
+    """Mean-field inference by its definition, over all pairs of pixels, with normalised kernels.
 
     Krähenbühl and Koltun (2011), Algorithm 1, with pydensecrf's symmetric normalisation.
     """
@@ -48,7 +48,7 @@ def mean_field(probabilities, image, settings):
 
 
 def noisy_square(seed=0, size=24, noise=0.35):
-    """A red square on blue; probabilities that are wrong in many single pixels."""
+    """A red square on blue, and probabilities that are wrong at many single pixels."""
     rng = np.random.default_rng(seed)
     truth = np.zeros((size, size), int)
     truth[6:18, 6:18] = 1
@@ -80,7 +80,7 @@ def test_it_is_mean_field_inference_as_published():
     settings = CRFSettings(bilateral_sigma_rgb=30.0, bilateral_sigma_xy=20.0, iterations=3)
     found = crf.refine(probabilities, image, settings)
     expected = mean_field(probabilities, image, settings)
-    # pydensecrf filters on a lattice, which blurs a little more than the kernel itself.
+    # pydensecrf approximates the kernels by filtering on a lattice, which blurs a little more.
     assert abs(found - expected).mean() < 0.08
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.95
 
@@ -138,9 +138,10 @@ def test_label_maps_have_the_size_of_the_photograph(size):
     assert alone.dtype == np.uint16
     assert alone.shape == size
     expected = Image.fromarray(truth.astype(np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)
-    # A border moves by less than half of an enlarged pixel.
+    # Enlarging moves the square's border by less than half of an enlarged pixel.
     assert (alone == np.asarray(expected)).mean() > (0.97 if size != (24, 24) else 0.9999)
-    # torch has threads in this process, but not in the forked ones.
+    # This makes torch start threads here. The forked processes do not have them, and must not
+    # wait for them.
     torch.ones(1000, 1000) @ torch.ones(1000, 1000)
     with crf.start_workers(2, settings) as workers:
         items = [crf.Item(number, probabilities, image, size) for number in range(3)]
@@ -161,7 +162,7 @@ def test_few_probabilities_are_in_memory_however_many_processes_there_are(monkey
 
     with crf.start_workers(4, CRFSettings(iterations=1)) as workers:
         for number, _ in workers.refine(items()):
-            # Two of them are refined, and one more waits.
+            # Two images are being refined, and one more waits.
             assert asked <= number + 3
 
 
@@ -201,7 +202,7 @@ def test_workers_end_when_their_parent_is_killed():
     assert len(workers) == 3
     parent.kill()
     parent.wait()
-    # The pipe closes when its last writers, the workers, have ended.
+    # The pipe closes when the workers, which also have it open, have ended.
     assert parent.stdout.read() == ""
 
 
@@ -243,7 +244,7 @@ def test_the_most_probable_label_always_stays():
 
 
 def test_a_bound_on_the_side_is_a_crf_of_the_smaller_image():
-    """The bound is above the size of one image and half of the other's."""
+    """The bound is 24 pixels: the first image has this size, the second is twice as large."""
     truth, image, probabilities = noisy_square()
     settings = CRFSettings(longer_side=24)
     np.testing.assert_array_equal(

@@ -76,7 +76,7 @@ def test_dropout_keeps_the_mean(p):
     kept = ImageDropout(p).train()(x)
     kept.sum().backward()
     torch.testing.assert_close(x.grad, kept.detach())
-    # Six standard deviations of the share of 32,000 independent draws.
+    # Six standard deviations of the share of zeros in 32,000 independent draws.
     bound = 6 * (p * (1 - p) / x.numel()) ** 0.5
     assert abs((kept == 0).double().mean().item() - p) <= bound
     if p < 1:
@@ -94,7 +94,7 @@ def test_dropout_does_not_depend_on_the_order_in_memory():
 
 
 def test_upsampling_keeps_centres_in_place():
-    # A ramp along x, sampled at the centres of cells of 8 pixels, is the same ramp afterwards.
+    # A linear ramp, sampled at the centres of cells of 8 pixels; upsampling must restore it.
     cells = torch.arange(4).float() * 8 + 4
     full = upsample(cells.expand(1, 1, 2, 4), (16, 32))
     inner = full[0, 0, 5, 4:28]

@@ -14,7 +14,7 @@ def model():
     torch.manual_seed(3)
     options = {"frozen_stages": 0, "atrous_rates": [1, 2], "head_width": 8}
     built = build_deeplab(5, depth=10, output_stride=16, **options).eval()
-    # Drawn weights give nearly equal logits everywhere; these tell classes apart.
+    # Random weights give nearly equal logits at all pixels; larger ones make the labels differ.
     with torch.no_grad():
         built.head[-1].weight *= 30
     return built
@@ -32,7 +32,8 @@ def test_it_does_what_the_predictor_does(model, size):
     expected = predictor.predict_image(picture(size))
     with torch.inference_mode():
         labels, probability = deployment.Deployed(model)(torch.from_numpy(picture(size))[None])
-    # The two best logits lie at least 8e-5 apart; rounding moves probabilities by 2e-7.
+    # Labels can be compared exactly: the two best logits differ by at least 8e-5 everywhere, while
+    # rounding changes probabilities by 2e-7 only.
     np.testing.assert_array_equal(labels[0].numpy(), expected.labels())
     np.testing.assert_allclose(
         probability[0].numpy(), expected.probabilities().max(axis=0), atol=1e-6
@@ -46,5 +47,5 @@ def test_disagreement_is_an_error(model):
 
     with pytest.raises(InputError, match=r"0 of .* labels agree"):
         deployment.agreement(model, other)
-    with pytest.raises(InputError, match="gives"):
+    with pytest.raises(InputError, match="gives labels of shape"):
         deployment.agreement(model, lambda image: (image[:, 1:], image))

@@ -48,7 +48,7 @@ def write_images(root, sizes):
 
 
 def expected_logits(model, path):
-    """One image alone, by plain torch."""
+    """The logits of one image, without batches, computed with plain torch."""
     image = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None] / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     image = (image - mean[:, None, None]) / std[:, None, None]
@@ -86,7 +86,7 @@ def load(path, **settings):
 
 
 def test_a_large_photograph_is_seen_at_the_working_resolution(tmp_path):
-    """The network and the CRF see the resized image; the label map has the photograph's size."""
+    """The network and the CRF get a resized image; the label map has the photograph's size."""
     write_model(tmp_path / "model.pt")
     rows = write_images(tmp_path, [(150, 200), (40, 50)])
     found = {
@@ -104,20 +104,20 @@ def test_a_large_photograph_is_seen_at_the_working_resolution(tmp_path):
         large.logits[None, present], (150, 200), mode="bilinear"
     )
     np.testing.assert_array_equal(large.labels(), present[expected[0].argmax(0)])
-    # A smaller image is as without a bound.
+    # An image below the bound is predicted as if there were no bound.
     (native,) = load(tmp_path, longer_side=None).predict(
         rows[1:], tmp_path, batch_size=1, workers=1
     )
     assert torch.equal(small.logits, native.logits)
     np.testing.assert_array_equal(small.labels(), native.labels())
-    # So is the image alone.
+    # `predict_image` gives the same logits for the large image.
     alone = load(tmp_path, longer_side=80).predict_image(np.array(Image.open(tmp_path / "0.png")))
     np.testing.assert_allclose(alone.logits, large.logits, rtol=1e-4, atol=1e-4)
     assert alone.labels().shape == (150, 200)
 
 
 class Local(torch.nn.Module):
-    """A model of stride 16 whose logits depend on the pixels of their own cell alone."""
+    """A model of stride 16, each of whose logits depends only on its own cell of 16 x 16 pixels."""
 
     output_stride = 16
     cells = 1
@@ -138,7 +138,7 @@ def local_predictor(**settings):
 
 @pytest.mark.parametrize("size", [(160, 300), (97, 512), (300, 64), (64, 64), (50, 60)])
 def test_tiles_give_what_one_pass_gives(size):
-    """Exactly, but for rounding, where a cell does not depend on others."""
+    """The results are equal up to rounding, because no logit depends on other cells."""
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     whole = local_predictor(longer_side=None, tile=None).predict_image(image)
     predictor = local_predictor(longer_side=None, tile=64)
@@ -195,7 +195,7 @@ def test_the_largest_class_is_found_a_few_classes_at_a_time(most_values):
 
 
 def test_classes_that_an_image_lacks_are_not_enlarged():
-    """Exact in this example, where the classes in question are the best ones somewhere."""
+    """The result is exact here, because only three classes have the best score anywhere."""
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(9, 12, 16, generator=generator)
     scores[[2, 4, 8]] += 1

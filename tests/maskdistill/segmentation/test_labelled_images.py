@@ -64,7 +64,7 @@ def test_16_bit_label_maps_have_their_own_value_for_ignore(tmp_path):
 
 
 def test_photographs_above_the_working_resolution_are_resized_with_their_labels(tmp_path):
-    """The view is that of the resized image; no label is mixed from two."""
+    """Crops are taken from the resized image. Resizing must not mix two labels to a third one."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     picture = coarse.resize((320, 240), Image.Resampling.BICUBIC)

@@ -45,7 +45,7 @@ TINY = {
 
 
 def write_images(root: Path, count: int = 10, size: int = 40) -> Path:
-    """Images of one red or green square on gray, with their label maps; returns the shard."""
+    """Write images with a red or green square on gray, and a shard of label maps; returns it."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(count):
@@ -91,9 +91,10 @@ def assert_same_weights(first: dict, second: dict) -> None:
 def test_every_step_is_that_of_sgd_by_hand_in_float64(tmp_path):
     """Loss, momentum, weight decay and learning rate of four steps, by their definitions.
 
-    Float32 rounds away from float64, and every step multiplies the distance: a network of depth
-    18 amplified it 10,000 times within two steps. In this one losses stayed within 1e-6 and weights
-    within 1.2e-4 of the way that they went; a momentum of 0.88 or a decay of 0.08 misses by 1e-2.
+    The training runs in float32, and every step amplifies its rounding errors: 10,000 times within
+    two steps in a ResNet-18. In this smaller network, losses differ from float64 by at most 1e-6,
+    and weights by 1.2e-4 of their total change. A momentum of 0.88 instead of 0.9, or a weight
+    decay of 0.08 instead of 0.1, would make the latter difference 1e-2.
     """
     shard = write_images(tmp_path)
     rates, momentum, weight_decay = [0.02, 0.02, 0.002, 0.002], 0.9, 0.1
@@ -116,7 +117,7 @@ def test_every_step_is_that_of_sgd_by_hand_in_float64(tmp_path):
     model = model.double().train()
     begin = [parameter.detach().clone() for parameter in model.parameters()]
     velocities, losses = [0.0] * len(begin), []
-    plan = BatchPlan(len(data), 5, seed=3, start=0, stop=4)  # 10 images, 2 epochs
+    plan = BatchPlan(len(data), 5, seed=3, start=0, stop=4)  # two epochs of 10 images
     for batch, rate in zip(plan, rates, strict=True):
         images, labels = (
             torch.stack(part) for part in zip(*map(data.__getitem__, batch), strict=True)
@@ -146,9 +147,10 @@ def test_every_step_is_that_of_sgd_by_hand_in_float64(tmp_path):
 
 
 def test_a_training_learns_what_can_be_learnt_by_heart(tmp_path):
-    """Four images of one colour and class each, no dropout: the loss goes to 0.
+    """Four images, each of one colour and class, without dropout: the loss must approach 0.
 
-    It ended at 0.003 to 0.005 of the first loss, on AVX2 and as limited to SSE4.1 or to plain C.
+    It fell to 0.003 to 0.005 times the first loss, on processors with AVX2 and also when PyTorch
+    was limited to SSE4.1 or to no vector instructions.
     """
     rows = []
     for number, colour in enumerate(["red", "lime", "red", "lime"]):
@@ -229,7 +231,7 @@ def test_sigterm_at_the_last_step_is_no_interruption(tmp_path, monkeypatch):
     assert train(shard, tmp_path, epochs=1)["clusters"] == 2
 
 
-# The rule's program; at step 5 it says so, and goes on when its input ends.
+# The rule's program, which prints a line at step 5 and continues when its standard input ends.
 PAUSING = """
 import sys
 from workflow_scripts import cli, train_segmentation
@@ -250,7 +252,7 @@ cli.run(train_segmentation.main)
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_killed_process_is_continued_to_the_same_weights(tmp_path, sent, code):
-    """Killed in the second epoch of two, after a checkpoint."""
+    """The process is killed in the second of two epochs, after the first checkpoint."""
     shard = write_images(tmp_path)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
@@ -330,7 +332,7 @@ def test_weights_that_are_not_finite_never_become_a_checkpoint(tmp_path, monkeyp
     def spoil(self, *arguments, **options):
         step(self, *arguments, **options)
         spoil.calls += 1
-        if spoil.calls == 6:  # the last step before the second checkpoint
+        if spoil.calls == 6:  # after step 6, the second checkpoint is due
             self.param_groups[0]["params"][0].data.fill_(math.nan)
 
     spoil.calls = 0
@@ -384,7 +386,7 @@ def test_half_precision_trains_on_the_cpu_too(tmp_path, precision):
         curves[name] = [row["loss"] for row in history(tmp_path / name)]
         assert model["settings"]["precision"] == name
         assert all(v.dtype in (torch.float32, torch.int64) for v in model["state_dict"].values())
-    # The same training, but for its rounding; and not in float32 after all.
+    # The losses are equal up to rounding; they are not identical, so that the precision was used.
     assert curves[precision] == pytest.approx(curves["float32"], rel=0.1)
     assert curves[precision] != curves["float32"]
 

@@ -1,4 +1,4 @@
-"""The linear probe on features whose classes are known."""
+"""The linear probe, on images of one colour, whose classes are known."""
 
 import json
 from contextlib import nullcontext
@@ -45,7 +45,7 @@ def model_file(tmp_path):
     torch.manual_seed(0)
     architecture = {k: getattr(SEGMENTATION, k) for k in learning.ARCHITECTURE}
     model = build_deeplab(5, **architecture)
-    model.head[2].weight.data.fill_(100)  # untrained features are tiny
+    model.head[2].weight.data.fill_(100)  # otherwise untrained features are tiny
     path = tmp_path / "segmentation.pt"
     state = {"state_dict": model.state_dict(), "clusters": 5}
     torch.save(state | {"settings": SEGMENTATION.plain()}, path)
@@ -53,7 +53,7 @@ def model_file(tmp_path):
 
 
 def write_images(root, *, count=6, shuffle=False):
-    """Images of one colour each; the class is the colour, or has nothing to do with it."""
+    """Images of one colour each; the class is the colour, or random with `shuffle`."""
     rng, rows = np.random.default_rng(0), []
     for number in range(count):
         Image.fromarray(np.broadcast_to(COLOURS[number % 3], (32, 32, 3))).save(
@@ -96,7 +96,7 @@ def labels_of(model_path, root, numbers):
 
 def test_classes_that_the_features_tell_apart_are_found(tmp_path, model_file):
     found = labels_of(train(write_images(tmp_path), model_file), tmp_path, range(3))
-    # Near the border the features also tell where they are: 0.93 of the pixels were right.
+    # Near the border, features also depend on the position; 0.93 of the pixels were right.
     for number, labels in found.items():
         assert (labels == number).mean() > 0.7
 
@@ -112,7 +112,7 @@ def test_only_the_classifier_learns(tmp_path, model_file):
 
 
 def test_the_loss_reaches_that_of_logistic_regression(tmp_path, model_file):
-    """On shuffled labels no classifier can be right; the best linear one is known."""
+    """Labels are random; logistic regression finds the smallest loss of a linear classifier."""
     shard = write_images(tmp_path, shuffle=True)
     path = train(
         shard,

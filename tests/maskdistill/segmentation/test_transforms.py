@@ -16,7 +16,7 @@ def picture(height=40, width=60, seed=0):
 
 
 def ramps(height=80, width=100):
-    """An image whose red and green are its columns' and rows' coordinates."""
+    """An image whose red and green values are twice the column and the row of each pixel."""
     y, x = np.mgrid[:height, :width]
     image = np.stack([2 * x, 2 * y, 0 * x], axis=-1).astype(np.uint8)
     return image, (x // 10 + 10 * (y // 10)).astype(np.int32)
@@ -39,14 +39,14 @@ def test_a_mirrored_view_is_exactly_the_mirrored_image():
 def test_a_quarter_turn_is_exactly_numpys_rot90():
     image, labels = picture(40, 40)
     seen, classes = transforms.warp(image, labels, View(1.0, math.pi / 2, False, (20, 20)), 40)
-    # Off the exact angle by rounding: colours differ by 1 at most.
+    # The angle is rounded, so that colours may differ by 1.
     assert abs(seen.astype(int) - np.rot90(image)).max() <= 1
     np.testing.assert_array_equal(classes, np.rot90(labels))
 
 
 def test_a_crop_is_a_slice():
     image, labels = picture(40, 60)
-    # The centre (30, 20) of the image at (20, 12) of the view: the view begins at (10, 8).
+    # The image's centre (30, 20) is at (20, 12) in the view, so that the view begins at (10, 8).
     seen, classes = transforms.warp(image, labels, View(1.0, 0.0, False, (20, 12)), 32)
     np.testing.assert_array_equal(seen, image[8:40, 10:42])
     np.testing.assert_array_equal(classes, labels[8:40, 10:42])
@@ -66,7 +66,8 @@ def test_image_and_labels_are_seen_from_the_same_place(flipped):
     seen, classes = transforms.warp(image, labels, view, 112)
     inside = classes != IGNORE_INDEX
     x, y = seen[..., 0] / 2, seen[..., 1] / 2
-    # Labels are tiles of 10 pixels; pixels next to a tile's edge may round either way.
+    # Labels form squares of 10 x 10 pixels. Pixels near the edge of a square are not compared,
+    # because rounding decides to which square they belong.
     clear = inside & (abs(x % 10 - 5) < 3.5) & (abs(y % 10 - 5) < 3.5)
     assert clear.sum() > 1000
     np.testing.assert_array_equal(classes[clear], (x // 10 + 10 * (y // 10)).astype(int)[clear])
@@ -80,7 +81,7 @@ def test_outside_of_the_image_is_ignored_and_mean_coloured():
     np.testing.assert_array_equal(classes == 1, inside)
     np.testing.assert_array_equal(classes == IGNORE_INDEX, ~inside)
     assert (seen[~inside] == np.round(255 * np.array(transforms.MEAN))).all()
-    # What is padded is zero to the network, up to the rounding of 8 bits.
+    # The network's input is 0 in the padding, up to the rounding to 8 bits.
     normalized = transforms.normalize(torch.from_numpy(seen)[None])[0]
     assert normalized[:, ~torch.from_numpy(inside)].abs().max() < 0.01
 
@@ -99,7 +100,7 @@ def test_views_stay_within_their_ranges_and_are_not_all_alike():
     for view in views:
         for center, side in zip(view.center, (120, 40), strict=True):
             first, last = center - view.scale * side / 2, center + view.scale * side / 2
-            if view.scale * side >= 50:  # no padding where the image is large enough
+            if view.scale * side >= 50:  # the image is large enough to need no padding
                 assert first <= 1e-9
                 assert last >= 50 - 1e-9
             else:

@@ -1,4 +1,4 @@
-"""The light decoder: its network, and its training on tokens that are computed once."""
+"""The decoder on a frozen transformer: its network, and its training on stored tokens."""
 
 import errno
 import json
@@ -183,7 +183,7 @@ def test_tokens_that_find_no_room_are_an_error_and_leave_nothing(windows, tmp_pa
 
 @pytest.fixture
 def windows(tmp_path, tiny_backbone):
-    """A function that makes the windows of images of 40 x 44 pixels, which are 5 x 6 patches."""
+    """A function that makes crops of images of 40 x 44 pixels, which have 5 x 6 patches."""
     shard = write_images(tmp_path)
     settings = SegmentationSettings.read_part(SETTINGS)
     labelled = LabelledImages([shard], tmp_path, clusters=2, settings=settings, seed=0)
@@ -207,11 +207,11 @@ def test_a_window_may_hold_the_whole_image(windows):
     padded = torch.from_numpy(padded)[None]
     expected = model.tokens(normalize(padded))[0].permute(1, 2, 0)
     torch.testing.assert_close(tokens[:5].float(), expected, rtol=2e-3, atol=2e-3)
-    # Positions of the logits are squares of two pixels.
+    # Each logit stands for a square of 2 x 2 pixels.
     means = padded[0].reshape(20, 2, 24, 2, 3).float().mean(dim=(1, 3))
     assert (pixels[:20].float() - means).abs().max() <= 0.5
     np.testing.assert_array_equal(labels[:20, :22], expected_labels[1::2, 1::2])
-    # Beyond the image, first of it, then of its padding.
+    # There are no labels in the image's padding (columns) and beyond the padded image (rows).
     assert (labels[:, 22:] == IGNORE_INDEX).all()
     assert (labels[20:] == IGNORE_INDEX).all()
     assert (pixels[20:] == torch.tensor(MEAN_COLOR)).all()

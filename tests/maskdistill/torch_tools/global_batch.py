@@ -1,8 +1,8 @@
-"""What a process computes of its part of a batch, saved to be compared with the whole batch's.
+"""Saves the results of one or several processes for a batch, to compare one with several.
 
-python -m tests.maskdistill.torch_tools.global_batch FOLDER, under torchrun or alone, writes the
-files RANK.pt with a dict of tensors for each case. All is computed in float64, so that no rounding
-comes near a threshold: two results agree to many digits, or are different.
+python -m tests.maskdistill.torch_tools.global_batch FOLDER, with or without torchrun, writes a file
+RANK.pt per process, with tensors for each case. All is computed in float64, so that rounding errors
+are tiny: two results either agree to many digits or really differ.
 """
 
 import sys
@@ -20,7 +20,8 @@ from workflow_scripts.maskdistill.torch_tools.sampling import seed_step
 
 CPU = torch.device("cpu")
 IMAGES = 4
-# How many of its 30 pixels are labelled in each image; the second process has the last two images.
+# For each of four images, how many of its 30 pixels have a label. With two processes, the second
+# one has the last two images.
 LABELLED = {
     "even": [30, 30, 30, 30],
     "uneven": [3, 8, 30, 21],
@@ -40,23 +41,23 @@ MASK_RCNN = {
     "sampled_anchors": 16,
 }
 PYRAMID = {"fpn": True, "fpn_channels": 32, "anchor_sizes": [8, 16, 24, 32, 48]}
-# Objects of each image; an image without any has no positive region.
+# Number of objects in each image; an image without objects has no positive regions.
 OBJECTS = {"uneven": [3, 1, 1, 0], "none in the second process": [1, 2, 0, 0]}
 
 
 def own(values):
-    """This process's part of what is listed for each image of a batch."""
+    """This process's part of a list with one item for each image of the batch."""
     share = len(values) // distributed.world_size()
     return values[distributed.rank() * share :][:share]
 
 
 def numbers(*shape, seed=0):
-    """The same random numbers in every process."""
+    """Random numbers that are the same in every process."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def loss_of_hard_pixels(labelled, fraction, *, tied=False):
-    """The loss, and its gradient in this process's logits as it enters DDP's average."""
+    """The loss, and its gradient in this process's logits, divided by the number of processes."""
     logits = torch.zeros(IMAGES, 3, 5, 6) if tied else numbers(IMAGES, 3, 5, 6)
     labels = torch.arange(IMAGES * 30).reshape(IMAGES, 5, 6) % 3
     for image, count in zip(labels, labelled, strict=True):
@@ -69,7 +70,7 @@ def loss_of_hard_pixels(labelled, fraction, *, tied=False):
 
 
 def drawn():
-    """What dropout and the sampler of boxes draw, twice in each of two steps."""
+    """The random draws of dropout and of the sampler of boxes, twice in each of two steps."""
     dropout, sampler = ImageDropout(0.3).train(), ImageSampler(12, 0.25)
     matched = [(numbers(50, seed=number) > 0.5).long() for number in range(IMAGES)]
     dropped, chosen = [], []
@@ -82,7 +83,7 @@ def drawn():
 
 
 def batch_norm(sizes):
-    """Batch normalisation of parts of different sizes, two steps and one of evaluation."""
+    """Batch normalisation of parts of the given sizes: two training steps, then evaluation."""
     x = numbers(sum(sizes), 3, 2, 2) * 3 + 5
     weights = numbers(*x.shape, seed=1)
     if distributed.world_size() > 1:
@@ -108,7 +109,7 @@ def batch_norm(sizes):
 
 
 def gradients_of_mask_rcnn(objects, **settings):
-    """Losses and gradients of one step, on images of different sizes."""
+    """Losses and gradients of one training step on images of different sizes."""
     torch.manual_seed(0)
     network = build_mask_rcnn(MaskRCNNSettings.read(MASK_RCNN | settings), 2)
     sizes = [(40, 64), (48, 40), (64, 48), (40, 40)]
@@ -132,7 +133,7 @@ def gradients_of_mask_rcnn(objects, **settings):
 
 
 def cases():
-    """The results by the case's name."""
+    """Yield the name and the results of every case."""
     for name, labelled in LABELLED.items():
         for fraction in (0.2, 0.5, 1.0):
             yield f"loss, {name}, {fraction}", loss_of_hard_pixels(labelled, fraction)

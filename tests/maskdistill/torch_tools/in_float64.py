@@ -1,8 +1,8 @@
 """Run a training in float64: in_float64.py MODULE OPTIONS…
 
-Two trainings then differ by the order of sums of 16 digits: nothing comes near enough to a
-threshold (of NMS, of the hardest pixels, of ReLU) to fall on its other side. With STOP_AFTER in the
-environment, the training is asked to end after that step, as by SIGTERM.
+Two trainings then differ only by rounding errors in the 16th digit, which are too small to move any
+value across a threshold (of NMS, of the hardest pixels, of ReLU). If the environment variable
+STOP_AFTER is set, the training saves its state and ends after that step, as after SIGTERM.
 """
 
 import importlib
@@ -13,7 +13,7 @@ import torch
 
 
 def stop_after(last: int) -> None:
-    """Let every training save its state and end after that step."""
+    """Let every training save its state and end after step `last`."""
     from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun
 
     record = TrainingRun.record

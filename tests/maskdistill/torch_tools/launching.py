@@ -1,4 +1,4 @@
-"""How tests start small trainings, in one process or in several under torchrun."""
+"""Starts small trainings for tests, in one process or in several under torchrun."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SEGMENTATION = {
     "frozen_stages": 0,
     "atrous_rates": [1],
     "head_width": 16,
-    "epochs": 3,  # of two steps each
+    "epochs": 3,  # with two steps each
     "batch_size": 4,
     "learning_rate": 0.05,
     "learning_rate_milestones": [2],
@@ -56,7 +56,7 @@ PYRAMID = {"fpn": True, "fpn_channels": 32, "anchor_sizes": [8, 12, 16, 24, 32]}
 
 
 def start_torchrun(*arguments, processes=2):
-    """Start a training; one process runs without torchrun, as in the workflow."""
+    """Start a training under torchrun, or without it for one process, as the workflow does."""
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "workflow_scripts.torchrun", "--nproc-per-node", str(processes)]
@@ -71,7 +71,7 @@ def torchrun(*arguments, processes=2):
 
 
 def command_line(program, folder, *, device="cpu", **changes):
-    """Train on the scenes of a folder; `changes` are those of the settings."""
+    """Arguments for a training on the images of a folder; `changes` are changes of settings."""
     if program is train_segmentation:
         options = ["--label-maps", folder / "label_maps.parquet"]
         settings = {"segmentation": SEGMENTATION | changes, "clustering": {"clusters": 2}}
@@ -84,7 +84,7 @@ def command_line(program, folder, *, device="cpu", **changes):
 
 
 def write_uneven_scenes(folder):
-    """Six images of different sizes; one to three objects, and labels in some corner only."""
+    """Write six images of different sizes with one to three objects; labels cover only a part."""
     rows, content = [], {"categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]}
     content |= {"images": [], "annotations": []}
     rng = np.random.default_rng(1)

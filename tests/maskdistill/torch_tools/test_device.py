@@ -15,7 +15,7 @@ from workflow_scripts.maskdistill.torch_tools.precision import PRECISIONS
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """A function that says how many GPUs there are."""
+    """A function that sets how many GPUs PyTorch seems to find."""
 
     def show(count):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
@@ -73,7 +73,7 @@ def test_float32_is_never_rounded_to_tf32():
     assert not backends.cuda.matmul.allow_tf32
     assert not backends.cudnn.allow_tf32
     with backends.cudnn.flags(enabled=True):
-        pass  # PyTorch would refuse this if the two disagreed
+        pass  # PyTorch would refuse this if its two settings of TF32 disagreed
     assert backends.cudnn.conv.fp32_precision == "ieee"
 
 

@@ -18,7 +18,7 @@ from workflow_scripts.maskdistill.torch_tools import distributed
 cpu = torch.device("cpu")
 with distributed.process_group(cpu) as device:
     rank = distributed.rank()
-    torch.manual_seed(rank)  # the weights of the first process must win
+    torch.manual_seed(rank)  # all processes must get the weights of the first one
     model = torch.nn.Linear(3, 2)
     parallel = distributed.parallel(model, device)
     inputs = torch.arange(12.0).reshape(4, 3)[2 * rank : 2 * rank + 2]
@@ -73,7 +73,7 @@ with (
 ):
     if run.writes:
         run.save({"step": 3, "network": {"weight": torch.ones(1, 1), "bias": torch.ones(1)}})
-    else:  # of several nodes, only the first need have the file
+    else:  # only the first process needs the file, as others may be on other nodes
         training_run.read_checkpoint = None
     network = torch.nn.Linear(1, 1)
     assert run.resume({"network": network}) == 3

@@ -1,4 +1,4 @@
-"""Trainings of several processes that are asked to end, or killed."""
+"""Trainings with several processes that get SIGTERM or are killed."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from workflow_scripts.maskdistill.files import label_maps, masks, shards
 
 
 def write_scenes(folder, order):
-    """A bright rectangle an image: label maps, and pseudo-labels in COCO's format."""
+    """Write images of one bright rectangle, their label maps, and pseudo-labels as a COCO file."""
     rows, content = [], {"categories": [{"id": 1, "name": "cluster_001"}]}
     content |= {"images": [], "annotations": []}
     for number, drawn in enumerate(order, 1):
@@ -55,17 +55,17 @@ def write_scenes(folder, order):
 def test_sigterm_reaches_the_processes_and_leaves_a_checkpoint(tmp_path):
     write_scenes(tmp_path, range(4))
     arguments = command_line(train_mask_rcnn, tmp_path, iterations=100, batch_size=2)
-    arguments[arguments.index("--workers") + 1] = "2"  # one of each process
+    arguments[arguments.index("--workers") + 1] = "2"  # one loading process for each of the two
     with start_torchrun("-m", train_mask_rcnn.__name__, *arguments) as process:
         while not (started := list(tmp_path.glob("work/*/history.jsonl"))):
             assert process.poll() is None
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGTERM)  # all of them at once, as SLURM does
+        os.killpg(process.pid, signal.SIGTERM)  # all processes of the group at once, as SLURM does
         assert process.wait(timeout=300) != 0
     checkpoint = torch.load(started[0].parent / "last.pt", weights_only=True)
     assert 0 < checkpoint["step"] < 100
     assert not (tmp_path / "model.pt").exists()
-    # Goes on from there, with as many processes as there are now.
+    # A single process continues from the checkpoint that two processes saved.
     train_mask_rcnn.main(arguments)
     steps = np.loadtxt(tmp_path / "history.csv", delimiter=",", skiprows=1, usecols=0)
     assert steps.tolist() == list(range(1, 101))
@@ -83,14 +83,14 @@ def test_kill_9_of_snakemake_leaves_a_checkpoint_and_no_process(tmp_path):
     )
     command = [sys.executable, "-c", snakemake, *torchrun, train_mask_rcnn.__name__, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    # The pipe closes when the last process that writes into it has ended.
+    # The pipe closes when the last process that has it open has ended.
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
         while not (started := list(tmp_path.glob("work/*/history.jsonl"))):
             assert process.poll() is None
             time.sleep(0.05)
         process.kill()
         assert select.select([process.stdout], [], [], 300)[0]
-        # Nothing but the warning of a training from random numbers.
+        # The only output is the warning that the training starts from random weights.
         assert all(line.startswith(b"warning: ") for line in process.stdout)
     checkpoint = torch.load(started[0].parent / "last.pt", weights_only=True)
     assert 0 < checkpoint["step"] < 300

@@ -23,7 +23,7 @@ from workflow_scripts.maskdistill.torch_tools.sampling import BatchPlan
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """Results of `global_batch` from one process, and from each of two."""
+    """Results of `global_batch` with one process, and a list of the results of two processes."""
     folders = {1: tmp_path_factory.mktemp("one"), 2: tmp_path_factory.mktemp("two")}
     for processes, folder in folders.items():
         torchrun("-m", "tests.maskdistill.torch_tools.global_batch", folder, processes=processes)
@@ -35,7 +35,7 @@ def parts(tmp_path_factory):
 
 
 def assert_same(parts, prefix):
-    """All cases of that name; computed in float64, where 1e-9 is rounding and nothing else."""
+    """Compare all cases whose names begin with `prefix`; rounding in float64 is below 1e-9."""
     whole, two = parts
     names = [name for name in whole if name.startswith(prefix)]
     assert names
@@ -58,7 +58,7 @@ def test_hardest_pixels_are_those_of_the_global_batch(parts):
         count = round(0.2 * sum(labelled))
         (gradient,) = whole[f"loss, {name}, 0.2"]["parts"]
         assert (gradient.abs().sum(1) > 0).sum() == count
-    # Of equal losses the first are taken.
+    # If losses are equal, the first pixels are taken.
     (gradient,) = whole["loss, even, tied"]["parts"]
     chosen = gradient.abs().sum(1).flatten() > 0
     assert chosen[:36].all()
@@ -69,7 +69,7 @@ def test_draws_depend_on_the_place_in_the_global_batch(parts):
     assert_same(parts, "drawn")
     whole, _ = parts
     draws = whole["drawn"]["parts"]
-    assert len({bytes(draw.numpy()) for draw in draws}) == len(draws) == 12  # no draw comes twice
+    assert len({bytes(draw.numpy()) for draw in draws}) == len(draws) == 12  # all draws differ
     assert len({bytes(image.numpy()) for image in draws[0]}) == global_batch.IMAGES
 
 
@@ -114,7 +114,7 @@ def main(arguments):
 
 
 def assert_same_training(*folders, model="model.pt", history="history.csv"):
-    """Compare what trainings of six steps by one and by two processes wrote."""
+    """Compare the files that trainings of six steps with one and with two processes wrote."""
     one, two = (np.loadtxt(folder / history, delimiter=",", skiprows=1) for folder in folders)
     assert one.shape == two.shape
     assert len(one) == 6
@@ -132,7 +132,7 @@ def assert_same_training(*folders, model="model.pt", history="history.csv"):
 
 
 def trained(tmp_path, program, **changes):
-    """Folders of trainings by one and by two processes, in float64."""
+    """Train with one and with two processes in float64; returns the folders of both trainings."""
     shutil.copy(in_float64.__file__, tmp_path)
     folders = []
     for processes in (1, 2):
@@ -147,10 +147,10 @@ def trained(tmp_path, program, **changes):
 def test_processes_do_not_change_deeplab_nor_its_linear_probe(tmp_path):
     one, two = trained(tmp_path, train_segmentation)
     assert_same_training(one, two)
-    # What makes it hard: in some steps one of the two processes has no labelled pixel.
+    # The data contain the difficult case: in some steps one process has no labelled pixel.
     labelled = labelled_pixels(one, SEGMENTATION).reshape(6, 2, 2).sum(2)
     assert ((labelled == 0).any(1) & labelled.any(1)).any()
-    (run,) = (two / "work").iterdir()  # the first process alone writes
+    (run,) = (two / "work").iterdir()  # only the first process writes
     assert {path.name for path in run.iterdir()} >= {"last.pt", "history.jsonl"}
 
     (tmp_path / "probing.py").write_text(LINEAR_PROBE)
@@ -162,7 +162,7 @@ def test_processes_do_not_change_deeplab_nor_its_linear_probe(tmp_path):
 
 
 def labelled_pixels(folder, settings):
-    """Labelled pixels of every place in the plan of a training."""
+    """Number of labelled pixels in every image of every step of a training."""
     settings = SegmentationSettings.read(settings)
     data = LabelledImages(
         [folder / "label_maps.parquet"], folder, clusters=2, settings=settings, seed=0
@@ -185,5 +185,5 @@ def test_the_first_loss_of_deeplab_is_the_same_in_float32(tmp_path):
         arguments = command_line(train_segmentation, folder, epochs=1)
         torchrun("-m", train_segmentation.__name__, *arguments, processes=processes)
         losses.append(np.loadtxt(folder / "history.csv", delimiter=",", skiprows=1)[0, 1])
-    # The mean over the hardest pixels is continuous: no rounding makes it jump.
+    # Rounding may change which pixels are the hardest, but this changes their mean loss little.
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)

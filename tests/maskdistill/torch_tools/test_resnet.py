@@ -68,13 +68,13 @@ def test_published_names_are_read(tmp_path, prefix, heads):
 def test_frozen_normalisation_takes_the_statistics_of_the_checkpoint(tmp_path):
     torch.manual_seed(0)
     source = build_resnet(18)
-    for _ in range(2):  # statistics other than the initial ones
+    for _ in range(2):  # to get other statistics than the initial ones
         trunk(source.train(), torch.randn(4, 3, 64, 64))
     torch.save(source.state_dict(), tmp_path / "w.pth")
 
     model = build_resnet(18, weights=tmp_path / "w.pth", norm_layer=FrozenBatchNorm2d)
 
-    # The two orders of the same sums differ by rounding only, which is nothing in float64.
+    # The sums have two different orders; in float64 the rounding difference is negligible.
     images = torch.randn(1, 3, 64, 64).double()
     model, source = model.double().train(), source.double().eval()
     with torch.inference_mode():

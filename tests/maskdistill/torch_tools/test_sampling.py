@@ -75,7 +75,7 @@ def test_a_place_has_random_numbers_of_its_own():
         return Sample(*place).generator(seed).random()
 
     assert draw(5, 2, 7) == draw(5, 2, 7)
-    # The image does not matter, the place does.
+    # Random numbers depend on step and position, not on which image is there.
     assert draw(5, 2, 7) == draw(5, 2, 8)
     assert len({draw(5, 2, 0), draw(5, 3, 0), draw(6, 2, 0), draw(5, 2, 0, seed=2)}) == 4
 

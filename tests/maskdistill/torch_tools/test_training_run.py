@@ -147,7 +147,8 @@ def test_processes_but_the_first_do_not_write(tmp_path, monkeypatch):
         monkeypatch.setenv("RANK", "1")
         with training_run(tmp_path, FINGERPRINT) as second:
             assert second.directory == first.directory
-            assert second.load() is None  # the first one tells it, see test_distributed
+            # Only the first process reads; see test_distributed for how it sends the content.
+            assert second.load() is None
             second.record(step=2, loss=1.0)
             second.save({"step": 2})
             second.write_history(tmp_path / "history.csv", {})
@@ -175,7 +176,7 @@ def test_the_same_model_is_the_same_file(tmp_path):
 
 @pytest.mark.parametrize("call", ["save", "record", "publish"])
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, call):
-    """The system's own error, of a bound on the size of files."""
+    """A limit on the size of files makes the system raise the error."""
     program = f"""
 import resource, torch
 from workflow_scripts import cli

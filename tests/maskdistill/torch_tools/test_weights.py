@@ -82,7 +82,7 @@ def test_a_truncated_file_is_refused(tmp_path):
 
 
 def damaged(content, count):
-    """Files of `torch.save`, each with a few bytes changed where it says what it holds."""
+    """Files of `torch.save`, each with a few bytes changed in its description of the tensors."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     whole = buffer.getvalue()
@@ -121,14 +121,14 @@ def test_objects_are_not_unpickled(tmp_path):
         read_state_dict(tmp_path / "weights.pth")
     message = str(error.value)
     assert "datetime.timedelta" in message
-    assert "weights_only" not in message  # no advice to unpickle it all the same
+    assert "weights_only" not in message  # PyTorch's advice to load it unsafely is left out
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {"state_dict": {}}])
 def test_a_file_without_tensors_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "weights.pth")
 
-    with pytest.raises(InputError, match="holds no state dict"):
+    with pytest.raises(InputError, match="contains no weights of a network"):
         read_state_dict(tmp_path / "weights.pth")
 
 

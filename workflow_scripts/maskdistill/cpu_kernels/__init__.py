@@ -1,4 +1,4 @@
-"""Faster attention and linear layers on the CPU, behind one function."""
+"""Faster attention and linear layers for frozen models on the CPU."""
 
 import os
 
@@ -12,9 +12,9 @@ from workflow_scripts.maskdistill.cpu_kernels.packed_linear import pack_linear_l
 def accelerate(model: nn.Module) -> None:
     """Let a frozen timm model compute its attention and linear layers by oneDNN on the CPU.
 
-    Its parameters keep their names. Results differ from PyTorch's by the order of floating-point
-    sums. This does nothing if PyTorch lacks the operators, or if the environment has
-    MASKDISTILL_CPU_KERNELS=0.
+    The model's parameters keep their names. Results differ from PyTorch's only by the order of
+    floating-point sums. The function does nothing if PyTorch does not have the operators, or if the
+    environment variable MASKDISTILL_CPU_KERNELS is 0.
     """
     # On two cores of an AMD processor, float32 products take less than half of PyTorch's time, and
     # features of ViT-S/16 at 640 x 864 pixels take 0.45 s per image, which is 1.23 times the time

@@ -1,8 +1,8 @@
-"""Matrix products by oneDNN, with the right factor packed beforehand.
+"""Matrix products by oneDNN, with one factor converted to oneDNN's memory layout beforehand.
 
-PyTorch multiplies float32 matrices by MKL, which does not use the wide vectors of AMD processors;
-there oneDNN takes less than half the time. The operators are not part of PyTorch's public
-interface; `is_available` is false if PyTorch lacks them or if their results are wrong.
+PyTorch multiplies float32 matrices by MKL, which does not use the wide vector instructions of AMD
+processors. On these, oneDNN takes less than half the time. The operators are not part of PyTorch's
+public interface; `is_available` is false if PyTorch does not have them or their results are wrong.
 """
 
 import functools
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @functools.cache
 def is_available() -> bool:
-    """Whether this PyTorch has the operators, with correct results."""
+    """Whether the installed PyTorch has the operators and they compute correct results."""
     generator = torch.Generator().manual_seed(0)
     inputs, weight = (torch.randn(5, 16, generator=generator) for _ in range(2))
     try:
@@ -25,7 +25,7 @@ def is_available() -> bool:
 
 
 def applies_to(*tensors: Tensor) -> bool:
-    """Whether products of these tensors are computed in float32 on the CPU."""
+    """Whether `product` can be used: for float32 tensors on the CPU, without autocast."""
     plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
     return plain and not torch.is_autocast_enabled("cpu") and is_available()
 
@@ -38,12 +38,12 @@ def pack(weight: Tensor) -> Tensor:
 def product(
     inputs: Tensor, packed: Tensor, bias: Tensor | None = None, *, gelu: bool = False
 ) -> Tensor:
-    """inputs · weightᵀ + bias, followed by the exact GELU if asked for.
+    """inputs · weightᵀ + bias, optionally followed by the exact GELU.
 
     Args:
         inputs: … x m, float32.
-        packed: result of `pack`.
-        bias: n.
+        packed: `pack(weight)`, with weight n x m.
+        bias: n values, float32.
         gelu: whether to apply the GELU.
     """
     name, algorithm = ("gelu", "none") if gelu else ("none", "")

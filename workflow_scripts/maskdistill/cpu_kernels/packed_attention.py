@@ -1,4 +1,4 @@
-"""Attention of many tokens on the CPU: products by oneDNN, one head per thread."""
+"""Attention between many tokens on the CPU, with oneDNN; every thread computes other heads."""
 
 import functools
 import itertools
@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from workflow_scripts.maskdistill.cpu_kernels import onednn
 
-# With fewer tokens, packing takes longer than the faster products save.
+# With fewer tokens, converting factors for oneDNN takes longer than its faster products save.
 MANY_TOKENS = 1024
 # While no score exceeds this absolute value, the softmax need not subtract each row's maximum:
 # 2**score, and sums of it, stay far from the limits of float32 (2**127, 2**-126).
@@ -24,9 +24,9 @@ SCORES = 2**19
 
 
 class PackedAttention(TorchFunctionMode):
-    """In this context `scaled_dot_product_attention` calls `attention` of this module.
+    """A context in which `scaled_dot_product_attention` is computed by `attention` below.
 
-    PyTorch still computes it on other devices, in other precisions, with masks or for few tokens.
+    On other devices, in other precisions, with masks or for few tokens, PyTorch still computes it.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -38,7 +38,7 @@ class PackedAttention(TorchFunctionMode):
 
 
 def pack_attention(model: nn.Module) -> None:
-    """Let the attention modules of a timm model compute within `PackedAttention`."""
+    """Let the attention modules of a timm model run in the context `PackedAttention`."""
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             module.forward = functools.partial(_within_packed_attention, module.forward)
@@ -63,7 +63,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     images, heads, tokens, size = query.shape
     result = value.new_empty(images, tokens, heads, value.shape[-1])
     rows = max(1, SCORES // key.shape[2])
-    # exp2 takes a fifth of the time of exp.
+    # exp(x) is computed as exp2(x · log2 e), because exp2 takes a fifth of the time of exp.
     scale = math.log2(math.e) / math.sqrt(size)
 
     @torch.inference_mode()
@@ -90,13 +90,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def _threads(count: int) -> ThreadPoolExecutor:
     """A pool of threads in which PyTorch's operations are single-threaded.
 
-    OpenMP's threads would mostly wait for Python between such small operations.
+    Between operations as small as these, threads of OpenMP would mostly wait for Python.
     """
     return ThreadPoolExecutor(count, "attention", initializer=_use_one_thread)
 
 
 def _use_one_thread() -> None:
-    torch.get_num_threads()  # its first call would overwrite the number set below
+    torch.get_num_threads()  # its first call would reset the limit below
     threadpool_limits(1, user_api="openmp")
 
 

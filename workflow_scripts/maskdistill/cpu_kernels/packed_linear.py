@@ -1,4 +1,4 @@
-"""Linear layers of frozen models on the CPU, by oneDNN with weights packed once."""
+"""Linear layers of frozen models on the CPU by oneDNN; their weights are converted for it once."""
 
 import torch.nn.functional as F
 from timm.layers import Mlp
@@ -8,11 +8,11 @@ from workflow_scripts.maskdistill.cpu_kernels import onednn
 
 
 class PackedLinear(nn.Linear):
-    """A frozen layer that shares the parameters of `linear` and keeps a packed copy of them.
+    """A frozen linear layer, with a copy of its weights in oneDNN's memory layout.
 
     Args:
-        linear: the layer.
-        gelu: whether the exact GELU follows.
+        linear: the layer to replace, whose parameters are shared.
+        gelu: whether the exact GELU is applied to the output.
     """
 
     def __init__(self, linear: nn.Linear, *, gelu: bool = False) -> None:
@@ -23,7 +23,7 @@ class PackedLinear(nn.Linear):
         self._packed: Tensor | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The layer's output; PyTorch computes it in other precisions and on other devices."""
+        """The layer's output; PyTorch computes it if oneDNN cannot (`onednn.applies_to`)."""
         if not onednn.applies_to(inputs, self.weight):
             outputs = F.linear(inputs, self.weight, self.bias)
             return F.gelu(outputs) if self._gelu else outputs
@@ -33,14 +33,14 @@ class PackedLinear(nn.Linear):
 
 
 def pack_linear_layers(model: nn.Module) -> None:
-    """Replace the linear layers of a frozen model where possible; parameters keep their names.
+    """Replace the linear layers of a frozen model by `PackedLinear`; parameters keep their names.
 
-    In an MLP of timm, the exact GELU becomes part of the first layer.
+    In an MLP of timm, an exact GELU becomes part of the first layer's operation.
     """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                # In other MLPs (gated ones) the activation's input is not the first layer's output.
+                # Only in a plain MLP is the first layer's output the activation's input.
                 gelu = type(module) is Mlp and name == "fc1" and _is_exact_gelu(module.act)
                 setattr(module, name, PackedLinear(child, gelu=gelu))
                 if gelu:

@@ -1,1 +1,1 @@
-"""From images to clusters of object masks, without training."""
+"""Features, object masks, embeddings and clusters of images, without training a network."""

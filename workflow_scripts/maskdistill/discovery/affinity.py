@@ -1,12 +1,13 @@
 """Object masks from the affinities of a vision transformer (Eq. 1 and 2).
 
 K holds the keys k_I(h) of the patches, concatenated over the heads. The N x N matrix
-A_I = 1/H Σ_h k_I(h) · k_I(h)ᵀ = K · Kᵀ / H is only used in products with a vector, so it is never
-computed: A_I[s, :] = K · k_s / H, and Σ_{i ∈ P'} A_I[i, :] = K · (Σ_{i ∈ P'} k_i) / H. Time and
-memory are linear in the number of patches N.
+A_I = 1/H Σ_h k_I(h) · k_I(h)ᵀ = K · Kᵀ / H is never computed, because the equations only need its
+products with a vector: A_I[s, :] = K · k_s / H, and
+Σ_{i ∈ P'} A_I[i, :] = K · (Σ_{i ∈ P'} k_i) / H. Time and memory are linear in the number of
+patches N.
 
 Keys are NumPy arrays, or torch tensors on the GPU that computed them. The functions here work on
-both without importing torch.
+arrays and on tensors without importing torch.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray | torch.Tensor
 
-# Bits of positive and of negative infinity in float16.
+# The bits of +infinity and -infinity in float16.
 _INFINITE, _NEGATIVE = 0x7C00, 0xFC00
 # `center_keys: auto` centres the keys of an image unless at least this share of its patches has a
 # negative affinity to the mean key.
@@ -40,9 +41,9 @@ class ObjectMask(NamedTuple):
 
     grid: np.ndarray  # rows x columns, bool
     source: tuple[int, int]  # row, column of the patch nearest to [CLS]
-    proposals: int  # size of P', the patches that vote
-    # rows x columns, float32, positive inside the mask: how far each patch is above the cut, in
-    # deviations of the image's scores; None from a method without scores.
+    proposals: int  # number of patches in P', whose affinities to a patch are added up
+    # rows x columns, float32: score of each patch minus the threshold of the mask, divided by the
+    # root mean square of the scores; positive inside the mask. None for a method without scores.
     scores: np.ndarray | None = None
 
 
@@ -54,10 +55,11 @@ def object_masks(
 ) -> list[ObjectMask]:
     """Segment the objects of one image, on the device of its keys.
 
-    The `top_k` share of patches nearest to [CLS] are the proposals P and the nearest is the source
-    s; those of P with a positive affinity to s, P' = {j ∈ P : A_I[s, j] > 0}, vote, and the score
-    of patch j is Σ_{i ∈ P'} A_I[i, j]. The mask is every patch with a positive score. Settings
-    beyond the paper compute the scores in another way or cut them higher, see `_score_patches`.
+    The proposals P are the `top_k` share of patches with the highest affinity to [CLS]; the highest
+    of all is the source s. The voters are the proposals with a positive affinity to s,
+    P' = {j ∈ P : A_I[s, j] > 0}. The score of patch j is Σ_{i ∈ P'} A_I[i, j], and the mask is
+    every patch with a positive score. Settings beyond the paper compute other scores or raise the
+    threshold, see `_score_patches`.
 
     Args:
         keys: N x d float16 or float32, the keys of all heads, concatenated.
@@ -65,16 +67,16 @@ def object_masks(
         grid: (rows, columns) with rows x columns = N.
         settings: `center_keys` subtracts the image's mean key first, because the keys of small and
             of newer backbones share a large common part, which makes all affinities positive.
-            Further masks are searched among the patches that earlier ones left; with a
-            `next_source` of 1 there is only one mask.
+            If `per_image` is above 1, further masks are searched among the patches outside all
+            earlier masks; with a `next_source` of 1 there is only one mask.
 
     Returns:
-        Between one and `settings.per_image` masks, which do not overlap; an empty one ends the
-        search. If keys are on a GPU, only grids, scores, sources and numbers of proposals are
-        copied from it.
+        Between one and `settings.per_image` masks, which do not overlap. If a mask is empty, it is
+        returned, too, and the search ends. If the keys are on a GPU, only grids, scores, sources
+        and numbers of proposals are copied from it.
 
     Raises:
-        ValueError: shapes do not fit together.
+        ValueError: the shapes of keys, affinities and grid do not fit together.
     """
     rows, columns = grid
     if len(keys) != rows * columns or cls_affinity.shape[1] != len(keys):
@@ -109,19 +111,19 @@ def object_masks(
             )
         )
         if not mask.any():
-            break  # the same source would be found again
+            break  # no patch was used up, so that the next search would find the same source
         free &= ~xp.asarray(mask.ravel(), device=keys.device)
     return found
 
 
 def prepare_keys(keys: Array, center: bool | str) -> Array:
-    """The keys as float32, in a copy, without the image's mean key if `center` asks for this.
+    """A float32 copy of the keys, minus the image's mean key if `center` says so.
 
     Args:
         keys: N x d.
         center: `masks.center_keys`. "auto" decides by the affinities of the patches to the mean
-            key: if (nearly) none is negative, the keys share a part that makes all affinities
-            positive, and the mask would be the whole image.
+            key: the mean is subtracted if (nearly) none of them is negative. The keys then share
+            a part that makes all affinities positive, and the mask would be the whole image.
     """
     keys = single_precision(keys)
     if not center:
@@ -141,10 +143,10 @@ def _score_patches(
     grid: tuple[int, int],
     settings: MaskSettings,
 ) -> tuple[Array, float | Array]:
-    """The score of every patch, and the height above which a patch is inside the mask.
+    """The score of every patch, and the threshold above which a patch is inside the mask.
 
-    With the paper's settings, these are Eq. 2's sum and 0. The factor 1/H of Eq. 2 does not change
-    a sign and is left out.
+    With the paper's settings, the score is the sum in Eq. 2 and the threshold is 0. The factor 1/H
+    of Eq. 2 is left out, because it does not change the sign of a score.
     """
     if settings.scores == "voters":
         scores = keys @ keys[voters].sum(axis=0)
@@ -162,9 +164,10 @@ def _score_patches(
 
 
 def _above(scores: Array, height: float | Array, free: Array, mask: np.ndarray) -> np.ndarray:
-    """`ObjectMask.scores`: scores above `height` in deviations, not positive outside the mask."""
+    """`ObjectMask.scores`: (scores - `height`) / root mean square, at most 0 outside the mask."""
     above = _to_host((scores - height) / root_mean_square(scores[free])).reshape(mask.shape)
-    # Patches of other components and of earlier masks may have high scores.
+    # Patches outside the mask with a high score, of other components or of earlier masks, become
+    # negative.
     return np.where(mask, above, np.minimum(above, -np.abs(above)))
 
 
@@ -173,14 +176,15 @@ def _to_host(values: Array) -> np.ndarray:
 
 
 def single_precision(values: Array) -> Array:
-    """A float32 copy; NumPy's float16 is converted bitwise, in a sixth of the time of a cast."""
+    """A float32 copy; NumPy's float16 is converted bitwise, six times as fast as by a cast."""
     if values.dtype != np.float16:
         xp = array_module(values)
         return xp.asarray(values, dtype=xp.float32, copy=True)
     signed = values.view(np.int16)
     if signed.max(initial=0) >= _INFINITE or values.view(np.uint16).max(initial=0) >= _NEGATIVE:
         return values.astype(np.float32)
-    # Move sign, exponent and fraction to their places, then correct the exponent's bias: 127 - 15.
+    # Move sign, exponent and fraction to their places in float32, then correct the exponent, whose
+    # bias is 127 in float32 and 15 in float16.
     bits = signed.astype(np.int32)
     bits <<= 13
     bits &= np.array(0x8FFFE000, np.uint32).view(np.int32)
@@ -193,7 +197,7 @@ def average_heads(cls_affinity: Array, heads: Sequence[int] | None = None) -> Ar
     """a_CLS of Eq. 1: the mean of `cls_affinity` (heads x N) over all or some heads; N, float32.
 
     Raises:
-        InputError: the backbone has no such head.
+        InputError: `heads` names a head that the backbone does not have.
     """
     if heads is not None and not all(head < len(cls_affinity) for head in heads):
         raise InputError(
@@ -205,23 +209,25 @@ def average_heads(cls_affinity: Array, heads: Sequence[int] | None = None) -> Ar
 
 
 def select_proposals(affinity: Array, top_k: float, free: Array) -> Array:
-    """P: indices of the `top_k` share of the free patches nearest to [CLS], the source first.
+    """P, the proposals: indices of the `top_k` share of the free patches nearest to [CLS].
+
+    The source, which is the nearest, comes first.
 
     Args:
         affinity: a_CLS, N.
-        free: N bool, at least one of them true.
+        free: N bool, the patches outside all earlier masks; at least one is true.
     """
     xp = array_module(affinity)
     (candidates,) = xp.where(free)
-    # Rounded first: in floating point, 0.7 of 90 is a little less than 63.
+    # Round first, because 0.7 * 90 in floating point is a little less than 63.
     count = max(1, math.floor(round(top_k * len(candidates), 9)))
-    # Stable, so that the first of patches with equal affinities is chosen on any machine.
+    # A stable sort, so that all machines order patches with equal affinities in the same way.
     order = xp.argsort(-affinity[candidates], stable=True)
     return candidates[order[:count]]
 
 
 def similar_to_source(keys: Array, proposals: Array) -> Array:
-    """P': the proposals whose affinity to the source (the first proposal) is positive.
+    """P', the voters: proposals with a positive affinity to the source, the first proposal.
 
     The source always belongs to P'.
     """
@@ -231,7 +237,7 @@ def similar_to_source(keys: Array, proposals: Array) -> Array:
 
 
 def component_of(grid: np.ndarray, source: int) -> np.ndarray:
-    """The 4-connected component of a bool grid that holds the patch with flat index `source`."""
+    """The 4-connected component of a bool grid that contains the patch with flat index `source`."""
     labels, _ = ndimage.label(grid)
     label = labels.ravel()[source]
     return labels == label if label else np.zeros_like(grid)

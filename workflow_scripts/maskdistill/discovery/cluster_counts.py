@@ -1,4 +1,4 @@
-"""How many clusters fit the embeddings: silhouette and stability over a range of numbers."""
+"""Suggestions for the number of clusters, by the silhouette and the stability of clusterings."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -10,24 +10,24 @@ from sklearn.metrics import adjusted_rand_score, pairwise_distances, silhouette_
 from workflow_scripts.maskdistill.discovery import clustering
 from workflow_scripts.maskdistill.errors import InputError
 
-POINTS = 10_000  # most embeddings that are compared
-SILHOUETTE_POINTS = 2_000  # of these, for the silhouette, whose cost is quadratic
-RUNS = 5  # clusterings of each number, from different starts and samples
+POINTS = 10_000  # embeddings that are clustered; of more, a random sample is taken
+SILHOUETTE_POINTS = 2_000  # of them, for the silhouette, whose cost grows quadratically
+RUNS = 5  # clusterings for each number of clusters, with different starts and samples
 SAMPLED = 0.8  # share of the points that a run is fitted to
-ITERATIONS = 30
-REDO = 10
-SUGGESTIONS = 3
+ITERATIONS = 30  # k-means steps per start
+REDO = 10  # starts per clustering; the best is kept
+SUGGESTIONS = 3  # the most numbers of clusters that are suggested
 
 
 class ClusterCount(NamedTuple):
-    """What was found about one number of clusters; all but `clusters` are means over the runs."""
+    """Measures for one number of clusters; all but `clusters` are means over the runs."""
 
     clusters: int
-    # -1..1: how much nearer a point is to its own cluster than to the next one.
+    # -1..1: how much nearer a point is to its own cluster than to the nearest other cluster.
     silhouette: float
-    # Mean adjusted Rand index of two runs, at most 1: whether they find the same clusters.
+    # Mean adjusted Rand index over pairs of runs: 1 if all runs find the same clusters.
     stability: float
-    smallest: float  # sizes of clusters, in points
+    smallest: float  # number of points in the smallest, the median and the largest cluster
     median: float
     largest: float
 
@@ -38,7 +38,7 @@ class ClusterCount(NamedTuple):
 
 
 def prepare(embeddings: np.ndarray, *, standardize: bool) -> np.ndarray:
-    """The points that `compare` takes: n x d embeddings, standardized if the clustering is."""
+    """The n x d embeddings as points for `compare`, divided by the deviation if `standardize`."""
     if not standardize or not len(embeddings):
         return embeddings
     return embeddings / clustering.standard_deviation(embeddings)
@@ -54,9 +54,10 @@ def compare(
 
     Args:
         points: n x d, float32, see `prepare`.
-        counts: numbers of clusters; 1 and those that a run has too few points for are left out.
+        counts: numbers of clusters; 1, and numbers for which a run has too few points, are left
+            out.
         metric: the metric of the clustering, see `clustering.fit`.
-        seed: seed of starts and samples.
+        seed: seed of the samples.
 
     Returns:
         One item for each number that was compared, in ascending order.
@@ -117,11 +118,12 @@ def _of_count(
 
 
 def suggest(found: Sequence[ClusterCount]) -> list[int]:
-    """The numbers of clusters that are worth looking at, the best first; at most `SUGGESTIONS`.
+    """The numbers of clusters with the best scores, best first; at most `SUGGESTIONS`.
 
-    These are the ones whose score exceeds that of both neighbours in the list; the smallest number
-    is suggested only if there is no other, because two coarse groups are nearly always well
-    separated and seldom what somebody looks for.
+    A number is suggested if its score is a local maximum in the list `found`. The smallest number
+    does not count as one, because a few coarse groups are nearly always well separated, but are
+    seldom the classes that a user looks for. Without any local maximum, the number with the best
+    score is suggested.
 
     Args:
         found: result of `compare`, in ascending order of the number of clusters.
@@ -139,7 +141,7 @@ def suggest(found: Sequence[ClusterCount]) -> list[int]:
 def example(
     points: np.ndarray, clusters: int, *, metric: str, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One clustering of all points, to look at: clusters 1..C, and distances to the centroids."""
+    """Cluster all points once, as an example: clusters 1..C, and distances to the centroids."""
     centroids = clustering.fit(
         points, clusters=clusters, metric=metric, iterations=ITERATIONS, redo=REDO, seed=seed
     )

@@ -1,4 +1,4 @@
-"""Pseudo-classes: k-means over the embeddings of masked objects, by FAISS."""
+"""Pseudo-classes by k-means (FAISS) on the embeddings of masked objects."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,10 +8,11 @@ import numpy as np
 
 from workflow_scripts.maskdistill.errors import InputError
 
-# Points per cluster for the runs from different starts, FAISS's default; the best run is then
-# continued with all points.
+# Points per cluster for the k-means runs from different starts: the default of FAISS. The best run
+# is then continued with all points.
 START_POINTS = 256
-# Up to this number of clusters, matrix products are too narrow for a multi-threaded BLAS.
+# Up to this number of clusters, FAISS's own loops are faster than matrix products by BLAS, whose
+# matrices are too narrow for several threads.
 FEW_CLUSTERS = 32
 
 
@@ -33,21 +34,21 @@ def fit(
 ) -> np.ndarray:
     """Fit k-means; clusters are ordered by falling size, so that cluster 1 is the largest.
 
-    FAISS refills a cluster that becomes empty by splitting a large one. It holds a copy of the
-    embeddings.
+    If a cluster becomes empty, FAISS splits a large cluster in two. The embeddings are copied, so
+    that they are in memory twice.
 
     Args:
         embeddings: n x d, float32.
         metric: "cosine" (embeddings and centroids of unit length) or "euclidean".
         iterations: k-means steps per run.
-        redo: runs from different starts; the best is kept.
-        seed: seed of starts and samples; the same seed gives the same centroids.
+        redo: number of runs from different starts; the best run is kept.
+        seed: seed of random starts and of FAISS's samples of points; it determines the centroids.
 
     Returns:
         clusters x d, float32.
 
     Raises:
-        InputError: fewer embeddings than clusters, or embeddings that are not finite.
+        InputError: there are fewer embeddings than clusters, or some are not finite.
     """
     if len(embeddings) < clusters:
         raise InputError(
@@ -101,8 +102,8 @@ def assign(
         metric: the metric of `fit`.
 
     Returns:
-        Clusters 1..C as int32, and distances as float32: 1 - cosine, or Euclidean; both of
-        length n.
+        Two arrays of length n: clusters 1..C (int32), and distances to their centroids (float32),
+        1 - cosine or Euclidean.
     """
     if not len(embeddings):
         return np.empty(0, np.int32), np.empty(0, np.float32)
@@ -116,14 +117,14 @@ def assign(
 
 
 def margins(embeddings: np.ndarray, centroids: np.ndarray, *, metric: str) -> np.ndarray:
-    """Distance to the second nearest centroid minus that to the nearest, as in `assign`.
+    """Distance to the second nearest centroid minus the distance to the nearest centroid.
 
     Args:
         embeddings: n x d, float32.
         centroids: result of `fit`, at least two.
 
     Returns:
-        Length n, float32, 0 on the border between two clusters.
+        Length n, float32; 0 on the border between two clusters. Distances are those of `assign`.
     """
     index = faiss.IndexFlatL2(centroids.shape[1])
     index.add(_prepare(centroids, metric))

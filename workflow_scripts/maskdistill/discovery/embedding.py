@@ -1,4 +1,4 @@
-"""The backbone's input for a masked object: the image without its background, or a crop."""
+"""The network that embeds masked objects, and its input: a masked image or a crop."""
 
 import numpy as np
 from PIL import Image
@@ -15,10 +15,10 @@ def build_embedder(embedding: EmbeddingSettings, features: FeatureSettings) -> N
 
     Args:
         embedding: `backbone` may name a transformer or a convolutional network of timm.
-        features: used where `embedding` names no backbone.
+        features: gives the backbone if `embedding` names none.
 
     Raises:
-        InputError: unknown name, or weights that are missing or do not fit.
+        InputError: the name is unknown, or weights are missing or do not fit.
     """
     setting, source = ("features", features)
     if embedding.backbone is not None:
@@ -40,7 +40,7 @@ def masked_image(
     Args:
         image: H x W x 3, uint8.
         mask: H x W, bool.
-        size: (height, width) to resize both to.
+        size: (height, width) to which image and mask are resized.
 
     Returns:
         uint8 of size x 3, and bool of size.
@@ -49,7 +49,7 @@ def masked_image(
 
 
 def crop_size(height: float, width: float, side: int | None) -> tuple[int, int]:
-    """(height, width) in pixels of the crop of a box: a square, or the box's size for None."""
+    """(height, width) in pixels of a box's crop: a square of `side`; the box's size for None."""
     if side is not None:
         return side, side
     return max(1, round(height)), max(1, round(width))

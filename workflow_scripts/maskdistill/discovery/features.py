@@ -1,7 +1,8 @@
 """Features of images: queries and keys of the backbone's last attention block.
 
-Images are resized to a shorter side, padded to whole patches and batched by shape. In the last
-block, only the query of [CLS] and the keys of the patches are computed (Eq. 1 and 2).
+Images are resized so that their shorter side has a given length, padded to whole patches, and
+grouped by shape into batches. In the last block, only the query of [CLS] and the keys of the
+patches are computed, because Eq. 1 and 2 need nothing else.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ Batch = list[tuple[Mapping, np.ndarray | images.ImageRejected]]
 
 
 def load_backbone(settings: FeatureSettings, device: str) -> Backbone:
-    """The backbone of the section `features`, on a device (see `choose_device`)."""
+    """The backbone that the section `features` names, on a device (see `choose_device`)."""
     return Backbone(
         settings.backbone,
         options=settings.backbone_options,
@@ -40,18 +41,18 @@ def feature_rows(
     fetch: bool = True,
     keep_images: bool = False,
 ) -> Iterator[dict]:
-    """The rows of the features stage.
+    """Compute the features of images, as rows of a shard of features.
 
     On a GPU the next batch is computed while the rows of the current one are used.
 
     Args:
-        listed: usable images of a manifest.
-        root: folder that their file names are relative to.
+        listed: rows of a manifest with usable images.
+        root: folder that the file names are relative to.
         batch_size: the most images, all of one shape, in one pass.
         workers: threads that decode images.
-        fetch: copy affinities and keys to the host; otherwise rows hold tensors on the backbone's
-            device, and no batch is computed ahead.
-        keep_images: rows also hold the `image` that the backbone saw, without padding.
+        fetch: copy affinities and keys to the CPU's memory; otherwise rows hold tensors on the
+            backbone's device, and no batch is computed ahead.
+        keep_images: rows also have `image`, the backbone's input without padding.
     """
 
     def size(row: Mapping) -> tuple[int, int]:
@@ -99,11 +100,11 @@ def feature_rows(
 def _launch(
     backbone: Backbone, batch: Sequence[tuple[Mapping, np.ndarray]], *, fetch: bool
 ) -> Callable[[], Iterator[dict]]:
-    """Start to compute features of images of one shape; the returned function gives the rows."""
+    """Start computing features of images of one shape; the returned function yields the rows."""
     pixels = backbone.prepare([image for _, image in batch])
     grid_height, grid_width = (n // backbone.patch_size for n in pixels.shape[2:])
     affinities, keys = backbone.last_block_features(pixels)
-    # Half precision halves the bytes that are copied.
+    # float16 halves the number of bytes that are copied to the CPU.
     features = (affinities, keys.half())
     collect = start_copy_to_host(features) if fetch else lambda: features
 

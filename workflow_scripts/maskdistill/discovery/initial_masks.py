@@ -1,6 +1,6 @@
-"""Turns features into rows of the masks stage, by any method that finds masks on the grid.
+"""Initial masks from features, as rows of a shard; works with any method of finding masks.
 
-An image without a mask has one row, whose `status` says why.
+An image without a usable mask still has a row, whose `status` says why the mask is not used.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from workflow_scripts.maskdistill.files import images as image_files
 from workflow_scripts.maskdistill.progress import progress
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
-# Keys (N x d), affinities with [CLS] (heads x N) and the grid's (rows, columns) → masks.
+# Function (keys N x d, affinities with [CLS] heads x N, (rows, columns) of the grid) → masks.
 Finder = Callable[[np.ndarray, np.ndarray, tuple[int, int]], Iterable[affinity.ObjectMask]]
 
 
@@ -37,12 +37,12 @@ def write_masks(
         features: the shard's features.
         output: Parquet file to write.
         find: finds the masks of one image.
-        metadata: see `provenance.record`; the weights digest of the features is added.
+        metadata: see `provenance.record`; the digest of the backbone's weights is added.
         settings, refine: see `mask_rows`.
         root: folder that file names are relative to, for `settings.refinement`.
 
     Raises:
-        InputError: features and manifest have different images, or an image has changed.
+        InputError: features and manifest have different images, or an image file has changed.
     """
     listed = {row["image_id"]: row for row in shards.read_usable(images)}
     made = shards.read_metadata(features)
@@ -81,13 +81,12 @@ def mask_rows(
     """The rows of one image's masks, at least one.
 
     Args:
-        features: a row of the features stage; if masks are refined, with `image`, as the backbone
-            saw it (height x width x 3, uint8, without padding).
+        features: a row of a shard of features. If masks are refined, it also needs `image`: the
+            backbone's input without padding (height x width x 3, uint8).
         size: (height, width) of the original image.
-        patch_size: of the backbone, in pixels.
+        patch_size: side of the backbone's patches in pixels.
         find: finds the masks.
-        settings: how masks are drawn, and which share of the image they may have; None for the
-            defaults.
+        settings: how masks are drawn, and how large they may be; None for the defaults.
         refine: refines masks, see `mask_pixels.draw`; None if `settings.refinement` is none.
     """
     settings = settings or MaskSettings()
@@ -115,7 +114,7 @@ def mask_rows(
             image=image,
             refine=refine,
         )
-        # Refined masks grow; a pixel belongs to the mask that was found first.
+        # Refined masks may overlap; a pixel of several masks stays in the earliest one only.
         drawn &= ~taken
         taken |= drawn
         parts = [(drawn, mask.grid)]
@@ -147,7 +146,7 @@ def mask_rows(
 
 
 def _status(share: float, settings: MaskSettings) -> str:
-    """Whether a mask with this share of the image can be an object."""
+    """The status of a mask that covers this share of the image: ok, or why it is not used."""
     if share == 0:
         return "empty mask"
     if share == 1:
@@ -160,7 +159,7 @@ def _status(share: float, settings: MaskSettings) -> str:
 
 
 def describe(statuses: Mapping[str, int]) -> str:
-    """One line for the log: how many masks there are, and why others are not used."""
+    """One line for the log: how many masks are used, and why the others are not."""
     used = statuses.get(shards.OK, 0)
     others = [
         f"{count} {status}" for status, count in sorted(statuses.items()) if status != shards.OK

@@ -1,4 +1,4 @@
-"""Initial masks as candidates, for runs without a Mask R-CNN."""
+"""Initial masks in the place of Mask R-CNN's candidates, for runs that train no Mask R-CNN."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +17,14 @@ def write(
     classes: Sequence[int] | None,
     metadata: Mapping,
 ) -> None:
-    """Write the masks of one shard as candidates, those of the best quality first in their image.
+    """Write the masks of one shard as candidates, ordered within an image by falling quality.
 
-    An image without any has one row, as candidates of Mask R-CNN do. Masks of dropped clusters are
-    left out.
+    Masks of dropped clusters are left out. An image without any mask has one row with an image_id
+    only, as in Mask R-CNN's candidates.
 
     Args:
         output: Parquet file to write.
-        images, masks: the shard's manifest and its masks.
+        images, masks: files of the shard's manifest and of its masks.
         assignments: Parquet file that has the clusters of these masks.
         classes: the classes of clusters 1, 2, …; None if every cluster is its own class.
         metadata: see `provenance.record`.

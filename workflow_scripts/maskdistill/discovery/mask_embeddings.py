@@ -1,4 +1,4 @@
-"""Embeddings of the masked objects of a shard: images are decoded ahead and embedded in batches."""
+"""Embeddings of the masked objects of a shard, computed in batches."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ def embedding_rows(
         network: see `embedding.build_embedder`.
         mask_rows: rows of `masks` with status ok.
         paths: image_id → path of the image.
-        features: gives the size of images that are not cropped.
+        features: section `features`, with the size to which whole images are resized.
 
     Yields:
         Rows of `mask_embeddings`.

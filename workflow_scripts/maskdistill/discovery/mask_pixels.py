@@ -1,4 +1,4 @@
-"""Masks at the pixels of the image, from the scores of patches."""
+"""Masks at the image's resolution, from masks and scores on the patch grid."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,8 @@ from workflow_scripts.maskdistill.files.image_sizes import resized_size
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
-# Probabilities (2 x H x W, background and object) and an image (H x W x 3, uint8) → probabilities.
+# Function (probabilities 2 x H x W of background and object, image H x W x 3 uint8) → refined
+# probabilities.
 Refiner = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 # The CRF that refines masks. Its widths are in pixels at `masks.refinement_side`.
@@ -23,7 +24,7 @@ CRF = CRFSettings(
     bilateral_sigma_xy=33,
     bilateral_sigma_rgb=8,
 )
-# Log-odds of a pixel whose score is one deviation above the cut.
+# Factor from a score in `ObjectMask.scores` to the log-odds of a pixel.
 _LOG_ODDS = 2.0
 
 
@@ -41,10 +42,10 @@ def draw(
 
     Args:
         patch_size: side of a patch in pixels of the resized image.
-        resized: (height, width) that the backbone saw, without padding.
+        resized: (height, width) of the resized image, the backbone's input, without padding.
         size: (height, width) of the original image.
         image: for `settings.refinement`, the image at `refined_size(resized, settings)`.
-        refine: for `settings.refinement`, how to refine probabilities.
+        refine: for `settings.refinement`, the function that refines probabilities.
 
     Returns:
         H x W, bool, of `size`.
@@ -64,16 +65,17 @@ def draw(
 
 
 def components(mask: np.ndarray, *, least_share: float, most: int) -> list[np.ndarray]:
-    """The connected components of a mask, the largest first; of equal ones, the upper left first.
+    """The connected components of a mask, the largest first.
 
     Args:
         mask: H x W, bool. Pixels that touch at a side or a corner are connected.
-        least_share: smallest share of the image of a component. If all are smaller, only the
-            largest one is returned, so that an image keeps a mask that says why it is not used.
-        most: the most components, at least 1.
+        least_share: components that cover a smaller share of the image are left out. If all are
+            smaller, the largest is returned, so that a row can say that the mask is too small.
+        most: the most components to return, at least 1.
 
     Returns:
-        Between 1 and `most` masks, H x W, bool; an empty mask for an empty one.
+        Between 1 and `most` masks, H x W, bool; for an empty mask, only the empty mask itself. Of
+        components of equal size, the upper left is first.
     """
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     sizes = np.bincount(labels.ravel())[1:]
@@ -85,7 +87,10 @@ def components(mask: np.ndarray, *, least_share: float, most: int) -> list[np.nd
 
 
 def refined_size(resized: tuple[int, int], settings: MaskSettings) -> tuple[int, int]:
-    """(height, width) at which masks are refined: `refinement_side`, but not above `resized`."""
+    """(height, width) at which masks are refined.
+
+    Their shorter side is `refinement_side`, but at most the shorter side of `resized`.
+    """
     side = min(settings.refinement_side, *resized)
     return resized_size(*resized, shorter_side=side)
 
@@ -93,7 +98,7 @@ def refined_size(resized: tuple[int, int], settings: MaskSettings) -> tuple[int,
 def _interpolated(
     grid: np.ndarray, *, patch_size: int, resized: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """`masks.grid_to_image` with bilinear interpolation between the centres of patches."""
+    """As `masks.grid_to_image`, with bilinear interpolation between the centres of patches."""
     values = grid.astype(np.float32)
     for axis, (count, length) in enumerate(zip(size, resized, strict=True)):
         last = grid.shape[axis] - 1

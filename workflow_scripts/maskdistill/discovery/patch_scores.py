@@ -1,4 +1,4 @@
-"""Scores of patches beyond Eq. 2: diffusion in several steps, and a linear discriminant.
+"""Scores of patches that the paper does not have: by diffusion and by a linear discriminant.
 
 Keys and vectors are NumPy arrays, or torch tensors on the GPU that computed them, as in
 `affinity`. Time and memory are linear in the number of patches N.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray | torch.Tensor
 
-_TINY = 1e-30
+_TINY = 1e-30  # keeps divisors above 0
 
 
 def array_module(values: Array) -> ModuleType:
@@ -26,19 +26,20 @@ def array_module(values: Array) -> ModuleType:
 
 
 def root_mean_square(values: Array) -> Array:
-    """The deviation of values from 0; one number, greater than 0."""
+    """The root mean square of values; one number, greater than 0."""
     return (values * values).mean() ** 0.5 + _TINY
 
 
 def separation(keys: Array, mask: np.ndarray) -> float:
     """How well a mask separates the keys of an image: its measure of quality, 0..1.
 
-    This is the share of the variance of the keys that lies between the mask and the rest. A mask
-    of all patches or of none has 0, as has one that holds any patches at random, up to 1/N.
+    This is the share of the variance of the keys that is between the two groups of patches, inside
+    and outside the mask. It is 0 for a mask of all patches or of none, and about 1/N for a mask of
+    random patches.
 
     Args:
         keys: N x d, float16 or float32.
-        mask: rows x columns, bool, of N patches.
+        mask: rows x columns, bool, with rows x columns = N.
     """
     xp = array_module(keys)
     keys = xp.asarray(keys, dtype=xp.float32)
@@ -55,22 +56,22 @@ def separation(keys: Array, mask: np.ndarray) -> float:
 
 
 def standardized(values: Array, free: Array) -> Array:
-    """Values minus the mean, divided by the standard deviation, both of the free patches.
+    """Values minus the mean of the free patches, divided by their standard deviation.
 
     Args:
         values: N, float32.
-        free: N bool; the result is 0 at other patches.
+        free: N bool, the patches outside all earlier masks; at other patches the result is 0.
     """
     deviations = (values - values[free].mean()) * free
     return deviations / root_mean_square(deviations[free])
 
 
 def border(grid: tuple[int, int], like: Array) -> Array:
-    """1 for the patches along the border of the image, 0 for others: N, type of `like`.
+    """1 for the patches along the border of the image, 0 for the others; N values.
 
     Args:
         grid: (rows, columns).
-        like: any array of the type and on the device of the result.
+        like: an array whose type (NumPy or torch) and device the result gets.
     """
     rows, columns = grid
     frame = np.ones(grid, np.float32)
@@ -82,12 +83,14 @@ def border(grid: tuple[int, int], like: Array) -> Array:
 def diffused(keys: Array, start: Array, free: Array, *, steps: int) -> Array:
     """(K · Kᵀ)^steps · start among the free patches.
 
-    One step is Eq. 2 with `start` in the place of the indicator of the voters; with more steps, the
-    scores approach the first principal component of the keys, with the sign of `start`.
+    One step is Eq. 2 with the weights `start` in place of 1 for each voter. With more steps, the
+    scores approach the projection of the keys on their first principal direction, with the sign
+    that agrees with `start`.
 
     Args:
         keys: N x d float32.
         start: N, float32, 0 at patches that are not free.
+        free: N bool, the patches outside all earlier masks.
 
     Returns:
         N, float32, up to a positive factor.
@@ -100,16 +103,18 @@ def diffused(keys: Array, start: Array, free: Array, *, steps: int) -> Array:
 
 
 def discriminant(keys: Array, scores: Array, free: Array, *, cut: float) -> Array:
-    """Scores by the linear function of keys that best separates high scores from low ones.
+    """Scores by the linear function of the keys that best separates high from low `scores`.
 
-    This is Fisher's linear discriminant between the free patches with scores above and below
-    `cut` deviations, Σ⁻¹ (μ₁ - μ₀), where Σ is the covariance within the two groups plus a multiple
-    of the identity with the keys' mean variance (without it, the solution would follow noise: there
-    are not many more patches than dimensions). The score is 0 half-way between the two means.
+    The function is Fisher's linear discriminant Σ⁻¹ (μ₁ - μ₀) between two groups of free patches:
+    those with scores above `cut` times the root mean square of the scores, and the others. Σ is the
+    covariance within the groups plus the identity times the mean variance of the keys. Without this
+    addition, the solution would follow noise, because there are not many more patches than
+    dimensions. The score is 0 half-way between the two means.
 
     Args:
         keys: N x d float32.
         scores: N, float32.
+        free: N bool, the patches outside all earlier masks.
 
     Returns:
         N, float32; `scores` if one of the groups is empty.

@@ -1,8 +1,9 @@
-"""Loading published checkpoints into networks of timm, and saying which network a file fits.
+"""Load published checkpoints into timm networks, and find the network that a file fits.
 
-Files are read by their key names: timm's, Meta's (DINO, DINOv2, DINOv3, MAE, MoCo), iBOT's, CLIP's,
-and those of Hugging Face's transformers. A file is never made to fit: patches of another size or a
-missing register are errors, and only the grid of position embeddings follows the file.
+Parameters are recognised by their names, as used by timm, Meta (DINO, DINOv2, DINOv3, MAE, MoCo),
+iBOT, CLIP and Hugging Face's transformers. Weights are never changed to fit a network: another
+patch size or a missing register token is an error. Only the network's grid of position embeddings
+is resized to the grid in the file.
 """
 
 import math
@@ -20,7 +21,8 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.torch_tools.transformer_names import original_names
 from workflow_scripts.maskdistill.torch_tools.weights import load_strictly, read_state_dict
 
-# Prefixes of parameters in published checkpoints that the backbone does not have.
+# Prefixes of parameters that are ignored: heads for pretraining or classification, which the
+# backbone does not have.
 _HEADS = (
     "head.",
     "fc.",
@@ -37,20 +39,20 @@ _SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1
 
 
 class Architecture(NamedTuple):
-    """The properties of a vision transformer that its weights show."""
+    """The properties of a vision transformer that can be seen in its weights."""
 
     patch_size: int
     width: int
     depth: int
     registers: int
-    SwiGLU: bool  # in the place of the MLP
+    SwiGLU: bool  # whether the blocks have it in place of an MLP
     layer_scale: bool
-    rotary_positions: bool  # the weights hold no position embeddings
-    query_biases: bool  # biases of queries and values that are not all zero
+    rotary_positions: bool  # whether there are no position embeddings among the weights
+    query_biases: bool  # whether queries and values have biases that are not all zero
 
 
 def _differences(held: Architecture, wanted: Architecture) -> str:
-    """How the architecture of weights differs from that of a backbone, as text."""
+    """The differences between the architectures of weights and of a backbone, as text."""
     return ", ".join(
         f"{field.replace('_', ' ')} {_shown(own)} instead of {_shown(other)}"
         for field, own, other in zip(Architecture._fields, held, wanted, strict=True)
@@ -63,10 +65,10 @@ def _shown(value: int | bool) -> str:
 
 
 def architecture(tensors: Mapping[str, Tensor]) -> Architecture | None:
-    """The architecture that weights belong to; None if they are not those of a transformer.
+    """The architecture that weights belong to; None if they are not of a vision transformer.
 
     Args:
-        tensors: under the names of timm or of the original repositories.
+        tensors: weights, with the names of timm or of the original repositories.
     """
     patches = [value for value in tensors.values() if value.ndim == 4 and value.shape[1] == 3]
     blocks = {
@@ -110,12 +112,12 @@ def load_published(
     """Load a published checkpoint into a network of timm without its classifier.
 
     Args:
-        name: of the network, as the config names it.
-        setting: section of the config that names it, for messages.
+        name: name of the network in the config.
+        setting: section of the config that names the network, for error messages.
 
     Raises:
-        InputError: the file is missing, damaged or of another network; the message says of which,
-            and which backbone of timm it fits.
+        InputError: the file is missing, damaged or of another network. The message says how that
+            network differs, and which backbone of timm the file fits.
     """
     tensors = original_names(read_state_dict(path))
     held, wanted = architecture(tensors), architecture(model.state_dict())
@@ -135,28 +137,28 @@ def load_published(
 
 
 def timm_names(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights of an original repository under timm's names; timm itself knows most of them."""
+    """Rename the weights of an original repository to timm's names, mostly by timm's own code."""
     tensors = dict(tensors)
     own = model.state_dict()
     if "storage_tokens" in tensors and not any(name.endswith("q_bias") for name in own):
         for key in [key for key in tensors if key.endswith("attn.qkv.bias")]:
-            if tensors[key].is_meta or not tensors[key].any():  # most of DINOv3 have zeros there
+            if tensors[key].is_meta or not tensors[key].any():  # zeros in most DINOv3 models
                 del tensors[key]
     if "register_tokens" in tensors or any(".mlp.w12." in key for key in tensors):
-        # timm knows DINOv2 by this parameter, which some files leave out.
+        # timm recognises DINOv2 by this parameter, which some files do not have.
         tensors.setdefault("mask_token", torch.zeros(1))
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     return convert(tensors, model) if convert else tensors
 
 
 def _take_over_grid(model: nn.Module, tensors: Mapping[str, Tensor], path: object) -> None:
-    """Resize the model's grid of position embeddings to that of the file."""
+    """Resize the model's grid of position embeddings to the size that it has in the file."""
     side = _grid_side(tensors)
     if getattr(model, "pos_embed", None) is None or side is None:
         return
     if model.patch_embed.grid_size != (side, side):
         pixels = side * model.patch_embed.patch_size[0]
-        print(f"{path}: positions are of {side} x {side} patches ({pixels} px)")
+        print(f"{path}: position embeddings are for images of {pixels} x {pixels} px")
         model.set_input_size(img_size=(pixels, pixels))
 
 
@@ -165,7 +167,7 @@ def _grid_side(tensors: Mapping[str, Tensor]) -> int | None:
     positions = tensors.get("pos_embed")
     if positions is None or positions.ndim != 3:
         return None
-    for prefix in (1, 0, 2):  # [CLS], nothing, or [CLS] and a token for distillation
+    for prefix in (1, 0, 2):  # other tokens: [CLS], none, or [CLS] and a distillation token
         side = math.isqrt(positions.shape[1] - prefix)
         if side * side == positions.shape[1] - prefix:
             return side
@@ -173,27 +175,30 @@ def _grid_side(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def _advice(tensors: Mapping[str, Tensor], setting: str) -> str:
-    """What to write into the config instead."""
+    """The remedy for an error message: what to set in the config."""
     found = fitting_backbone(tensors)
     if found is None:
-        return f"no network of timm has them; set {setting}.backbone_options, or name another file"
+        return (
+            f"no network of timm fits them; describe the network in {setting}.backbone_options, or "
+            f"name another file in {setting}.weights"
+        )
     return f"set {setting}.backbone: {found}, or name another file in {setting}.weights"
 
 
 def fitting_backbone(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of a vision transformer of timm that has just these weights, if there is one.
+    """The name of a vision transformer of timm that these weights fit exactly, or None.
 
-    With its tag, if timm knows only one training of it. The numbers of attention heads cannot be
-    seen in weights.
+    The name includes the tag of the training if timm knows only one training of the transformer.
+    The number of attention heads cannot be checked, because weights do not show it.
 
     Args:
-        tensors: under the names of timm or of the original repositories.
+        tensors: weights, with the names of timm or of the original repositories.
     """
     held = architecture(tensors)
     if held is None:
         return None
     on_meta = {name: torch.empty_like(value, device="meta") for name, value in tensors.items()}
-    if not held.query_biases:  # zeros, which a tensor without values cannot show
+    if not held.query_biases:  # meta tensors have no values that could show that biases are 0
         on_meta = {n: v for n, v in on_meta.items() if not n.endswith("attn.qkv.bias")}
     side = _grid_side(tensors)
     fitting = []
@@ -220,7 +225,7 @@ def fitting_backbone(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _candidates(held: Architecture) -> Iterator[tuple[str, nn.Module]]:
-    """Vision transformers of timm of about this architecture, without values."""
+    """Names and models of timm with nearly this architecture, on the device meta (no values)."""
     size = _SIZES.get(held.width, "")
     for name in timm.list_models(f"*{size}*patch{held.patch_size}_*", module=_MODULES):
         if ("dinov3" in name) != held.rotary_positions or ("7b" in name) != (held.width == 4096):
@@ -229,5 +234,5 @@ def _candidates(held: Architecture) -> Iterator[tuple[str, nn.Module]]:
         try:
             with torch.device("meta"):
                 yield name, timm.create_model(name, num_classes=0, **options)
-        except (TypeError, RuntimeError):  # architectures that are built in another way
+        except (TypeError, RuntimeError):  # a model that these arguments cannot build
             continue

@@ -1,4 +1,4 @@
-"""Frozen timm models: building them, preparing their input, and computing embeddings."""
+"""Frozen timm models: build them, prepare their input, and compute embeddings."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ class Network(nn.Module):
 
     Args:
         model: the timm model.
-        multiple: sides of its input are multiples of this, in pixels.
-        weights: file of its weights.
+        multiple: number of pixels; the input is padded until its sides are multiples of it.
+        weights: file with the model's weights.
 
     Attributes:
-        weights_digest: SHA-256 of that file, in hexadecimal.
+        weights_digest: SHA-256 of the file `weights`, in hexadecimal.
     """
 
     def __init__(self, model: nn.Module, multiple: int, *, weights: str | os.PathLike) -> None:
@@ -44,7 +44,7 @@ class Network(nn.Module):
         return self.mean.device
 
     def prepare(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Normalise images of one size and pad them, on the right and bottom, to whole patches.
+        """Normalise images of one size and pad them, on the right and bottom, to `multiple`.
 
         Args:
             images: H x W x 3, uint8, all of one size.
@@ -55,7 +55,7 @@ class Network(nn.Module):
         """
         batch = torch.from_numpy(np.stack(images))
         if self.device.type == "cuda":
-            batch = batch.pin_memory()  # otherwise the copy waits for all work launched before
+            batch = batch.pin_memory()  # otherwise the copy waits for the GPU's earlier work
         batch = batch.to(self.device, non_blocking=True)
         batch = (batch.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
         height, width = batch.shape[2:]
@@ -63,11 +63,11 @@ class Network(nn.Module):
         return F.pad(batch, (0, padded_width - width, 0, padded_height - height))
 
     def remove_background(self, batch: Tensor, visible: Tensor) -> Tensor:
-        """Set everything outside of the masks to zero, the mean colour.
+        """Set all pixels outside the masks to zero, which is the mean colour.
 
         Args:
-            batch: of `prepare`.
-            visible: B x H x W bool, of the images' size before padding.
+            batch: result of `prepare`.
+            visible: B x H x W bool, the masks at the images' size before padding.
         """
         height, width = batch.shape[2:]
         padding = (0, width - visible.shape[2], 0, height - visible.shape[1])
@@ -75,13 +75,13 @@ class Network(nn.Module):
 
     @torch.inference_mode()
     def embed(self, batch: Tensor) -> Tensor:
-        """The input of the removed classifier, B x embedding size, float32.
+        """Embeddings, the input of the removed classifier: B x embedding size, float32.
 
-        For a transformer this is [CLS] after the final normalisation, for a convolutional network
-        the average of the last feature map.
+        For a transformer, the embedding is the [CLS] token after the final normalisation; for a
+        convolutional network, it is the average of the last feature map.
 
         Raises:
-            InputError: the architecture takes images of one size only.
+            InputError: the architecture accepts images of one size only.
         """
         try:
             return self.model(batch)
@@ -90,7 +90,7 @@ class Network(nn.Module):
             raise InputError(
                 f"embedding.backbone: {type(self.model).__name__} takes no images of {height} x "
                 f"{width} px ({error}); set embedding.input: box_crop (or masked_crop) and "
-                "embedding.crop_side to its side, or choose a vision transformer or a "
+                "embedding.crop_side to the side it takes, or choose a vision transformer or a "
                 "convolutional network"
             ) from error
 
@@ -108,25 +108,26 @@ def build_network(
     Args:
         name: name of the model, see `create_model`.
         options: further arguments of `timm.create_model` (`patch_size`, `embed_dim`, …).
-        weights: local checkpoint, see `load_published`. Nothing is ever asked from a hub.
-        setting: section of the config that names the model, for messages.
+        weights: local checkpoint, see `load_published`. Nothing is ever downloaded.
+        setting: section of the config that names the model, for error messages.
         arguments: arguments of `timm.create_model` that the user cannot set.
 
     Raises:
-        InputError: unknown name, or weights that are not named, are missing or do not fit.
+        InputError: the name is unknown, or no file of weights is set, or it is missing or does not
+            fit.
     """
     if weights is None:
         raise InputError(
-            f"{setting}.weights: names no file; fetch that of {name!r} with python -m "
-            "workflow_scripts.fetch_weights (the workflow does so by itself)"
+            f"{setting}.weights is not set; download the weights of {name!r} with python -m "
+            "workflow_scripts.fetch_weights (the workflow does so by itself), and name the file"
         )
     model = create_model(name, options or {}, setting, **arguments)
     load_published(model, weights, name=name, setting=setting)
     training = (model.pretrained_cfg or {}).get("tag")
     if "." not in name and training:
         print(
-            f"{setting}.backbone {name!r} names no training; mean and standard deviation are those "
-            f"of timm's {name}.{training}"
+            f"{setting}.backbone {name!r} has no tag that names a training; images are normalised "
+            f"as for timm's {name}.{training}"
         )
     return model
 
@@ -135,11 +136,11 @@ def create_model(name: str, options: Mapping, setting: str, **arguments) -> nn.M
     """A timm model without its classifier and with random weights.
 
     Args:
-        name: of timm, or of a training that timm does not know but `settings.backbones` does
+        name: name of a model in timm, or of a training that only `settings.backbones` knows
             (`vit_small_patch16_224.mocov3`).
 
     Raises:
-        InputError: it cannot be built; names the setting to change.
+        InputError: the model cannot be built; the message names the setting to change.
     """
     family = family_of(name)
     if family is not None and not family.in_timm:
@@ -151,7 +152,7 @@ def create_model(name: str, options: Mapping, setting: str, **arguments) -> nn.M
         options = {"pretrained_cfg_overlay": imagenet, **family.options, **options}
     try:
         return timm.create_model(name, num_classes=0, **arguments, **options)
-    except Exception as error:  # timm and the architectures raise many types
+    except Exception as error:  # timm and its architectures raise exceptions of many types
         reason = " ".join(str(error).split())
         raise InputError(
             f"{setting}.backbone {name!r} cannot be built: {reason}; choose a model of timm"

@@ -1,4 +1,4 @@
-"""Self-supervised vision transformers of timm: queries and keys of the last block, and [CLS]."""
+"""The backbone, a vision transformer of timm: keys and [CLS] affinities of its last block."""
 
 import os
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from workflow_scripts.maskdistill.errors import InputError
 def is_vision_transformer(
     name: str, *, options: Mapping | None = None, setting: str = "features"
 ) -> bool:
-    """Whether `Backbone` can be built from this model; arguments as in `build_network`.
+    """Whether the model is a vision transformer, as `Backbone` needs; no weights are read.
 
-    No weights are read.
+    The arguments are those of `build_network`.
     """
     with torch.device("meta"):  # builds the model without weights, to see its class
         model = create_model(name, options or {}, setting)
@@ -33,10 +33,11 @@ class Backbone(Network):
     Args:
         name: timm's name of a `VisionTransformer` or an `Eva` (DINOv3) with a class token.
         options, weights, setting: see `build_network`.
-        precision: of the matrix products in `last_block_features`: float32, bfloat16 or float16.
+        precision: precision of the matrix products in `last_block_features`: float32, bfloat16 or
+            float16.
 
     Raises:
-        InputError: as `build_network`, or an unsuitable architecture.
+        InputError: `build_network` fails, or the model is no vision transformer with [CLS].
     """
 
     def __init__(
@@ -67,15 +68,15 @@ class Backbone(Network):
 
     @torch.inference_mode()
     def last_block_features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """The part of the last attention block that Eq. 1 and 2 need.
+        """The affinities and keys from the last attention block that Eq. 1 and 2 need.
 
         Args:
-            batch: of `prepare`.
+            batch: result of `prepare`.
 
         Returns:
-            The affinity of [CLS] to the patches, q_CLS(h) · k_I(h), as B x heads x N float32, not
-            yet averaged over the heads (Eq. 1); and the keys of the patches as B x N x (heads x
-            head size) float32. The N patches are in row-major order.
+            The affinities of [CLS] to the patches, q_CLS(h) · k_I(h), as B x heads x N float32,
+            before Eq. 1 averages them over the heads; and the keys of the patches as B x N x
+            (heads x head size) float32. The N patches are in row-major order.
         """
         half = self.precision != torch.float32
         autocast = torch.autocast(batch.device.type, dtype=self.precision, enabled=half)
@@ -111,10 +112,10 @@ def _rope_of_block(model: Eva, rope: Tensor, index: int) -> Tensor:
 def _query_and_keys(
     attention: nn.Module, tokens: Tensor, rope: Tensor | None, prefix: int
 ) -> tuple[Tensor, Tensor]:
-    """q of [CLS] (B x heads x d) and k of the patches (B x heads x N x d).
+    """The query of [CLS] (B x heads x d) and the keys of the patches (B x heads x N x d).
 
-    They are normalised and rotated as in the attention itself, if the architecture does so; [CLS]
-    is never rotated.
+    Query and keys are normalised, and keys are rotated (rotary position embeddings), if the
+    architecture's attention does so. It never rotates the query of [CLS].
     """
     if getattr(attention, "qkv", None) is not None:
         size = attention.qkv.weight.shape[0] // 3

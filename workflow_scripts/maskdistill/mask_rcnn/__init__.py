@@ -1,1 +1,1 @@
-"""Mask R-CNN trained on pseudo-masks, with exchangeable implementations (`engines`)."""
+"""Mask R-CNN trained on pseudo-labels, with a choice of implementations (`engines`)."""

@@ -1,4 +1,4 @@
-"""Candidates of one shard of images, as the rows of a `candidates` shard."""
+"""Predict the candidates of one shard of images, as rows of a `candidates` file."""
 
 import math
 import os
@@ -22,20 +22,20 @@ def candidate_rows(
     batch_size: int,
     workers: int,
 ) -> Iterator[dict]:
-    """Predict the candidates of a manifest's images, which are decoded in background threads.
+    """Predict the candidates of a manifest's images; threads decode images ahead.
 
     Args:
-        manifest: shard of the stage `images`; rows whose status is not 'ok' are skipped.
-        root: folder that its file names are relative to.
+        manifest: file of the shard's images; rows whose status is not 'ok' are skipped.
+        root: folder that the manifest's file names are relative to.
         batch_size: the most images, all of one size, in one pass.
         workers: threads that decode images.
 
     Yields:
-        Rows of the schema `candidates`, image by image, by falling score; an image without a
-        candidate has one row in which candidate_id, cluster and score are null.
+        Rows of the schema `candidates`, grouped by image and sorted by falling score. An image
+        without candidates has one row in which candidate_id, cluster and score are null.
 
     Raises:
-        InputError: an image can no longer be read.
+        InputError: an image of the manifest can no longer be read.
     """
     rows = read_usable(manifest)
     root = Path(root)

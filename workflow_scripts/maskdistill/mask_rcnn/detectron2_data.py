@@ -1,4 +1,4 @@
-"""Pseudo-labels for Detectron2: registered data set, augmentation, masks as bitmaps."""
+"""Training data for Detectron2 from pseudo-labels: a registered data set with augmentation."""
 
 import contextlib
 import uuid
@@ -29,7 +29,7 @@ def registered(pseudo_labels: Path, root: Path) -> Iterator[str]:
     """Register a COCO dataset file with Detectron2 for the duration of the block.
 
     Yields:
-        The name that Detectron2 knows it by.
+        The name under which it is registered.
     """
     name = f"maskdistill_{uuid.uuid4().hex}"
     register_coco_instances(name, {}, str(pseudo_labels), str(root))
@@ -41,13 +41,13 @@ def registered(pseudo_labels: Path, root: Path) -> Iterator[str]:
 
 
 class RegisteredDataset(Dataset):
-    """The annotated images of a registered data set; the index of an item is a `Sample`.
+    """The annotated images of a registered data set; items are indexed by a `Sample`.
 
-    Images are read by `files.images`, and resized and mirrored as in Detectron2.
+    Images are read by `files.images`, and are resized and mirrored by Detectron2's functions.
 
     Args:
         name: name of the registered data set.
-        seed: seed, together with the `Sample`, of side and mirroring.
+        seed: seeds, together with the `Sample`, the choice of side and mirroring.
     """
 
     def __init__(self, name: str, settings: MaskRCNNSettings, *, seed: int) -> None:
@@ -67,11 +67,11 @@ class RegisteredDataset(Dataset):
         """The training image of a `Sample`.
 
         Raises:
-            InputError: the image cannot be read, or does not have the size in the file.
+            InputError: the image cannot be read, or does not have the size given in the COCO file.
         """
         record = self._records[sample.index]
         image = images.read_listed(record["file_name"], (record["height"], record["width"]))
-        # Detectron2's augmentations draw from NumPy's global generator.
+        # Detectron2's augmentations use NumPy's global random generator.
         np.random.seed(sample.generator(self._seed).integers(2**32))
         augmented = augmentation.AugInput(image)
         transforms = self._augment(augmented)

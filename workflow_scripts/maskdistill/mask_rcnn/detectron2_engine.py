@@ -1,4 +1,4 @@
-"""The engine `detectron2`, an `engines.Engine`. It downloads nothing."""
+"""The engine `detectron2`: implements `engines.Engine` with Detectron2, without any download."""
 
 import contextlib
 from collections.abc import Mapping
@@ -47,12 +47,12 @@ def fit(
     """Train on a COCO dataset file; see `engines.Engine.fit`."""
     if distributed.world_size() > 1 and distributed.rank() == 0:
         print(
-            f"Detectron2 with {distributed.world_size()} processes: each pads its part of a batch "
-            "and samples and averages over regions by itself, so that the result depends on the "
-            "number of processes",
+            f"Detectron2 with {distributed.world_size()} processes: the result depends on their "
+            "number, because each pads its part of a batch, samples regions and averages "
+            "losses over them on its own",
             flush=True,
         )
-    # Detectron2 does not check the file; `PseudoLabels` does, with clear messages.
+    # `PseudoLabels` checks the file with clear error messages; Detectron2 does not check it.
     clusters = PseudoLabels(
         pseudo_labels,
         root,
@@ -88,7 +88,7 @@ def predictor(
 
 
 class _Events:
-    """Losses and Detectron2's own statistics as tfevents in the run's directory."""
+    """Writes losses and Detectron2's statistics to the training's directory, for TensorBoard."""
 
     def __init__(self, network: Detectron2MaskRCNN) -> None:
         self._network = network
@@ -96,7 +96,7 @@ class _Events:
 
     def write(self, directory: Path, step: int, values: Mapping[str, float]) -> None:
         if self._writer is None:
-            # Hides what an interrupted run wrote after its last checkpoint.
+            # `purge_step` hides values that an interrupted run wrote after its last checkpoint.
             self._writer = SummaryWriter(str(directory), purge_step=step)
         for name, value in {**values, **self._network.statistics}.items():
             if name != "step":

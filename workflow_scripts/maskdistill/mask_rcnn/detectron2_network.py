@@ -1,11 +1,11 @@
 """Mask R-CNN with a ResNet-C4, built from Detectron2's parts as in MoCo's detection recipe.
 
-As in that recipe, batch normalisation is trained with statistics over all processes, and another
-one follows the last stage (res5), whose features the box and mask heads share.
+As in that recipe, batch normalisation is trained with statistics over all processes. Another batch
+normalisation follows the last stage (res5), whose features the box and mask heads share.
 
-The result depends on the number of processes: each pads its images to the largest of its own part
-of the batch, samples anchors and regions by itself, and averages the losses of classes, boxes and
-masks over its own regions.
+The result depends on the number of processes. Each process pads its images to the largest image in
+its own part of the batch, samples anchors and regions with its own random numbers, and averages
+the losses of classes, boxes and masks over its own regions.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,8 @@ from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.resnet import BLOCKS, MEAN, STD, build_resnet
 from workflow_scripts.maskdistill.torch_tools.weights import detectron2_names, load_strictly
 
-# Detectron2's names of the losses → torchvision's names, which every loss history has.
+# Detectron2's names of the losses → torchvision's names, which all engines write to their loss
+# histories.
 _LOSSES = {
     "loss_cls": "loss_classifier",
     "loss_box_reg": "loss_box_reg",
@@ -49,7 +50,7 @@ _LOSSES = {
 
 
 class Detectron2MaskRCNN(GeneralizedRCNN):
-    """Detectron2's model behind the interface of `network.MaskRCNN`."""
+    """Detectron2's model with the interface of `network.MaskRCNN`."""
 
     statistics: dict[str, float]  # Detectron2's statistics of the last training step
 
@@ -64,7 +65,8 @@ class Detectron2MaskRCNN(GeneralizedRCNN):
         if not self.training:
             return [_detections(found) for found in self.inference(inputs, do_postprocess=False)]
         if rank := distributed.rank():
-            # `seed_step` gives all processes the same seed, but here each needs its own.
+            # `seed_step` gives all processes the same seed, but with Detectron2 each samples its
+            # own regions and needs another seed.
             torch.manual_seed(torch.initial_seed() + rank)
         for given, target in zip(inputs, targets, strict=True):
             given["instances"] = _instances(target, given["image"].shape[-2:])
@@ -81,10 +83,12 @@ def build_mask_rcnn(
     prediction: CandidateSettings | None = None,
     initial_weights: bool = True,
 ) -> Detectron2MaskRCNN:
-    """Build the network as `network.build_mask_rcnn`; parameters have Detectron2's names.
+    """Build the network; arguments are those of `network.build_mask_rcnn`.
+
+    The parameters have Detectron2's names.
 
     Raises:
-        InputError: the initial weights do not fit.
+        InputError: the initial weights do not fit the network.
     """
     prediction = prediction or CandidateSettings()
     trunk = _build_trunk(settings)
@@ -148,7 +152,7 @@ def build_mask_rcnn(
 
 
 def _build_trunk(settings: MaskRCNNSettings) -> ResNet:
-    """The whole ResNet, whose stages are divided between the model's backbone and heads."""
+    """The whole ResNet: stages up to res4 become the backbone, res5 becomes the heads' trunk."""
     norm = _norm(settings)
     stages, channels = [], 64
     torchvision_block, numbers = BLOCKS[settings.depth]
@@ -180,7 +184,7 @@ def _norm(settings: MaskRCNNSettings) -> str:
 
 
 def _instances(target: dict[str, Tensor], size: tuple[int, int]) -> Instances:
-    """Targets of one image; Detectron2 counts classes from 0."""
+    """Targets of one image for Detectron2, which counts classes from 0."""
     return Instances(
         tuple(size),
         gt_boxes=Boxes(target["boxes"]),

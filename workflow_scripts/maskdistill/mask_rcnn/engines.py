@@ -1,6 +1,7 @@
-"""The interface of Mask R-CNN implementations ("engines"), and their registry by name.
+"""The interface that implementations of Mask R-CNN ("engines") have, and a registry of their names.
 
-An engine is imported only when it is chosen, so that the libraries of others are not needed.
+An engine is imported only when it is chosen, so that the libraries of other engines need not be
+installed.
 """
 
 import importlib
@@ -21,7 +22,7 @@ from workflow_scripts.maskdistill.settings.sections.mask_rcnn import MaskRCNNSet
 from workflow_scripts.maskdistill.settings.sections.runtime import RuntimeSettings
 from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
-# name → module that implements `Engine`
+# name of an engine → module that implements `Engine`
 _MODULES = {
     "torchvision": "workflow_scripts.maskdistill.mask_rcnn.torchvision_engine",
     "detectron2": "workflow_scripts.maskdistill.mask_rcnn.detectron2_engine",
@@ -34,18 +35,18 @@ class Candidate(NamedTuple):
     cluster: int  # 1..C, the category id of the pseudo-labels
     score: float  # confidence, 0 to 1
     box: tuple[float, float, float, float]  # XYWH in pixels of the image
-    mask: EncodedMask  # of the image's size, never empty
+    mask: EncodedMask  # at the image's size, never empty
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how a training runs, which does not change the result.
+    """Where and how a training runs; these values do not change its result.
 
-    The number of torchrun's processes changes only the result of the engine `detectron2`.
+    The number of torchrun's processes does not change it either, except with `detectron2`.
     """
 
     device: torch.device
-    workers: int = 0  # processes that decode images
+    workers: int = 0  # processes that decode images; 0: the training process decodes them
     checkpoint_every: int = RuntimeSettings().checkpoint_every  # steps
 
 
@@ -61,7 +62,7 @@ class Predictor(Protocol):
         ...
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of what the network sees of an image of `size`."""
+        """(height, width) to which an image of `size` is resized for the network."""
         ...
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
@@ -71,17 +72,17 @@ class Predictor(Protocol):
     def predict_prepared(
         self, prepared: Sequence[np.ndarray], size: tuple[int, int]
     ) -> list[list[Candidate]]:
-        """As `predict`, of images that `prepare` has resized.
+        """As `predict`, for images that `prepare` has already resized.
 
         Args:
             prepared: at least one image.
-            size: (height, width) that all of them had before.
+            size: (height, width) of all these images before `prepare`.
         """
         ...
 
 
 class Engine(Protocol):
-    """An implementation of Mask R-CNN: a module with these two functions."""
+    """An implementation of Mask R-CNN: a Python module with these two functions."""
 
     def fit(
         self,
@@ -93,18 +94,18 @@ class Engine(Protocol):
         files: TrainingFiles,
         runtime: Runtime,
     ) -> None:
-        """Train on a COCO dataset file, from the last checkpoint if there is one.
+        """Train on a COCO dataset file; continues from the last checkpoint if there is one.
 
         Args:
             pseudo_labels: COCO dataset file; category ids 1..C, masks as compressed RLE.
-            root: folder that its file names are relative to.
-            files: its checkpoints and outputs; the model file has "engine" and the entries that
-                `predictor` needs.
+            root: folder that the file names in it are relative to.
+            files: checkpoints and outputs of the training. The model file has the entry "engine",
+                and all entries that `predictor` needs.
 
         Raises:
-            InputError: unusable pseudo-labels, settings or initial weights, or a loss that is not
+            InputError: pseudo-labels, settings or initial weights are unusable, or a loss is not
                 finite.
-            Interrupted: SIGTERM arrived and the state has been saved.
+            Interrupted: SIGTERM arrived, and the state has been saved.
         """
         ...
 
@@ -114,16 +115,17 @@ class Engine(Protocol):
         """Make a predictor from the content of a model file that `fit` wrote.
 
         Raises:
-            InputError: another version wrote the file; the caller adds the file's name.
+            InputError: another version of this program wrote the file. The caller adds the file's
+                name to the message.
         """
         ...
 
 
 def engine(name: str) -> Engine:
-    """Import the engine of that name and its libraries.
+    """Import the module of the engine `name`, with its libraries.
 
     Raises:
-        InputError: no such engine, or its libraries are not installed.
+        InputError: the name is unknown, or the engine's libraries are not installed.
     """
     if name not in _MODULES:
         raise InputError(
@@ -138,7 +140,7 @@ def load_predictor(
     """Load a model file on `device`, with the engine that trained it.
 
     Raises:
-        InputError: missing, damaged or not written by `Engine.fit`.
+        InputError: the file is missing or damaged, or `Engine.fit` did not write it.
     """
     remedy = "train_mask_rcnn writes it"
     model = read_checkpoint(path, remedy=remedy)

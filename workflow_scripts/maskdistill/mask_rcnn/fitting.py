@@ -1,4 +1,4 @@
-"""Training of Mask R-CNN with any engine, and the output files."""
+"""Training of Mask R-CNN for all engines: from an engine's network to the output files."""
 
 import dataclasses
 import functools
@@ -31,13 +31,15 @@ def fit_network(
     runtime: Runtime,
     observe: Observer | None = None,
 ) -> None:
-    """Train an engine's network and write its files; see `Engine.fit` for the other arguments.
+    """Train an engine's network and write the model file and the loss history.
+
+    Arguments that are not listed here are described in `Engine.fit`.
 
     Args:
-        network: lists of images and targets → losses by name, see `network.MaskRCNN`.
-        examples: makes the `Example` of a `Sample`.
+        network: has the interface of `network.MaskRCNN`.
+        examples: data set that returns an `Example` for a `Sample`.
         clusters: number of classes, for the model file.
-        observe: called on the first process after every step.
+        observe: called after every step, in the first process only.
     """
     with (
         distributed.process_group(runtime.device) as device,
@@ -66,7 +68,7 @@ def fit_network(
 def fingerprint(pseudo_labels: Path, *, settings: MaskRCNNSettings, seed: int) -> dict:
     """Everything that the result of a training depends on; see `training_run.training_run`.
 
-    It includes the number of processes for `detectron2` only, see `detectron2_network`.
+    The number of processes is part of it only with `detectron2`, see `detectron2_network`.
     """
     weights = settings.weights and Path(settings.weights)
     found = {
@@ -122,7 +124,7 @@ def train(
 
 
 def learning_rate(settings: MaskRCNNSettings, step: int) -> float:
-    """The learning rate of a step, counted from 0."""
+    """The learning rate of a step; steps are counted from 0."""
     return optimization.scheduled_rate(
         step,
         initial=settings.learning_rate,
@@ -133,7 +135,7 @@ def learning_rate(settings: MaskRCNNSettings, step: int) -> float:
 
 
 def build_optimizer(network: nn.Module, settings: MaskRCNNSettings) -> torch.optim.Optimizer:
-    """SGD or AdamW for the trained parameters; normalisation layers have no weight decay."""
+    """SGD or AdamW for the trainable parameters, without weight decay in normalisation layers."""
     norms = (nn.modules.batchnorm._BatchNorm, NORM_LAYERS["frozen"], nn.GroupNorm)
     decayed, spared = [], []
     for module in network.modules():

@@ -1,4 +1,4 @@
-"""Heads of Mask R-CNN for classes, boxes and masks, and pooling of a region's features."""
+"""Mask R-CNN's heads for classes, boxes and masks, and the pooling of regions' features."""
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,13 @@ from workflow_scripts.maskdistill.torch_tools import distributed
 
 C4_STRIDE = 16
 PYRAMID_LEVELS = ("0", "1", "2", "3")  # levels from which regions are pooled
-# The most regions whose features are in memory in prediction, or those of one image. A region of
-# ResNet-50-C4 needs 1.6 MB.
+# In prediction, images are processed in groups that have at most this many regions together (or of
+# one image at a time), to bound memory: the features of a region of ResNet-50-C4 need 1.6 MB.
 REGIONS_PER_PASS = 1024
 
 
 class C4Pool(nn.Module):
-    """RoIAlign on the one feature map of stride 16, without torchvision's half-pixel shift."""
+    """RoIAlign on the only feature map, with stride 16, and without a shift by half a pixel."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -33,14 +33,14 @@ class C4Pool(nn.Module):
 
 
 class PyramidPool(MultiScaleRoIAlign):
-    """RoIAlign on the level of the pyramid that suits the region's size.
+    """RoIAlign on the level of the feature pyramid that suits the region's size.
 
-    torchvision infers the levels' strides from the first image without its padding, which is wrong
-    if the padding is large; here they are given.
+    torchvision computes the strides of the levels from the first image without its padding, which
+    is wrong if the padding is large. Here the strides are fixed.
 
     Args:
         size: cells along a side of the pooled features.
-        canonical_size: side in pixels of a region that belongs to the level of stride 16.
+        canonical_size: side in pixels of the regions that are pooled from the level of stride 16.
     """
 
     def __init__(self, size: int, canonical_size: float) -> None:
@@ -51,9 +51,9 @@ class PyramidPool(MultiScaleRoIAlign):
 
 
 class PooledPredictor(FastRCNNPredictor):
-    """Class scores and box offsets from the spatial average of the region's features.
+    """Class scores and box offsets from the spatial average of a region's features.
 
-    Initialised as in Detectron2.
+    The initial weights have the same distribution as in Detectron2.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -63,22 +63,21 @@ class PooledPredictor(FastRCNNPredictor):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Regions x channels x h x w → scores and offsets, regions x (C + 1) and x 4 (C + 1)."""
+        """Features (regions x channels x h x w) → scores (regions x (C + 1)) and box offsets."""
         return super().forward(features.mean((2, 3)))
 
 
 class Heads(roi_heads.RoIHeads):
     """Box and mask heads; without a separate mask head, masks use the box head's features.
 
-    Box features of the sampled regions are computed once, and masks are predicted from those of
-    the positive regions.
-
-    Losses are means over the sampled or positive regions of the global batch.
+    In training, masks are then predicted from the box features of the positive regions, which need
+    not be computed again. Losses of classes and boxes are means over all sampled regions of the
+    global batch; the mask loss is a mean over its positive regions.
 
     Args:
         mask_size: cells along a side of the predicted masks.
-        sampler: samples the regions to train on.
-        arguments: arguments of torchvision's class.
+        sampler: samples the regions for the losses.
+        arguments: further arguments of torchvision's class.
     """
 
     def __init__(self, *, mask_size: int, sampler: ImageSampler, **arguments) -> None:
@@ -166,13 +165,13 @@ class Heads(roi_heads.RoIHeads):
 
 
 def _crop_masks(masks: Tensor, numbers: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """The part of an object's mask within each box: n x size x size, 0 or 1.
+    """Crop an object's mask to each box and resize it: n x size x size, 0 or 1.
 
-    Each mask is converted once, however many boxes it has.
+    Each mask is converted to floating point only once, even if several boxes belong to it.
 
     Args:
         masks: objects x H x W, 0 or 1.
-        numbers: n, the object of each box.
+        numbers: n, for each box the index of its object in `masks`.
         boxes: n x 4, XYXY.
     """
     used, places = numbers.unique(return_inverse=True)
@@ -184,7 +183,7 @@ def _crop_masks(masks: Tensor, numbers: Tensor, boxes: Tensor, size: int) -> Ten
 def _box_losses(
     scores: Tensor, offsets: Tensor, labels: Tensor, targets: Tensor, positive: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """torchvision's losses of classes and of boxes, each summed over the regions.
+    """The class loss and the box loss as in torchvision, each summed over the regions.
 
     Args:
         scores: regions x (C + 1).
@@ -201,7 +200,7 @@ def _box_losses(
 
 
 def _mask_loss(logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy of the mask of the true class: mean over cells, sum over regions."""
+    """Binary cross-entropy of the true class's mask: mean over pixels, sum over regions."""
     own = logits[torch.arange(len(labels), device=labels.device), labels]
     losses = functional.binary_cross_entropy_with_logits(own, targets, reduction="none")
     return losses.sum() / (logits.shape[-2] * logits.shape[-1])

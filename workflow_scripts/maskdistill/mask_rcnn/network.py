@@ -1,7 +1,7 @@
 """Mask R-CNN with a ResNet-C4 or an FPN, built from torchvision's parts.
 
-C4 is as in Detectron2: the RPN and RoIAlign use the third stage (stride 16), and the last stage
-(res5) is the head that boxes and masks share.
+C4 is built as in Detectron2: the RPN and RoIAlign use the output of the third stage (stride 16),
+and the last stage (res5) is the head that boxes and masks share.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ from workflow_scripts.maskdistill.torch_tools import distributed
 from workflow_scripts.maskdistill.torch_tools.resnet import MEAN, STD, build_resnet, output_channels
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
-FPN_STRIDE = 32  # stride of the backbone's coarsest level
+FPN_STRIDE = 32  # stride of the ResNet's last stage; images are padded to multiples of it
 
 
 class MaskRCNN(nn.Module):
@@ -57,13 +57,13 @@ class MaskRCNN(nn.Module):
         """Losses of a batch in training mode, detections in evaluation mode.
 
         Args:
-            images: 3 x H x W, uint8, RGB, of any sizes.
-            targets: in training, "boxes" (n x 4 float32), "labels" (n int64, 1..C) and "masks"
-                (n x H x W uint8) of each image.
+            images: each 3 x H x W, uint8, RGB; sizes may differ.
+            targets: in training, for each image "boxes" (n x 4 float32), "labels" (n int64, 1..C)
+                and "masks" (n x H x W uint8).
 
         Returns:
-            Losses by name, or for each image, by falling score, "boxes" (n x 4), "labels",
-            "scores" and "masks" (n x 1 x M x M probabilities within the box).
+            In training, losses by name. Otherwise for each image "boxes" (n x 4), "labels",
+            "scores" and "masks" (n x 1 x M x M probabilities inside the box), by falling score.
         """
         batch = self._batch(images)
         features = self.backbone(batch.tensors)
@@ -72,9 +72,9 @@ class MaskRCNN(nn.Module):
         return rpn_losses | head_losses if self.training else detections
 
     def _batch(self, images: Sequence[Tensor]) -> ImageList:
-        """Normalise, and pad to the right and bottom with zeros (the mean colour).
+        """Normalise images, and pad them on the right and bottom with zeros (the mean colour).
 
-        In training all processes pad to the largest image of the global batch, because padding
+        In training, all processes pad to the largest image of the global batch, because padding
         changes the features along its border and the statistics of batch normalisation.
         """
         sizes = [tuple(image.shape[-2:]) for image in images]
@@ -104,15 +104,15 @@ class C4Backbone(nn.Module):
 
 
 class _Parts(NamedTuple):
-    """The parts in which C4 and FPN differ."""
+    """The parts of the network that differ between C4 and FPN."""
 
     backbone: nn.Module
-    channels: int  # channels of its feature maps
+    channels: int  # channels of the backbone's feature maps
     anchor_sizes: tuple[tuple[int, ...], ...]  # one tuple for each feature map
     heads: dict[str, nn.Module | None]
     mask_size: int
     stride: int
-    pre_nms_factor: int  # proposals before NMS to proposals after it, as in Detectron2
+    pre_nms_factor: int  # number of proposals before NMS / after NMS, as in Detectron2
 
 
 def build_mask_rcnn(
@@ -129,7 +129,7 @@ def build_mask_rcnn(
         initial_weights: read `settings.weights`; False if trained weights are loaded afterwards.
 
     Raises:
-        InputError: the initial weights do not fit.
+        InputError: the initial weights do not fit the network.
     """
     prediction = prediction or CandidateSettings()
     resnet = build_resnet(
@@ -171,7 +171,7 @@ def build_mask_rcnn(
         ),
         parts.stride,
     )
-    # With channels last, a training step of C4 takes three quarters of the time.
+    # In the memory format channels last, a training step of C4 takes three quarters of the time.
     return network.to(memory_format=torch.channels_last)
 
 
@@ -209,8 +209,8 @@ def _fpn(settings: MaskRCNNSettings, resnet: nn.Module, classes: int) -> _Parts:
     stages = ("layer1", "layer2", "layer3", "layer4")
     channels = [output_channels(getattr(resnet, stage)) for stage in stages]
     levels = dict(zip(stages, PYRAMID_LEVELS, strict=True))
-    # 224 px for the usual anchors, of which the third (128 px) has stride 16; in proportion for
-    # other anchors.
+    # 224 px for the usual anchor sizes, as in the FPN paper; for other anchors, in proportion to
+    # the third size (usually 128 px), which belongs to the level with stride 16.
     canonical_size = 224 / 128 * settings.anchor_sizes[2]
     return _Parts(
         backbone=BackboneWithFPN(resnet, levels, channels, width),

@@ -1,4 +1,4 @@
-"""Pastes masks that are predicted on a small grid inside a box into the image."""
+"""Enlarges masks that are predicted on a small grid inside a box to masks of the image."""
 
 import numpy as np
 
@@ -17,13 +17,13 @@ def paste(
     Only the pixels under the box are interpolated.
 
     Args:
-        probabilities: M x M, float; cell (0, 0) is the upper left corner of the box.
-        box: XYXY in pixels, edges of pixels at whole numbers.
+        probabilities: M x M, float; element (0, 0) is in the upper left corner of the box.
+        box: XYXY in pixels; whole numbers are the edges between pixels.
         size: (height, width) of the image.
         threshold: smallest probability of a pixel inside the mask.
 
     Returns:
-        None if no pixel is inside.
+        The mask, or None if it has no pixel.
     """
     left, top, right, bottom = box
     rows, row_weights = _interpolation(top, bottom, size[0], len(probabilities))
@@ -40,8 +40,8 @@ def _interpolation(start: float, stop: float, length: int, cells: int) -> tuple[
     """Linear interpolation along an axis for the pixels whose centre is in the box.
 
     Returns:
-        Slice of these pixels, and float32 weights, pixels x cells; outermost cells extend to the
-        edge of the box.
+        Slice of these pixels, and their weights (pixels x cells, float32). Pixels beyond the centre
+        of the first or last cell get its value.
     """
     first = max(0, int(np.ceil(start - 0.5)))
     last = min(length, int(np.ceil(stop - 0.5)))

@@ -1,4 +1,4 @@
-"""Candidates of whole images from a trained network of any engine."""
+"""Prediction of candidates with a trained network of any engine."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -22,9 +22,9 @@ class NetworkPredictor:
     """A trained network on its device; see `engines.Predictor`.
 
     Args:
-        network: network in evaluation mode: list of images (3 x H x W, uint8, RGB) → list of dicts
-            of "boxes" (n x 4, XYXY), "labels", "scores" and "masks" (n x 1 x M x M).
-        resize: (H x W x 3 uint8 image, (height, width)) → resized image.
+        network: network in evaluation mode. It maps a list of images (3 x H x W, uint8, RGB) to a
+            list of dicts of "boxes" (n x 4, XYXY), "labels", "scores" and "masks" (n x 1 x M x M).
+        resize: function (H x W x 3 uint8 image, (height, width)) → resized image.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ def load_network(
         build: an engine's `build(training_settings, clusters, prediction=, initial_weights=)`.
 
     Raises:
-        InputError: another version wrote the file.
+        InputError: another version of this program wrote the file.
     """
     try:
         network = build(
@@ -92,7 +92,8 @@ def load_network(
         network.load_state_dict(model["state_dict"])
     except (InputError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"a Mask R-CNN of another version ({first_line(error)}); train it again"
+            f"another version of the workflow wrote this Mask R-CNN ({first_line(error)}); "
+            "train it again"
         ) from error
     return NetworkPredictor(network.to(device).eval(), settings, resize)
 
@@ -102,7 +103,7 @@ def _candidates(
 ) -> list[Candidate]:
     """Convert detections on the resized image to candidates on the image; drop empty masks."""
     candidates = []
-    # Stable, so that the order of equal scores does not depend on the batch.
+    # A stable sort, so that the order of equal scores does not depend on the batch.
     order = torch.argsort(found["scores"], descending=True, stable=True).tolist()
     boxes = (found["boxes"] * scale).tolist()
     for index in order:

@@ -10,22 +10,22 @@ from workflow_scripts.maskdistill.torch_tools import distributed, sampling
 
 
 class ImageSampler:
-    """Samples positive and negative boxes of each image, in place of torchvision's sampler.
+    """Samples positive and negative boxes of each image; replaces torchvision's sampler.
 
     The sample of an image depends on its position in the global batch, not on the number of
-    processes, see `sampling.image_generators`. It is drawn on the CPU, so that it is the same on
-    every device; this takes microseconds.
+    processes, see `sampling.image_generators`. It is drawn on the CPU, which takes microseconds, so
+    that it is the same on every device.
 
     Args:
-        boxes: largest number of boxes to sample from each image.
-        positive_fraction: largest share of positive ones among them.
+        boxes: the most boxes to sample from each image.
+        positive_fraction: the largest share of positive boxes among them.
     """
 
     def __init__(self, boxes: int, positive_fraction: float) -> None:
         self.boxes, self.positive_fraction = boxes, positive_fraction
 
     def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Masks of the chosen positive and of the chosen negative boxes of each image.
+        """For each image, a mask of the chosen positive and one of the chosen negative boxes.
 
         Args:
             matched_idxs: for each image, one number per box: above 0 if it is positive, 0 if
@@ -56,7 +56,7 @@ class RegionProposals(rpn.RegionProposalNetwork):
     """torchvision's RPN, with losses that are means over the sampled anchors of the global batch.
 
     Args:
-        sampler: samples the anchors in the losses.
+        sampler: samples the anchors for the losses.
         arguments, options: arguments of torchvision's class.
     """
 

@@ -1,4 +1,4 @@
-"""Pseudo-labels of a COCO dataset file as a torch data set: decoding and augmentation."""
+"""A torch data set of the pseudo-labels in a COCO dataset file, with augmentation."""
 
 import functools
 import itertools
@@ -42,18 +42,18 @@ class Example(NamedTuple):
 
 
 class PseudoLabels(Dataset):
-    """The annotated images of a COCO dataset file; the index of an item is a `Sample`.
+    """The annotated images of a COCO dataset file; items are indexed by a `Sample`.
 
     Args:
         path: COCO dataset file with category ids 1..C and masks as compressed RLE.
-        root: folder that its file names are relative to.
+        root: folder that the file names in it are relative to.
         sides: shorter sides in pixels; one is drawn for every item.
         longer_side: upper bound on the longer side in pixels.
         flip: mirror half of the images.
-        seed: seed, together with the `Sample`, of side and mirroring.
+        seed: seeds, together with the `Sample`, the choice of side and mirroring.
 
     Raises:
-        InputError: not such a file, or none of its images is annotated.
+        InputError: the file is not as described, or none of its images is annotated.
     """
 
     def __init__(
@@ -78,7 +78,9 @@ class PseudoLabels(Dataset):
             # Annotations of one image keep the order of the file.
             self._annotations = _table(rows, _ANNOTATIONS).sort_by("image_id").combine_chunks()
         except (KeyError, TypeError, pa.ArrowInvalid) as error:
-            raise InputError(f"{path}: not a COCO dataset file (at {error})") from error
+            raise InputError(
+                f"{path}: not a COCO dataset file (at {error}); run write_pseudo_labels again"
+            ) from error
         # Images without an object are left out; the others are sorted by id.
         annotated, self._starts = np.unique(
             self._annotations["image_id"].to_numpy(), return_index=True
@@ -90,7 +92,7 @@ class PseudoLabels(Dataset):
         if not len(chosen):
             raise InputError(
                 f"{path}: none of the {len(images)} images is annotated; "
-                "check the masks and clusters that it was made from"
+                "check the masks and clusters from which the file was made"
             )
 
     def __len__(self) -> int:
@@ -100,7 +102,7 @@ class PseudoLabels(Dataset):
         """The training image of a `Sample`.
 
         Raises:
-            InputError: the image cannot be read, or does not have the size in the file.
+            InputError: the image cannot be read, or does not have the size given in the COCO file.
         """
         first, end = self._starts[sample.index : sample.index + 2]
         annotations = self._annotations.slice(first, end - first).to_pylist()
@@ -139,11 +141,13 @@ class PseudoLabels(Dataset):
         place = np.searchsorted(ids, annotation["image_id"])
         if ids[place : place + 1].tolist() != [annotation["image_id"]]:
             raise InputError(
-                f"{name} belongs to image {annotation['image_id']}, which is not listed"
+                f"{name} belongs to image {annotation['image_id']}, which is not in the file; "
+                "run write_pseudo_labels again"
             )
         if not 1 <= annotation["category_id"] <= self.clusters:
             raise InputError(
-                f"{name} has category {annotation['category_id']}, which is not listed"
+                f"{name} has category {annotation['category_id']}, which is not in the file; "
+                "run write_pseudo_labels again"
             )
         segmentation = annotation["segmentation"]
         if not isinstance(segmentation, dict) or not isinstance(segmentation.get("counts"), str):
@@ -151,9 +155,11 @@ class PseudoLabels(Dataset):
                 f"{name}: the mask is not compressed RLE; use a file of write_pseudo_labels"
             )
         if segmentation["size"] != sizes[place].tolist():
-            raise InputError(f"{name}: the mask does not have the image's size")
+            raise InputError(
+                f"{name}: the mask does not have the image's size; run write_pseudo_labels again"
+            )
         if min(annotation["bbox"][2:]) <= 0:
-            raise InputError(f"{name}: the mask is empty")
+            raise InputError(f"{name}: the mask is empty; run write_pseudo_labels again")
         return {
             "image_id": annotation["image_id"],
             "category_id": annotation["category_id"],
@@ -177,7 +183,7 @@ def _table(rows: Iterator[dict], schema: pa.Schema) -> pa.Table:
 def _resized_boxes(
     boxes: list[list[float]], old: tuple[int, int], new: tuple[int, int]
 ) -> np.ndarray:
-    """XYWH boxes at image size `old` as XYXY boxes at size `new`, at least one pixel wide."""
+    """Scale XYWH boxes from image size `old` to `new`: XYXY, at least one pixel wide and high."""
     x, y, width, height = np.array(boxes, dtype=np.float64).T
     corners = np.stack([x, y, x + width, y + height], axis=1)
     corners *= np.array([new[1] / old[1], new[0] / old[0]] * 2)

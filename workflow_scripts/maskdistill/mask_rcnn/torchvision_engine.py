@@ -1,4 +1,4 @@
-"""The engine `torchvision`, an `engines.Engine`."""
+"""The engine `torchvision`: implements `engines.Engine` with parts of torchvision."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""DeepLab-v3: training on label maps, hard-pixel loss, prediction at the size of the images."""
+"""Segmentation models: training on label maps, prediction of label maps, CRF and export."""

@@ -1,4 +1,4 @@
-"""From scored candidates to one label map per image."""
+"""Selection of the confident mask candidates, and one label map per image from them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,8 +15,8 @@ def confident(
     Equal scores are ordered by candidate_id.
 
     Args:
-        keep_best: if there are none, keep the most confident candidate.
-        overlap: see `without_overlaps`; with 1, as in the paper, all of them stay.
+        keep_best: if no score is above τ, keep the most confident candidate.
+        overlap: see `without_overlaps`; with 1, as in the paper, no candidate is left out.
     """
     found = [row for row in candidates if row["candidate_id"] is not None]
     ranked = sorted(found, key=lambda row: (-row["score"], row["candidate_id"]))
@@ -25,15 +25,15 @@ def confident(
 
 
 def without_overlaps(ranked: Sequence[Mapping], overlap: float) -> list[Mapping]:
-    """Non-maximum suppression across clusters: one object is not kept as two classes.
+    """Non-maximum suppression across clusters, so that one object is not kept as two classes.
 
-    A candidate is left out if its mask has an IoU above `overlap` with that of a more confident
-    candidate of another cluster, unless that one is itself left out. Candidates of one cluster are
-    not compared; Mask R-CNN has done so by their boxes.
+    A candidate is left out if its mask has an IoU above `overlap` with the mask of a more confident
+    candidate that is kept and belongs to another cluster. Candidates of the same cluster are not
+    compared here, because Mask R-CNN has already suppressed duplicates among them by their boxes.
 
     Args:
         ranked: candidates of one image, the most confident first.
-        overlap: 0..1; with 1, all of them stay.
+        overlap: 0..1; with 1, all candidates are kept.
     """
     if overlap >= 1 or len(ranked) < 2:
         return list(ranked)
@@ -47,14 +47,14 @@ def without_overlaps(ranked: Sequence[Mapping], overlap: float) -> list[Mapping]
 
 
 def paint(ranked: Sequence[Mapping], size: tuple[int, int], clusters: int) -> np.ndarray:
-    """One label map from candidates; where they overlap, the more confident one wins.
+    """One label map from candidates; where they overlap, the most confident one is painted.
 
     Args:
         ranked: result of `confident`.
         size: (height, width) of the image.
 
     Returns:
-        H x W label map, 0 where no candidate is.
+        H x W label map, 0 (background) at pixels outside all candidates.
     """
     layers = (
         (masks.decode(row["rle_counts"], row["height"], row["width"]), row["cluster"])

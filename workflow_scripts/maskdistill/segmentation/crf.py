@@ -1,4 +1,4 @@
-"""Label maps that follow the image's edges: refinement by a fully connected CRF, in processes."""
+"""Refinement of label maps by a fully connected CRF, for several images in parallel processes."""
 
 import concurrent.futures
 import contextlib
@@ -19,8 +19,8 @@ from workflow_scripts.maskdistill.segmentation.upsampling import enlarged_classe
 from workflow_scripts.maskdistill.settings.sections.crf import CRFSettings
 from workflow_scripts.maskdistill.streaming import map_ahead
 
-# The most probabilities that are refined at the same time or wait for it: those of three images of
-# COCO with 81 labels. A process needs some 45 bytes for each.
+# The most probabilities (pixels x labels) in memory that are being refined or wait to be refined:
+# about as many as three COCO images with 81 labels have. Refining takes about 45 bytes for each.
 VALUES_AHEAD = 75_000_000
 
 
@@ -32,11 +32,11 @@ def refined_labels(
 ) -> np.ndarray:
     """The most probable class of every pixel after `refine`: uint16.
 
-    Images above `settings.longer_side` are refined at that size.
+    An image whose longer side is above `settings.longer_side` is reduced to it before `refine`.
 
     Args:
         size: (height, width) of the label map, to which the refined probabilities are resized;
-            None for that of `image`.
+            None for the size of `image`.
     """
     size = size or image.shape[:2]
     seen = bounded_size(*image.shape[:2], settings.longer_side)
@@ -53,7 +53,7 @@ def refined_labels(
 
 
 class Item(NamedTuple):
-    """The prediction for one image, to be refined."""
+    """A prediction that is to be refined, for one image."""
 
     image_id: int
     probabilities: np.ndarray  # classes x H x W, float32
@@ -62,7 +62,10 @@ class Item(NamedTuple):
 
 
 class Workers:
-    """Processes that refine images while the model predicts the next; made by `start_workers`."""
+    """Processes that refine label maps while the model predicts the next images.
+
+    `start_workers` makes them.
+    """
 
     def __init__(
         self, pool: concurrent.futures.Executor, count: int, settings: CRFSettings
@@ -72,8 +75,8 @@ class Workers:
     def refine(self, items: Iterable[Item]) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (image_id, label map) for every item, in order.
 
-        At any time, the probabilities of one image per process and of one more are in memory, or
-        of fewer if they have more than `VALUES_AHEAD` values.
+        The probabilities of at most one image per process and one further image are in memory,
+        and of fewer images if these have more than `VALUES_AHEAD` values together.
         """
         yield from map_ahead(
             self._pool,
@@ -92,24 +95,24 @@ def _refined_item(settings: CRFSettings, item: Item) -> tuple[int, np.ndarray]:
 
 @contextlib.contextmanager
 def start_workers(count: int, settings: CRFSettings) -> Iterator[Workers]:
-    """Start `count` processes, because pydensecrf holds Python's global interpreter lock.
+    """Start `count` processes; threads would not help, because pydensecrf holds Python's GIL.
 
-    Enter this before loading a model: the processes are forked, which is only safe before the
-    program uses a GPU or starts threads.
+    Enter this context before loading a model, because the processes are forked, and a fork is only
+    safe before the program uses a GPU or starts threads.
     """
     count = max(1, count)
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(count, context, _start_process) as pool:
-        # Under fork, all processes start with the first task.
+        # With the start method fork, the first task starts all processes of the pool.
         pool.submit(int).result()
         yield Workers(pool, count, settings)
 
 
 def _start_process() -> None:
-    """End this process when its parent ends; otherwise it would wait for work forever.
+    """Prepare a new process: it computes in one thread, and ends when its parent ends.
 
-    The process computes in one thread. Threads of the parent do not exist in a forked process, and
-    OpenMP would wait for them.
+    With several threads, OpenMP would wait for threads of the parent, which a forked process does
+    not have. If it did not end with its parent, the process would wait for work forever.
     """
     torch.set_num_threads(1)
 

@@ -19,7 +19,7 @@ from workflow_scripts.maskdistill.torch_tools.resnet import (
 
 _DEFAULTS = SegmentationSettings()
 
-# Settings that a model file must keep for the model to be built again.
+# Settings that a model file must contain, so that the model can be built again from it.
 ARCHITECTURE = (
     "depth",
     "output_stride",
@@ -37,12 +37,12 @@ class DeepLab(nn.Module):
         trunk: ResNet without classifier.
         classes: outputs, background included.
         atrous_rates: dilation of the pyramid's 3 x 3 convolutions, in positions of the trunk's
-            output; (12, 24, 36) for output stride 8, half of that for 16.
+            output; (12, 24, 36) for output stride 8, (6, 12, 18) for 16.
         head_width: channels of the head.
         dropout: probability that the pyramid's outputs are set to 0 in training.
     """
 
-    cells = 1  # positions of the logits along `output_stride` pixels
+    cells = 1  # number of logits along `output_stride` pixels of a row or column
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class DeepLab(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B x classes x h x w, at the trunk's stride) of images (B x 3 x H x W).
 
-        `upsample` resizes them to the images' size.
+        `upsampling.upsample` resizes the logits to the images' size.
         """
         trunk = self.trunk
         x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images))))
@@ -84,18 +84,18 @@ class DeepLab(nn.Module):
         return self.head(x)
 
     def train(self, mode: bool = True) -> "DeepLab":
-        """Set training mode; frozen batch normalisation keeps its statistics."""
+        """Set training mode, except for frozen batch normalisation, which keeps its statistics."""
         super().train(mode)
         keep_frozen(self)
         return self
 
 
 class ImageDropout(nn.Dropout):
-    """Dropout that does not depend on the device or the number of processes.
+    """Dropout whose random numbers do not depend on the device or the number of processes.
 
-    It depends on the image's position in the global batch, see `sampling.image_generators`. The
-    numbers are drawn on the CPU, while a GPU still computes the previous layers. The probability
-    is rounded to a multiple of 1 / 65,536.
+    They depend on the training step and on the image's position in the global batch, see
+    `sampling.image_generators`. They are drawn on the CPU, while a GPU still computes the previous
+    layers. The probability is rounded to a multiple of 1 / 65,536.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -106,10 +106,10 @@ class ImageDropout(nn.Dropout):
         kept = torch.empty(images, *size, channels, dtype=torch.bool, pin_memory=x.is_cuda)
         threshold = round(2**16 * (1 - self.p))
         for image, generator in zip(kept, sampling.image_generators(images), strict=True):
-            # NumPy's fastest random numbers: 64 bits give four of 16 bits.
+            # NumPy draws raw 64-bit numbers fastest; each is split into four of 16 bits.
             bits = generator.bit_generator.random_raw(-(-image.numel() // 4)).view(np.uint16)
             np.less(bits[: image.numel()].reshape(image.shape), threshold, out=image.numpy())
-        # Matches the memory order of channels-last features.
+        # `kept` is B x H x W x C in memory, which is the memory order of channels-last features.
         factors = kept.to(x.device, non_blocking=True).permute(0, 3, 1, 2).to(x.dtype)
         return x * factors.mul_(2**16 / max(1, threshold))
 
@@ -117,8 +117,8 @@ class ImageDropout(nn.Dropout):
 class PooledBatchNorm(nn.BatchNorm2d):
     """Batch normalisation after global pooling.
 
-    A batch of one image has a single value per channel and thus no variance; the running statistics
-    are used instead.
+    A batch of one image has a single value per channel and thus no variance. The running
+    statistics are used for such a batch.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -146,11 +146,11 @@ def build_deeplab(
     Args:
         clusters: C; output 0 is the background.
         weights: ResNet checkpoint (MoCo in the paper); None for random weights.
-        frozen_stages: frozen stages of the ResNet, see `build_resnet`.
+        frozen_stages: number of frozen stages of the ResNet, see `build_resnet`.
 
     Raises:
-        InputError: the checkpoint does not fit.
-        ValueError: unknown depth or output stride.
+        InputError: the checkpoint does not fit the ResNet.
+        ValueError: the depth or the output stride is unknown.
     """
     trunk = build_resnet(
         depth, weights=weights, frozen_stages=frozen_stages, output_stride=output_stride

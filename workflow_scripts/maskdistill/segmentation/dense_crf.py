@@ -20,19 +20,19 @@ def refine(probabilities: np.ndarray, image: np.ndarray, settings: CRFSettings) 
         classes x H x W, float32, the refined probabilities.
 
     Raises:
-        ValueError: shapes or dtype that do not fit.
+        ValueError: the image is not uint8, or image and probabilities have different sizes.
     """
     height, width = probabilities.shape[1:]
     if image.shape != (height, width, 3) or image.dtype != np.uint8:
         raise ValueError(
             f"image {image.dtype} {image.shape} does not fit probabilities {probabilities.shape}"
         )
-    # Time grows with the number of labels, most of which do not occur in a given image.
+    # Improbable labels are left out, because the time grows with the number of labels.
     kept = probabilities.max(axis=(1, 2)) >= settings.min_probability
     kept[np.unique(probabilities.argmax(axis=0))] = True
     labels = np.flatnonzero(kept)
     model = pydensecrf.densecrf.DenseCRF2D(width, height, len(labels))
-    # In place, because these are the largest arrays; the model copies its energies.
+    # Computed in place, because these arrays are the largest; `setUnaryEnergy` copies them.
     unary = np.array(probabilities[labels], dtype=np.float32, order="C")
     np.clip(unary, _FLOOR, 1.0, out=unary)
     np.negative(np.log(unary, out=unary), out=unary)

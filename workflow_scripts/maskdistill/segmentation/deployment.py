@@ -1,4 +1,4 @@
-"""Export of a trained DeepLab as one graph from pixels to labels."""
+"""Export of a trained segmentation model as one graph from pixels to labels."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,12 +13,13 @@ from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab
 from workflow_scripts.maskdistill.segmentation.transforms import normalize
 from workflow_scripts.maskdistill.segmentation.upsampling import upsample
 
-# Odd, very small and elongated sizes, for which a traced graph is most likely wrong.
+# (height, width): odd, very small and elongated sizes, for which an exported graph is most likely
+# to be wrong.
 CHECKED_SIZES = ((64, 64), (37, 101), (130, 75), (17, 33))
 
 
 class Deployed(nn.Module):
-    """Normalisation, padding, DeepLab, upsampling and argmax, as in `Predictor`."""
+    """Normalisation, padding, model, upsampling and argmax in one module, as in `Predictor`."""
 
     def __init__(self, model: DeepLab) -> None:
         super().__init__()
@@ -35,13 +36,14 @@ class Deployed(nn.Module):
             1 x H x W int64 (0 background, 1..K), and 1 x H x W float32.
         """
         _, height, width, _ = image.shape
-        # Written in this way, the exporter can divide the sides by the stride.
+        # Sides rounded up to multiples of the stride, in a form that the exporter can trace.
         rows, columns = (
             (side + self.stride - 1) // self.stride * self.stride for side in (height, width)
         )
         padded = _extend(_extend(normalize(image), 2, rows), 3, columns)
         logits = upsample(self.model(padded), (rows, columns))
-        # A slice would be traced for the case that it removes something.
+        # Not a slice, because the exporter would assume that it always removes something; without
+        # padding there is nothing to remove.
         logits = logits.index_select(2, torch.arange(height, device=logits.device))
         logits = logits.index_select(3, torch.arange(width, device=logits.device))
         probability, labels = logits.softmax(dim=1).max(dim=1)
@@ -49,7 +51,10 @@ class Deployed(nn.Module):
 
 
 def _extend(x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
-    """Append zeros along `dim`, possibly none; `F.pad` would be traced for one case only."""
+    """Append zeros along `dim` until it has `size` values; it may already have as many.
+
+    The exporter would trace `F.pad` for only one of these cases: with or without zeros.
+    """
     place = torch.arange(size, device=x.device)
     inside = (place < x.shape[dim]).to(x.dtype)
     extended = x.index_select(dim, place.clamp(max=x.shape[dim] - 1))
@@ -57,8 +62,9 @@ def _extend(x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
 
 
 def export(model: DeepLab) -> torch.export.ExportedProgram:
-    """The graph by torch.export, for any height and width above the output stride."""
-    # The example must give the trunk several positions; the exporter treats one as a special case.
+    """Trace the graph with torch.export, for any height and width above the output stride."""
+    # Images so large that the network's output has several rows and columns, because the exporter
+    # treats a dimension of size 1 as a special case.
     smallest = model.output_stride + 1
     sides = {
         1: torch.export.Dim("height", min=smallest),
@@ -86,7 +92,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
         external_data=False,
         verbose=False,
     ).model_proto
-    # Readable names replace the exporter's names of the variable dimensions.
+    # Name the variable dimensions "height" and "width", in place of the exporter's symbols.
     sides = [side.dim_param for side in graph.graph.input[0].type.tensor_type.shape.dim[1:3]]
     names = dict(zip(sides, ("height", "width"), strict=True))
     symbol = re.compile(rf"\b({'|'.join(map(re.escape, sides))})\b")
@@ -98,7 +104,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def onnx_runner(path: Path) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """A function that runs an ONNX file on the CPU; its input is that of `Deployed.forward`."""
+    """A function that runs an ONNX file on the CPU, with the input of `Deployed.forward`."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -114,10 +120,11 @@ def agreement(
     """Compare an exported graph with its model on random images of several sizes.
 
     Returns:
-        `labels`: share of pixels with the same label, 0..1; `probability`: the largest difference.
+        `labels`: share of pixels with the same label, 0..1; `probability`: the largest difference
+            between the probabilities of a pixel in graph and model.
 
     Raises:
-        InputError: they differ by more than rounding errors.
+        InputError: the graph and the model differ by more than rounding errors.
     """
     generator, deployed = np.random.default_rng(0), Deployed(model).eval()
     same = total = 0
@@ -129,7 +136,8 @@ def agreement(
         found_labels, found = run(image)
         if found_labels.shape != labels.shape:
             raise InputError(
-                f"the exported model gives {found_labels.shape} instead of {labels.shape}"
+                f"the exported model gives labels of shape {found_labels.shape} for an image of "
+                f"{height} x {width} pixels, but {labels.shape} was expected"
             )
         same += int((found_labels == labels).sum())
         total += labels.size
@@ -137,6 +145,6 @@ def agreement(
     if difference > 1e-3 or same < 0.999 * total:
         raise InputError(
             f"the exported model differs from the trained one: {same} of {total} labels agree, "
-            f"probabilities differ by up to {difference:.2g}"
+            f"probabilities differ by up to {difference:.2g}; no export was written"
         )
     return {"labels": same / total, "probability": difference}

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from workflow_scripts.maskdistill.torch_tools import distributed
 
-IGNORE_INDEX = -1  # in tensors of labels; PNG files have another value, see `label_maps`
+IGNORE_INDEX = -1  # pixels without a label in tensors; for PNG files see `label_maps.IGNORE`
 
 
 def hard_pixel_loss(
@@ -13,21 +13,21 @@ def hard_pixel_loss(
 ) -> torch.Tensor:
     """Mean cross-entropy over the pixels of the global batch with the largest loss.
 
-    On most pixels the network soon agrees with the pseudo-labels; the pixels with the largest
-    loss, on outlines and small objects, are what remains to be learned. Of pixels with exactly the
-    same loss, the first in the batch are taken.
+    At most pixels the network soon agrees with the pseudo-labels. The pixels with the largest
+    loss, at outlines and small objects, are those that the network still has to learn. If several
+    pixels have exactly the same loss, the first in the batch are taken.
 
     Args:
-        logits: B x classes x H x W, of this process's part of the batch.
-        labels: B x H x W, int64; `IGNORE_INDEX` where no label is known.
+        logits: B x classes x H x W, for this process's part of the global batch.
+        labels: B x H x W, int64; `IGNORE_INDEX` at pixels without a label.
         hardest_fraction: share of the labelled pixels to take, above 0 and at most 1.
 
     Returns:
-        Scalar, whose mean over the processes is the loss of the global batch; 0 (with zero
-        gradients) if no pixel of this part is taken.
+        Scalar. Its mean over the processes is the loss of the global batch. It is 0, with zero
+        gradients, if none of this process's pixels is among the hardest.
 
     Raises:
-        ValueError: the fraction is out of range.
+        ValueError: `hardest_fraction` is out of range.
     """
     if not 0 < hardest_fraction <= 1:
         raise ValueError(f"hardest fraction {hardest_fraction}: must be above 0 and at most 1")
@@ -47,7 +47,8 @@ def _chosen(losses: torch.Tensor, fraction: float) -> torch.Tensor:
         return everywhere.long()
     count = max(1, round(fraction * len(everywhere)))
     threshold = everywhere.topk(count, sorted=False).values.min()
-    # NaN counts as large, so that the training ends with an error.
+    # This comparison counts NaN as large: a NaN among the losses makes the mean NaN, and the
+    # training ends with an error.
     above = (~(everywhere <= threshold)).nonzero()[:, 0]
     equal = (everywhere == threshold).nonzero()[: max(0, count - len(above)), 0]
     chosen = torch.cat([above, equal]) - sum(map(len, parts[: distributed.rank()]))

@@ -1,7 +1,8 @@
-"""Prediction of label maps at the images' size, by a trained DeepLab.
+"""Prediction of label maps at the images' size, by a trained segmentation model.
 
-Images above `predictions.longer_side` are resized for the model, and the scores of the classes are
-resized to the image's own size. Images above `predictions.tile` are seen in overlapping tiles.
+An image whose longer side is above `predictions.longer_side` is reduced to it for the model, and
+the scores of the classes are resized to the original size. An image with a side above
+`predictions.tile` is cut into overlapping tiles, which the model sees one by one.
 """
 
 import math
@@ -46,8 +47,8 @@ class Prediction(NamedTuple):
 
     row: Mapping  # row of the manifest
     size: tuple[int, int]  # (height, width) of the image
-    image: np.ndarray  # RGB, H x W x 3 uint8, as the model sees it: `size` or smaller
-    coarse: torch.Tensor  # logits at the model's stride, classes x h x w, on its device
+    image: np.ndarray  # RGB, H x W x 3 uint8, at the size the model sees: `size` or smaller
+    coarse: torch.Tensor  # logits at the model's stride, classes x h x w, on the model's device
     padded: tuple[int, int]  # (height, width) of `image` with padding
 
     @property
@@ -79,27 +80,28 @@ class Predictor:
     device: torch.device
     settings: Mapping  # settings of the training, from the model file
     precision: str = _DEFAULTS.precision  # precision of the network's matrix products
-    longer_side: int | None = _DEFAULTS.longer_side  # of the images that the model sees, at most
-    tile: int | None = _DEFAULTS.tile  # side of a tile in pixels
+    longer_side: int | None = _DEFAULTS.longer_side  # larger images are reduced to it
+    tile: int | None = _DEFAULTS.tile  # side of a tile in pixels; None: no tiles
 
     @torch.inference_mode()
     def predict(
         self, rows: Iterable[Mapping], root: str | os.PathLike, *, batch_size: int, workers: int
     ) -> Iterator[Prediction]:
-        """Predict images in batches of the same padded shape.
+        """Predict images; those of a batch have the same padded shape.
 
-        An image is resized to `longer_side`, if it is larger, and padded with the mean colour,
-        below and on the right, to a multiple of the output stride. Logits at a larger size than
-        the model's stride are made for one image at a time.
+        An image whose longer side is above `longer_side` is reduced to it. Then it is padded with
+        the mean colour, below and on the right, to multiples of the output stride. To save memory,
+        only the small logits at the model's stride are kept for the whole batch; `Prediction`
+        enlarges them for one image at a time.
 
         Args:
             rows: rows of a manifest (file_name, height, width), in any order.
             root: folder that file names are relative to.
-            batch_size: most images in one pass; the result does not depend on it.
+            batch_size: the most images in one pass; the result does not depend on it.
             workers: threads that decode images.
 
         Raises:
-            InputError: an image that was listed cannot be read, or has another size now.
+            InputError: an image cannot be read, or does not have the size given in the manifest.
         """
 
         def size(row: Mapping) -> tuple[int, int]:
@@ -154,7 +156,7 @@ class Predictor:
 
         Args:
             size: (height, width) of the padded image.
-            side: of a tile in pixels, a multiple of the model's stride.
+            side: side of a tile in pixels, a multiple of the model's stride.
         """
         stride = self.model.output_stride
         sides = [min(side, length) for length in size]
@@ -182,7 +184,7 @@ class Predictor:
         return blended / total
 
     def _cells(self, length: int) -> int:
-        """Positions of the logits along so many pixels, a multiple of the model's stride."""
+        """Number of logits along `length` pixels, which are a multiple of the model's stride."""
         return length // self.model.output_stride * self.model.cells
 
     def _one_pass(self, images: Sequence[np.ndarray], size: Sequence[int]) -> torch.Tensor:
@@ -201,12 +203,13 @@ class Predictor:
 
 
 def _starts(length: int, side: int, stride: int) -> list[int]:
-    """Where tiles begin along an axis: evenly spaced, and without a gap between them.
+    """The first pixels of the tiles along an axis, evenly spaced up to rounding to `stride`.
 
-    They overlap by a quarter of `side` less at most one `stride`.
+    Neighbouring tiles overlap by at least a quarter of `side`, minus at most one `stride`.
 
     Args:
-        length, side: of the padded image and of a tile, multiples of `stride`.
+        length: of the padded image along this axis, a multiple of `stride`.
+        side: of a tile, a multiple of `stride`.
     """
     if length <= side:
         return [0]
@@ -216,7 +219,7 @@ def _starts(length: int, side: int, stride: int) -> list[int]:
 
 
 def _ramp(cells: int) -> torch.Tensor:
-    """Weights of a tile's cells along an axis, which fall towards its borders."""
+    """Weights of a tile's logits along an axis: smaller near the tile's borders, for blending."""
     place = torch.arange(cells)
     return torch.minimum(place + 1, cells - place).clamp(max=max(1, cells // 4)).float()
 
@@ -233,11 +236,13 @@ def load_predictor(
     """Load a model file that `learning.train` or `token_training.train` wrote.
 
     Args:
-        fast: use the faster layers of transformers on CPUs, which cannot be exported.
+        fast: replace layers of a transformer by faster ones on CPUs (`cpu_kernels`); these cannot
+            be exported.
         precision, longer_side, tile: see the settings of the section `predictions`.
 
     Raises:
-        InputError: missing, damaged, not a segmentation model, or an unknown precision.
+        InputError: the file is missing, damaged or not a segmentation model, or the precision is
+            unknown.
     """
     check_precision(precision, "predictions.precision")
     content = read_checkpoint(path, remedy="train_segmentation writes it")
@@ -276,13 +281,14 @@ def write_predictions(
         metadata: see `provenance.record`.
 
     Raises:
-        InputError: the images predicted are not those of `rows`, or the disk is full.
+        InputError: the predicted images are not exactly those of `rows`, or the disk is full.
     """
     files = {row["image_id"]: row["file_name"] for row in rows}
     kind = label_maps.dtype(clusters)
     folder = Path(path).parent
     folder.mkdir(parents=True, exist_ok=True)
-    # PNGs are kept in a temporary file until all have been predicted, because of the order.
+    # Images are predicted in another order than they are written in, so that the PNGs are kept in
+    # a temporary file until all are there.
     with report_full_disk(path), tempfile.TemporaryFile(dir=folder) as waiting:
         places = {}
         for image_id, labels in progress(

@@ -1,4 +1,4 @@
-"""Images with label maps as training data of DeepLab-v3."""
+"""Images with label maps, as training data of segmentation models."""
 
 import concurrent.futures
 import os
@@ -23,11 +23,11 @@ from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 
 
 class LabelSource(NamedTuple):
-    """Parts of error messages about a kind of label maps."""
+    """Texts for error messages about label maps: pseudo-labels or ground truth."""
 
-    section: str  # section of the config with the schedule of a training on them
-    classes: str  # plural of what their labels mean
-    beyond: str  # remedy if a label is too large
+    section: str  # section of the config with the schedule of the training
+    classes: str  # what the labels are: "clusters" or "classes"
+    beyond: str  # remedy if a label is above the number of classes
     unlabelled: str  # remedy if no image has a label
 
 
@@ -40,23 +40,22 @@ PSEUDO_LABELS = LabelSource(
 
 
 class LabelledImages(torch.utils.data.Dataset):
-    """Random views of images and their label maps; the index of an item is a `Sample`.
+    """Random augmented crops of images and of their label maps; indexed by a `Sample`.
 
-    Label maps are kept in memory as PNG bytes in Arrow buffers, which worker processes share;
-    images are decoded on access. Images above `longer_side` are resized before a view is drawn,
-    their label maps by nearest neighbour.
+    Images without any label are left out. Label maps are kept in memory as PNG bytes in Arrow
+    buffers, which worker processes share; images are decoded on access. An image whose longer side
+    is above `longer_side` is reduced to it before a crop is drawn; its label map is resized by
+    nearest neighbour.
 
     Args:
         paths: shards of label maps.
         root: folder that file names are relative to.
         clusters: C, the largest label.
-        source: kind of label maps, for messages.
+        source: kind of label maps, for error messages.
         workers: threads that check the label maps.
 
-    Images without any label are left out.
-
     Raises:
-        InputError: a label above C, or no image with any label.
+        InputError: there is a label above C, or no image has any label.
     """
 
     def __init__(
@@ -121,7 +120,7 @@ class LabelledImages(torch.utils.data.Dataset):
         return image, _classes(resize_mask(labels, size))
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of an image after the bound on its longer side."""
+        """(height, width) of an image, reduced if its longer side is above `longer_side`."""
         stored = label_maps.png_size(self._encoded[index].as_py())
         return bounded_size(*stored, self._settings.longer_side)
 
@@ -136,7 +135,7 @@ def _decode(png: bytes, name: str) -> np.ndarray:
 
 
 def _classes(labels: np.ndarray) -> np.ndarray:
-    """A label map as int32 with `IGNORE_INDEX`."""
+    """A label map as int32, with `IGNORE_INDEX` at ignored pixels."""
     classes = labels.astype(np.int32)
     classes[labels == label_maps.ignore_value(labels)] = IGNORE_INDEX
     return classes

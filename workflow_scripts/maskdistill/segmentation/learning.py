@@ -1,4 +1,4 @@
-"""Training of DeepLab-v3 on label maps, resumable at any step."""
+"""Training of segmentation models on label maps, resumable at any step."""
 
 import functools
 import math
@@ -31,12 +31,12 @@ from workflow_scripts.maskdistill.torch_tools.training_run import (
     training_run,
 )
 
-# (model, batch on the device of the model) → losses by name.
+# Function (model, batch on the model's device) → losses by name.
 Losses = Callable[[nn.Module, Sequence[torch.Tensor]], dict[str, torch.Tensor]]
 
 
 def learning_rate(step: int, steps_per_epoch: int, settings: SegmentationSettings) -> float:
-    """The learning rate of a step, counted from 0."""
+    """The learning rate of a step; steps are counted from 0."""
     return optimization.scheduled_rate(
         step,
         initial=settings.learning_rate,
@@ -56,19 +56,20 @@ def train(
     device: torch.device,
     workers: int = 0,
 ) -> None:
-    """Train on label maps, from the last checkpoint if there is one.
+    """Train DeepLab on label maps; continues from the last checkpoint if there is one.
 
-    An interruption does not change the resulting weights, because views, dropout and learning rate
-    only depend on the step. Under torchrun each process takes its part of every batch. Their
-    number, which may differ from that before the interruption, changes the result only by the
-    order of floating-point sums.
+    An interruption does not change the resulting weights, because crops, dropout and learning rate
+    depend only on the step. Under torchrun each process takes its part of every batch. The number
+    of processes may change after an interruption; it affects the result only through the order of
+    floating-point sums.
 
     Args:
         paths: shards of label maps; images without any label are left out.
         root: folder that file names are relative to.
-        files: its checkpoints and outputs; the model file has state_dict, settings, clusters, and
-            for information the device and the number of processes that finished the training.
-        workers: processes that decode images; 0 decodes in this one.
+        files: checkpoints and outputs of the training. The model file has state_dict, settings,
+            clusters and provenance, with the device and the number of processes that finished the
+            training.
+        workers: processes that decode images; with 0 this process decodes them itself.
 
     Raises:
         InputError: unusable label maps, images, settings or weights, or a loss that is not finite.
@@ -114,17 +115,18 @@ def train_model(
     losses: Losses | None = None,
     published: Mapping = MappingProxyType({}),
 ) -> None:
-    """Train the parameters of a model that require gradients; see `train` for the rest.
+    """Train a model's parameters that require gradients; for the other arguments see `train`.
 
     Args:
         build: makes the model with `clusters` + 1 outputs; called after seeding torch.
-        source: kind of label maps, for messages.
+        source: kind of label maps, for error messages.
         fingerprint: everything that the result depends on besides label maps, clusters and seed;
             see `training_run.fingerprint_text`.
-        precision: of the model's matrix products.
-        prepare: (model, labelled images, run) → what is learned from, for as long as the training
-            lasts; None for the labelled images themselves.
-        losses: (model, batch) → losses by name; None for those of DeepLab.
+        precision: precision of the model's matrix products.
+        prepare: function (model, labelled images, run) → context manager with the training data,
+            open until the training ends; None to train on the labelled images themselves.
+        losses: function (model, batch) → losses by name; None for `hard_pixel_loss` at the size of
+            the label maps.
         published: further entries of the model file.
     """
     fingerprint = {

@@ -1,7 +1,7 @@
-"""Linear protocol (Section 4.1): a 1 x 1 convolution, trained with labels on frozen features.
+"""Linear probe (paper, Section 4.1): train a 1 x 1 convolution with labels on frozen features.
 
-The features are the input of DeepLab's last convolution. This evaluates the features; no other
-stage depends on the result.
+The features are the input of DeepLab's last convolution. The probe's scores tell how good these
+features are; the method itself does not use the result.
 """
 
 import os
@@ -23,11 +23,11 @@ GROUND_TRUTH = LabelSource(
     section="evaluation.linear_probe",
     classes="classes",
     beyond="name all classes in dataset.classes, or correct the label",
-    unlabelled="add labels of this split, or set evaluation.linear_probe.enabled: false",
+    unlabelled="add labels of the split train, or set evaluation.linear_probe.enabled: false",
 )
 
 
-# Settings of the section `segmentation` that the probe uses: how training views are drawn.
+# Settings of the section `segmentation` that the probe uses, too: how training crops are drawn.
 VIEWS = ("longer_side", "crop_size", "scale", "rotation", "flip")
 
 
@@ -37,9 +37,9 @@ def training_settings(
     """The settings of a training of the linear classifier; its loss uses all pixels.
 
     Args:
-        settings: schedule of the probe.
-        architecture: values of `ARCHITECTURE` of the segmentation model.
-        views: values of `VIEWS`.
+        settings: section `evaluation.linear_probe`, with the schedule of the training.
+        architecture: the segmentation model's values of the settings in `ARCHITECTURE`.
+        views: values of the settings in `VIEWS`.
         precision: precision of the network's matrix products.
     """
     features_of_prediction = {"dropout": 0.0, "precision": precision, "weights": None}
@@ -54,13 +54,13 @@ def _schedule(settings: LinearProbeSettings) -> dict:
 
 
 def with_linear_classifier(model: DeepLab, classes: int) -> DeepLab:
-    """Freeze a model, and replace its last convolution by an untrained 1 x 1 convolution.
+    """Freeze a model, and replace its last convolution by an untrained one.
 
-    Without dropout in the model, `train()` then has no effect, because frozen batch normalisation
-    keeps its statistics.
+    Dropout is switched off, so that the features are the same in training and in prediction; frozen
+    batch normalisation keeps its statistics.
 
     Args:
-        classes: K; the convolution has K + 1 outputs.
+        classes: K; the new 1 x 1 convolution has K + 1 outputs.
     """
     model.requires_grad_(False)
     classifier = nn.Conv2d(model.head[-1].in_channels, classes + 1, 1)
@@ -87,19 +87,19 @@ def train(
     device: torch.device,
     workers: int = 0,
 ) -> None:
-    """Train a linear classifier, from the last checkpoint if there is one.
+    """Train a linear classifier; continues from the last checkpoint if there is one.
 
-    The model file is that of a DeepLab with classes instead of clusters, for
-    `label_map_prediction`.
+    The result is a DeepLab's model file with classes in place of clusters, which
+    `label_map_prediction.load_predictor` reads.
 
     Args:
-        label_maps: shards of ground-truth label maps, 0..`classes` and ignore.
-        segmentation_model: model file of `learning.train`, with the architecture.
-        views: values of `VIEWS`.
-        precision: precision of the network's matrix products, which is that of prediction
-            (`predictions.precision`).
+        label_maps: shards of ground-truth label maps with the labels 0..`classes` and ignore.
+        segmentation_model: model file of `learning.train`; it also contains the architecture.
+        views: values of the settings in `VIEWS`.
+        precision: precision of the network's matrix products: `predictions.precision`, because
+            the trained classifier is used for predictions.
 
-    Further arguments and errors are those of `learning.train`.
+    The other arguments and the errors are those of `learning.train`.
     """
     predictor = load_predictor(segmentation_model, torch.device("cpu"), precision=precision)
     architecture = {name: predictor.settings[name] for name in ARCHITECTURE}

@@ -1,4 +1,4 @@
-"""Refinement of initial masks by the CRF that also refines label maps."""
+"""Refinement of initial masks by the same kind of CRF that refines label maps."""
 
 import functools
 
@@ -8,7 +8,7 @@ from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 
 def mask_refiner(settings: MaskSettings) -> Refiner | None:
-    """What `settings.refinement` names; None for none."""
+    """The function that refines masks as `settings.refinement` says; None if it is "none"."""
     if settings.refinement == "none":
         return None
     return functools.partial(dense_crf.refine, settings=CRF)

@@ -1,4 +1,7 @@
-"""Training of the decoder of `vit_head` on label maps, from tokens that are computed once."""
+"""Training of the decoder of `vit_head` on label maps.
+
+The frozen transformer's tokens of every image are computed once, before the training.
+"""
 
 import contextlib
 import functools
@@ -51,15 +54,16 @@ def train(
     device: torch.device,
     workers: int = 0,
 ) -> None:
-    """Train the decoder on label maps, from the last checkpoint if there is one.
+    """Train the decoder on label maps; continues from the last checkpoint if there is one.
 
-    The tokens of all images wait in files of the training's folder, which are removed at the end:
-    0.7 MB per image with ViT-S/16 and 512 x 384 pixels.
+    The tokens of all images are kept in files in the training's folder, which are removed at the
+    end. With ViT-S/16 they take 0.7 MB for an image of 512 x 384 pixels.
 
     Args:
-        features: backbone, backbone_options and weights of the transformer.
+        features: section `features`, with the transformer's name, options and weights.
         workers: threads that decode images before the training.
-        The others are those of `learning.train`.
+
+    The other arguments are those of `learning.train`.
 
     Raises:
         InputError: unusable label maps, images, settings or weights, or a loss that is not finite.
@@ -78,7 +82,8 @@ def train(
         data.remove()
 
     def losses(model: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        # The loss is at the logits' own size: a quarter of a patch is a few pixels.
+        # The loss is computed at the logits' own resolution, unlike DeepLab's, because there is
+        # already a logit every few pixels.
         tokens, pixels, labels = batch
         logits = model.decode(tokens.float().permute(0, 3, 1, 2), normalize(pixels))
         loss = hard_pixel_loss(logits, labels, hardest_fraction=settings.hardest_fraction)
@@ -107,7 +112,8 @@ def train(
         precision="float32",
         files=files,
         device=device,
-        # Windows are read faster than processes could hand them over.
+        # Without loading processes: reading a crop from the files takes less time than passing it
+        # from one process to another.
         workers=0,
         prepare=prepare,
         losses=losses,
@@ -119,19 +125,18 @@ def train(
 
 
 class TokenImages(torch.utils.data.Dataset):
-    """Random windows of images, of their tokens and of their label maps; indexed by `Sample`.
+    """Random crops of images, of their tokens and of their label maps; indexed by a `Sample`.
 
-    Tokens, pixels and labels are computed once and wait in files: the pixels and labels at the
-    positions of the model's logits, so that no image is decoded again. Windows are squares of whole
-    patches. Where one is larger than its image, what lies beyond is the mean colour and has no
-    label.
+    `compute` writes tokens, pixels and labels to files once, so that no image is decoded again.
+    Pixels and labels are stored at the resolution of the model's logits. Crops are squares of whole
+    patches. The part of a crop outside its image has the mean colour and no label.
 
     Args:
         labelled: images and label maps.
-        model: makes the tokens.
-        folder: where the files lie, in a folder of their own.
-        side: of a window, in pixels of the image.
-        flip: mirror half of the windows.
+        model: computes the tokens.
+        folder: existing folder, in which `compute` makes the folder "tokens" for the files.
+        side: side of a crop in pixels of the image.
+        flip: mirror half of the crops.
     """
 
     def __init__(
@@ -149,7 +154,7 @@ class TokenImages(torch.utils.data.Dataset):
         self._flip, self._seed = flip, seed
         patch = model.output_stride
         self._sizes = [padded_size(labelled.size(index), patch) for index in range(len(labelled))]
-        # Rows and columns of the patches of every image, and its first patch in the files.
+        # For every image: (rows, columns) of its patches, and its first patch's index in the files.
         self._grids = [(height // patch, width // patch) for height, width in self._sizes]
         self._starts = [0, *itertools.accumulate(map(math.prod, self._grids))]
         self._side = min(max(1, side // patch), max(map(max, self._grids)))
@@ -158,20 +163,20 @@ class TokenImages(torch.utils.data.Dataset):
         return len(self._labelled)
 
     def compute(self, device: torch.device, *, workers: int, stop: Callable[[], bool]) -> None:
-        """Write the files, unless they are there from before an interruption.
+        """Write the files, unless they exist already, from before an interruption.
 
         Args:
             workers: threads that decode images.
-            stop: whether to end early, asked after every few images.
+            stop: called after every batch of images; true ends the computation.
 
         Raises:
             InputError: an image cannot be read, or the disk is full.
-            Interrupted: `stop` said so.
+            Interrupted: `stop` returned true.
         """
         if self._folder.exists():
             return
         unfinished = self._folder.with_suffix(".part")
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
         unfinished.mkdir()
         try:
             self._write(unfinished, device, workers, stop)
@@ -221,10 +226,10 @@ class TokenImages(torch.utils.data.Dataset):
         shutil.rmtree(self._folder)
 
     def __getitem__(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
-        """A window of n x n patches, with CELLS x CELLS positions of the logits in each.
+        """A crop of n x n patches, with CELLS x CELLS logits per patch.
 
         Returns:
-            Its tokens (n x n x d, float16), pixels (CELLS n x CELLS n x 3, uint8) and labels
+            Tokens (n x n x d, float16), pixels (CELLS n x CELLS n x 3, uint8) and labels
             (CELLS n x CELLS n, int64).
         """
         generator = sample.generator(self._seed)
@@ -237,7 +242,7 @@ class TokenImages(torch.utils.data.Dataset):
         pixels = _window(own.pixels, corner, cells * self._side, MEAN_COLOR)
         labels = _window(own.labels, corner, cells * self._side, IGNORE_INDEX)
         found = torch.from_numpy(tokens), torch.from_numpy(pixels), torch.from_numpy(labels).long()
-        # The tokens of a mirrored image are nearly the mirrored tokens.
+        # Mirroring the tokens is an approximation of the tokens of the mirrored image.
         return tuple(one.flip(1) for one in found) if flipped else found
 
     def _grid(self, sample: Sample) -> tuple[int, int]:
@@ -254,7 +259,7 @@ class TokenImages(torch.utils.data.Dataset):
         )
 
     def _of_image(self, stored: "_Stored", index: int) -> "_Stored":
-        """The part of the files that belongs to an image, in rows and columns."""
+        """The part of the arrays that belongs to one image, reshaped to rows and columns."""
         rows, columns = self._grids[index]
         first, last = self._starts[index : index + 2]
         cells = self._model.cells
@@ -267,18 +272,19 @@ class TokenImages(torch.utils.data.Dataset):
 
 
 class _Stored(NamedTuple):
-    """What is computed once: of all images, one after the other, or of one of them."""
+    """The contents of the files: of all images, one after the other, or of one image."""
 
     tokens: np.ndarray  # patches x d, float16
-    pixels: np.ndarray  # positions x 3, uint8
-    labels: np.ndarray  # positions, int32
+    pixels: np.ndarray  # positions of the logits x 3, uint8
+    labels: np.ndarray  # positions of the logits, int32
 
 
 def _create(folder: Path, name: str, kind: type, *shape: int) -> np.memmap:
     path = folder / f"{name}.npy"
     array = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
     with open(path, "r+b") as file:
-        # Otherwise a disk that is full would end the process at a write into memory.
+        # Reserve the space now, to get an error if the disk is full. Otherwise a later write to the
+        # mapped memory would kill the process.
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
 
@@ -286,7 +292,7 @@ def _create(folder: Path, name: str, kind: type, *shape: int) -> np.memmap:
 def _window(
     values: np.ndarray, corner: Sequence[int], side: int, beyond: int | Sequence[int]
 ) -> np.ndarray:
-    """A square part of values (rows x columns x …) as a copy, filled up where they end."""
+    """A copy of a square part of values (rows x columns x …), filled with `beyond` outside."""
     row, column = corner
     part = values[row : row + side, column : column + side]
     result = np.empty((side, side, *values.shape[2:]), values.dtype)
@@ -296,11 +302,11 @@ def _window(
 
 
 def _at_cells(labels: np.ndarray, padded: Sequence[int], cells: Sequence[int]) -> np.ndarray:
-    """Labels (H x W) at the centres of the cells into which the padded image is divided.
+    """Sample labels (H x W) at the centres of the cells of a grid over the padded image.
 
     Args:
         padded: (height, width) of the image with padding.
-        cells: number of rows and columns.
+        cells: numbers of rows and columns of the grid.
     """
     result = np.full(cells, IGNORE_INDEX, labels.dtype)
     places = [
@@ -313,7 +319,7 @@ def _at_cells(labels: np.ndarray, padded: Sequence[int], cells: Sequence[int]) -
 
 
 def _padded(image: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """1 x H x W x 3 uint8 of `size`, with the mean colour below and on the right."""
+    """The image as 1 x H x W x 3 uint8 of `size`, padded with the mean colour."""
     height, width = image.shape[:2]
     result = np.empty((1, *size, 3), np.uint8)
     result[:] = MEAN_COLOR

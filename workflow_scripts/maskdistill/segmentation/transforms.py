@@ -1,4 +1,4 @@
-"""Training views: scale, rotate, flip and crop an image together with its label map."""
+"""Augmentation: scale, rotate, flip and crop an image together with its label map."""
 
 import math
 from typing import NamedTuple
@@ -14,7 +14,7 @@ MEAN_COLOR = tuple(round(255 * value) for value in MEAN)
 
 
 class View(NamedTuple):
-    """The affine map from an image to a training view."""
+    """The affine map from an image to a view, which is a random training crop."""
 
     scale: float  # pixels of the view per pixel of the image
     angle: float  # radians, anticlockwise
@@ -46,7 +46,7 @@ def draw_view(
     flipped = flip and bool(generator.random() < 0.5)
     center = []
     for side in reversed(size):
-        # The crop is inside the scaled image, or the scaled image inside the crop.
+        # Random shift with which the smaller of crop and scaled image stays inside the larger.
         slack = factor * side - crop_size
         center.append(factor * side / 2 - generator.uniform(min(0.0, slack), max(0.0, slack)))
     return View(factor, angle, flipped, tuple(center))
@@ -55,19 +55,19 @@ def draw_view(
 def warp(
     image: np.ndarray, labels: np.ndarray, view: View, crop_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Resample an image (bilinear) and its labels (nearest) once, by one affine map.
+    """Resample an image (bilinear) and its labels (nearest neighbour) by one affine map.
 
     Args:
         image: H x W x 3, uint8.
         labels: H x W, int32.
 
     Returns:
-        crop_size x crop_size x 3, uint8, and crop_size x crop_size, int32. Outside of the image
-        they are ImageNet's mean colour and `IGNORE_INDEX`.
+        crop_size x crop_size x 3, uint8, and crop_size x crop_size, int32. Pixels outside the image
+        have ImageNet's mean colour and the label `IGNORE_INDEX`.
     """
     height, width = labels.shape
     cosine, sine = math.cos(view.angle) / view.scale, math.sin(view.angle) / view.scale
-    # Maps positions in the view to positions in the image.
+    # `matrix` and `offset` map positions in the view to positions in the image.
     matrix = np.array([[cosine, -sine], [sine, cosine]])
     if view.flipped:
         matrix[0] *= -1

@@ -1,4 +1,4 @@
-"""Scores of classes at a larger size than a network computes them at."""
+"""Upsampling of the class scores of a network, and the best class of every pixel."""
 
 import math
 from collections.abc import Callable
@@ -20,14 +20,13 @@ def largest_class(
     *,
     most_values: int = 2**25,
 ) -> np.ndarray:
-    """The class with the largest score of every pixel; on a CPU, the first one of equal scores.
+    """The class with the largest score at every pixel; on a CPU, the first of equal scores.
 
     Args:
         classes: number of classes.
         size: (height, width) of the scores.
-        scores: some of the classes → their scores, n x H x W.
-        most_values: bound on the number of scores that are in memory at the same time, unless one
-            class has more.
+        scores: function from a slice of the classes to their scores, n x H x W.
+        most_values: the most scores in one call of `scores`, which is for at least one class.
 
     Returns:
         H x W, uint16.
@@ -36,7 +35,7 @@ def largest_class(
     best = labels = None
     for first in range(0, classes, count):
         values, found = scores(slice(first, first + count)).max(dim=0)
-        # Beyond 32,767 the bits are those of uint16.
+        # Numbers above 32,767 become negative; the view as uint16 below restores them.
         found = (found + first).to(torch.int16)
         if best is None:
             best, labels = values, found
@@ -49,10 +48,10 @@ def largest_class(
 def enlarged_classes(
     labels: np.ndarray, size: tuple[int, int], scores: Callable[[list[int]], torch.Tensor]
 ) -> np.ndarray:
-    """The class with the largest score of every pixel, after resizing the scores.
+    """The class with the largest score at every pixel, after resizing the scores.
 
-    Classes that are nowhere the largest before are left out. Most classes are absent from an image,
-    and time and memory at the size of a photograph are proportional to those that remain.
+    Only classes that have the largest score somewhere before resizing are resized. Most classes
+    are absent from an image, and time and memory at a photograph's size grow with their number.
 
     Args:
         labels: the class with the largest score before, h x w.

@@ -1,7 +1,7 @@
-"""A light segmentation model for machines without a GPU: a decoder on a frozen vision transformer.
+"""A small segmentation model for machines without a GPU: decoder on a frozen vision transformer.
 
-The transformer's tokens of an image are computed once, before the training, so that only the
-decoder is trained, in minutes on a CPU.
+Before a training, the transformer's tokens of every image are computed once. Only the decoder is
+then trained on these tokens, which takes minutes on a CPU.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,30 +17,30 @@ from torch.nn import functional as F
 from workflow_scripts.maskdistill.discovery.timm_models import create_model
 from workflow_scripts.maskdistill.torch_tools.resnet import MEAN, STD
 
-CELLS = 4  # positions of the logits along a side of a patch
-DETAIL = 32  # channels of the image's own detail
+CELLS = 4  # number of logits along a side of a patch
+DETAIL = 32  # channels computed from the image itself, for outlines
 
 
 class Transformer(NamedTuple):
-    """A frozen transformer of timm, and how its input is normalised."""
+    """A frozen transformer of timm, and the normalisation of its input."""
 
     model: nn.Module
     patch_size: int
-    mean: Tensor  # 1 x 3 x 1 x 1, of pixels from 0 to 1
-    std: Tensor
+    mean: Tensor  # 1 x 3 x 1 x 1, for pixel values from 0 to 1
+    std: Tensor  # likewise
 
 
 class ViTHead(nn.Module):
-    """A frozen transformer, and a decoder from its tokens and the image to one output per class.
+    """A frozen transformer, and a decoder that computes logits from its tokens and the image.
 
     Args:
-        transformer: with a class token, for images of any size.
+        transformer: must have a class token and accept images of any size.
         classes: outputs, background included.
         width: channels of the decoder.
 
     Attributes:
-        output_stride: sides of the input are multiples of it: the patch size, in pixels.
-        cells: positions of the logits along so many pixels.
+        output_stride: patch size in pixels; the input's sides are multiples of it.
+        cells: number of logits along a side of a patch.
     """
 
     cells = CELLS
@@ -49,15 +49,14 @@ class ViTHead(nn.Module):
         super().__init__()
         self.output_stride = transformer.patch_size
         self.transformer = transformer.model.eval().requires_grad_(False)
-        # Images come with ImageNet's normalisation; the transformer may have been trained with
-        # another.
+        # Factor and offset convert the input from ImageNet's normalisation to the transformer's.
         mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
         self.register_buffer("factor", std / transformer.std)
         self.register_buffer("offset", (mean - transformer.mean) / transformer.std)
         self.project = nn.Conv2d(self.transformer.embed_dim, width, 1)
         self.context = nn.ModuleList(_Mixer(width) for _ in range(2))
-        # Most of the decoder's operations are at the positions of the logits, so that there are few
-        # channels there.
+        # Fewer channels after the upsampling to the size of the logits, where most of the decoder's
+        # operations are.
         fine = max(1, width // 3)
         self.narrow = nn.Conv2d(width, fine, 1)
         self.detail = nn.Sequential(nn.Conv2d(3, DETAIL, 3, padding=1), nn.ReLU())
@@ -81,9 +80,9 @@ class ViTHead(nn.Module):
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
-        """The transformer's last tokens of the patches, B x d x H / P x W / P."""
+        """The transformer's final patch tokens, B x d x H / P x W / P."""
         transformer, images = self.transformer, images * self.factor + self.offset
-        if type(transformer) is VisionTransformer:  # subclasses have other tokens
+        if type(transformer) is VisionTransformer:  # subclasses compute tokens differently
             found, size = _tokens_of_any_size(transformer, images)
         else:
             found = transformer.forward_features(images)
@@ -92,15 +91,15 @@ class ViTHead(nn.Module):
         return found.transpose(1, 2).unflatten(2, size)
 
     def reduced(self, images: Tensor) -> Tensor:
-        """Images at the positions of the logits: B x 3 x (CELLS H / P) x (CELLS W / P)."""
+        """Images resized to the size of the logits: B x 3 x (CELLS H / P) x (CELLS W / P)."""
         size = [CELLS * (side // self.output_stride) for side in images.shape[-2:]]
         return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
     def decode(self, tokens: Tensor, reduced: Tensor) -> Tensor:
         """Logits from tokens, and from `reduced` images for outlines.
 
-        Both may be a window of an image: no position depends on those far away, apart from what
-        its token says.
+        Tokens and reduced images may be a crop of an image, because the decoder's convolutions see
+        only a small neighbourhood of each position.
         """
         features = self.project(tokens)
         for mixer in self.context:
@@ -112,7 +111,7 @@ class ViTHead(nn.Module):
         return self.head(torch.cat([features, self.detail(reduced)], dim=1))
 
     def train(self, mode: bool = True) -> "ViTHead":
-        """Set training mode of the decoder; the transformer never drops anything."""
+        """Set training mode of the decoder; the transformer stays in evaluation mode."""
         super().train(mode)
         self.transformer.eval()
         return self
@@ -121,8 +120,8 @@ class ViTHead(nn.Module):
 def _tokens_of_any_size(model: VisionTransformer, images: Tensor) -> tuple[Tensor, Sequence[int]]:
     """All tokens after the last block, and the rows and columns of the patches.
 
-    Unlike timm's own forward pass it is one graph for all sizes, so that it can be exported. The
-    embeddings of positions are resized without a filter against aliasing.
+    Unlike timm's own forward pass, this one has the same graph for all image sizes, so that it can
+    be exported. The position embeddings are resized without antialiasing.
     """
     patches = model.patch_embed.proj(images)
     size = patches.shape[-2:]
@@ -151,7 +150,7 @@ def _separable(channels: int, width: int) -> list[nn.Module]:
 
 
 class _Mixer(nn.Module):
-    """A residual block that lets each position see its neighbours."""
+    """A residual block that mixes the features of neighbouring positions, then the channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -164,10 +163,11 @@ class _Mixer(nn.Module):
 
 
 def rebuild(content: Mapping) -> ViTHead:
-    """The model of a model file, without its weights.
+    """Build the model that a model file describes, with random weights.
 
     Args:
-        content: `backbone` (name and options of timm's model), `clusters` and `settings`.
+        content: entries of the model file: `backbone` (name and options of timm's model),
+            `clusters` and `settings`.
 
     Raises:
         InputError: timm does not know the transformer.

@@ -1,1 +1,1 @@
-"""Code that both trained models share: weights, ResNets, devices, processes, checkpoints."""
+"""Code for all trained networks: weights, ResNets, devices, several processes, checkpoints."""

@@ -9,11 +9,11 @@ import torch
 
 from workflow_scripts.maskdistill.errors import InputError
 
-# Do not replace float32 by TF32. By default cuDNN rounds the inputs of convolutions to TF32 (10
-# instead of 23 bits), so that results on a GPU and on a CPU would differ far more than by the order
-# of floating-point sums. The first line sets this for convolutions and matrix products of every
-# backend; the second sets cuDNN's older flag to match, because PyTorch 2.15 otherwise refuses
-# `torch.backends.cudnn.flags()`. Both are set on import, for every process.
+# Compute float32 in full precision, not in TF32. By default, cuDNN rounds the inputs of
+# convolutions to TF32 (10 instead of 23 bits of mantissa), and results on a GPU and on a CPU would
+# differ far more than by the order of floating-point sums. The first line switches TF32 off for all
+# convolutions and matrix products. The second sets an older flag of cuDNN to the same, because
+# PyTorch 2.15 otherwise refuses `torch.backends.cudnn.flags()`. Importing this module sets both.
 torch.backends.fp32_precision = "ieee"
 torch.backends.cudnn.allow_tf32 = False
 
@@ -22,7 +22,7 @@ def choose_device(name: str) -> torch.device:
     """The torch device for `--device`: cpu, cuda, cuda:N, or auto (CUDA if available).
 
     Raises:
-        InputError: another name, or a GPU that this machine lacks.
+        InputError: the name is unknown, or this machine does not have the GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,7 +44,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Compute the matrix products of a network in this precision, on any device.
+    """A context in which a network's matrix products are computed in this precision.
 
     Args:
         precision: one of `precision.PRECISIONS`.
@@ -55,16 +55,16 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def gradient_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
-    """A scaler that keeps gradients in the range of float16; a no-op for other precisions."""
+    """A scaler that keeps gradients in the range of float16; without float16 it does nothing."""
     return torch.amp.GradScaler(device.type, enabled=precision == "float16")
 
 
 def start_copy_to_host(tensors: Sequence[torch.Tensor]) -> Callable[[], list[np.ndarray]]:
-    """Start to copy tensors of one device to the host.
+    """Start copying tensors, all of one GPU (or other device), to the CPU's memory.
 
     Returns:
-        A function that waits for the copies, but not for work that is launched later, and returns
-        them as arrays. Copies from a GPU are in pinned memory.
+        A function that waits until the copies are complete and returns them as arrays. It does not
+        wait for work that the device was given later. Copies from a GPU are in pinned memory.
     """
     device = tensors[0].device
     module = torch.get_device_module(device)

@@ -1,8 +1,9 @@
-"""Training on several GPUs under torchrun; a no-op in a single process.
+"""Training in several processes under torchrun, one per GPU; nothing changes in a single process.
 
 The number of processes must not change what a training computes, except for the order of
-floating-point sums: means, batch statistics and the size of padded batches are those of the global
-batch, of which each process has an equal, consecutive part (see `sampling.BatchPlan`).
+floating-point sums. Means, batch statistics and the size of padded batches are therefore
+computed over the global batch, which consists of the images of all processes in one step. Each
+process has an equal, consecutive part of it (see `sampling.BatchPlan`).
 """
 
 import contextlib
@@ -32,7 +33,7 @@ def world_size() -> int:
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
-    """Join the other processes (NCCL on GPUs, gloo on CPUs); yields this process's device.
+    """Connect to the other processes (NCCL on GPUs, gloo on CPUs); yields this process's device.
 
     Raises:
         InputError: there are fewer GPUs than processes.
@@ -45,7 +46,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         if device.index >= torch.cuda.device_count():
             raise InputError(
                 f"{world_size()} training processes, but {torch.cuda.device_count()} GPUs here; "
-                "set runtime.gpus to the number of one node"
+                "set runtime.gpus to the number of GPUs of one node"
             )
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -56,7 +57,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
 
 
 def parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """Average gradients, and compute the statistics of batch normalisation, over all processes."""
+    """Average gradients and the statistics of batch normalisation over all processes."""
     if world_size() == 1:
         return model
     if device.type == "cuda":
@@ -64,25 +65,25 @@ def parallel(model: nn.Module, device: torch.device) -> nn.Module:
     else:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                # Parameters, buffers and mode stay as they are.
+                # Changing the class keeps parameters, buffers and mode as they are.
                 module.__class__ = _GlobalBatchNorm
     ids = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
 
 def provenance(device: torch.device) -> dict[str, str | int]:
-    """Entries of a model file about its training: "device" (cpu or the GPU), "processes"."""
+    """Entries of the provenance record: "device" (cpu or the GPU's name) and "processes"."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {"device": name, "processes": world_size()}
 
 
 def share_of(workers: int) -> int:
-    """This process's share of a job's `workers`, at least 1; 0 stays 0."""
+    """This process's share of a job's `workers`, rounded up: 0 only if `workers` is 0."""
     return math.ceil(workers / world_size())
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` holds in any process; all processes get the same result."""
+    """Whether `flag` is true in any process; all processes get the same result."""
     if world_size() == 1:
         return flag
     tensor = torch.tensor(float(flag), device=device)
@@ -107,16 +108,16 @@ def mean_counts(counts: Sequence[int], device: torch.device) -> list[float]:
     terms per process.
 
     Args:
-        counts: this process's numbers of terms, one for each loss.
+        counts: number of terms in each of this process's sums.
 
     Returns:
-        The mean of each number over the processes, or 1 where it is 0 (the sums are then 0, too).
+        The mean of each number over the processes; 1 in place of 0, when all sums are 0, too.
     """
     return [mean or 1.0 for mean in means([float(count) for count in counts], device)]
 
 
 def largest(values: Sequence[int], device: torch.device) -> list[int]:
-    """The largest of each value over the processes; all processes get the same result."""
+    """The maximum of each value over the processes; all processes get the same result."""
     if world_size() == 1:
         return list(values)
     tensor = torch.tensor(values, device=device)
@@ -125,13 +126,13 @@ def largest(values: Sequence[int], device: torch.device) -> list[int]:
 
 
 def gather(values: Tensor) -> list[Tensor]:
-    """The one-dimensional tensors of all processes in the order of ranks; lengths may differ."""
+    """Collect one-dimensional tensors of all processes, ordered by rank; lengths may differ."""
     if world_size() == 1:
         return [values]
     length = torch.tensor([len(values)], device=values.device)
     lengths = [torch.empty_like(length) for _ in range(world_size())]
     torch.distributed.all_gather(lengths, length)
-    # Collective operations need tensors of equal size.
+    # `all_gather` needs tensors of equal size.
     sizes = torch.cat(lengths).tolist()
     padded = functional.pad(values, (0, max(sizes) - len(values)))
     parts = [torch.empty_like(padded) for _ in sizes]
@@ -140,7 +141,7 @@ def gather(values: Tensor) -> list[Tensor]:
 
 
 def from_first(value: T) -> T:
-    """The first process's `value` (tensors on the CPU), in every process."""
+    """Send `value` of the first process (with tensors on the CPU) to every process."""
     if world_size() == 1:
         return value
     values = [value]
@@ -149,7 +150,7 @@ def from_first(value: T) -> T:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over the processes; its gradient is summed likewise."""
+    """The sum of a tensor over the processes; gradients are summed over them, too."""
 
     @staticmethod
     def forward(_, values: Tensor) -> Tensor:
@@ -163,10 +164,10 @@ class _Sum(torch.autograd.Function):
 
 
 class _GlobalBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of the global batch, on CPUs.
+    """Batch normalisation with the statistics of the global batch, on CPUs.
 
-    PyTorch's own `SyncBatchNorm` needs GPUs. Processes may have different numbers of values, or
-    none.
+    PyTorch's own `SyncBatchNorm` needs GPUs. Processes may have different numbers of values in a
+    batch, or none.
     """
 
     def forward(self, x: Tensor) -> Tensor:

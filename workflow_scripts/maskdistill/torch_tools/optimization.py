@@ -1,4 +1,4 @@
-"""Optimisers, learning rates and the training loop that every network shares."""
+"""Optimisers, learning rates and the training loop of all networks."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ from workflow_scripts.maskdistill.torch_tools.resnet import keep_frozen
 from workflow_scripts.maskdistill.torch_tools.sampling import seed_step, training_batches
 from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun
 
-# Called after each step with the run's directory, the number of steps done, and a dict of the
-# losses and the learning rate.
+# Function that is called after each step: (the run's directory, number of steps done, losses and
+# learning rate by name).
 Observer = Callable[[Path, int, Mapping[str, float]], None]
 
 
@@ -42,20 +42,20 @@ def build_optimizer(
 
 
 def decay_groups(decayed: list[nn.Parameter], spared: list[nn.Parameter]) -> list[dict]:
-    """Groups of parameters for an optimiser; those in `spared` have no weight decay."""
+    """Groups of parameters for an optimiser; only those in `decayed` have weight decay."""
     return [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
 
 
 def scheduled_rate(
     step: int, *, initial: float, decay: float, milestones: Sequence[int], warmup: int = 0
 ) -> float:
-    """Learning rate of a step: a linear warm-up, then a fall at each milestone.
+    """Learning rate of a step: a linear warm-up, then a reduction at each milestone.
 
     Args:
-        step: counted from 0.
+        step: number of the step, counted from 0.
         initial: rate after the warm-up.
         decay: factor at each milestone.
-        milestones: steps at which the rate falls.
+        milestones: steps at which the rate is reduced.
         warmup: number of warm-up steps.
     """
     passed = sum(step >= milestone for milestone in milestones)
@@ -90,35 +90,35 @@ def train(
     observe: Observer | None = None,
     description: str,
 ) -> None:
-    """Train a network in place to the end of the schedule, from the run's last checkpoint on.
+    """Train a network in place, from the last checkpoint to the end of the schedule.
 
-    Everything random in a step is seeded by the step, so that an interrupted and resumed training
-    ends with the weights of an uninterrupted one.
+    All random numbers of a step are seeded by the step's number. A training that is interrupted and
+    resumed thus gives the same weights as an uninterrupted one.
 
     Args:
         network: network on `device`.
-        data: makes the item of a `Sample`.
-        losses: (network, batch of items) → losses by name; their sum is minimised.
+        data: data set whose items are indexed by `sampling.Sample`.
+        losses: function (network, batch of items) → losses by name; their sum is minimised.
         name: name of the network in checkpoints.
-        rate: step, counted from 0 → learning rate.
-        columns: (losses by name, learning rate) → columns of the loss history.
+        rate: function from a step, counted from 0, to its learning rate.
+        columns: function (losses by name, learning rate) → columns of the loss history.
         steps: total number of optimiser steps.
         batch_size: items per step over all processes.
         checkpoint_every: steps between two checkpoints.
-        workers: processes that load items; 0 loads in this one.
-        collate: list of items → batch; None stacks them.
+        workers: processes that load items; with 0 this process loads them itself.
+        collate: function from a list of items to a batch; None stacks the items.
         gradient_clip: largest norm of the gradient; None for no limit.
-        observe: called on the first process after every step.
-        description: of the progress bar.
+        observe: called after every step, in the first process only.
+        description: text of the progress bar.
 
     Raises:
-        InputError: a loss that is not finite, or a batch that the processes cannot share evenly.
+        InputError: a loss is not finite, or the processes cannot share a batch evenly.
         Interrupted: SIGTERM arrived; the state is saved.
     """
     scaler = gradient_scaler(device, precision)
     parts = {name: network, "optimizer": optimizer, "scaler": scaler}
     start = run.resume(parts)
-    # This copies weights and batch statistics from the first process.
+    # `parallel` copies weights and batch statistics from the first process to the others.
     model = distributed.parallel(network, device)
     model.train()
     keep_frozen(model)

@@ -1,12 +1,12 @@
-"""The precisions that a setting may have."""
+"""The floating-point precisions that a setting may name."""
 
 from typing import get_args
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.settings.section import Precision
 
-# PyTorch's names. float32 is the default, because it is the only one that is fast on every machine:
-# the same config then gives the same result on a CPU and on a GPU, up to the order of
+# The names are those of PyTorch. float32 is the default, because it is the only one that is fast on
+# all machines. The same config thus gives the same result on a CPU and on a GPU, up to the order of
 # floating-point sums.
 PRECISIONS = get_args(Precision)
 

@@ -1,4 +1,4 @@
-"""ResNet trunks for Mask R-CNN and DeepLab: initial weights, frozen stages, dilation."""
+"""ResNets without classifier for Mask R-CNN and DeepLab: weights, frozen stages, dilation."""
 
 import os
 from collections.abc import Callable
@@ -18,7 +18,7 @@ BLOCKS = {
 # Mean and standard deviation of ImageNet, RGB in 0..1, to normalise the input.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-# Prefixes of checkpoint parameters that the trunk lacks: classifier, MoCo's projector.
+# Parameters of checkpoints that are ignored, by prefix: classifiers and MoCo's projector.
 _HEADS = ("fc.", "head.", "projector.", "predictor.")
 
 
@@ -36,16 +36,16 @@ def build_resnet(
         depth: one of `BLOCKS`; 10 has one block per stage.
         weights: checkpoint with parameter names of torchvision or MoCo (v1, v2, v3); None for
             random weights.
-        frozen_stages: 0 trains all; 1 freezes the stem; 2 the stem and layer1; and so on.
-            Frozen batch normalisation stays in evaluation mode, see `keep_frozen`.
-        output_stride: 32, or 16 or 8 with dilation in the last one or two stages (DeepLab).
-            torchvision cannot dilate basic blocks (depths 10 and 18); their strides are removed
-            instead.
-        norm_layer: called with the number of channels.
+        frozen_stages: 0 freezes nothing, 1 the stem, 2 the stem and layer1, and so on. Frozen
+            batch normalisation stays in evaluation mode, see `keep_frozen`.
+        output_stride: 32 without dilation; 16 with dilation in the last stage, or 8 in the last
+            two, for DeepLab. torchvision cannot dilate basic blocks (depths 10 and 18); only the
+            stride of these stages is removed.
+        norm_layer: function from a number of channels to a normalisation layer.
 
     Raises:
-        InputError: the checkpoint does not fit.
-        ValueError: unknown depth or output stride.
+        InputError: the checkpoint does not fit the ResNet.
+        ValueError: the depth or the output stride is unknown.
     """
     if depth not in BLOCKS:
         raise ValueError(f"ResNet-{depth}: choose one of {', '.join(map(str, BLOCKS))}")
@@ -73,7 +73,7 @@ def build_resnet(
 
 
 def output_channels(stage: nn.Sequential) -> int:
-    """Output channels of a stage of a ResNet."""
+    """Number of output channels of a stage of a ResNet."""
     convolutions = [module for module in stage[-1].modules() if isinstance(module, nn.Conv2d)]
     return convolutions[-1].out_channels
 

@@ -1,4 +1,4 @@
-"""The assignment of images to training steps, which any process can continue at any step."""
+"""Which images belong to which training step, so that a training can resume at any step."""
 
 import contextlib
 import signal
@@ -14,21 +14,21 @@ from workflow_scripts.maskdistill.torch_tools import distributed
 
 
 class Sample(NamedTuple):
-    """One place in the training plan; it seeds the augmentation of its image."""
+    """One image of one training step; step and position seed its augmentation."""
 
     step: int
-    position: int  # within the global batch
+    position: int  # in the global batch (the batch over all processes)
     index: int  # number of the image
 
     def generator(self, seed: int) -> np.random.Generator:
-        """A generator for this place that does not depend on the process or worker."""
+        """A random generator for this sample, independent of the process that loads it."""
         return np.random.default_rng([seed, self.step, self.position])
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Seed torch's global generator for one step, equally in every process.
+    """Seed torch's global generator for one step, with the same seed in every process.
 
-    Random numbers that differ between images (dropout, sampled anchors, …) come from
+    Random numbers that must differ between images (for dropout or sampled anchors) are drawn from
     `image_generators`.
     """
     place = np.random.SeedSequence([seed, step])
@@ -38,10 +38,10 @@ def seed_step(seed: int, step: int) -> None:
 def image_generators(count: int) -> list[np.random.Generator]:
     """A random generator for each image of this process's part of a batch.
 
-    Its numbers depend only on the image's position in the global batch and on the state of
-    torch's global generator on the CPU, not on the number of processes or the device. Each call
-    advances the global generator; all processes must make the same calls between two calls of
-    `seed_step`.
+    A generator's numbers depend only on the image's position in the global batch and on the state
+    of torch's global generator on the CPU, not on the number of processes or the device. Each call
+    advances the global generator, so that all processes must make equally many calls between two
+    calls of `seed_step`.
 
     Args:
         count: number of images in this part, equal in all processes.
@@ -66,11 +66,11 @@ def training_batches(
     """This process's part of the batches of steps `start` to `stop` - 1; see `BatchPlan`.
 
     Args:
-        data: makes the item of a `Sample`.
-        section: section of the config that has the `batch_size`, for messages.
+        data: data set whose items are indexed by a `Sample`.
+        section: section of the config with the `batch_size`, for error messages.
         device: device of the network.
-        workers: loading processes; 0 loads in this one.
-        collate: list of items → batch; None stacks them.
+        workers: loading processes; with 0 this process loads the items itself.
+        collate: function from a list of items to a batch; None stacks the items.
 
     Returns:
         A context manager that yields the iterator and ends the loading processes.
@@ -104,8 +104,8 @@ def training_batches(
 def ignore_sigterm(worker: int) -> None:
     """Let a loading process ignore SIGTERM (a `worker_init_fn`).
 
-    SLURM sends SIGTERM to all processes of a job, but if a loading process ends, the trainer fails
-    before it has saved its state.
+    SLURM sends SIGTERM to all processes of a job. If a loading process ended, the training process
+    would fail before it has saved its state.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -113,12 +113,12 @@ def ignore_sigterm(worker: int) -> None:
 def batches_of(loader: Iterable) -> Generator:
     """The batches of a `torch.utils.data.DataLoader`; close it (`contextlib.closing`) after use.
 
-    Closing ends the loading processes. Otherwise the traceback of an error would keep them alive,
-    and Python would wait for them forever when it exits: it asks them to end by SIGTERM, which
-    they ignore (see `ignore_sigterm`).
+    Closing ends the loading processes. Otherwise the traceback of an error would keep them alive.
+    Python sends SIGTERM to them when it exits and would wait for them forever, because they ignore
+    SIGTERM (see `ignore_sigterm`).
 
     Raises:
-        InputError: raised by the data; without the traceback of the loading process.
+        InputError: the data set raised it; the loading process's traceback is removed from it.
     """
     iterator = iter(loader)
     try:
@@ -126,7 +126,8 @@ def batches_of(loader: Iterable) -> Generator:
     except InputError as error:
         raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error
     finally:
-        # PyTorch has no public method for this; without loading processes there is nothing to end.
+        # PyTorch has no public method that ends the loading processes. Without loading processes,
+        # the iterator does not have this private method, either.
         if hasattr(iterator, "_shutdown_workers"):
             iterator._shutdown_workers()
 
@@ -134,9 +135,9 @@ def batches_of(loader: Iterable) -> Generator:
 class BatchPlan:
     """Batch sampler for `torch.utils.data.DataLoader` over steps `start` to `stop` - 1.
 
-    The images are a concatenation of permutations, one per epoch, cut into batches of
-    `batch_size`. The plan does not depend on the step at which a killed run resumes, nor on the
-    number of processes, each of which takes its part of every global batch.
+    The images are shuffled for each epoch; the sequence of all epochs is cut into batches of
+    `batch_size`. Each process takes its part of every batch. The images of a step depend neither on
+    the number of processes nor on the step at which a killed run resumes.
 
     Args:
         count: number of images.
@@ -144,7 +145,7 @@ class BatchPlan:
         rank, world_size: number of this process, and number of processes.
 
     Raises:
-        ValueError: no images, or a batch size that the processes cannot share evenly.
+        ValueError: there are no images, or the processes cannot share a batch evenly.
     """
 
     def __init__(

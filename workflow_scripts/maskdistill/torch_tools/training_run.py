@@ -1,7 +1,8 @@
 """A training that continues after being killed: lock, checkpoints, loss history.
 
-Each run has its own directory, named by a fingerprint of its settings and inputs. The directory is
-not an output of the workflow, because Snakemake deletes outputs and logs of a job that it restarts.
+Each training has its own directory, named by the hash of its fingerprint: all settings and inputs
+that the result depends on. The directory is no output of the workflow, because Snakemake deletes
+outputs and logs of a job before it runs the job again.
 """
 
 import contextlib
@@ -27,34 +28,35 @@ from workflow_scripts.maskdistill.files.atomic import atomic_path, report_full_d
 from workflow_scripts.maskdistill.files.checkpoints import read_checkpoint
 from workflow_scripts.maskdistill.torch_tools import distributed
 
-# Parts of a training whose state is saved.
+# Types of the objects whose state is saved in a checkpoint.
 Part = nn.Module | torch.optim.Optimizer | torch.amp.GradScaler
-# Seconds to wait for an earlier process of the same run to save its state and end. After kill -9
-# of a job, its loading processes continue for a while and hold the lock.
+# Seconds to wait for an earlier process of the same training, which may still save its state. After
+# a job is killed by SIGKILL, its loading processes continue for a while and hold the lock.
 LOCK_TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
 class TrainingFiles:
-    """Where a training keeps its checkpoints, and what it writes at its end."""
+    """Where a training keeps its checkpoints, and which files it writes at its end."""
 
-    work_dir: Path  # folder of the checkpoints of every training, by fingerprint
-    model: Path  # a dict of tensors and plain values, see `publish`
+    work_dir: Path  # folder with one folder of checkpoints per training, see `training_run`
+    model: Path  # model file, see `publish`
     history: Path  # CSV file with the losses of every step
-    record: Mapping  # provenance record of both files
+    record: Mapping  # provenance record of model file and history
 
 
 class Interrupted(SystemExit):
-    """The run was asked to stop (SIGTERM) and has saved its state; the exit code is 143."""
+    """The training received SIGTERM and has saved its state; the exit code is 143."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
 
 class TrainingRun:
-    """Checkpoints, loss history and end of one training; made by `training_run`.
+    """Checkpoints, loss history and interruption of one training; made by `training_run`.
 
-    Under torchrun, the first process reads and writes, and sends the content to the others.
+    Under torchrun, only the first process reads and writes files; it sends checkpoints to the
+    others.
     """
 
     def __init__(self, directory: Path, section: str, *, writes: bool = True) -> None:
@@ -73,13 +75,13 @@ class TrainingRun:
             parts: network, optimiser and gradient scaler, by the names that `end_step` saves.
 
         Returns:
-            The number of optimiser steps done, 0 at the beginning.
+            The number of optimiser steps done; 0 without a checkpoint.
         """
         state = self.load()
         if state is None:
             return 0
         for name, part in parts.items():
-            if state[name]:  # a scaler's state is empty if the run began without float16
+            if state[name]:  # empty for a scaler that is not used (no float16)
                 part.load_state_dict(state[name])
         return state["step"]
 
@@ -92,17 +94,19 @@ class TrainingRun:
         checkpoint_every: int,
         device: torch.device,
     ) -> None:
-        """Save a checkpoint if due or asked to stop; every process calls this at every step.
+        """Save a checkpoint if one is due or if SIGTERM arrived.
+
+        Every process must call this after every step.
 
         Args:
             parts: as in `resume`.
             step: number of optimiser steps done.
-            last: total number of steps; a checkpoint is saved after the last one, too.
+            last: total number of steps; a checkpoint is also saved after the last step.
             checkpoint_every: steps between two checkpoints.
             device: device of this process.
 
         Raises:
-            InputError: weights or batch statistics are not finite; the last checkpoint is kept.
+            InputError: weights or batch statistics are not finite; the previous checkpoint is kept.
             Interrupted: a process received SIGTERM before the last step; the state is saved.
         """
         stop = distributed.any_process(self.stop_requested, device)
@@ -110,12 +114,13 @@ class TrainingRun:
             self._check_finite(parts, step)
             self.save({"step": step} | {name: part.state_dict() for name, part in parts.items()})
         if stop and step < last:
-            # No process ends before the first one has saved: torchrun would kill the others.
+            # Wait until the first process has saved: if another one ended before, torchrun would
+            # kill the first.
             distributed.any_process(True, device)
             raise Interrupted
 
     def _check_finite(self, parts: Mapping[str, Part], step: int) -> None:
-        """Check weights, so that a checkpoint with NaN never replaces the last good one."""
+        """Refuse weights that are not finite, so that they never replace a good checkpoint."""
         networks = [part for part in parts.values() if isinstance(part, nn.Module)]
         values = (value for network in networks for value in network.state_dict().values())
         if not all(value.isfinite().all() for value in values):
@@ -128,9 +133,9 @@ class TrainingRun:
         )
 
     def load(self) -> dict | None:
-        """The last checkpoint (tensors on the CPU) in every process; None at the beginning.
+        """Read the last checkpoint (tensors on the CPU) in every process; None if there is none.
 
-        Later rows are removed from the loss history.
+        Rows of later steps are removed from the loss history.
 
         Raises:
             InputError: the checkpoint is damaged.
@@ -153,7 +158,7 @@ class TrainingRun:
     def save(self, state: Mapping) -> None:
         """Replace the checkpoint by `state`, a dict of tensors and plain values.
 
-        It must hold "step", the number of optimiser steps done.
+        It must contain "step", the number of optimiser steps done.
         """
         assert "step" in state
         if not self.writes:
@@ -176,12 +181,12 @@ class TrainingRun:
             file.write(json.dumps(row) + "\n")
 
     def request_stop(self, *_: object) -> None:
-        """Ask the training loop to save and end at its next step (a signal handler)."""
+        """Let the training loop save and end after its current step (a signal handler)."""
         self._stop.set()
 
     @property
     def stop_requested(self) -> bool:
-        """Whether SIGTERM has arrived: save, then raise `Interrupted`."""
+        """Whether SIGTERM has arrived; the caller then saves its state and raises `Interrupted`."""
         return self._stop.is_set()
 
     def write_history(self, path: str | os.PathLike, record: Mapping) -> None:
@@ -197,10 +202,10 @@ class TrainingRun:
 
 
 def fingerprint_text(fingerprint: Mapping) -> str:
-    """A fingerprint as JSON, in which the digest of a file's content replaces its `Path`.
+    """A fingerprint as JSON, in which each `Path` is replaced by the digest of the file's content.
 
     Raises:
-        InputError: there is no such file.
+        InputError: a file does not exist.
     """
     return json.dumps(fingerprint, sort_keys=True, default=provenance.file_digest)
 
@@ -213,18 +218,18 @@ def training_run(
     section: str,
     lock_timeout: float = LOCK_TIMEOUT,
 ) -> Iterator[TrainingRun]:
-    """Open the run of a fingerprint under `root`, and lock it against other trainings.
+    """Open the directory of the training with this fingerprint, and lock it for this process.
 
-    Meanwhile SIGTERM (scancel, preemption, the end of the time limit) sets `stop_requested`.
+    Within the context, SIGTERM (scancel, preemption, time limit) only sets `stop_requested`.
 
     Args:
-        root: directory of all runs of this training, with one directory per fingerprint.
-        fingerprint: everything that the result depends on; see `fingerprint_text`.
-        section: section of the config that has the schedule, for messages.
-        lock_timeout: seconds to wait for another process that trains the same run.
+        root: folder that has one directory per fingerprint.
+        fingerprint: everything that the training's result depends on; see `fingerprint_text`.
+        section: section of the config with the schedule, for error messages.
+        lock_timeout: seconds to wait for another process with the same fingerprint.
 
     Raises:
-        InputError: another process is still training the same run.
+        InputError: another process still runs the same training.
     """
     text = fingerprint_text(fingerprint)
     directory = Path(root) / hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -236,7 +241,7 @@ def training_run(
             lock.acquire(timeout=lock_timeout)
         except filelock.Timeout:
             raise InputError(
-                f"{directory}: another process is training here; wait for it or end it"
+                f"{directory}: another process is training here; wait until it ends, or end it"
             ) from None
         (directory / "fingerprint.json").write_text(text + "\n")
     previous = signal.signal(signal.SIGTERM, run.request_stop)
@@ -258,8 +263,8 @@ def publish(state: Mapping, path: str | os.PathLike) -> None:
 
 
 def _save(state: Mapping, path: str | os.PathLike) -> None:
-    # Serialised in memory, because torch has its own errors for a full disk and stores the name of
-    # the file in the file.
+    # Serialised in memory, because torch.save to a file would report a full disk by an error of its
+    # own, and would store the temporary file's name in the file.
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     with atomic_path(path) as temporary:

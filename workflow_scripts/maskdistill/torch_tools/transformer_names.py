@@ -1,6 +1,6 @@
-"""Names of parameters that Hugging Face's transformers gives to published vision transformers.
+"""Renames parameters of vision transformers in checkpoints of Hugging Face's transformers library.
 
-They are turned into those of the original repositories (DINO, DINOv2, DINOv3), which timm reads.
+The new names are those of the original repositories (DINO, DINOv2, DINOv3), which timm can read.
 """
 
 import re
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-# What precedes the names of the bare model, where the file is of a model with a head.
+# Prefix of the transformer's parameters in a file that has a model with a head.
 _MODEL = re.compile(r"^(?:vit|dinov2|dinov2_with_registers|dinov3_vit)\.")
-# Parts that only pretraining or a classifier needs.
+# Prefixes of parameters for pretraining or a classifier only, which are left out.
 _HEADS = ("pooler.", "classifier.", "decoder.")
-# Replacements in the names, in order: the first ones are parts of later ones.
+# Replacements in the names. The order matters: more specific patterns come first.
 _NAMES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -29,7 +29,7 @@ _NAMES = tuple(
         (r"\.intermediate\.dense\.", ".mlp.fc1."),
         (r"\.output\.dense\.", ".mlp.fc2."),
         (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
-        (r"\.mlp\.weights_in\.", ".mlp.w12."),  # SwiGLU of DINOv2: gate and input in one
+        (r"\.mlp\.weights_in\.", ".mlp.w12."),  # SwiGLU of DINOv2: gate and input in one matrix
         (r"\.mlp\.weights_out\.", ".mlp.w3."),
         (r"\.mlp\.gate_proj\.", ".mlp.w1."),  # SwiGLU of DINOv3
     )
@@ -38,15 +38,16 @@ _QUERY_KEY_VALUE = re.compile(r"^(.+\.attn\.)(q|k|v)(?:uery|ey|alue|_proj)\.(wei
 
 
 def is_of_transformers(names: Mapping[str, object]) -> bool:
-    """Whether a state dict has the names that transformers gives to a vision transformer."""
+    """Whether these are the library's names of a vision transformer's parameters."""
     return any(_MODEL.sub("", name).startswith("embeddings.patch_embeddings.") for name in names)
 
 
 def original_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under the names of the original repositories; other files are not changed.
+    """Rename weights to the original repositories' names, if they have the library's names.
 
-    Queries, keys and values become one matrix, in this order. Where only some of them have a bias
-    (DINOv3's keys have none), the others' is zero.
+    The matrices of queries, keys and values are joined into one, in this order, as are their
+    biases. If only some of the three have a bias (DINOv3's keys have none), zeros are put in place
+    of the others.
     """
     if not is_of_transformers(tensors):
         return dict(tensors)
@@ -69,13 +70,13 @@ def original_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed[name] = value
     for prefix, parts in attention.items():
         renamed |= _joined(prefix, parts)
-    if "register_tokens" in renamed and "pos_embed" not in renamed:  # DINOv3 rotates instead
+    if "register_tokens" in renamed and "pos_embed" not in renamed:  # as in DINOv3
         renamed["storage_tokens"] = renamed.pop("register_tokens")
     return renamed
 
 
 def _joined(prefix: str, parts: Mapping[tuple[str, str], Tensor]) -> dict[str, Tensor]:
-    """Weight and, if there is any, bias of queries, keys and values as one."""
+    """Join the weights, and the biases if there are any, of queries, keys and values."""
     joined = {}
     for kind in ("weight", "bias"):
         known = [parts.get((letter, kind)) for letter in "qkv"]

@@ -1,4 +1,4 @@
-"""State dicts from published checkpoints: wrappers, prefixes, names, strict loading."""
+"""Weights from published checkpoints: find them in the file, rename them, load them strictly."""
 
 import os
 import re
@@ -9,11 +9,14 @@ import torch
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.checkpoints import read_checkpoint
 
-# Keys of the weights in checkpoints of DINO (teacher preferred to student), MoCo and timm.
+# Keys under which checkpoints of DINO, MoCo and timm have the weights; the first that exists is
+# used, so that DINO's teacher is preferred to its student.
 _WRAPPERS = ("teacher", "student", "state_dict", "model")
-# Prefixes of parameter names. MoCo's query encoder (base_encoder in v3) has the weights to use.
+# Prefixes that are removed from parameter names. MoCo's query encoder (encoder_q; base_encoder in
+# v3) has the weights to use.
 _PREFIXES = ("module.encoder_q.", "module.base_encoder.", "module.", "backbone.")
-# Replacements that turn torchvision's names of a ResNet's parameters into Detectron2's, in order.
+# Replacements, applied in order, that turn torchvision's names of a ResNet's parameters into
+# Detectron2's.
 _DETECTRON2_NAMES = (
     (r"^(conv1|bn1)\.", r"stem.\1."),
     (r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}."),
@@ -24,28 +27,28 @@ _DETECTRON2_NAMES = (
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Read the tensors of a checkpoint under the names of the bare model; see `state_dict_in`.
+    """Read the weights of a checkpoint; see `state_dict_in`.
 
     Raises:
-        InputError: missing, damaged or not a checkpoint.
+        InputError: the file is missing, damaged or not a checkpoint.
     """
-    content = read_checkpoint(path, remedy="check the path in the config, or fetch it again")
+    content = read_checkpoint(path, remedy="check the path in the config, or download it again")
     return state_dict_in(content, source=path)
 
 
 def state_dict_in(content: object, *, source: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """The tensors in the content of a checkpoint, under the names of the bare model.
+    """The weights in the content of a checkpoint, with the parameter names of a single network.
 
-    Wrappers ("teacher", "state_dict", …) are opened and prefixes ("module.", "backbone.",
-    "module.encoder_q.", …) removed; parameters outside of the chosen prefix (MoCo's queue and
-    momentum encoder) are left out.
+    The weights may be inside dicts ("teacher", "state_dict", …). Prefixes such as "module." and
+    "module.encoder_q." are removed from the names. If some parameters have such a prefix, those
+    without it (MoCo's queue and momentum encoder) are left out.
 
     Args:
         content: result of `read_checkpoint`.
-        source: file named in errors.
+        source: file that error messages name.
 
     Raises:
-        InputError: there are none.
+        InputError: there are no weights.
     """
     while isinstance(content, Mapping):
         inner = next((content[name] for name in _WRAPPERS if name in content), None)
@@ -58,7 +61,9 @@ def state_dict_in(content: object, *, source: str | os.PathLike) -> dict[str, to
         if isinstance(value, torch.Tensor)
     }
     if not tensors:
-        raise InputError(f"{source}: holds no state dict; give a checkpoint of a network")
+        raise InputError(
+            f"{source}: contains no weights of a network; name a checkpoint with a state dict"
+        )
     for prefix in _PREFIXES:
         inside = {
             name.removeprefix(prefix): value
@@ -71,7 +76,7 @@ def state_dict_in(content: object, *, source: str | os.PathLike) -> dict[str, to
 
 
 def detectron2_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights of a ResNet under Detectron2's names (stem, res2 to res5) instead of torchvision's.
+    """Rename a ResNet's weights from torchvision's to Detectron2's names (stem, res2 to res5).
 
     Other names are not changed.
     """
@@ -90,14 +95,14 @@ def load_strictly(
     source: str | os.PathLike,
     ignore: tuple[str, ...] = (),
 ) -> None:
-    """Load weights into `model`; the names of both must match exactly.
+    """Load weights into `model`, which must have exactly the same parameters.
 
     Args:
-        source: file named in errors.
-        ignore: prefixes of parameters in the file that the model does not need (heads, …).
+        source: file that error messages name.
+        ignore: prefixes of parameters (heads, …) that may be in the file but not in the model.
 
     Raises:
-        InputError: lists missing keys, unexpected keys and shapes that differ.
+        InputError: names or shapes differ; the message lists them.
     """
     own = model.state_dict()
     given = {
@@ -105,7 +110,8 @@ def load_strictly(
         for name, value in state_dict.items()
         if not name.startswith(ignore) or name in own
     }
-    # BatchNorm's step counter is not needed; old checkpoints and frozen normalisation lack it.
+    # BatchNorm's step counter may be missing: it is not needed, and old checkpoints and frozen
+    # normalisation do not have it.
     missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
     unexpected = [n for n in given if n not in own and not n.endswith("num_batches_tracked")]
     shapes = [
@@ -124,7 +130,7 @@ def load_strictly(
     ]
     if problems:
         raise InputError(
-            f"{source}: the weights do not fit {type(model).__name__} as configured; "
+            f"{source}: the weights do not fit {type(model).__name__} with the config's settings; "
             + "; ".join(problems)
         )
     model.load_state_dict(given, strict=False)
