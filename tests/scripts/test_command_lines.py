@@ -127,4 +127,7 @@ def test_a_job_whose_snakemake_is_gone_does_not_begin():
     )
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == f"error: Snakemake (process {gone.pid}) has ended\n"
+    assert done.stderr == (
+        f"error: Snakemake (process {gone.pid}) has ended, and this job ends with it; start "
+        "snakemake again\n"
+    )

@@ -75,7 +75,7 @@ def test_nothing_is_overwritten_without_asking(tmp_path):
     new_dataset.main(["mine", "photos"])
     path = new_dataset.FOLDER / "mine.yaml"
     path.write_text("# mine")
-    with pytest.raises(InputError, match=r"mine\.yaml: there is such a file; .*--force"):
+    with pytest.raises(InputError, match=r"mine\.yaml exists already; .*--force"):
         new_dataset.main(["mine", "photos"])
     assert path.read_text() == "# mine"
     new_dataset.main(["mine", "photos", "--force"])
