@@ -1,4 +1,4 @@
-"""Small data that several test modules build on."""
+"""Small data that several test modules use."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tests import results_tree
 from workflow_scripts.maskdistill.files import provenance, shards
 
-# Each starts with a run of the whole workflow.
+# Each of these modules starts with a run of the whole workflow.
 LONGEST = [
     "slurm/test_slurm.py",
     "rules/test_staleness.py",
@@ -23,7 +23,7 @@ LONGEST = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest modules come first, so that all workers of pytest-xdist end at one time."""
+    """Put the longest modules first, so that all workers of pytest-xdist end at about one time."""
     order = {name: place for place, name in enumerate(LONGEST)}
 
     def place(item: pytest.Item) -> tuple[int, bool]:
@@ -53,7 +53,7 @@ def tiny_backbone(tmp_path_factory) -> dict:
 
 @pytest.fixture(scope="session")
 def results(tmp_path_factory) -> Path:
-    """A folder with data/tiny and results/tiny, see `results_tree`; copy it to change it."""
+    """A folder with data/tiny and results/tiny, see `results_tree`; tests change only copies."""
     folder = tmp_path_factory.mktemp("tree")
     results_tree.write(folder)
     return folder
