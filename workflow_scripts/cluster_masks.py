@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         help="for one dataset of --support: tolerated share and number of unusable images, and its "
         "manifests; repeatable",
     )
-    parser.add_argument("--seed", type=int, required=True, help="seed of k-means and of max_points")
+    parser.add_argument("--seed", type=int, required=True, help="seed of samples and k-means")
     parser.add_argument("--assignments", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--centroids", type=Path, required=True, help="Parquet file to write")
     options = parser.parse_args(argv)

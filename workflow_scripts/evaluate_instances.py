@@ -1,8 +1,8 @@
 """Score initial masks and candidates against the annotated objects: mask AP, coverage, calibration.
 
 Class-aware scores need a class for each cluster. It is taken from the metrics that evaluate wrote
-for the same step. evaluate matches clusters to classes on the label maps of `val`, even if the
-objects that are scored here are those of more images.
+for the same step. evaluate matches clusters to classes on the label maps of `val`, even if objects
+of more images are scored here.
 """
 
 import json

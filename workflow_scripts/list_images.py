@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"rejected {printable(row['file_name'])}: {row['status']}")
     skipped_types = folders.by_type(skipped)
     print(*folders.lines(skipped_types), sep="\n", end="\n" if skipped else "")
-    # This ends a run early; stages that merge the shards check all images of the split again.
+    # This check can end a run early; stages that merge the shards check the whole split later.
     what = f"shard {options.shard} of {options.root}"
     datasets.check_rejected(rows, options.max_rejected, what)
     record = cli.record(options, "images", listing=digest, skipped=skipped_types)
