@@ -32,13 +32,13 @@ plan: setup  ## Print what a run of DATASET would do and need: make plan DATASET
 
 # Waiting OpenMP threads sleep instead of spinning, see rules/run.smk.
 test: export GOMP_SPINCOUNT = 1000
-test: setup  ## Lint, then run the tests, four at a time because those of SLURM mostly wait
+test: setup  ## Lint, then run the tests, four at a time, because the tests of SLURM mostly wait
 	@failed=""; \
 	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder || failed="$$failed tests"; \
 	if [ -n "$$failed" ]; then echo "make test: failed:$$failed" >&2; exit 1; fi
 
-stale: setup  ## Print which jobs would run again and why; ARGS are passed to Snakemake
+stale: setup  ## Print which jobs would run again, and why; ARGS are options for Snakemake
 	@$(BIN)/python -m workflow_scripts.stale $(ARGS)
 
 kills: setup  ## Kill jobs and Snakemake fifty times at random, and compare the outputs (an hour)
@@ -48,13 +48,13 @@ bench: setup  ## Run the benchmarks and print a table
 	$(BIN)/python -m tests.bench $(ARGS)
 
 photos: setup  ## Measure on photographs with labels: make photos DATA=/data/voc WEIGHTS=name=file
-	@$(if $(and $(DATA),$(WEIGHTS)),,echo "make photos: name DATA=FOLDER and WEIGHTS=NAME=FILE, see docs/tests.md" >&2; exit 2)
+	@$(if $(and $(DATA),$(WEIGHTS)),,echo "make photos: give DATA=FOLDER and WEIGHTS=NAME=FILE, see docs/tests.md" >&2; exit 2)
 	$(BIN)/python -m tests.bench.photos --data "$(DATA)" $(WEIGHTS:%=--backbone "%") --cores $(CORES) $(ARGS)
 
-test-gpu: setup  ## Compare every stage on a GPU with the CPU; ARGS: names of parts, see docs/tests.md
+test-gpu: setup  ## Compare every stage on a GPU with the CPU; ARGS: parts to run, see docs/tests.md
 	$(BIN)/python -m tests.gpu $(ARGS)
 
-bench-gpu: setup  ## Measure all stages on a GPU; ARGS: names of parts, see docs/tests.md
+bench-gpu: setup  ## Measure all stages on a GPU; ARGS: parts to run, see docs/tests.md
 	$(BIN)/python -m tests.bench $(or $(ARGS),$(GPU_BENCHMARKS)) --json benchmarks/gpu.json
 
 lint: setup

@@ -1,4 +1,7 @@
-"""A headless Chromium, driven through its DevTools protocol over two pipes: no driver, no port."""
+"""A headless Chromium that tests control over two pipes by its DevTools protocol.
+
+This needs neither a driver program nor a network port.
+"""
 
 import base64
 import json
@@ -13,11 +16,11 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
     None,
 )
-TIMEOUT = 60.0  # seconds: machines that run tests may be busy
+TIMEOUT = 60.0  # seconds; long, because machines that run tests may be busy
 
 
 class Browser:
-    """One page of a headless Chromium; what it complains of is collected in `problems`."""
+    """One page of a headless Chromium; its errors and warnings are collected in `problems`."""
 
     def __init__(self, profile: Path) -> None:
         assert CHROMIUM is not None
@@ -25,8 +28,9 @@ class Browser:
         self._in, from_browser = os.pipe()
 
         def connect() -> None:
-            # Chromium reads commands from descriptor 3 and answers on 4. Both are moved out of
-            # the way first, as either number may be taken by the other.
+            # Chromium reads commands from descriptor 3 and answers on 4. The ends of the pipes are
+            # duplicated first, because they may have these two numbers themselves, and the first
+            # dup2 would then close the end that the second one needs.
             reading, writing = os.dup(to_browser), os.dup(from_browser)
             os.dup2(reading, 3)
             os.dup2(writing, 4)
@@ -88,7 +92,7 @@ class Browser:
         self.until("document.readyState === 'complete'")
 
     def evaluate(self, script: str):
-        """The value of a JavaScript expression, as JSON has it."""
+        """The value of a JavaScript expression, converted by JSON."""
         result = self._command(
             "Runtime.evaluate",
             {"expression": script, "returnByValue": True, "awaitPromise": True},
@@ -103,7 +107,7 @@ class Browser:
             if self.evaluate(f"Boolean({condition})"):
                 return
             time.sleep(0.03)
-        raise AssertionError(f"never came true: {condition}")
+        raise AssertionError(f"within {TIMEOUT} s this did not become true: {condition}")
 
     def press(self, key: str) -> None:
         """Press a key: a character, or a name such as ArrowRight."""
@@ -115,7 +119,7 @@ class Browser:
         self._command("Input.dispatchKeyEvent", {"type": "keyUp", **event})
 
     def screenshot(self, path: Path) -> None:
-        """Write what is seen as a PNG."""
+        """Write the visible part of the page as a PNG."""
         data = self._command("Page.captureScreenshot", {"format": "png"})["data"]
         path.write_bytes(base64.b64decode(data))
 

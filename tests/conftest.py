@@ -1,4 +1,4 @@
-"""Small data that several test modules build on."""
+"""Small data that several test modules use."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +32,7 @@ FIRST = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest modules come first, so that all workers of pytest-xdist end at one time."""
+    """Put the longest modules first, so that all workers of pytest-xdist end at about one time."""
     order = {name: place for place, name in enumerate(FIRST)}
 
     def place(item: pytest.Item) -> tuple[int, bool]:
@@ -62,7 +62,7 @@ def tiny_backbone(tmp_path_factory) -> dict:
 
 @pytest.fixture(scope="session")
 def results(tmp_path_factory) -> Path:
-    """A folder with data/tiny and results/tiny, see `results_tree`; copy it to change it."""
+    """A folder with data/tiny and results/tiny, see `results_tree`; tests change only copies."""
     folder = tmp_path_factory.mktemp("tree")
     results_tree.write(folder)
     return folder

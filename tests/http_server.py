@@ -1,4 +1,4 @@
-"""A web server on this machine that serves bytes, and fails in the ways that servers fail."""
+"""A web server on this machine that serves bytes, and that can fail as real servers do."""
 
 import contextlib
 import http.server
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 
 class Server:
-    """What is served, how, and what was asked for."""
+    """The files that are served, the failures to simulate, and the requests so far."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.ranges = True  # whether parts of files are sent
-        self.tags = True  # whether versions of files are told apart
-        self.break_after: list[int] = []  # bytes after which the next connections end
+        self.ranges = True  # whether requests for a part of a file are answered with that part
+        self.tags = True  # whether answers have an ETag, which identifies the version of a file
+        self.break_after: list[int] = []  # numbers of bytes after which the next connections break
         self.failures: list[int] = []  # status codes of the next answers
         self.requests: list[tuple[str, str | None]] = []  # path and Range
         self.port = 0

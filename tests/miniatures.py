@@ -1,6 +1,6 @@
-"""PASCAL VOC, SBD, COCO 2014 and published weights in their own formats, only few and small.
+"""Miniatures of PASCAL VOC, SBD, COCO 2014 and published weights, in their original formats.
 
-Every function gives the files of an archive as it is published: name in the archive → content.
+A function for an archive gives its files as a mapping: name in the archive → content.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def annotation(name: str, objects: np.ndarray) -> bytes:
 
 
 def voc_files(year: int, names: list[str], lists: dict[str, list[str]]) -> dict[str, bytes]:
-    """An archive of VOC; the images of all `lists` have masks, others only boxes."""
+    """An archive of VOC; images that are in one of `lists` have masks, the others only boxes."""
     base = f"VOCdevkit/VOC{year}"
     drawn = {name for listed in lists.values() for name in listed}
     files = {}
@@ -80,7 +80,7 @@ def voc_files(year: int, names: list[str], lists: dict[str, list[str]]) -> dict[
 
 
 def sbd_files(train: list[str], val: list[str]) -> dict[str, bytes]:
-    """The archive of SBD, with MATLAB's structures."""
+    """The archive of SBD, whose labels are structures in MATLAB files."""
     base = "benchmark_RELEASE/dataset"
     files = {
         f"{base}/{title}.txt": "".join(f"{name}\n" for name in listed).encode()
@@ -145,7 +145,7 @@ def coco_files(ids: list[int]) -> tuple[dict[str, bytes], dict[str, bytes]]:
 
 
 def run_lengths(mask: np.ndarray) -> dict:
-    """Uncompressed run lengths, as COCO's crowds have them."""
+    """The uncompressed run lengths in which COCO stores crowds."""
     flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     counts = np.diff(np.concatenate([[0], changes, [mask.size]]))
@@ -173,14 +173,14 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 
 def saved(content: object) -> bytes:
-    """What torch.save writes."""
+    """The bytes that torch.save writes."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
 def dino_weights(patch_size: int) -> bytes:
-    """DINO's ViT-S: the bare teacher, under the names of timm."""
+    """DINO's ViT-S: the weights of the teacher only, with timm's names of parameters."""
     torch.manual_seed(patch_size)
     name = f"vit_small_patch{patch_size}_224.dino"
     return saved(timm.create_model(name, num_classes=0).state_dict())

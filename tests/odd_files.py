@@ -1,4 +1,4 @@
-"""A folder of odd files: kinds of images, of damage and of names, with what becomes of each."""
+"""Writes unusual files (rare formats, damage, strange names) and gives the expected results."""
 
 import io
 import os
@@ -11,14 +11,14 @@ import numpy as np
 import pillow_heif
 from PIL import Image, ImageCms
 
-pillow_heif.register_heif_opener()  # to write such files
+pillow_heif.register_heif_opener()  # lets Pillow write HEIC files
 
-# Four flat quadrants, so large that no lossy format smears them.
+# Four quadrants of one colour each, so large that lossy formats keep their colours.
 COLOURS = np.array([[[200, 0, 0], [0, 200, 0]], [[0, 0, 200], [200, 200, 0]]], np.uint8)
 GRAYS = np.array([[40, 110], [180, 250]], np.uint8)
 PICTURE = COLOURS.repeat(32, axis=0).repeat(48, axis=1)  # 64 x 96
 GRAY = GRAYS.repeat(32, axis=0).repeat(48, axis=1)
-# What is stored, seen from what is meant: EXIF 2.32, tag Orientation.
+# EXIF orientation → function that turns an upright image into the stored one (EXIF 2.32).
 STORED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -32,7 +32,7 @@ STORED = {
 
 
 def exif(orientation: int) -> Image.Exif:
-    """EXIF data with nothing but an orientation."""
+    """EXIF data that have only an orientation."""
     data = Image.Exif()
     data[0x0112] = orientation
     return data
@@ -46,11 +46,11 @@ def write_tiff(
     extra: tuple[int, ...] | None = None,
     orientation: int = 1,
 ) -> None:
-    """An uncompressed TIFF of H x W x bands, as no library here writes all of them.
+    """Write an uncompressed TIFF of H x W x bands; no installed library writes all these kinds.
 
     Args:
         photometric: 1 gray, 2 RGB.
-        extra: ExtraSamples: 0 unspecified, 1 or 2 transparency.
+        extra: values of the tag ExtraSamples: 0 unspecified, 1 or 2 transparency.
     """
     pixels = np.ascontiguousarray(np.atleast_3d(pixels))
     height, width, bands = pixels.shape
@@ -85,7 +85,7 @@ def write_tiff(
 
 
 def write_deep_png(path: Path, pixels: np.ndarray, *, orientation: int = 1) -> None:
-    """A 16-bit PNG of H x W x 3 (RGB) or x 4 (RGBA), with EXIF data."""
+    """Write a 16-bit PNG of H x W x 3 (RGB) or H x W x 4 (RGBA), with EXIF data."""
     order = [2, 1, 0, 3][: pixels.shape[2]]
     done, encoded = cv2.imencode(".png", np.ascontiguousarray(pixels[..., order]))
     assert done
@@ -104,7 +104,7 @@ def jpeg(**options: object) -> bytes:
 
 
 def write_images(root: Path) -> dict[str, np.ndarray]:
-    """Images that can be read: name → their four colours, 2 x 2 x 3, or gray values, 2 x 2."""
+    """Write images that can be read; gives name → four colours, 2 x 2 x 3, or grays, 2 x 2."""
     picture, gray = Image.fromarray(PICTURE), Image.fromarray(GRAY)
     found: dict[str, np.ndarray] = {}
 
@@ -148,7 +148,8 @@ def write_images(root: Path) -> dict[str, np.ndarray]:
     Image.fromarray(unit * 255).save(path("deep/float 255.tif", GRAYS))
     Image.fromarray(unit * 3 - 1).save(path("deep/float negative.tif", _full_range(GRAYS)))
     Image.fromarray(GRAY.astype(np.int32) * 1000).save(path("deep/int32.tif", _full_range(GRAYS)))
-    fourth = np.dstack([PICTURE, np.zeros_like(GRAY)])  # transparent, if it were transparency
+    # The fourth band is 0; read as transparency, it would make the whole image transparent.
+    fourth = np.dstack([PICTURE, np.zeros_like(GRAY)])
     for name, extra in (("unspecified", (0,)), ("undeclared", None)):
         write_tiff(path(f"bands/{name}.tif"), fourth, extra=extra)
         write_tiff(path(f"bands/{name} 16.tif"), fourth.astype(np.uint16) * 257, extra=extra)
@@ -164,13 +165,13 @@ def write_images(root: Path) -> dict[str, np.ndarray]:
 
 
 def _full_range(values: np.ndarray) -> np.ndarray:
-    """Values whose smallest and largest become 0 and 255."""
+    """Values scaled so that the smallest becomes 0 and the largest 255."""
     low, high = int(values.min()), int(values.max())
     return np.round((values.astype(float) - low) / (high - low) * 255).astype(np.uint8)
 
 
 def write_frames(root: Path) -> set[str]:
-    """Images of several frames or pages, of which the first is the picture: their names."""
+    """Write images of several frames or pages, the first of which is PICTURE; gives their names."""
     first, second = Image.fromarray(PICTURE), Image.new("RGB", (96, 64), "white")
     root.mkdir(parents=True, exist_ok=True)
     names = {"animated.gif", "animated.webp", "animated.png", "pages.tif"}
@@ -181,7 +182,7 @@ def write_frames(root: Path) -> set[str]:
 
 
 def write_broken(root: Path) -> dict[str, str]:
-    """Files that look like images and cannot be used: name → what the reason says."""
+    """Write files that look like images but cannot be used; gives name → text of the reason."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "zero bytes.jpg").touch()
     noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
@@ -212,7 +213,7 @@ def write_broken(root: Path) -> dict[str, str]:
 
 
 def write_others(root: Path) -> dict[str, int]:
-    """What is no image: type → how many."""
+    """Write files that are not images; gives type → number of files."""
     root.mkdir(parents=True, exist_ok=True)
     for name in ("notes.txt", "more.TXT", "raw.CR2", "no suffix", ".hidden.jpg", "Thumbs.db"):
         (root / name).write_bytes(b"x")
@@ -231,5 +232,5 @@ def write_others(root: Path) -> dict[str, int]:
     try:
         Path(os.fsdecode(os.fsencode(root) + b"/caf\xe9.jpg")).write_bytes(jpeg())
     except OSError:
-        return found  # not on this file system
+        return found  # this file system allows only names in UTF-8
     return {**found, "with a name that is not UTF-8": 1}

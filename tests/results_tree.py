@@ -1,4 +1,4 @@
-"""A small results tree as the workflow leaves it, made by the programs of its stages."""
+"""A small results folder like that of a finished run, made by the stages' own programs."""
 
 import json
 from pathlib import Path
@@ -43,8 +43,8 @@ SETTINGS = {
 def write(folder: Path) -> None:
     """Write data/tiny, results/tiny and config/datasets/tiny.yaml under `folder`.
 
-    Two splits of two shards; clusters have the classes' numbers the other way round, and what the
-    segmentation predicts is the ground truth.
+    There are two splits of two shards. Clusters have the numbers of the classes in reverse order,
+    so that they must be matched. The predictions of the segmentation are equal to the ground truth.
     """
     (folder / "config" / "datasets").mkdir(parents=True)
     (folder / "config" / "datasets" / "tiny.yaml").write_text(
@@ -175,7 +175,7 @@ def _cluster(image_id: int) -> int:
 
 
 def _write_image(root: Path, file_name: str, image_id: int) -> np.ndarray:
-    """Write an image with a bright rectangle, and its ground truth, which is returned."""
+    """Write an image with a bright rectangle and its ground truth; returns the ground truth."""
     pixels = np.random.default_rng(image_id).integers(0, 90, (*SIZE, 3), dtype=np.uint8)
     labels = np.zeros(SIZE, np.uint8)
     labels[8:28, 12 + image_id : 40 + image_id] = _class(image_id)
@@ -191,7 +191,7 @@ def _write_image(root: Path, file_name: str, image_id: int) -> np.ndarray:
 
 
 def _features(image_id: int, labels: np.ndarray) -> dict:
-    """Patches of 4 pixels; those of the object are near to [CLS] and alike."""
+    """Features of patches of 4 pixels; the object's patches are near to [CLS] and alike."""
     inside = (labels[2::4, 2::4] > 0).ravel()
     noise = np.random.default_rng(image_id).normal(0, 0.1, (inside.size, 4))
     return {
@@ -207,7 +207,7 @@ def _features(image_id: int, labels: np.ndarray) -> dict:
 
 
 def _candidates(image_id: int, labels: np.ndarray, file_name: str) -> list[dict]:
-    """A good candidate and a weak one; or the row that says that there is none."""
+    """Rows of a good candidate and a weak one, or the row of an image without candidates."""
     if file_name == WITHOUT_CANDIDATE:
         return [{"image_id": image_id}]
     good = (labels > 0) & (labels < label_maps.IGNORE)
@@ -246,7 +246,7 @@ def _evaluate(folder: Path, base: Path) -> None:
 
 
 def gallery_inputs(folder: Path, *, truth: bool = True) -> GalleryInputs:
-    """What a gallery of the whole tree shows."""
+    """The inputs of a gallery of the whole results folder."""
     base = folder / "results" / "tiny"
     seed = base / "seed-0"
 

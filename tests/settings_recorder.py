@@ -1,4 +1,4 @@
-"""Settings that note which of their values a program looks at, declared or not."""
+"""Settings that record which of their values a program reads, even those that are not declared."""
 
 import contextlib
 import json
@@ -13,8 +13,8 @@ from workflow_scripts.maskdistill.files import provenance
 from workflow_scripts.maskdistill.mask_rcnn import fitting as mask_rcnn_training
 from workflow_scripts.maskdistill.settings.section import Section, checked
 
-# Whatever these functions look at does not count as read: they check values, or copy them into
-# provenance, fingerprints and model files.
+# Values that these functions read are not recorded, because they only check them, or copy them
+# into provenance, fingerprints and model files.
 _COPYING = {
     function.__code__
     for function in (
@@ -39,11 +39,11 @@ def _is_copying() -> bool:
 
 
 class Log:
-    """What has been read: dotted names of settings.
+    """The dotted names of the settings that were read.
 
     Args:
-        typed: class of typed settings → its field → the setting that the field holds. Such a
-            setting counts as read where the field is, not where the class takes it over.
+        typed: class of typed settings → its field → the setting that the field has. Such a setting
+            is recorded when a program reads the field, not when it is copied into an instance.
     """
 
     def __init__(self, typed: Mapping[type, Mapping[str, str]]) -> None:
@@ -52,12 +52,12 @@ class Log:
         self._taken_over = {path for fields in typed.values() for path in fields.values()}
 
     def note(self, path: str) -> None:
-        """Note that a program has looked at a value of a mapping."""
+        """Record that a program has read a value of a mapping."""
         if path not in self._taken_over and not _is_copying():
             self.read.add(path)
 
     def watch(self, kind: type, fields: Mapping[str, str]) -> contextlib.AbstractContextManager:
-        """Note the fields that are looked at in instances of a class."""
+        """Record the fields that are read from instances of a class."""
 
         def look(instance: object, name: str) -> object:
             value = object.__getattribute__(instance, name)
@@ -69,12 +69,12 @@ class Log:
 
 
 class Recorder(dict):
-    """A part of the settings.
+    """A part of the settings that records each value that is read from it.
 
     Args:
-        values: what is declared.
-        beyond: the same part of the whole config. What is looked for there, though it is not
-            declared, is found and noted, so that the program goes on.
+        values: the settings that the rule declares.
+        beyond: the same part of the whole config. If a program reads a setting that is not
+            declared, it gets the value from here, so that it does not fail, and this is recorded.
     """
 
     def __init__(self, values: Mapping, beyond: Mapping, log: Log, prefix: str = "") -> None:
@@ -91,7 +91,7 @@ class Recorder(dict):
             raise KeyError(path)
         return value
 
-    # `dict` would look at its values by itself in all of these.
+    # The methods of `dict` would read the values without calling `__getitem__`.
     def __iter__(self) -> Iterator[str]:
         return iter(list(super().keys()))
 
@@ -114,7 +114,7 @@ class Recorder(dict):
 
 @contextlib.contextmanager
 def recording(whole: Mapping, log: Log) -> Iterator[None]:
-    """Programs that are called meanwhile get a `Recorder` as their settings.
+    """Within the block, programs that are called get a `Recorder` as their settings.
 
     Args:
         whole: the whole config.

@@ -1,4 +1,4 @@
-"""Benchmarks for a GPU, run at small sizes on the CPU only to check that they work."""
+"""The benchmarks for a GPU work; here they run on the CPU with small sizes."""
 
 import json
 from unittest import mock
@@ -54,7 +54,7 @@ def test_without_a_gpu_nothing_is_measured(monkeypatch, capsys, module):
 
 
 def test_rows_of_extraction():
-    with mock.patch.object(nn.Module, "compile"):  # takes minutes on a CPU
+    with mock.patch.object(nn.Module, "compile"):  # compiling would take minutes on a CPU
         rows = list(cuda_extraction.network("vit_tiny_patch16_224", CPU, (64, 96), 2))
     assert len(rows) == 2 * len(cuda_extraction.PRECISIONS) + 3
     assert all(row.value > 0 for row in rows)
@@ -73,7 +73,7 @@ def test_what_does_not_compile_is_said(capsys, monkeypatch):
 
 
 def test_rows_fill_the_table_of_the_plan(tmp_path, monkeypatch):
-    """Programs and trainings measure every rule of resources/throughput.json once."""
+    """The two benchmarks together measure every rule of resources/throughput.json once."""
     folder = _gpu.write_photographs(tmp_path / "photographs", 4, SIZE)
     monkeypatch.setattr(cuda_programs, "NAMES", ("vit_tiny_patch16_224",))
     monkeypatch.setattr(cuda_programs, "PRECISIONS", ("float32",))
@@ -87,13 +87,15 @@ def test_rows_fill_the_table_of_the_plan(tmp_path, monkeypatch):
     }
     for row in modules["cuda_training"]:
         assert row.value >= 0
-        assert row.reference is None or row.value <= row.reference  # waiting is part of a step
+        # The time that a step waits for data is compared with the time of the whole step.
+        assert row.reference is None or row.value <= row.reference
     path = tmp_path / "gpu.json"
     for name, rows in modules.items():
         write_json(path, name, rows)
     content = json.loads(path.read_text())
     content["machine"]["gpu"] = "a GPU"
-    for row in content["rows"]:  # a difference of two short times may be negative
+    # A row that is the difference of two short times may be negative by chance.
+    for row in content["rows"]:
         row["value"] = abs(row["value"]) + 1e-9
     old = json.loads((REPOSITORY / "resources" / "throughput.json").read_text())
     filled = measured_throughput(content, old["rules"])
@@ -111,7 +113,7 @@ def test_numbers_of_other_modules_are_kept(tmp_path, monkeypatch):
     rows = [Row(what="new", value=3, unit="s", reference=2, against="that", at_most=1)]
     module = mock.Mock(rows=lambda: rows)
     monkeypatch.setattr("tests.bench.__main__.importlib.import_module", lambda name: module)
-    assert main(["crf", "--json", str(path)]) == 1  # a bound is not kept
+    assert main(["crf", "--json", str(path)]) == 1  # because the ratio 3 / 2 is above `at_most`
     content = json.loads(path.read_text())
     assert [(row["module"], row["what"], row["holds"]) for row in content["rows"]] == [
         ("cuda_training", "kept", True),

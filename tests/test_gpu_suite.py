@@ -1,4 +1,4 @@
-"""The suite of a GPU, as it behaves without one, and its verdict."""
+"""The tests for a GPU, when they run without a GPU, and the verdict that they print."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_a_part_on_a_pretended_device_and_its_verdict(tmp_path):
     assert (
         "| clusters | k-means: share of points in the same cluster | 1 | ≥ 0.95 | kept |" in table
     )
-    # The verdict can be printed again, over the parts that were run.
+    # The verdict over all parts that were run can be printed again.
     again = run("--verdict", "--output", tmp_path)
     assert table in again.stdout
     assert f"cpu, PyTorch {torch.__version__}" in again.stdout
@@ -56,7 +56,7 @@ sys.meta_path.insert(0, Blocked())
 
 
 def test_only_the_library_and_pytest_are_needed_to_collect(tmp_path):
-    """Where a library is missing, its tests say so."""
+    """If a library is missing, the tests that need it are skipped with that reason."""
     names = {"snakemake", "faiss", "pycocotools", "pydensecrf", "xdist", "pytest_timeout"}
     (tmp_path / "sitecustomize.py").write_text(BLOCKED.format(names=names))
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}

@@ -1,4 +1,4 @@
-"""The benchmark on photographs: scores with hand-computed values, TokenCut, plans and the table."""
+"""The benchmark on photographs: scores against values computed by hand, TokenCut, plan, table."""
 
 import json
 
@@ -20,7 +20,7 @@ from workflow_scripts.maskdistill.runs.variants import MAIN
 from workflow_scripts.maskdistill.settings.layers import read_yaml
 
 VOID = label_maps.IGNORE
-# Class 1 in four pixels, class 2 in two, two ignored, eight of background.
+# Four pixels have class 1, two have class 2, two are ignored, and eight are background.
 LABELS = np.array([[1, 1, 0, 0], [1, 1, VOID, 0], [0, 0, VOID, 2], [0, 0, 0, 2]], np.uint8)
 
 
@@ -30,13 +30,14 @@ def region(rows: slice, columns: slice) -> np.ndarray:
     return mask
 
 
-LEFT = region(slice(0, 2), slice(0, 3))  # class 1, one ignored and one of background
-CORNER = region(slice(3, 4), slice(2, 4))  # one of class 2 and one of background
+LEFT = region(slice(0, 2), slice(0, 3))  # all of class 1, an ignored pixel, one of background
+CORNER = region(slice(3, 4), slice(2, 4))  # a pixel of class 2 and one of background
 
 
 def test_ious_leave_ignored_pixels_out():
     found = scores.score_image([LEFT], LABELS)
-    assert found.foreground_iou == 4 / 7  # 4 of 4 + 1 inside, and 2 of class 2 that it lacks
+    # The intersection has 4 pixels; the union also has one of background and two of class 2.
+    assert found.foreground_iou == 4 / 7
     assert found.best_iou == {1: 4 / 5, 2: 0}
     assert found.share == 6 / 16
 
@@ -56,7 +57,8 @@ def test_images_without_masks_and_without_objects():
 
 def test_the_class_under_a_mask():
     assert scores.majority_class(LEFT, LABELS) == 1
-    assert scores.majority_class(region(slice(0, 4), slice(1, 4)), LABELS) == 1  # two and two
+    # Two pixels of each class: the smaller class wins.
+    assert scores.majority_class(region(slice(0, 4), slice(1, 4)), LABELS) == 1
     assert scores.majority_class(region(slice(1, 4), slice(1, 4)), LABELS) == 2
     assert scores.majority_class(region(slice(1, 3), slice(2, 3)), LABELS) is None
 
@@ -84,10 +86,10 @@ def test_means_have_standard_errors():
 
 def test_two_blocks_are_cut_apart():
     weights = np.full((10, 10), token_cut.EPSILON)
-    small = np.arange(10) % 3 == 1  # three nodes
+    small = np.arange(10) % 3 == 1  # a block of three nodes
     weights[np.ix_(small, small)] = weights[np.ix_(~small, ~small)] = 1
     side, source = token_cut.normalised_cut(weights)
-    # y is orthogonal to D 1, so it is larger on the block with the smaller sum of degrees.
+    # The eigenvector y is orthogonal to D 1, so |y| is larger on the smaller block.
     assert (side == small).all()
     assert small[source]
 
@@ -202,7 +204,7 @@ def test_rows_are_what_they_are_called_whatever_the_run_is(voc, tmp_path, tiny_b
     _, found = plan(voc, tmp_path, tiny_backbone, "masks.top_k=0.05")
     default = read_yaml(REPOSITORY / "config" / "default.yaml")["defaults"]["masks"]
     compared = found.config["evaluation"]["ablations"]["masks"]
-    assert compared["paper"] == default  # whose values are the paper's
+    assert compared["paper"] == default  # the defaults are the paper's values
     assert compared["centred"] == {**default, "center_keys": True}
     preset = read_yaml(REPOSITORY / "config" / "presets" / "quick.yaml")["masks"]
     assert found.config["masks"] == {**default, **preset, "top_k": 0.05}
@@ -221,7 +223,7 @@ def test_a_wrong_setting_is_one_line(voc, tmp_path, tiny_backbone):
 
 
 def write_results(running, found, write_manifest):
-    """Masks, clusters and scores of two photographs of val and one of train, written by hand."""
+    """Write masks, clusters and scores of two photographs of val and one of train."""
     base = running.path(f"results/{found.dataset}")
     names = {1: "JPEGImages/d.jpg", 2: "JPEGImages/e.jpg"}
     for split, ids in (("train", [3, 4]), ("val", [1, 2])):
@@ -276,7 +278,7 @@ def test_the_table_is_made_from_results(voc, tmp_path, tiny_backbone, write_mani
     assert standard["masks"]["foreground_iou"] == {"mean": 4 / 7, "standard_error": 0, "n": 2}
     assert standard["masks"]["best_iou"]["mean"] == pytest.approx(2 / 5)
     assert standard["masks"]["used"] == 1
-    # One cluster on class 1: IoU of background 7 of 7 + 2 + 1, of cat 4 of 5, of dog 0.
+    # One cluster is matched to class 1. IoUs: background 7 / (7 + 2 + 1), cat 4 / 5, dog 0.
     assert standard["clusters"]["miou"] == {
         "mean": pytest.approx((7 / 10 + 4 / 5 + 0) / 3),
         "sd": pytest.approx(0),

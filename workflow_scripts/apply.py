@@ -1,9 +1,11 @@
-"""Apply trained models to single images: label map, overlay and, with a Mask R-CNN, objects.
+"""Apply trained models to single images.
 
-Writes STEM.png, STEM_overlay.jpg and STEM.json (COCO) into a folder. How the models are used
-(confidence threshold, selection of candidates, precision, CRF, names) is read from use.json, which
-the workflow writes for each seed, in the folder of --model or above it. --settings takes parts of a
-dataset's config, which override it: `predictions`, `candidates`, `confidence`, `crf`.
+For each image, writes a label map (STEM.png), an overlay (STEM_overlay.jpg) and, with --mask-rcnn,
+the objects (STEM.json, COCO) into a folder. The settings of the prediction (confidence threshold,
+selection of candidates, precision, CRF, names of clusters) are read from use.json, which the
+workflow writes for each seed. This file is looked for in the folder of --model and in the two
+folders above. Sections of a dataset's config that are given as --settings (`predictions`,
+`candidates`, `confidence`, `crf`) override it.
 """
 
 from pathlib import Path
@@ -24,9 +26,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--mask-rcnn", type=Path, help="model.pt of the Mask R-CNN")
     parser.add_argument("--image", type=Path, nargs="+", required=True, help="images")
-    parser.add_argument("--threshold", type=float, help="τ: keep objects with a higher score, 0..1")
     parser.add_argument(
-        "--classes", type=Path, help="file with names of classes: classes.json of export_model"
+        "--threshold",
+        type=float,
+        help="confidence threshold τ, 0..1: keep objects with a higher score",
+    )
+    parser.add_argument(
+        "--classes", type=Path, help="JSON list of the classes' names: classes.json of export_model"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
@@ -34,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     stems = [path.stem for path in options.image]
     if len(set(stems)) < len(stems):
         raise InputError(
-            "--image: two images have the same name; run this command once for each of them"
+            "--image: two images have the same name apart from the suffix, so that their outputs "
+            "would overwrite each other; run this command once for each of them"
         )
     inputs = [*options.image, options.model, options.mask_rcnn, options.classes]
     outputs = {path: single_images.Outputs.of(path, options.output) for path in options.image}

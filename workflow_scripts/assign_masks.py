@@ -1,4 +1,4 @@
-"""Assign the masks of one evaluated shard to the nearest centroids of the training masks."""
+"""Assign each mask of one shard of `val` to the nearest cluster of the training masks."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write the assignments of one shard; exit code 0."""
     parser = cli.Parser("assign_masks", __doc__)
     parser.add_input("--embeddings", required=True, help="the shard's embeddings")
-    parser.add_input("--centroids", required=True, help="written by cluster_masks")
+    parser.add_input("--centroids", required=True, help="centroids that cluster_masks wrote")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     options = parser.parse_args(argv)
 

@@ -1,7 +1,8 @@
-"""Make the augmented training set of PASCAL VOC 2012 from a copy of VOC and one of SBD.
+"""Make the augmented training set of PASCAL VOC 2012 from copies of VOC and SBD.
 
-Both copies are only read. Set `dataset.splits.train` to the absolute path of the resulting list,
-`ImageSets/Segmentation/train_aug.txt` in --output. Downloaded datasets already have this list.
+Neither copy is changed. Set `dataset.splits.train` to the absolute path of the resulting list,
+`ImageSets/Segmentation/train_aug.txt` in --output. A dataset that the workflow downloads already
+has this list.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from workflow_scripts.maskdistill.data import voc_augmentation
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write list and masks; exit code 0."""
+    """Write the list of images and their label maps; exit code 0."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

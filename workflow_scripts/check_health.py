@@ -1,7 +1,7 @@
 """Check the health of a run (images, masks, clusters, losses) from its own files, without labels.
 
-It writes its findings as JSON and prints them; for each problem it says what to do. An option with
-SPLIT or TRAINING is given once for each split or training.
+It writes its findings as JSON and prints them; for each problem it says what to do. Options that
+take SPLIT or TRAINING are repeated, once for each split or training.
 """
 
 import json

@@ -19,7 +19,7 @@ from workflow_scripts.maskdistill.settings.sections.runtime import RuntimeSettin
 class Parser(argparse.ArgumentParser):
     """Parser of a program's command line, which always has `--settings` and `--code`.
 
-    It knows which options name input files, for the provenance records of outputs.
+    It remembers which options name input files, because the provenance of an output lists them.
 
     Args:
         program: name of the module in `workflow_scripts`.
@@ -107,7 +107,7 @@ def record(
         options: result of `Parser.parse_args`.
         stage: the kind of output.
         files: further input files, for instance weights; None is skipped.
-        extra: further entries.
+        extra: further entries of the record.
     """
     return provenance.record(
         stage,
@@ -122,25 +122,24 @@ def record(
 def add_root(parser: argparse.ArgumentParser) -> None:
     """Add `--root`."""
     parser.add_argument(
-        "--root", type=Path, required=True, help="folder that file names are relative to"
+        "--root", type=Path, required=True, help="folder that file names of images are relative to"
     )
 
 
 def add_max_rejected(parser: argparse.ArgumentParser) -> None:
-    """Add `--max-rejected`, which does not change the output; it only decides whether to fail."""
+    """Add `--max-rejected`, which only decides whether to fail, and does not change the output."""
     parser.add_argument(
         "--max-rejected",
         type=float,
         nargs=2,
         required=True,
         metavar=("SHARE", "COUNT"),
-        help="fail if more images than this are unusable: a share of all or a number, whichever "
-        "is larger",
+        help="fail if more images are unusable than SHARE (0..1) of all and also more than COUNT",
     )
 
 
 def add_labels(parser: argparse.ArgumentParser) -> None:
-    """Add `--labels`, for `ground_truth.require_labels`."""
+    """Add `--labels`, the digest that `ground_truth.require_labels` compares with the labels."""
     parser.add_argument(
         "--labels",
         default="",
@@ -191,7 +190,7 @@ def training_parser(program: str, description: str | None) -> Parser:
     parser.add_argument("--model", type=Path, required=True, help="model file to write")
     parser.add_argument("--history", type=Path, required=True, help="loss history to write, CSV")
     parser.add_argument(
-        "--seed", type=int, required=True, help="seed of order, augmentation and new weights"
+        "--seed", type=int, required=True, help="seed of image order, augmentation and new weights"
     )
     add_runtime(parser, batch_size=False)
     return parser
@@ -226,10 +225,10 @@ def run(main: Callable[[list[str] | None], int]) -> None:
 
 
 def _end_when_snakemake_ends() -> None:
-    """Ask Linux to send SIGTERM to this program when Snakemake is killed; trainings then save.
+    """Ask Linux to send SIGTERM to this program when Snakemake is killed.
 
-    Otherwise the program would continue unnoticed, and overwrite the outputs of a later run. This
-    does nothing if Snakemake did not start the program.
+    Otherwise the program would continue unnoticed, and overwrite the outputs of a later run. A
+    training saves a checkpoint at SIGTERM. Nothing is done if Snakemake did not start the program.
     """
     snakemake = os.environ.get("MASKDISTILL_SNAKEMAKE")  # process id
     if snakemake is None or not sys.platform.startswith("linux"):
@@ -238,4 +237,7 @@ def _end_when_snakemake_ends() -> None:
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
     if not os.path.exists(f"/proc/{snakemake}"):  # ended while this program was starting
-        sys.exit(f"error: Snakemake (process {snakemake}) has ended")
+        sys.exit(
+            f"error: Snakemake (process {snakemake}) has ended, and this job ends with it; start "
+            "snakemake again"
+        )

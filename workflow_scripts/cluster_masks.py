@@ -1,4 +1,4 @@
-"""Cluster the embeddings of the training masks into pseudo-classes: FAISS k-means."""
+"""Cluster the embeddings of the training masks into pseudo-classes with FAISS's k-means."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from workflow_scripts.maskdistill.discovery import clustering
 from workflow_scripts.maskdistill.errors import report_out_of_memory
 from workflow_scripts.maskdistill.files import cluster_files, shards
 
-ROWS_PER_GROUP = 16_384  # large, because rows of assignments are small and are read all at once
+ROWS_PER_GROUP = 16_384  # rows of assignments are small, and a reader needs all of them at once
 
 
 @report_out_of_memory("lower clustering.max_points")
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         action="extend",
         nargs="+",
         default=[],
-        help="shards of other datasets that help to place the centroids; repeatable",
+        help="embeddings of other datasets, which k-means uses as additional points; repeatable",
     )
     parser.add_input(
         "--support-images",
@@ -32,10 +32,10 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=[],
         metavar=("SHARE", "COUNT SHARD"),
-        help="tolerated share and number of unusable images in one of those datasets, and its "
+        help="for one dataset of --support: tolerated share and number of unusable images, and its "
         "manifests; repeatable",
     )
-    parser.add_argument("--seed", type=int, required=True, help="seed of starts and samples")
+    parser.add_argument("--seed", type=int, required=True, help="seed of samples and k-means")
     parser.add_argument("--assignments", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--centroids", type=Path, required=True, help="Parquet file to write")
     options = parser.parse_args(argv)
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     centroids = clustering.fit(points, **chosen, seed=options.seed)
     del points
 
-    # assign_masks reads the standard deviation.
+    # assign_masks reads the standard deviation from this metadata.
     metadata = cli.record(options, "clusters", seed=options.seed, **extra)
     sizes = np.zeros(len(centroids), np.int64)
     with shards.shard_writer(
@@ -74,7 +74,9 @@ def main(argv: list[str] | None = None) -> int:
             sizes += np.bincount(clusters, minlength=len(centroids) + 1)[1:]
             for row in cluster_files.assignment_rows(keys, clusters, distances):
                 writer.write(row)
-    print(f"{sizes.sum()} masks in {len(centroids)} clusters of {sizes.min()} to {sizes.max()}")
+    print(
+        f"{sizes.sum()} masks in {len(centroids)} clusters of {sizes.min()} to {sizes.max()} masks"
+    )
     shards.write_table(
         options.centroids,
         "centroids",

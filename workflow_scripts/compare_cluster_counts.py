@@ -1,6 +1,7 @@
 """Compare numbers of clusters, from the embeddings of the training masks, and suggest some.
 
-It writes a page with a chart and with contact sheets of the suggested numbers, and a table as CSV.
+It writes a page with a chart and with contact sheets of the clusters for each suggested number, and
+a CSV table of all numbers.
 """
 
 from pathlib import Path
@@ -47,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         suggested_clusters.table(found).to_csv(folder / "counts.csv", index=False)
         provenance.write_record(folder / "counts.csv", record)
     print(
-        f"Of {len(points)} masks, look at {' or '.join(map(str, suggested))} clusters: "
-        f"{options.output / 'index.html'}"
+        f"Suggested for {len(points)} masks: {' or '.join(map(str, suggested))} clusters. To see "
+        f"them, open {options.output / 'index.html'}"
     )
     return 0
 

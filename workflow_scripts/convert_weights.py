@@ -1,8 +1,8 @@
-"""Convert a published ResNet checkpoint to the names of torchvision or of Detectron2.
+"""Rename the parameters of a published ResNet checkpoint as torchvision or Detectron2 names them.
 
 Reads MoCo v1, v2 and v3, DINO (teacher or student) and torchvision checkpoints; parameters outside
-of the ResNet (projector, queue, momentum encoder, classifier) are left out. The workflow does not
-need this, as it reads such checkpoints itself. Detectron2 loads the result by MODEL.WEIGHTS.
+of the ResNet (projector, queue, momentum encoder, classifier) are left out. The workflow itself
+reads such checkpoints without conversion. For Detectron2, set MODEL.WEIGHTS to the converted file.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint to read")
     parser.add_argument("--depth", type=int, choices=BLOCKS, default=50, help="depth of the ResNet")
     parser.add_argument(
-        "--names", choices=("torchvision", "detectron2"), required=True, help="names to write"
+        "--names", choices=("torchvision", "detectron2"), required=True, help="names to use"
     )
     parser.add_argument("--output", type=Path, required=True, help=".pth file to write")
     options = parser.parse_args(argv)
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.names == "torchvision":
         publish(state, options.output)
     else:
-        # Detectron2 then finds the module (backbone, or res5 in the heads) for each name.
+        # With matching_heuristics Detectron2 finds the module (backbone or heads) of each name.
         content = {"model": detectron2_names(state), "matching_heuristics": True}
         publish(content, options.output)
     return 0

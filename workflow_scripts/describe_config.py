@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write or check the files; exit code 0.
 
     Raises:
-        InputError: a file that is checked is out of date.
+        InputError: with `--check`, a file is out of date.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -1,7 +1,8 @@
 """Write use.json, the settings that `apply` needs in addition to the trained models.
 
-`apply` finds it in the folder of a model or above it, so that single images are processed as in the
-workflow: with the same confidence threshold, selection of candidates, precision, CRF and names.
+`apply` looks for this file in the folder of the model and in the two folders above. Single images
+are then processed as in the workflow: with the same confidence threshold, selection of candidates,
+precision, CRF and names of clusters.
 """
 
 import json

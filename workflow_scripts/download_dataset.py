@@ -1,7 +1,7 @@
 """Download, verify and unpack a dataset; its folder appears only when it is complete.
 
-The file given as --output marks its folder as complete. Existing archives are verified and used;
-archives are removed after unpacking.
+The file given as --output marks its folder as complete. An archive that exists already is verified
+and used instead of a download. Archives are removed after unpacking.
 """
 
 import json
@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     root = options.output.parent
     if root.is_dir() and any(root.iterdir()):
         raise InputError(
-            f"{root}: holds files, but not of a complete download; to use them, set "
-            "dataset.root to a path outside of data/; otherwise remove the folder"
+            f"{root}: this folder has files, but is not a complete download; to use the files, "
+            "move the folder out of data/ and set dataset.root to its new path; otherwise remove it"
         )
 
     fetched = [fetch(source, options) for source in options.settings["archives"]]
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def fetch(source: dict, options) -> tuple[Path, str]:
-    """An archive, downloaded unless it exists, and its SHA-256."""
+    """Download an archive unless it exists, and verify it; returns its path and its SHA-256."""
     path = options.archives / archive_name(source)
     source = download.pinned(source, options.checksums)
     get = download.verify if path.is_file() else download.download

@@ -1,6 +1,7 @@
 """Download and verify one file, for instance weights; an interrupted download is continued.
 
-If no SHA-256 is published, that of the first download is recorded, and later ones must match it.
+If no SHA-256 is published, the program records the SHA-256 of the first download, and every later
+download must match it.
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""Draw a contact sheet of every cluster, and write a template of a file of names.
+"""Draw a contact sheet of every cluster, and write a template of the file that names clusters.
 
-A sheet shows the masks nearest to the centroid, and those that are nearly as near to another one.
+A sheet shows the masks that are nearest to the cluster's centroid, and the masks that are nearly as
+close to the centroid of another cluster.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Embed masked objects: [CLS] of the image without its background, or of a crop.
+"""Embed each masked object: the [CLS] token of the image without its background, or of a crop.
 
-The network is that of the features unless the settings name another one.
+The network is the backbone of the features, unless `embedding.backbone` names another one.
 """
 
 from pathlib import Path

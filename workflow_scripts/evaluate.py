@@ -1,6 +1,7 @@
 """Score the label maps of every step against the ground truth: mIoU and more.
 
-This is the first stage that reads labels. Each step has its own matching of clusters to classes.
+A step is one kind of label maps, for instance `initial_masks` or `segmentation`. Clusters are
+matched to classes for each step separately. No stage before this one reads labels.
 """
 
 import json
@@ -35,9 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--supervised",
         action="store_true",
-        help="label maps hold classes (linear probe), so that no clusters are matched",
+        help="the label maps hold classes (linear probe) instead of clusters; do not match them",
     )
-    parser.add_argument("--workers", type=int, default=1, help="threads that decode and count")
+    parser.add_argument("--workers", type=int, default=1, help="threads that count pixels")
     parser.add_argument("--output", type=Path, required=True, help="metrics, JSON")
     parser.add_argument(
         "--per-class-csv", type=Path, required=True, help="table of all classes to write"

@@ -1,8 +1,8 @@
 """Score initial masks and candidates against the annotated objects: mask AP, coverage, calibration.
 
-Class-aware scores use the matching of clusters with classes in the metrics of the same step
-(`initial_masks`, and that of the candidates). It is that of the label maps of `val`, even if
-objects of more images are evaluated.
+Class-aware scores need a class for each cluster. It is taken from the metrics that evaluate wrote
+for the same step. evaluate matches clusters to classes on the label maps of `val`, even if objects
+of more images are scored here.
 """
 
 import json
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--masks", nargs="+", required=True, help="initial masks")
     parser.add_input("--assignments", nargs="+", required=True, help="clusters of these masks")
     parser.add_input("--candidates", nargs="*", default=[], help="candidates of Mask R-CNN, if any")
-    parser.add_input("--metrics", required=True, help="output of evaluate, for its matching")
+    parser.add_input("--metrics", required=True, help="metrics.json of evaluate")
     parser.add_argument("--workers", type=int, default=1, help="threads that decode labels")
     parser.add_argument("--output", type=Path, required=True, help="instance metrics, JSON")
     options = parser.parse_args(argv)
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         "split": options.split,
         "images": len(images),
         "objects": sum(count for count, _ in objects.values()),
-        # The images on whose label maps the clusters were matched with classes.
+        # The images on whose label maps evaluate matched clusters to classes.
         "matched_on": {"split": metrics["split"], "images": metrics["images"]},
         "class_names": list(truth.class_names),
         "steps": steps,

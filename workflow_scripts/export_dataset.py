@@ -1,4 +1,4 @@
-"""Export the evaluated images, with label maps and confident objects, for another tool."""
+"""Export the images of a split, with label maps and confident objects, for another tool."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dataset", required=True, help="the dataset's name")
     parser.add_argument("--split", required=True, help="split of the shards")
     parser.add_input("--images", nargs="+", required=True, help="manifest shards")
-    parser.add_input("--confident", nargs="+", required=True, help="their objects")
+    parser.add_input("--confident", nargs="+", required=True, help="their confident objects")
     parser.add_input("--predictions", nargs="+", required=True, help="their final label maps")
     parser.add_input("--pseudo-labels", required=True, help="COCO file of the training images")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")

@@ -1,6 +1,7 @@
 """Export the trained segmentation model by torch.export and as ONNX, with a model card.
 
-Both files are compared with the trained model on odd sizes before anything is written.
+Before the folder appears, both exported models are compared with the trained model on images of
+odd, very small and elongated sizes.
 """
 
 import json
@@ -23,7 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--model", required=True, help="model of train_segmentation")
     parser.add_input("--images", nargs="+", required=True, help="manifests of the training images")
     parser.add_input("--metrics", help="metrics.json of the model's seed")
-    parser.add_argument("--step", default="segmentation", help="step of the metrics to show")
+    parser.add_argument(
+        "--step", default="segmentation", help="step whose metrics the model card shows"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     options = parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""Extract the features for masks: queries and keys of the backbone's last attention block."""
+"""Extract the features for the masks: queries and keys of the backbone's last attention block."""
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone

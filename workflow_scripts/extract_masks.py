@@ -1,6 +1,7 @@
-"""Make object masks from images: extract_features and make_masks without storing the features.
+"""Make object masks from images directly, without storing the features.
 
-The masks are the same. After a change of a setting such as top-k, the backbone runs again.
+The masks are the same as those of extract_features and make_masks, but after a change of a setting
+such as `masks.top_k` the backbone has to run again.
 """
 
 import functools
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         options.root,
         batch_size=options.batch_size,
         workers=options.workers,
-        # Masks are computed where the backbone runs: by torch on a GPU, by NumPy on the CPU.
+        # Masks are computed on the backbone's device: by PyTorch on a GPU, by NumPy on the CPU.
         fetch=backbone.device.type == "cpu",
         keep_images=refine is not None,
     )

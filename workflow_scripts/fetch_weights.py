@@ -1,7 +1,7 @@
 """Fetch the weights of a model of timm from the user's cache of timm's hub, or from the hub.
 
-Run it where there is a network. The first fetch records the SHA-256 of the file, and later ones
-must match it.
+A download needs a network. The program records the SHA-256 of the file when it fetches it for the
+first time, and later files must match it.
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""Fill resources/throughput.json, which `make plan` rests on, from the benchmarks of a GPU.
+"""Write the times that a GPU's benchmarks measured into resources/throughput.json.
 
-The file is replaced as a whole, or not at all if anything is missing.
+`make plan` computes its estimates from this file. The file is replaced as a whole, or not at all if
+a measurement is missing.
 """
 
 import argparse
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         "--measured",
         type=Path,
         default=REPOSITORY / "benchmarks" / "gpu.json",
-        help="JSON file of make bench-gpu",
+        help="JSON file that make bench-gpu wrote",
     )
     parser.add_argument(
         "--throughput",

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         for image in images:
             rows = by_image[image["image_id"]]
             ranked = above_threshold(rows, overlap=settings["overlap"])
-            # An image without candidates has one row, as in the candidates.
+            # An image without a confident candidate has one row, with its id and nothing else.
             for row in ranked or [{"image_id": image["image_id"]}]:
                 confident_writer.write(row)
             labels = confidence.paint(ranked, (image["height"], image["width"]), clusters)

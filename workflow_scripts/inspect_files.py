@@ -1,7 +1,7 @@
 """Describe any output of any stage: what it is, how it was made, what it contains.
 
-PATH is a file, a folder, or a quoted pattern: shards, label maps, COCO files, models, metrics, loss
-histories, logs. For a folder with many stages an overview is printed.
+PATH is a file, a folder, or a quoted pattern. Shards, label maps, COCO files, models, metrics, loss
+histories and logs can be described. For a folder with many stages an overview is printed.
 
 examples:
   python -m workflow_scripts.inspect_files results/demo
@@ -20,12 +20,12 @@ from workflow_scripts import cli
 from workflow_scripts.maskdistill.inspection import any_file, image_sheet, terminal
 from workflow_scripts.maskdistill.repository import REPOSITORY
 
-# Where the dataset of results/NAME is described: in the working directory, or in the repository.
+# The config of the dataset of results/NAME is looked for in these folders, in this order.
 CONFIGS = (Path("config/datasets"), REPOSITORY / "config" / "datasets")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print descriptions; exit code 0, or 1 if any file is damaged or foreign."""
+    """Print descriptions; exit code 0, or 1 if a file is damaged or not the workflow's."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         type=int,
         default=any_file.SAMPLE,
         metavar="N",
-        help="label maps decoded for statistics, evenly spread; 0 for all (default: %(default)s)",
+        help="number of label maps that are decoded for statistics, evenly spread over the file; 0 "
+        "for all (default: %(default)s)",
     )
     parser.add_argument(
         "--image",
@@ -69,8 +70,9 @@ def main(argv: list[str] | None = None) -> int:
         "--sql",
         metavar="QUERY",
         help="query the shards in DuckDB's dialect; every stage is a table (images, masks, "
-        "candidates, …) with its own columns, the column file and, if there are several, "
-        "split, seed and round; `SHOW TABLES` lists the tables",
+        "candidates, …) with the columns of its shards, a column `file` and, if there are "
+        "several splits, seeds or rounds, columns `split`, `seed` and `round`; `SHOW TABLES` lists "
+        "the tables",
     )
     options = parser.parse_args(argv)
     # Print an escape instead of failing if the terminal cannot show a character.

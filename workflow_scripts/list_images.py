@@ -2,7 +2,7 @@
 
 An image that cannot be read has a row with the reason in `status`; later stages skip it. Files of a
 folder that are not images, and pages and frames after the first, are counted by type in the log and
-in the provenance of the manifest, under `skipped`. Each of them belongs to one shard, like images.
+in the provenance of the manifest, under `skipped`. Each is counted in one shard only.
 """
 
 import concurrent.futures
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"rejected {printable(row['file_name'])}: {row['status']}")
     skipped_types = folders.by_type(skipped)
     print(*folders.lines(skipped_types), sep="\n", end="\n" if skipped else "")
-    # An early check; stages that merge the shards check all images of the split.
+    # This check can end a run early; stages that merge the shards check the whole split later.
     what = f"shard {options.shard} of {options.root}"
     datasets.check_rejected(rows, options.max_rejected, what)
     record = cli.record(options, "images", listing=digest, skipped=skipped_types)

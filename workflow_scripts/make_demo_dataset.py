@@ -1,4 +1,4 @@
-"""Generate the demo dataset: scenes of textured shapes with ground truth, as a PASCAL VOC tree.
+"""Generate the demo dataset: scenes of textured shapes with ground truth, laid out like VOC.
 
 The file given as --output is written last and marks its folder as complete.
 """
@@ -12,10 +12,10 @@ from workflow_scripts.maskdistill.files import atomic
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the tree around `--output`; exit code 0."""
+    """Write the dataset into the folder of `--output`; exit code 0."""
     parser = cli.Parser("make_demo_dataset", __doc__)
     parser.add_argument(
-        "--output", type=Path, required=True, help="JSON file to write into the tree's root"
+        "--output", type=Path, required=True, help="JSON file to write, in the dataset's folder"
     )
     options = parser.parse_args(argv)
     settings = options.settings["dataset"]["generate"]

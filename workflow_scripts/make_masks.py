@@ -1,4 +1,4 @@
-"""Make object masks from features: top-k, source, diffusion over the key affinity.
+"""Make object masks from features: the affinity of [CLS] to patches, diffused (Eq. 1 and 2).
 
 An image without a mask has one row, whose `status` says why. With `masks.refinement`, the images
 are read too.
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = MaskSettings.read(options.settings["masks"])
     refine = mask_refiner(settings)
     if refine is not None and options.root is None:
-        raise InputError("masks.refinement reads the images; give their folder as --root")
+        raise InputError("masks.refinement needs the images; give their folder as --root")
     write_masks(
         options.images,
         options.features,

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     seed = options.settings["seeds"][0]
 
     keys, vectors = cluster_files.read_embeddings(options.embeddings)
-    # Two splits may hold the same image.
+    # Two splits may have the same image; each mask is placed once.
     numbers = list({key: number for number, key in enumerate(keys)}.values())
     numbers = [numbers[i] for i in mask_map.chosen(len(numbers), seed)]
     points = cluster_counts.prepare(vectors[numbers], standardize=settings["standardize"])

@@ -1,7 +1,8 @@
 """Look at a folder of images and write config/datasets/NAME.yaml for it, ready to run.
 
-The layouts of PASCAL VOC and COCO are recognised, with their labels; anything else is a folder of
-images. Comments in the file explain what was chosen. Nothing is run and no image is changed.
+The layouts of PASCAL VOC and COCO are recognised, with their labels; any other folder is read as
+images without labels. Comments in the file explain the chosen values. No stage is run, and no image
+is changed.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from workflow_scripts.maskdistill.settings.sections.images import ImageSettings
 
 FOLDER = Path("config/datasets")
 FOLDERS = [FOLDER, REPOSITORY / FOLDER]
-EVENING = 4.0  # hours
+EVENING = 4.0  # default time for a run, in hours
 FEW_IMAGES = 50  # with fewer images a warning is printed
 
 
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         "--hours", type=float, default=EVENING, help="how long the run may take on this machine"
     )
     parser.add_argument(
-        "--sample", type=int, default=2000, help="the most images that are decoded for the survey"
+        "--sample", type=int, default=2000, help="images to decode at most, to describe the folder"
     )
     parser.add_argument("--force", action="store_true", help="replace the dataset's file")
     options = parser.parse_args(argv)
@@ -104,19 +105,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Check the name, and that nothing is overwritten.
+    """Check all options, and that no file would be overwritten.
 
     Raises:
-        InputError: names the option and the remedy.
+        InputError: an option is wrong; the message names it and the remedy.
     """
     checked(
         lambda: TypeAdapter(FileName).validate_python(options.name), options.name, section="NAME"
     )
     path = FOLDER / f"{options.name}.yaml"
     if path.exists() and not options.force:
-        raise InputError(f"{path}: there is such a file; choose another NAME, or give --force")
+        raise InputError(f"{path} exists already; choose another NAME, or replace it with --force")
     if options.name in known_datasets([REPOSITORY / FOLDER]) and not path.exists():
-        raise InputError(f"NAME: {options.name!r} is a dataset of this repository; choose another")
+        raise InputError(
+            f"NAME: {options.name!r} is a dataset of this repository; choose another NAME"
+        )
     if options.hours <= 0 or options.sample < 1:
         raise InputError("--hours and --sample must be greater than 0")
     if options.preset is not None:
@@ -135,7 +138,7 @@ def outlook(
     preset: str,
     machine: schedule.Machine,
 ) -> list[str]:
-    """What the run will take, and what may go wrong, line by line."""
+    """Lines with the run's expected time and disk space, and with warnings."""
     device = machine.gpu or f"{machine.cores} CPU cores, without a GPU"
     rows = [(rule, duration(one)) for rule, one in seconds.items()]
     rows.append(("total", duration(sum(seconds.values()))))
@@ -170,7 +173,7 @@ def outlook(
 
 
 def duration(seconds: float) -> str:
-    """Minutes, or hours to a tenth."""
+    """A duration as text, in minutes or, from an hour on, in hours with one decimal."""
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 

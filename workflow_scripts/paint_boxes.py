@@ -1,7 +1,7 @@
-"""Paint the boxes of the confident candidates of one shard into label maps (Table S1).
+"""Paint the boxes of the confident candidates of one shard into label maps (the paper's Table S1).
 
-With `--grabcut` the object in the box is segmented by its colours. Where candidates overlap, the
-more confident one is on top, as with masks.
+With `--grabcut`, the object that GrabCut finds in a box is painted instead of the box. Where
+candidates overlap, the more confident one is on top.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_root(parser)
     parser.add_input("--images", required=True, help="the shard's manifest")
     parser.add_input("--confident", required=True, help="confident candidates")
-    parser.add_argument("--grabcut", action="store_true", help="segment the objects in the boxes")
+    parser.add_argument("--grabcut", action="store_true", help="segment objects by GrabCut")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     options = parser.parse_args(argv)
     clusters = options.settings["clustering"]["clusters"]

@@ -1,7 +1,7 @@
 """Paint the initial masks of one shard, with their clusters, into label maps.
 
-If an image has several masks, the first one (nearest to [CLS]) is on top. Masks of dropped clusters
-are not painted.
+If an image has several masks, the first one (nearest to [CLS]) is on top. Masks of clusters that
+were dropped by the user are not painted.
 """
 
 from pathlib import Path

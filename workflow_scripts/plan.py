@@ -1,8 +1,9 @@
 """Print jobs, GPU hours and disk space of a run, without running anything.
 
-Jobs are those of Snakemake's dry-run. Hours are estimated from resources/throughput.json, whose
-numbers name their source, for all jobs of a rule, including those that are already done. On a
-machine without a GPU, the hours that its processor would take stand beside them.
+The jobs are those that Snakemake's dry run lists. The hours are estimated from
+resources/throughput.json, which also names the source of each number. They count all jobs of a
+rule, including those that are already done. On a machine without a GPU, another column shows the
+hours that its processor would take.
 """
 
 import argparse
@@ -32,13 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--dataset", required=True, help="a file config/datasets/DATASET.yaml")
     parser.add_argument(
-        "--configfile", type=Path, help="file with overrides, as for `snakemake --configfile`"
+        "--configfile", type=Path, help="file with overrides, as `snakemake --configfile` takes it"
     )
     parser.add_argument(
         "--throughput",
         type=Path,
         default=REPOSITORY / "resources" / "throughput.json",
-        help="JSON file with the seconds of every rule",
+        help="JSON file with the seconds that every rule takes",
     )
     options = parser.parse_args(argv)
     config = read_yaml(REPOSITORY / "config" / "default.yaml")
@@ -87,11 +88,11 @@ def lines(options, config: dict, catalogue: dict, throughput: dict) -> list[str]
         result += ["", "This machine has no GPU; the hours on its processor are a rough estimate."]
         if own["dataset"]["generate"] is None:
             result += [
-                f"{untrained_warning(stage)}; on this processor this takes "
+                f"{untrained_warning(stage)}; on this processor the training takes "
                 f"{hours(on_processor[f'train_{stage}'])} hours, and the result will not be good"
                 for stage in untrained(own)
             ]
-    result += ["", "Rules with – use no GPU. What the hours rest on:", ""]
+    result += ["", "Rules with – use no GPU. The hours are computed from these times:", ""]
     result += [
         f"  {rule}: {one['seconds']} s a{'n' if one['per'][0] in 'aei' else ''} {one['per']}; "
         f"{one['basis']}"
@@ -103,7 +104,7 @@ def lines(options, config: dict, catalogue: dict, throughput: dict) -> list[str]
     rows = [(stage, terminal.size(size)) for stage, size in disk.items()]
     rows.append(("total", terminal.size(sum(disk.values()))))
     result += terminal.table(("stage", "space"), rows)
-    result += [f"  not counted, its size is not published: {url}" for url in unknown]
+    result += [f"  not counted, because its size is not published: {url}" for url in unknown]
     return result
 
 
@@ -113,12 +114,12 @@ def split_text(counts: dict[str, int]) -> str:
 
 
 def hours(seconds: float | None) -> float | None:
-    """GPU hours to a tenth; None for rules that use no GPU."""
+    """Seconds as hours, to a tenth; None stays None, for rules that use no GPU."""
     return None if seconds is None else round(seconds / 3600, 1)
 
 
 def planned_jobs(dataset: str, configfile: Path | None) -> dict[str, int]:
-    """Rule → jobs that Snakemake would run.
+    """Rule → number of its jobs that Snakemake would run.
 
     Raises:
         InputError: Snakemake fails; the message is the last line of its output.

@@ -1,6 +1,7 @@
 """Write the report of one dataset: a single HTML file with pictures, scores and settings.
 
-Options with SPLIT, STEP or SEED are repeated for each of these; steps are given in order.
+Options that take SPLIT, STEP or SEED are repeated, once for each split, step or seed. The report
+shows the steps in the order in which they are given.
 """
 
 import argparse
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("report", __doc__)
     cli.add_root(parser)
     parser.add_argument("--dataset", required=True, help="the dataset's name")
-    parser.add_argument("--split", required=True, help="split of the examples")
+    parser.add_argument("--split", required=True, help="split of the example images")
     parser.add_input("--health", required=True, help="output of check_health")
     _add_shards(parser, "--images", "SPLIT", "manifest shards", required=True)
     _add_shards(parser, "--masks", "SPLIT", "masks", required=True)
@@ -33,12 +34,14 @@ def main(argv: list[str] | None = None) -> int:
     _add_shards(parser, "--confident", "SPLIT", "confident candidates")
     _add_shards(parser, "--step", "STEP", "label maps of --split", required=True)
     parser.add_input("--assignments", nargs="+", required=True, help="clusters of the masks")
-    _add_files(parser, "--metrics", "SEED", "output of evaluate; if missing, no labels are read")
+    _add_files(parser, "--metrics", "SEED", "metrics.json of a seed, if the dataset has labels")
     parser.add_input("--summary", help="output of summarize")
     _add_files(parser, "--history", "STEP", "loss history of the step's training, CSV")
     parser.add_argument("--benchmarks", type=Path, help="folder of the dataset's benchmarks")
-    parser.add_argument("--paper-tables", type=Path, help=comparison.PAPER_TABLES)
-    parser.add_argument("--git-revision", default="unknown", help="as text")
+    parser.add_argument(
+        "--paper-tables", type=Path, help=f"the paper's scores: {comparison.PAPER_TABLES}"
+    )
+    parser.add_argument("--git-revision", default="unknown", help="revision that the report names")
     parser.add_argument("--output", type=Path, required=True, help="the report, HTML")
     options = parser.parse_args(argv)
     if bool(options.metrics) != bool(options.summary):
@@ -71,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _verdict(options: argparse.Namespace) -> verification.Verdict | None:
-    """Whether the report's input files match the config of the run; None outside of a run."""
+    """Whether the report's inputs match the run's config; None if no run started this program."""
     run = os.environ.get(frozen.VARIABLE)
     if run is None:
         return None

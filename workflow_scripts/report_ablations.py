@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="the page, HTML")
     options = parser.parse_args(argv)
     items = [read_json(path, remedy="run the ablations again") for path in options.items]
-    # An SVG inside a page has no XML declaration.
+    # An SVG inside of an HTML page must not have an XML declaration.
     figures = {path.stem: path.read_text().partition("?>\n")[2] for path in options.figures}
     page = ablations_page.render(options.dataset, items, figures)
     record = cli.record(options, "ablations_report")

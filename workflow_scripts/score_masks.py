@@ -1,6 +1,6 @@
-"""Make candidates of the initial masks of one shard: their clusters, with their quality as score.
+"""Turn the initial masks of one shard into candidates, with the quality of a mask as its score.
 
-These take the place of Mask R-CNN's candidates if `mask_rcnn.enabled` is false.
+They replace the candidates of Mask R-CNN if `mask_rcnn.enabled` is false.
 """
 
 from pathlib import Path

@@ -1,9 +1,8 @@
 """Print which stages would run again, how many jobs of each, and why.
 
-Snakemake plans without running anything, and compares what it would run with its records of what
-made the existing files. Options that are not listed here are passed to Snakemake, for instance
---config datasets='[mine]' or --configfile my_overrides.yaml. Without --profile it is
-profiles/local, and without a target `all`.
+No job is run. Snakemake's dry run compares settings, code and inputs with its records of how the
+existing files were made. Options that are not listed here are passed to Snakemake, for instance
+--config datasets='[mine]' or --configfile my_overrides.yaml. The default target is `all`.
 """
 
 import argparse
@@ -21,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--profile", default=REPOSITORY / "profiles" / "local", help="profile of Snakemake"
+        "--profile", default=REPOSITORY / "profiles" / "local", help="Snakemake's profile"
     )
     options, others = parser.parse_known_args(argv)
     print(describe(plan([f"--profile={options.profile}", *others])))

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the metrics over all seeds, as JSON and as a table on stdout."""
+"""Write mean and standard deviation of the metrics over all seeds as JSON, and print a table."""
 
 import json
 from pathlib import Path

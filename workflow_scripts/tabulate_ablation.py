@@ -1,6 +1,8 @@
-"""Write one table or figure of the paper with the run's numbers: mean, sd and n over seeds.
+"""Write one table or figure of the paper with the run's own numbers.
 
-Files are given for each variant, one per seed; the variant `main` is the run itself.
+Each number is a mean over seeds, with standard deviation and number of seeds. Options that take
+VARIANT are repeated for each variant, with one file for each seed. A variant is the run with other
+settings; the variant `main` is the run itself.
 """
 
 import json
@@ -32,18 +34,21 @@ def main(argv: list[str] | None = None) -> int:
         nargs=2,
         default=[],
         metavar=("VALUE", "VARIANT"),
-        help="for a figure: a value and its variant; repeat in ascending order",
+        help="for a figure: a value on the x axis and its variant; repeat in ascending order",
     )
     parser.add_argument(
-        "--seeds", type=int, nargs="+", required=True, help="seeds of the files, in their order"
+        "--seeds", type=int, nargs="+", required=True, help="seeds, in the order of the files"
     )
-    parser.add_argument("--paper-tables", type=Path, help=comparison.PAPER_TABLES)
+    parser.add_argument(
+        "--paper-tables", type=Path, help=f"the paper's scores: {comparison.PAPER_TABLES}"
+    )
     parser.add_argument("--json", type=Path, required=True, help="tables to write, JSON")
     parser.add_argument("--csv", type=Path, required=True, help="the same as CSV")
     parser.add_argument(
         "--overclustering-csv",
         type=Path,
-        help="CSV for numbers of majority matching, which are not comparable to Hungarian ones",
+        help="CSV file for the scores with majority matching, which cannot be compared with those "
+        "with Hungarian matching",
     )
     parser.add_argument("--svg", type=Path, help="for a figure: the charts, SVG")
     options = parser.parse_args(argv)
@@ -66,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     first, overclustering = tables.split_overclustering(found)
     if overclustering and not options.overclustering_csv:
         raise InputError(
-            f"{options.item}: numbers of Hungarian and of majority matching; give "
-            "--overclustering-csv for the latter"
+            f"{options.item} has scores with Hungarian and scores with majority matching; name a "
+            "file for the latter with --overclustering-csv"
         )
     obstacles = comparison.obstacles(
         options.settings, summaries[MAIN]

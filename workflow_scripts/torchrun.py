@@ -10,7 +10,7 @@ from torch.distributed import run
 
 from workflow_scripts import cli
 
-# Less than the 120 s between SIGTERM and SIGKILL in SLURM (profiles/slurm).
+# Less than the 120 s that SLURM leaves between SIGTERM and SIGKILL (profiles/slurm).
 SECONDS_TO_SAVE = 100
 
 

@@ -1,7 +1,7 @@
-"""Train the weights of the demo, self-supervised, on generated clips and on a CPU.
+"""Train one of the demo's two networks, self-supervised, on generated video clips and on a CPU.
 
-The results are resources/demo_backbone.safetensors (transformer) and demo_resnet.safetensors
-(resnet).
+This program made resources/demo_backbone.safetensors (transformer) and
+resources/demo_resnet.safetensors (resnet).
 """
 
 import argparse
@@ -33,9 +33,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--curve", type=Path, help="CSV file for the losses")
-    parser.add_argument("--clips", type=int, help="clips to draw")
-    parser.add_argument("--steps", type=int, help="training steps")
-    parser.add_argument("--threads", type=int, default=2, help="threads, and processes that draw")
+    parser.add_argument("--clips", type=int, help="number of clips")
+    parser.add_argument("--steps", type=int, help="number of training steps")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="threads that train, and processes that draw clips"
+    )
     options = parser.parse_args(argv)
 
     torch.set_num_threads(options.threads)
@@ -49,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         describe=options.network == "resnet",
     )
     model, curve = pretrain(recipe, clips)
-    # Half precision halves the file; the weights are used in float32.
+    # Half precision halves the file's size; the network computes with the weights in float32.
     weights = {
         name: value.half() if value.is_floating_point() else value
         for name, value in model.state_dict().items()

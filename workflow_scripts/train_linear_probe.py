@@ -1,7 +1,8 @@
 """Train a linear classifier with labels on the frozen features of the segmentation model.
 
-Checkpoints are kept under --work-dir, by fingerprint of settings, model and labels, so that a
-training that was killed continues from its last checkpoint. Under torchrun it uses several GPUs.
+Checkpoints are kept in a folder of --work-dir that is named by a fingerprint of settings, model and
+labels. A training that was killed continues from its last checkpoint when the same command is run
+again. Under torchrun it uses several GPUs.
 """
 
 from workflow_scripts import cli
@@ -16,7 +17,7 @@ from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 
 @report_out_of_memory(
-    "the last checkpoint is kept, and more GPUs (runtime.gpus) continue from it; otherwise lower "
+    "the last checkpoint is kept; continue from it with more GPUs (runtime.gpus), or lower "
     "evaluation.linear_probe.batch_size or segmentation.crop_size, which starts a new training"
 )
 def main(argv: list[str] | None = None) -> int:

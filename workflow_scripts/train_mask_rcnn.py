@@ -1,4 +1,4 @@
-"""Train Mask R-CNN on pseudo-masks.
+"""Train Mask R-CNN on pseudo-labels.
 
 A training that was killed continues from its last checkpoint when the same command is run again.
 Under torchrun it uses several GPUs.
@@ -16,7 +16,7 @@ from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 
 @report_out_of_memory(
-    "the last checkpoint is kept, and more GPUs (runtime.gpus) continue from it; otherwise lower "
+    "the last checkpoint is kept; continue from it with more GPUs (runtime.gpus), or lower "
     "mask_rcnn.batch_size or mask_rcnn.train_sides, which starts a new training"
 )
 def main(argv: list[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """Train DeepLab-v3 on label maps.
 
-Checkpoints are kept under --work-dir, by fingerprint of settings and label maps, so that a training
-that was killed continues from its last checkpoint. Under torchrun it uses several GPUs.
+Checkpoints are kept in a folder of --work-dir that is named by a fingerprint of settings and label
+maps. A training that was killed continues from its last checkpoint when the same command is run
+again. Under torchrun it uses several GPUs.
 """
 
 from workflow_scripts import cli
@@ -15,7 +16,7 @@ from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 
 @report_out_of_memory(
-    "the last checkpoint is kept, and more GPUs (runtime.gpus) continue from it; otherwise lower "
+    "the last checkpoint is kept; continue from it with more GPUs (runtime.gpus), or lower "
     "segmentation.batch_size or segmentation.crop_size, which starts a new training"
 )
 def main(argv: list[str] | None = None) -> int:

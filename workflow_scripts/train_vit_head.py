@@ -1,7 +1,8 @@
 """Train a light decoder on a frozen vision transformer with label maps, for machines without a GPU.
 
 The tokens of all images are computed first; then only the decoder is trained. Checkpoints are kept
-under --work-dir, so that a training that was killed continues from its last checkpoint.
+under --work-dir; a training that was killed continues from its last checkpoint when the same
+command is run again.
 """
 
 from workflow_scripts import cli
@@ -14,7 +15,7 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 from workflow_scripts.maskdistill.torch_tools.training_run import TrainingFiles
 
 
-@report_out_of_memory("the last checkpoint is kept; otherwise lower segmentation.batch_size")
+@report_out_of_memory("lower segmentation.batch_size, which starts a new training")
 def main(argv: list[str] | None = None) -> int:
     """Write the model and its loss history; exit code 0."""
     parser = cli.training_parser("train_vit_head", __doc__)

@@ -1,6 +1,7 @@
 """Unpack label maps from Parquet shards to PNG files, named like their images.
 
-CVAT's `labelmap.txt` next to them has the name and the colour of every cluster.
+The file `labelmap.txt` next to them has the name and the colour of every cluster, in the format of
+the annotation tool CVAT.
 """
 
 import collections
@@ -32,7 +33,10 @@ def main(argv: list[str] | None = None) -> int:
                 name = row["image"]["path"]
                 path = folder / (name if names[name] == 1 else f"{row['file_name']}.png")
                 if not path.resolve().is_relative_to(folder.resolve()):
-                    raise InputError(f"{shard}: {name} would be outside of the folder")
+                    raise InputError(
+                        f"{shard}: {name} would be written outside of the folder {options.output}; "
+                        "make the shard again"
+                    )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(row["image"]["bytes"])
         (folder / "labelmap.txt").write_text(legend, encoding="utf-8")

@@ -1,7 +1,7 @@
 """Check whether every output of a dataset matches the current config, code and input files.
 
-Reads the provenance of the outputs in results/DATASET and lists each one that was made with other
-settings, by other code, or from other files. The exit code is 1 if there are any.
+Reads the provenance of the outputs in results/DATASET and lists each output that was made with
+other settings, by other code, or from other files. The exit code is 1 if there is such an output.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{root}: there is no such folder; run snakemake first")
     outputs = list(verification.outputs(root))
     if not outputs:
-        raise InputError(f"{root}: nothing that the workflow writes is in it; run snakemake first")
+        raise InputError(f"{root}: the folder has no output of the workflow; run snakemake first")
     verdict = verification.verify(outputs, root, run, options.dataset, REPOSITORY)
     print("\n".join(verification.describe(verdict)))
     return 1 if verdict.differences else 0

@@ -1,4 +1,4 @@
-"""Write the results for new images: label maps, overlays, objects, and unusable images."""
+"""Write the results for new images: label maps, overlays, objects, a list of unusable images."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("write_applied", __doc__)
     cli.add_root(parser)
     parser.add_input("--images", nargs="+", required=True, help="manifest shards")
-    parser.add_input("--confident", nargs="+", required=True, help="their objects")
+    parser.add_input("--confident", nargs="+", required=True, help="their confident objects")
     parser.add_input("--predictions", nargs="+", required=True, help="their final label maps")
     parser.add_argument("--label-maps", type=Path, required=True, help="folder of PNGs to write")
     parser.add_argument("--overlays", type=Path, required=True, help="folder of JPEGs to write")

@@ -1,6 +1,7 @@
 """Write the gallery of one dataset: a folder with a static page to open in a browser.
 
-Options with a SPLIT are repeated for every split; shards of all stages are in the same order.
+Options that take SPLIT are repeated for every split. The shards of all stages must be given in the
+same order.
 """
 
 from pathlib import Path
@@ -18,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dataset", required=True, help="the dataset's name")
     _add_shards(parser, "--images", "manifest shards", required=True)
     _add_shards(parser, "--masks", "masks")
-    _add_shards(parser, "--assignments", "clusters of the masks, shards or one file")
+    _add_shards(parser, "--assignments", "clusters of the masks, as shards or as one file")
     _add_shards(parser, "--candidates", "candidates of Mask R-CNN")
     _add_shards(parser, "--confident", "confident candidates")
     parser.add_input(
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         help="label maps of a step: split, name of the step, shards; repeat for every step",
     )
     parser.add_input("--map", help="output of map_masks")
-    parser.add_input("--metrics", help="output of evaluate; if missing, no labels are read")
+    parser.add_input("--metrics", help="metrics.json of evaluate, if the dataset has labels")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     options = parser.parse_args(argv)

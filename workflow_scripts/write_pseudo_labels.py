@@ -1,7 +1,7 @@
 """Write masks and clusters of the training images as one COCO dataset file.
 
-It lists every readable image, including those without a mask. Masks of dropped clusters are left
-out, and merged clusters are one category.
+It lists every readable image, including those without a mask. Clusters that were dropped by the
+user are left out, and clusters that were merged are one category.
 """
 
 import itertools
@@ -24,10 +24,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_input("--images", nargs="+", required=True, help="manifests")
     cli.add_max_rejected(parser)
     parser.add_input("--masks", nargs="+", required=True, help="their masks")
-    parser.add_input("--assignments", required=True, help="of cluster_masks")
+    parser.add_input("--assignments", required=True, help="assignments that cluster_masks wrote")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument(
-        "--expected-assignments", help="digest of the assignments whose clusters were named, if any"
+        "--expected-assignments",
+        help="digest of the assignments when their clusters were named; other ones are an error",
     )
     options = parser.parse_args(argv)
     settings = options.settings
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     place = {row["image_id"]: number for number, row in enumerate(listed)}
     classes = settings["curation"]["classes"]
     class_of = cluster_files.read_classes(options.assignments, classes)
-    # Columns need less memory; they become rows a few at a time, when written.
+    # Columns need less memory than rows; only a few become rows at a time, when they are written.
     table = shards.read_table(options.masks, MASK_COLUMNS)
     keys = list(zip(table["image_id"].to_pylist(), table["mask_id"].to_pylist(), strict=True))
     shards.assert_same_images(place, (image_id for image_id, _ in keys), "the masks")

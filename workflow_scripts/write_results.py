@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("write_results", __doc__)
     parser.add_input("--images", nargs="+", required=True, help="manifests")
     cli.add_max_rejected(parser)
-    parser.add_input("--candidates", nargs="+", required=True, help="shards")
+    parser.add_input("--candidates", nargs="+", required=True, help="candidates, shards")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(argv)
 

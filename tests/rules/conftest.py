@@ -1,4 +1,4 @@
-"""One small run of the whole workflow, shared by the tests of this folder."""
+"""One small run of the whole workflow, which the tests of this folder share."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs.rule_texts import rule_texts
 
 BACKBONE = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": 64}
-# As small as every stage allows: what is tested here is the plumbing, not the quality.
+# Sizes are as small as every stage allows, because these tests do not check the quality of results.
 SMALL = {
     "seeds": [0],
     "shards": 2,
@@ -94,7 +94,7 @@ class Workflow:
         return list(map(str, command))
 
     def snakemake(self, *arguments: str, **options) -> subprocess.CompletedProcess:
-        """Run `command`, its jobs by `job_server`; stdout holds all that is printed."""
+        """Run `command`, with jobs that `job_server` runs; the result's stdout has all output."""
         arguments = self.command(*arguments, **options)[3:]
         python = job_server.python()
         if "repository" in options:
@@ -110,12 +110,12 @@ class Workflow:
         return subprocess.CompletedProcess(arguments, status, printed.read_text())
 
     def unlock(self) -> None:
-        """Remove the lock of a killed Snakemake, as Snakemake tells its user to."""
+        """Remove the lock of a killed Snakemake by `--unlock`, as Snakemake's message says."""
         done = self.snakemake("--unlock")
         assert done.returncode == 0, done.stdout
 
     def plan(self, *arguments: str, **options) -> str:
-        """What a dry run of Snakemake prints."""
+        """The output of a dry run of Snakemake."""
         command = self.command(*arguments, "--dry-run", "--quiet", "host", **options)
         printed = self.directory / "plan.txt"
         status = forked_snakemake.run(command[3:], printed)
@@ -123,7 +123,7 @@ class Workflow:
         return printed.read_text()
 
     def stale(self, *arguments: str, **options) -> dict[str, int]:
-        """The jobs that Snakemake would run: rule → number."""
+        """The jobs that Snakemake would run: rule → number of jobs."""
         text = self.plan(*arguments, **options)
         if "Nothing to be done" in text:
             return {}
@@ -133,7 +133,7 @@ class Workflow:
 
 
 def copy_repository(target: Path) -> Path:
-    """The files of this checkout, edited ones too, in a folder of their own, to edit or run in."""
+    """Copy the files of this checkout, with uncommitted edits, to a folder that tests may edit."""
     files = subprocess.run(
         ["git", "-C", REPOSITORY, "ls-files", "--cached", "--others", "--exclude-standard"],
         capture_output=True,
@@ -149,12 +149,12 @@ def copy_repository(target: Path) -> Path:
 
 
 def rules() -> dict[str, str]:
-    """The text of every rule that runs something, by name."""
+    """Name of a rule → its text, for all rules that run a command."""
     return {name: text for name, text in rule_texts(REPOSITORY).items() if "    shell:\n" in text}
 
 
 def write_backbone(path: Path) -> None:
-    """A randomly drawn vision transformer: masks without meaning, but masks."""
+    """Write a vision transformer with random weights; its masks are meaningless, but not empty."""
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **BACKBONE)
     torch.save(model.state_dict(), path)
@@ -162,12 +162,13 @@ def write_backbone(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
-    """The demo dataset, tiny, after `snakemake all`: made once, and copied by each worker."""
+    """A tiny demo dataset after `snakemake all`; it is made once, and each worker copies it."""
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     original, complete = shared / "finished", shared / "finished.complete"
     scenes = {"generate": {"train": 14, "val": 6, "seed": 7}}
-    shards = {"train": 2, "val": 1}  # what takes those of another split fails
+    # The splits differ in their number of shards, so that a rule fails if it confuses the splits.
+    shards = {"train": 2, "val": 1}
     overrides = {**SMALL, "dataset": scenes, "shards": shards}
     with FileLock(shared / "finished.lock"):
         if not complete.exists():
@@ -194,7 +195,7 @@ def successors(finished: Workflow) -> dict[str, set[str]]:
 
 
 def following(rules: set[str], successors: Mapping[str, set[str]]) -> set[str]:
-    """These rules and all that come after them."""
+    """These rules and all rules that use their output, directly or by other rules."""
     found: set[str] = set()
     waiting = [rule for rule in rules if rule in successors]
     while waiting:
@@ -206,6 +207,6 @@ def following(rules: set[str], successors: Mapping[str, set[str]]) -> set[str]:
 
 
 def logs(directory: Path) -> str:
-    """The last words of every job, for the message of a failed test."""
+    """The end of every job's log, for the message of a failed test."""
     paths = sorted(directory.glob("logs/**/*.log"))
     return "\n".join(f"{path}: {path.read_text()[-600:]}" for path in paths)

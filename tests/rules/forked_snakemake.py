@@ -21,9 +21,9 @@ def run(
     """Run Snakemake with these arguments, as its command line does.
 
     Args:
-        printed: file for what it prints, stdout and stderr.
-        python: in the place of this interpreter for the jobs, see `job_server`.
-        timeout: seconds after which it is killed.
+        printed: file for Snakemake's stdout and stderr.
+        python: the interpreter that runs the jobs, see `job_server`; None for this one.
+        timeout: seconds after which Snakemake is killed.
 
     Returns:
         The exit status.
@@ -46,7 +46,7 @@ def _run_here(
     environment: Mapping[str, str],
     folder: str,
 ) -> None:
-    # The process that forks has those of its own start.
+    # This process was forked from a server, which has the environment of its own start.
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

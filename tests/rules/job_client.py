@@ -1,7 +1,8 @@
-"""What stands in the place of `python` in a job: gives the job to the server of `job_server`.
+"""Replaces `python` in the jobs of tests: sends the job to the server of `job_server`.
 
-Called as `python -IS job_client.py SOCKET PYTHON ARGUMENT…`. It imports next to nothing, because it
-starts with every job. Anything but a program of this repository is left to PYTHON, the real one.
+Called as `python -IS job_client.py SOCKET PYTHON ARGUMENT…`. It imports few modules, because it is
+started for every job. If the job is not a program of this repository, the real interpreter, PYTHON,
+runs it.
 """
 
 import json
@@ -18,4 +19,4 @@ with socket.socket(socket.AF_UNIX) as connection:
     socket.send_fds(connection, [len(request).to_bytes(4, "big")], [0, 1, 2])
     connection.sendall(request)
     status = connection.recv(1)
-sys.exit(status[0] if status else "the server of jobs has ended")
+sys.exit(status[0] if status else "tests/rules/job_server.py has ended before this job")

@@ -1,9 +1,9 @@
 """A `python` that starts programs of this repository with their libraries already imported.
 
-Importing PyTorch, torchvision and timm takes six seconds of the processor, and the tests run some
-hundred jobs that do little else. A server imports them once, and forks a process for every job,
-which gets the job's arguments, folder, environment and open files. The programs themselves are run
-as `python -m` runs them.
+Importing PyTorch, torchvision and timm takes six seconds of processor time, and the tests run
+hundreds of jobs that do little else. Therefore a server imports these libraries once, and forks a
+process for every job. This process gets the job's arguments, folder, environment and open files,
+and runs the program as `python -m` does.
 """
 
 import atexit
@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-# What takes long to import in the programs. No library of these starts threads when imported.
+# Libraries that take long to import. None of them starts a thread then, which a fork would lose.
 LIBRARIES = (
     "numpy",
     "pandas",
@@ -40,19 +40,19 @@ LIBRARIES = (
     "timm",
 )
 _READY = b"ready\n"
-_PARENT_DEATH_SIGNAL = 1  # of prctl
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 @functools.cache
 def python() -> Path:
-    """The path of this `python`, whose server runs as long as this process."""
+    """Start a server that runs as long as this process; gives the path of its `python`."""
     server = contextlib.ExitStack()
     atexit.register(server.close)
     return server.enter_context(serving())
 
 
 def snakemake(python: Path) -> list[str]:
-    """The beginning of a command line of Snakemake whose jobs use that Python."""
+    """The beginning of a command line of Snakemake whose jobs use `python`."""
     code = "import sys, snakemake.cli; sys.executable = sys.argv.pop(1); snakemake.cli.main()"
     return [sys.executable, "-c", code, str(python)]
 
@@ -71,7 +71,7 @@ def serving() -> Iterator[Path]:
         server = subprocess.Popen(
             [sys.executable, "-m", __name__, address],
             cwd=REPOSITORY,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},  # as in the jobs of `Workflow`
+            env=os.environ | {"OMP_NUM_THREADS": "1"},  # jobs of `Workflow` have one thread
             stdout=subprocess.PIPE,
         )
         try:
@@ -84,11 +84,11 @@ def serving() -> Iterator[Path]:
 
 
 def main(address: str) -> None:
-    """Serve jobs until killed, at the latest when the process that started this one ends."""
+    """Serve jobs until this process is killed, or until the process that started it ends."""
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     for name in LIBRARIES:
         importlib.import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes of jobs
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forked processes leave no zombies
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
@@ -134,7 +134,7 @@ def _answer(connection: socket.socket) -> None:
 def _run(arguments: list[str]) -> int:
     """Run a module as the main program, and return its exit status."""
     name, *sys.argv[1:] = arguments
-    # `python -m` looks into the working directory first, then into PYTHONPATH.
+    # `python -m` looks for modules in the working directory first, then in PYTHONPATH.
     sys.path[0] = os.getcwd()
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     status = 0
@@ -148,7 +148,7 @@ def _run(arguments: list[str]) -> int:
     except BaseException:
         traceback.print_exc()
         status = 1
-    threading._shutdown()  # waits for threads, as the interpreter does at its end
+    threading._shutdown()  # waits for threads, as the interpreter does before it exits
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

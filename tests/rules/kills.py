@@ -1,12 +1,12 @@
-"""Kill jobs and Snakemake at random moments, run again until all is done, and compare.
+"""Kill jobs and Snakemake at random, run the workflow again until it is done, compare the files.
 
     python -m tests.rules.kills --kills 50 --seed 0
 
-The demo, tiny, runs once undisturbed. Then it runs again in another folder, where jobs are killed
-(SIGKILL), asked to end (SIGTERM, as scancel, preemption and time limits do), and Snakemake is
-killed, at random moments, until the number of kills is reached. After a kill of Snakemake its lock
-is removed by `snakemake --unlock`, as its users would. After each end every file must be that of
-the undisturbed run, byte for byte, and none that was finished may have been made again.
+A tiny demo runs once undisturbed. Then it runs in another folder. There, at random moments, jobs
+are killed (SIGKILL) or asked to end (SIGTERM, as scancel, preemption and time limits do), and
+Snakemake is killed, until the number of kills is reached. The lock of a killed Snakemake is removed
+by `snakemake --unlock`, as a user would do it. Whenever Snakemake has ended, every file must be
+equal to that of the undisturbed run, byte for byte, and no finished file may have been made again.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from tests.rules.conftest import SMALL, Workflow, logs, write_backbone
 from workflow_scripts.maskdistill.settings.layers import merge
 
 ACTIONS = ("kill", "terminate", "kill Snakemake")
-# Kills of one stage: the slow ones at the beginning would take them all.
+# Largest number of kills in one stage; otherwise the slow first stages would get all of them.
 MOST = 5
 SCENES = {"dataset": {"generate": {"train": 14, "val": 6, "seed": 7}}}
 # Trainings long enough to be killed between two checkpoints.
@@ -40,18 +40,18 @@ LONGER = {
     "segmentation": {"epochs": 6},
 }
 RUNTIME = {"checkpoint_every": 3}
-# It shows how long jobs took.
+# The report shows how long jobs took, so it differs between two runs.
 DIFFERS = {"report.html"}
 
 
 class Stress:
-    """A run that is disturbed, beside an undisturbed one of the same settings.
+    """A run whose jobs are killed, and an undisturbed run with the same settings.
 
     Args:
-        workflow: in whose folder things are killed.
+        workflow: the run whose jobs are killed.
         reference: folder of the finished, undisturbed run.
-        targets: what to make.
-        longest_wait: seconds between two kills, at most.
+        targets: targets for Snakemake.
+        longest_wait: largest number of seconds between two kills.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class Stress:
         self.finished = self._finished()
 
     def run(self, kills: int, *, attempts: int = 100) -> None:
-        """Run and kill until `kills` things are killed, then to the end.
+        """Start runs and kill jobs or Snakemake `kills` times; then let the run finish.
 
-        Where the end comes earlier, there were fewer.
+        If the run finishes earlier, there are fewer kills.
         """
         for _ in range(attempts):
             if self._attempt(kills):
@@ -80,7 +80,7 @@ class Stress:
         raise AssertionError(f"not done after {attempts} attempts")
 
     def _attempt(self, kills: int) -> bool:
-        """One call of Snakemake; whether all is done."""
+        """Call Snakemake once, with kills; returns whether the run is finished."""
         before, saved, started = len(self.kills), self._saved_steps(), time.time()
         printed = self.workflow.directory / "printed.txt"
         with open(printed, "w") as file:
@@ -98,7 +98,7 @@ class Stress:
             snakemake.wait(900)
         finally:
             snakemake.kill()
-        # No job outlives Snakemake, to write over what the next run makes.
+        # A job that runs on after Snakemake's end could overwrite files of the next run.
         _, alive = psutil.wait_procs(jobs, timeout=300)
         assert not alive, alive
         self.check_files()
@@ -129,19 +129,19 @@ class Stress:
             print(f"{len(self.kills)}: {self.kills[-1]}", flush=True)
 
     def check_files(self) -> None:
-        """Whatever is there is whole and right, and what was finished is still the same file."""
+        """Check that all files are complete and right, and that finished ones were not replaced."""
         for path in self._outputs():
             if path.name not in DIFFERS:
                 relative = path.relative_to(self.workflow.directory)
                 same = path.read_bytes() == (self.reference / relative).read_bytes()
-                assert same, f"{relative} differs from that of the undisturbed run"
+                assert same, f"{relative} differs from the file of the undisturbed run"
         for path, identity in self.finished.items():
-            assert path.exists(), f"{path} was finished and is gone"
-            assert _identity(path) == identity, f"{path} was finished and was made again"
+            assert path.exists(), f"{path} was finished, but does not exist any more"
+            assert _identity(path) == identity, f"{path} was finished, but was made again"
         self.finished = self._finished()
 
     def _finished(self) -> dict[Path, tuple[int, int]]:
-        """The files of jobs that Snakemake has seen end well."""
+        """The output files of jobs that succeeded, as far as Snakemake knows."""
         incomplete = [
             self.workflow.directory / base64.urlsafe_b64decode(path.name).decode()
             for path in (self.workflow.directory / ".snakemake/incomplete").glob("*")
@@ -170,25 +170,25 @@ class Stress:
         }
 
     def _check_resumed(self, saved: dict[Path, int], started: float) -> None:
-        """Trainings that began since then say in their log at which step."""
+        """Check that the trainings that began after `started` continued from their checkpoints."""
         folder = self.workflow.directory
         opened = since(started, folder.glob("checkpoints/**/fingerprint.json"))
         logs = since(started, folder.glob("logs/**/model.log"))
         for stage in {log.parent.name for log in logs}:
-            # Rounds of one training begin one after the other; the last one may not have come to
-            # its log yet.
+            # The rounds of a training begin one after the other, so logs and checkpoints are in the
+            # same order. The last round may have no log yet.
             runs = [path.parent for path in opened if path.parents[1].name == stage]
             of_stage = [log for log in logs if log.parent.name == stage]
             for run, log in zip(runs, of_stage, strict=False):
                 first = re.search(r"\| *(\d+)/(\d+) \[", log.read_text())
                 if first and saved.get(run, 0) > 0:
-                    assert int(first[1]) >= saved[run], f"{log}: not from step {saved[run]} on"
+                    assert int(first[1]) >= saved[run], f"{log}: began before step {saved[run]}"
                     self.resumed.append(f"{stage} from step {first[1]} of {first[2]}")
                     print(f"   resumed {self.resumed[-1]}", flush=True)
 
 
 def since(moment: float, paths: Iterable[Path]) -> list[Path]:
-    """Files that were written later than a moment, in seconds since 1970, the earliest first."""
+    """Files that were written after `moment` (seconds since 1970), the earliest first."""
     changed = {path: path.stat().st_mtime for path in paths}
     return sorted((path for path in changed if changed[path] > moment), key=changed.get)
 
@@ -198,7 +198,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def running_jobs(snakemake: subprocess.Popen) -> list[psutil.Process]:
-    """The programs of the workflow that run now, without their worker processes."""
+    """The workflow's programs that Snakemake is running, without their own child processes."""
     jobs = []
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(snakemake.pid).children():
@@ -209,7 +209,7 @@ def running_jobs(snakemake: subprocess.Popen) -> list[psutil.Process]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Make the undisturbed run, then disturb others until the number of kills is reached."""
+    """Make the undisturbed run, then other runs until the number of kills is reached."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""The ablations on top of a finished run: what they write, and that the run stays as it is."""
+"""Ablations of a finished run write the right tables, and do not change the run's own files."""
 
 import csv
 import json
@@ -17,20 +17,21 @@ from workflow_scripts.maskdistill.settings.layers import merge
 pytestmark = [pytest.mark.workflow, pytest.mark.ablations]
 ABLATIONS = {
     "seeds": [0],
-    # The run's own top_k, clusters and threshold, and one more of each.
+    # Each list has the run's own value and one other value.
     "top_k": [0.2, 0.3],
     "clusters": [6, 9],
     "threshold": [0.25, 0.5],
     "lost_patches": 20,
 }
-# Variants with a Mask R-CNN of their own where that is asked for, and what is scored of them.
+# With train_mask_rcnn, these variants have their own Mask R-CNN.
 TRAINED = ("clusters-9", "top_k-0.3")
+# Setting that a variant changes → steps that are scored for it when models are trained.
 STEPS_OF_TRAINED = {
     "clusters": ["initial_masks", "mask_rcnn"],
     "top_k": ["initial_masks", "mask_rcnn"],
     "threshold": ["mask_rcnn", "segmentation"],
 }
-# What a new number of clusters takes, with two shards of `train` and one of `val`.
+# Jobs for a new number of clusters, with two shards of `train` and one of `val`.
 CLUSTERS = {
     "cluster_masks": 1,
     "assign_masks": 1,
@@ -41,7 +42,7 @@ CLUSTERS = {
     "report_ablations": 1,
     "ablations": 1,
 }
-# What new masks take, after themselves.
+# Jobs for other masks, without the jobs that make these masks.
 MASKS = {**CLUSTERS, "embed_masks": 3}
 
 
@@ -52,7 +53,7 @@ def copy_of(finished: Workflow, directory: Path, **ablations) -> Workflow:
 
 
 def contents(directory: Path) -> dict[Path, tuple[int, bytes]]:
-    """Time and bytes of every file of the run itself."""
+    """Modification time and content of every file of the run, without its ablations."""
     base = directory / "results" / "demo"
     return {
         path.relative_to(base): (path.stat().st_mtime_ns, path.read_bytes())
@@ -182,7 +183,7 @@ def test_one_item_is_a_target(finished: Workflow, tmp_path: Path) -> None:
 
 
 def test_models_are_trained_for_every_value_where_asked(finished: Workflow, tmp_path: Path) -> None:
-    """The figures as the paper may have made them, with a model for each value."""
+    """On request, a model is trained for each value of a figure, as the paper may have done."""
     workflow = copy_of(finished, tmp_path, train_mask_rcnn=True, train_segmentation=True)
     before = contents(workflow.directory)
     figures = ("figure_3", "figure_4", "figure_5")
@@ -231,7 +232,7 @@ def test_merged_clusters_hold_for_variants_that_share_them(
 def test_more_seeds_run_the_stages_of_the_seed(finished: Workflow, tmp_path: Path) -> None:
     workflow = copy_of(finished, tmp_path, seeds=[0, 1])
     jobs = workflow.stale("table_1")
-    # Two rounds of the new seed, and of both seeds a model that learns from all pixels.
+    # Four DeepLab-v3: two rounds of the new seed, and the variant `all_pixels` of both seeds.
     assert (jobs["train_mask_rcnn"], jobs["train_segmentation"]) == (1, 4)
     assert "extract_features" not in jobs
     assert workflow.stale("all") == {}

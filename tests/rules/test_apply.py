@@ -1,4 +1,4 @@
-"""The finished demo's models on a folder of new images, and its results for other tools."""
+"""`apply` on a folder of new images, exports, and contact sheets, all from a finished demo."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ SIZES = {"a.jpg": (50, 71), "deep/b c.png": (130, 40), "deep/side.jpg": (33, 48)
 
 @pytest.fixture(scope="module")
 def new_images(tmp_path_factory) -> Path:
-    """Images of other sizes than the demo's, one that lies on its side, one that is broken."""
+    """Images of other sizes than the demo's; EXIF turns one of them, and one is broken."""
     folder = tmp_path_factory.mktemp("pictures") / "new photos"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -59,7 +59,7 @@ def test_apply(finished: Workflow, new_images: Path) -> None:
 
 
 def test_models_of_cocos_layout(tmp_path: Path, new_images: Path) -> None:
-    """Its config has lists of images by split, of which a folder of new images is none."""
+    """The config of a COCO dataset lists images by split; new images are found without a list."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
     command += ["--dry-run", "--quiet", "rules", "--config", "datasets=[coco20k]"]
     command += [f"apply={new_images}", "--", "apply"]
@@ -108,7 +108,7 @@ def test_contact_sheets_and_names_from_them(finished: Workflow) -> None:
     names.parent.mkdir(parents=True, exist_ok=True)
     try:
         names.write_text((folder / "names.yaml").read_text())
-        # The template without an edit changes nothing.
+        # As long as the template is not edited, it gives every cluster the name that it has.
         assert finished.stale("all") == {}
     finally:
         names.unlink()

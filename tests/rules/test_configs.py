@@ -1,4 +1,4 @@
-"""Every shipped config parses and plans."""
+"""Every config of the repository can be read, and Snakemake can plan a run with it."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ SUPPORTS = {support for name in DATASETS for support in shipped(name)["clusterin
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name not in SUPPORTS])
 def test_dry_run_of_a_shipped_config(tmp_path, name):
-    """Data that are not in the repository are replaced by a file of the same format."""
+    """Data that are not in the repository are replaced by small files of the same format."""
     shutil.copytree(REPOSITORY / "resources", tmp_path / "resources")
     own = shipped(name)
     dataset, overrides = own["dataset"], {}

@@ -1,4 +1,4 @@
-"""Mistakes in the config are told in one clear line, before any job starts."""
+"""Mistakes in the config are reported in one clear line, before any job starts."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ PHOTOS = {"dataset": {"root": "photos", "splits": {"train": "."}}}
             {},
             "there is no 'voc2011' in resources/downloads.yaml",
         ),
-        # A copy of the user's is read as it is, whatever could be downloaded.
+        # A `root` that the user sets must exist; nothing is downloaded into it.
         (
             {"dataset": {"root": "mine", "download": "voc2012", "splits": {"train": "."}}},
             {},
@@ -67,7 +67,7 @@ def test_weights_of_another_shape_are_told_on_the_terminal(tmp_path: Path) -> No
     (line,) = {line for line in text.splitlines() if line.startswith("error:")}
     assert "backbone.pth" in line
     assert "depth 2 instead of 3" in line
-    # The end of the log is on the terminal, once for each time that Snakemake tells of the failure.
+    # The end of the log is printed once for each message of Snakemake about the failure.
     (path,) = tmp_path.glob("logs/mine/train/features/*.log")
     shown = f"{path.relative_to(tmp_path)} ends with:"
     assert 1 <= done.stdout.count(shown) == done.stdout.count(f"    {line}")
@@ -93,7 +93,7 @@ def test_without_a_network_no_job_is_started(tmp_path: Path, monkeypatch) -> Non
     assert "Traceback" not in done.stdout
     assert not (tmp_path / "results").exists()
 
-    # What needs no weights is made all the same.
+    # Files that can be made without weights are still made.
     listed = "results/mine/train/images/0000.parquet"
     assert run.snakemake(listed).returncode == 0
     assert (tmp_path / listed).is_file()
@@ -102,7 +102,7 @@ def test_without_a_network_no_job_is_started(tmp_path: Path, monkeypatch) -> Non
 def test_fetched_weights_make_nothing_stale_unless_their_content_changes(
     tmp_path: Path, monkeypatch
 ) -> None:
-    """They come from the user's cache of the hub, where nothing is asked from a network."""
+    """The weights are found in the user's cache of timm's hub, so that no network is needed."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     cached = tmp_path / "hub/hub/models--timm--vit_tiny_patch16_224.augreg_in21k"
@@ -114,7 +114,7 @@ def test_fetched_weights_make_nothing_stale_unless_their_content_changes(
     save_file(model.state_dict(), cached / "snapshots/1/model.safetensors")
     name = "vit_tiny_patch16_224.augreg_in21k"
     backbone = {"backbone": name, "backbone_options": options, "weights": None}
-    checkout = copy_repository(tmp_path / "checkout")  # its checksums.json is written
+    checkout = copy_repository(tmp_path / "checkout")  # because its checksums.json is changed
     run = workflow(tmp_path, PHOTOS, features={**SMALL["features"], **backbone}, shards=1)
     Image.new("RGB", (80, 80), "red").save(tmp_path / "photos/red.png")
     features = "results/mine/train/features/0000.parquet"
@@ -124,7 +124,7 @@ def test_fetched_weights_make_nothing_stale_unless_their_content_changes(
         return run.stale(features, repository=checkout)
 
     assert {"fetch_weights", "list_images", "extract_features"} == set(stale())
-    # Not by `job_server`: the hub's library reads the variables when it is imported.
+    # `job_server` cannot run this: the hub's library reads the variables when it is imported.
     command = run.command(features, repository=checkout)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -136,7 +136,7 @@ def test_fetched_weights_make_nothing_stale_unless_their_content_changes(
     assert stale() == {}
     kept = shutil.copy(weights, tmp_path / "kept")
     weights.unlink()
-    assert stale() == {}  # nobody needs it
+    assert stale() == {}  # all jobs that need the weights are finished
     shutil.copy(kept, weights)
     assert stale() == {}
 

@@ -1,4 +1,4 @@
-"""A plain folder without labels, with all kinds of good and bad files in it."""
+"""The workflow on a folder of images without labels, with all kinds of good and bad files."""
 
 import subprocess
 from pathlib import Path
@@ -39,7 +39,7 @@ SKIPPED = {".txt": 2, ".cr2": 1, "hidden folder": 1, "frames or pages after the 
 
 
 def picture(seed: int, size: tuple[int, int] = (70, 90)) -> Image.Image:
-    """Colourful noise with a square in it."""
+    """Colour noise with a square in it."""
     generator = np.random.default_rng(seed)
     pixels = generator.integers(0, 120, (*size, 3)).astype(np.uint8)
     pixels[20:50, 20 + seed : 60 + seed] = generator.integers(130, 255, 3)

@@ -1,4 +1,4 @@
-"""Real kills; `make kills` does more of them."""
+"""A run whose jobs are really killed a few times; `make kills` kills more often."""
 
 import random
 import shutil
@@ -11,7 +11,7 @@ from tests.rules.kills import ACTIONS, Stress
 
 pytestmark = [pytest.mark.workflow, pytest.mark.kills]
 MODEL = "results/demo/seed-0/mask_rcnn/model.pt"
-# From the embeddings of one shard on.
+# Files that the test removes: the embeddings of one shard, and files that depend on them.
 UNMADE = [
     "results/demo/train/mask_embeddings/0000.parquet",
     "results/demo/seed-0/clusters",

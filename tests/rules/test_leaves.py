@@ -1,8 +1,8 @@
-"""Every key of the config: which rules its change makes stale, by declaration and by Snakemake.
+"""If a key of the config changes, Snakemake runs exactly the rules that depend on it.
 
-What each rule declares is proved equal to what its program reads elsewhere
-(tests/maskdistill/test_read_settings.py). Here the declarations give, for every key, the rules that
-it reaches, and Snakemake's plan on a finished run must be those rules and all that follow them.
+tests/maskdistill/test_read_settings.py proves that each rule declares the settings that its program
+reads. The tests here find, for every key, the rules that declare it. Snakemake's plan for a
+finished run must then have exactly these rules and all rules that use their output.
 """
 
 import copy
@@ -25,13 +25,13 @@ DEFAULTS = merge(
 DEMO = read_yaml(REPOSITORY / "config" / "datasets" / "demo.yaml")
 DECLARED = declared_settings(REPOSITORY)
 SCHEMA = read_yaml(REPOSITORY / "config" / "schemas" / "dataset.schema.yaml")
-# They change which jobs there are, beyond what a rule is told: see tests/rules/test_staleness.py.
+# Keys that also change which jobs there are; tests/rules/test_staleness.py tests them.
 SHAPES_THE_PLAN = re.compile(
     r"shards|seeds|store_features|crf\.(enabled|rounds)|clustering\.support"
     r"|mask_rcnn\.enabled|segmentation\.model"
     r"|evaluation\.linear_probe\.enabled|evaluation\.ablations\..*|exports\.formats"
 )
-# Whose alternative a schema does not tell.
+# Other values for keys for which no valid value can be derived from the schema.
 ALTERNATIVES = {
     "features.weights": "other.pth",
     "embedding.weights": "other.pth",
@@ -40,12 +40,12 @@ ALTERNATIVES = {
     "features.backbone": "vit_small_patch16_224",
     "features.backbone_options": {"depth": 3},
     "embedding.backbone": "resnet18",
-    "embedding.backbone_options": {"layers": [2, 1, 1, 1]},  # not those of demo.yaml
+    "embedding.backbone_options": {"layers": [2, 1, 1, 1]},  # demo.yaml has [1, 1, 1, 1]
     "masks.heads": [0],
     "exports.weights_licence": "CC0-1.0",
     "segmentation.scale": [0.25, 4],
 }
-# Keys whose value Snakemake checks against others, so that they are not planned one by one.
+# Keys whose value must fit to other keys, so that they cannot be changed alone.
 NOT_ALONE = {
     "embedding.backbone",
     "mask_rcnn.anchor_sizes",
@@ -57,7 +57,7 @@ NOT_ALONE = {
 
 
 def keys() -> list[str]:
-    """Every key of the config's stages, dotted."""
+    """The dotted name of every key of the config's stages."""
     return [key for key, _ in leaves(DEFAULTS) if not key.startswith("dataset.")]
 
 
@@ -80,7 +80,7 @@ def alternative(key: str, value: object) -> object:
         return value[:-1]
     if isinstance(value, list):
         return [*value[:-1], alternative_number(value[-1], node["items"])]
-    if value is None or value == "auto":  # a number is allowed too
+    if value is None or value == "auto":  # these keys also allow a number
         return 7
     return alternative_number(value, node)
 
@@ -104,7 +104,7 @@ def changed(settings: Mapping, key: str) -> dict:
 
 
 def reached(before: Mapping, key: str) -> frozenset[str]:
-    """The rules that are told of a key."""
+    """The rules whose declared settings contain a key."""
     after = changed(before, key)
     return frozenset(
         rule
@@ -114,7 +114,7 @@ def reached(before: Mapping, key: str) -> frozenset[str]:
 
 
 def groups() -> Iterator[tuple[frozenset[str], list[str]]]:
-    """Rules that are told of the same keys, and these keys."""
+    """Pairs of a set of rules and all keys that exactly these rules declare."""
     found: dict[frozenset[str], list[str]] = {}
     for key in keys():
         if not SHAPES_THE_PLAN.fullmatch(key) and key not in NOT_ALONE:
@@ -124,7 +124,8 @@ def groups() -> Iterator[tuple[frozenset[str], list[str]]]:
 
 def test_every_key_reaches_a_rule_or_is_said_to_reach_none() -> None:
     unread = {key for key in keys() if not reached(DEFAULTS, key)}
-    # What these decide is decided when the workflow is planned, or where a split is merged.
+    # No rule declares these keys: they are used when the workflow is planned, or only decide
+    # whether a job fails.
     assert unread == {
         "images.max_rejected",
         "images.max_rejected_count",
@@ -146,7 +147,7 @@ def test_curation_is_the_same_for_all_that_come_after_the_clustering() -> None:
 def test_the_plan_is_what_the_key_reaches(
     finished: Workflow, successors: dict, rules: frozenset, key: str
 ) -> None:
-    """One key stands for all that reach the same rules; `every_key` below goes through all."""
+    """One key is tested of all that the same rules declare; `every_key` below tests all keys."""
     check(finished, successors, rules, key)
 
 
@@ -158,7 +159,7 @@ def test_the_plan_of_every_key(finished: Workflow, successors: dict) -> None:
 
 
 def check(finished: Workflow, successors: dict, rules: frozenset, key: str) -> None:
-    """The plan after another value of the key."""
+    """Change a key, and compare Snakemake's plan with the rules that depend on the key."""
     (finished.directory / "other.pth").write_bytes(b"")
     whole = merge(DEFAULTS, DEMO, finished.overrides)
     overrides = merge(finished.overrides, difference(whole, changed(whole, key)))
@@ -166,7 +167,7 @@ def check(finished: Workflow, successors: dict, rules: frozenset, key: str) -> N
 
 
 def difference(before: Mapping, after: Mapping) -> dict:
-    """What of `after` is not in `before`."""
+    """The part of `after` that is not in `before`, or has another value there."""
     return {
         key: difference(before[key], value)
         if isinstance(value, Mapping) and isinstance(before.get(key), Mapping) and before[key]

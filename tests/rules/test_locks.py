@@ -1,4 +1,4 @@
-"""The lock of a killed Snakemake stays until its user removes it as Snakemake tells them to."""
+"""The lock of a killed Snakemake stays until the user removes it by `snakemake --unlock`."""
 
 import subprocess
 import time
@@ -31,7 +31,7 @@ def test_a_killed_run_goes_on_after_unlocking(workflow: Workflow) -> None:
     process.kill()
     process.wait()
 
-    for _ in range(2):  # planning does not remove the lock either
+    for _ in range(2):  # neither a failed run nor a dry run removes the lock
         done = workflow.snakemake(TARGET)
         assert done.returncode != 0
         assert "--unlock" in done.stdout

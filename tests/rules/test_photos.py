@@ -13,7 +13,7 @@ pytestmark = pytest.mark.workflow
 
 
 def test_masks_of_token_cut_go_through_the_workflow(tmp_path, capfd) -> None:
-    """They are clustered, and a second run computes nothing."""
+    """TokenCut's masks are clustered, and a second run computes nothing."""
     scenes.write_voc_tree(tmp_path / "voc", train=4, val=2, seed=3)
     write_backbone(tmp_path / "backbone.pth")
     work = tmp_path / "work"

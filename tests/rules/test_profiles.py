@@ -1,4 +1,4 @@
-"""A misspelt key or rule in a profile is ignored by Snakemake: here it is not."""
+"""The keys and rules in the profiles exist; Snakemake would ignore misspelt ones."""
 
 import re
 
@@ -15,20 +15,20 @@ BY_RULE = ("set-threads", "set-resources", "groups")
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """YAML allows no key twice; PyYAML takes the last one."""
+    """A loader that refuses a key that is given twice; PyYAML would use the last one."""
 
     def construct_mapping(self, node, deep=False):
-        """Refuse a mapping with a key twice."""
+        """Check that the keys of a mapping differ, and read it."""
         names = [key.value for key, _ in node.value]
         assert len(names) == len(set(names)), f"twice in {names}"
         return super().construct_mapping(node, deep)
 
 
 def edited() -> str:
-    """The SLURM profile with all that is to be edited switched on."""
+    """The SLURM profile after a user has removed the "# " of all optional settings."""
     text = SLURM.read_text()
     head, block, tail = re.split(r" *# --- (?:Your|End of your) cluster.*\n", text)
-    # Settings are commented out by "# "; what explains them has capitals and sentences.
+    # Settings are commented out by "# ". Comments that explain them do not match this pattern.
     block = re.sub(r"^( *)# (- \w+=|slurm-|set-|  )", r"\1\2", block, flags=re.MULTILINE)
     return head + block + tail
 

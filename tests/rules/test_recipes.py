@@ -1,8 +1,8 @@
-"""The paper's recipes: whole plans from nothing, and small runs from download to report.
+"""The paper's recipes: plans of complete runs, and small runs from the download to the report.
 
-A server on this machine has the archives and weights in their real formats, only small; the recipes
-run as they are, with sizes and lengths reduced by an overlay. The runs take minutes:
-pytest -m recipes.
+A server on this machine has miniatures of the archives and weights in their real formats. The
+recipes are used unchanged, except that OVERLAY reduces sizes and numbers of steps. The runs take
+minutes and are started by `pytest -m recipes`.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from tests.http_server import Server, serving
 from tests.rules.conftest import REPOSITORY, Workflow, logs
 from workflow_scripts.maskdistill.files import shards
 
-# Sizes and lengths only; what is not here is as in the recipe.
+# Sizes and numbers of steps. All other settings are those of the recipe.
 OVERLAY = {
     "shards": 1,
     "seeds": [0],
@@ -61,7 +61,7 @@ def voc2012() -> dict[str, bytes]:
         "VOCtrainval_11-May-2012.tar": miniatures.tar(
             miniatures.voc_files(2012, OWN + VAL + SBD_ONLY, lists)
         ),
-        # SBD's own lists overlap VOC's, validation images among them.
+        # SBD's lists also have images of VOC, even validation images, as the real ones do.
         "benchmark.tgz": miniatures.tar(
             miniatures.sbd_files([SBD_ONLY[0], OWN[0]], [SBD_ONLY[1], VAL[0]]), "gz"
         ),
@@ -115,14 +115,14 @@ def checkout(folder: Path, server: Server, archives: dict[str, bytes]) -> Path:
     for name, content in single.items():
         server.files[name] = content
         source = catalogue["files"][name] = {"url": server.url(name)}
-        if "moco" in name:  # as published: the beginning of the MD5
+        if "moco" in name:  # MoCo's authors publish only the beginning of the MD5
             source["md5"] = hashlib.md5(content).hexdigest()[:8]
     path.write_text(yaml.safe_dump(catalogue))
     return copied
 
 
 def run(tmp_path: Path, server: Server, name: str, archives: dict[str, bytes]) -> Workflow:
-    """A recipe from nothing to its report; then nothing is to be done, nor asked of the server."""
+    """Run a recipe up to its report, and check that each file was downloaded only once."""
     copied = checkout(tmp_path, server, archives)
     directory = tmp_path / "run"
     (directory / "resources").mkdir(parents=True)
@@ -132,7 +132,7 @@ def run(tmp_path: Path, server: Server, name: str, archives: dict[str, bytes]) -
     done = workflow.snakemake("all", repository=copied)
     assert done.returncode == 0, done.stdout[-6000:] + logs(directory)
     asked = [path for path, _ in server.requests]
-    assert len(asked) == len(set(asked))  # every file once
+    assert len(asked) == len(set(asked))  # every file was requested once
     pins = json.loads((copied / "resources" / "checksums.json").read_text())
     assert {url: entry["sha256"] for url, entry in pins.items()} == {
         server.url(path): hashlib.sha256(server.files[path]).hexdigest() for path in asked
@@ -166,7 +166,7 @@ def test_voc2012_from_download_to_report(tmp_path, server):
         "segmentation_round_1_crf",
     }
     instances = json.loads((base / "seed-0/instances.json").read_text())
-    # All that have masks, those that were learned from among them.
+    # All images with masks are scored, including those that were learned from.
     assert (instances["split"], instances["images"]) == ("instances", len(OWN + VAL))
     assert set(json.loads((base / "seed-0/linear_probe.json").read_text())["steps"]) == {
         "linear_probe",
@@ -179,7 +179,7 @@ def test_voc2012_from_download_to_report(tmp_path, server):
     report = (base / "report.html").read_text()
     assert f"{len(OWN + VAL)} images of the split “instances” with" in report
     assert f"fixed on {len(VAL)} images of the split “val”, not on these" in report
-    # Other settings may change what they like: weights and data are nobody's output any more.
+    # Whatever settings change, finished downloads are not repeated.
     change = {**OVERLAY, "masks": {"top_k": 0.3}, "seeds": [0, 1]}
     stale = workflow.stale("all", overrides=change, repository=tmp_path / "checkout")
     assert "make_masks" in stale
@@ -272,7 +272,7 @@ def test_a_download_that_fails_leaves_nothing_half_written(tmp_path, server, nam
     data = workflow.directory / "data"
     assert not list(data.glob("voc2012/*"))
     assert not [path for path in data.rglob("*") if path.name.startswith(".")]
-    # Mended, it goes on with what has arrived.
+    # When the server has the right files, the next run continues with the finished downloads.
     server.files.update(archives)
     done = workflow.snakemake(marker, repository=copied)
     assert done.returncode == 0, logs(workflow.directory)

@@ -1,4 +1,4 @@
-"""Something is changed in a finished run: exactly the stages that depend on it become stale."""
+"""After a change in a finished run, exactly the stages that depend on the change are stale."""
 
 import copy
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.workflow
 PROBE = {"train_linear_probe", "predict_linear_probe", "refine_linear_probe"}
 PROBE |= {"evaluate_linear_probe", "check_health", "summarize", "report"}
 REPORTING = {"evaluate", "evaluate_instances", "summarize", "report"}
-# A refined prediction of the training images is what the next round learns from.
+# The next round of training learns from the refined predictions of the training images.
 REFINEMENT = {"refine_predictions", "train_segmentation", "predict_segmentation"}
 REFINEMENT |= {"unpack_label_maps"} | REPORTING | PROBE
 SEGMENTATION = REFINEMENT
@@ -33,10 +33,10 @@ EMBEDDING = {"embed_masks"} | CLUSTERS
 MASKS = {"make_masks"} | EMBEDDING
 FEATURES = {"extract_features"} | MASKS
 IMAGES = {"list_images", "write_ground_truth"} | FEATURES
-# Its own files, and their scores; nothing is learned again.
+# A new split `instances` needs its own files and their scores; no model is trained again.
 INSTANCES = {"list_images", "extract_features", "make_masks", "embed_masks", "assign_masks"}
 INSTANCES |= {"predict_candidates"} | REPORTING - {"evaluate"}
-# All files of the evaluated images; nothing is learned again.
+# All files of the split `val`; no model is trained again.
 OF_VAL = INSTANCES | {"paint_masks", "filter_candidates", "write_results", "unpack_label_maps"}
 OF_VAL |= {"predict_segmentation", "refine_predictions", "evaluate"} | PROBE - {
     "train_linear_probe"
@@ -57,7 +57,7 @@ OF_VAL |= {"predict_segmentation", "refine_predictions", "evaluate"} | PROBE - {
         ("candidates.score_floor", CANDIDATES | USE),
         ("confidence.threshold", CONFIDENCE | USE),
         ("segmentation.hardest_fraction", SEGMENTATION),
-        # With a round of CRF, refined predictions are what the next model is trained on.
+        # With `crf.rounds: 1`, the next model is trained on refined predictions.
         ("predictions.precision", REFINEMENT | USE),
         ("predictions.longer_side", REFINEMENT | USE),
         ("crf.iterations", REFINEMENT | USE),
@@ -67,11 +67,11 @@ OF_VAL |= {"predict_segmentation", "refine_predictions", "evaluate"} | PROBE - {
     ],
 )
 def test_what_follows_a_changed_key(successors: dict, key: str, expected: set) -> None:
-    """That Snakemake plans just this is proved in test_leaves.py, for all keys."""
+    """The expected rules follow from the declarations; test_leaves.py tests Snakemake's plan."""
     assert following(reached(DEFAULTS, key), successors) == expected
 
 
-# Keys that change which jobs there are, or what a rule is told of several keys.
+# Keys that change which jobs there are, and changes of several keys at once.
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -92,12 +92,12 @@ def test_a_changed_setting(finished: Workflow, change: dict, expected: set) -> N
 
 @pytest.fixture(scope="module")
 def with_own_labels(finished: Workflow, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
-    """A copy of the finished run whose data are the user's, not the generator's."""
+    """A copy of the finished run whose data count as the user's, not as generated ones."""
     folder = tmp_path_factory.mktemp("own") / "copy"
     shutil.copytree(finished.directory, folder)
     overrides = merge(finished.overrides, {"dataset": {"generate": None}})
     workflow = Workflow(folder, finished.datasets, overrides)
-    # Nothing but the data's origin differs.
+    # The files themselves are the same, so they are only marked as up to date.
     done = workflow.snakemake("all", "--touch")
     assert done.returncode == 0, done.stdout[-3000:]
     assert workflow.stale("all") == {}
@@ -155,19 +155,19 @@ def test_the_gallery_follows_what_it_shows(
     overrides = merge(with_gallery.overrides, change)
     assert set(with_gallery.stale("gallery", overrides=overrides)) - {"gallery"} == expected
     if not change:
-        # What nobody asked for stays out of `all`.
+        # `all` does not make the gallery, because it is made on request only.
         assert with_gallery.stale("all") == {}
 
 
 NAMING = {"unpack_label_maps", "report"} | USE
 MERGING = {"paint_masks", "write_pseudo_labels"} | MASK_RCNN | USE
-# What `exports` has beside the table of settings.
+# Rules of the target `exports`, which `all` does not run.
 EXPORTS = {"export_dataset", "export_model", "exports"}
 
 
 @pytest.fixture
 def named(finished: Workflow):
-    """A function that writes the demo's file of names; it is taken away after the test."""
+    """A function that writes the demo's file of names; the file is removed after the test."""
     path = finished.directory / "config" / "names" / "demo.yaml"
 
     def write(clusters: dict, seed: int = 0, **more) -> None:
@@ -220,7 +220,7 @@ def test_names_of_unknown_clusters_are_one_line(finished: Workflow, named) -> No
 
 
 def test_exports_come_after_everything(finished: Workflow) -> None:
-    # Forced: other tests may have made them.
+    # The rules are forced, because other tests may have made the exports.
     stale = finished.stale("exports", "--forcerun", "export_dataset", "export_model")
     assert set(stale) == EXPORTS
     assert stale["export_dataset"] == 6
@@ -243,7 +243,7 @@ def test_the_order_of_keys_makes_nothing_stale(finished: Workflow) -> None:
 
 
 def test_a_copy_elsewhere_is_not_stale(finished: Workflow, tmp_path: Path) -> None:
-    # Times are those of copying: nothing may depend on them.
+    # The copied files have new times, on which nothing may depend.
     copied = shutil.copytree(finished.directory, tmp_path / "copy", copy_function=shutil.copyfile)
     assert Workflow(copied, finished.datasets, finished.overrides).stale("all") == {}
 
@@ -345,7 +345,7 @@ def test_changed_code(
     ],
 )
 def test_the_programs_that_hold_a_module(module: str, programs: set) -> None:
-    """What these make is stale after a change of the module, and what follows from it."""
+    """After a change of the module, the outputs of exactly these programs are stale."""
     paths = (REPOSITORY / "workflow_scripts").glob("*.py")
     rules = {path.stem for path in paths} & {*declared_settings(REPOSITORY)}
     name = f"workflow_scripts.maskdistill.{module}"

@@ -1,4 +1,4 @@
-"""`verify` on a finished run, and after its files were tampered with."""
+"""`verify` on a finished run, before and after its files were changed."""
 
 import json
 import shutil
@@ -18,16 +18,16 @@ MASKS = "results/demo/train/masks/0001.parquet"
 
 @pytest.fixture
 def copy(finished: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workflow:
-    """A copy of the finished run, as the working directory."""
+    """A copy of the finished run, which becomes the working directory."""
     folder = shutil.copytree(finished.directory, tmp_path / "copy", symlinks=True)
     monkeypatch.chdir(folder)
     workflow = Workflow(folder, finished.datasets, finished.overrides)
-    workflow.command("all")  # writes the config file
+    workflow.command("all")  # only writes the config file; Snakemake is not run
     return workflow
 
 
 def differences(capsys: pytest.CaptureFixture, *, code: int) -> dict[str, str]:
-    """Path → what `verify` says of it."""
+    """Path → message of `verify` about it."""
     assert verify.main(["demo", "--configfile", "trial.yaml"]) == code
     lines = capsys.readouterr().out.splitlines()
     return dict(line.split(": ", 1) for line in lines if line.startswith("results/"))
@@ -83,7 +83,8 @@ def test_other_weights_are_named(copy: Workflow, capsys) -> None:
 def test_files_that_do_not_say_what_made_them_are_named(copy: Workflow, capsys) -> None:
     path = "results/demo/seed-0/per_class.csv"
     Path(path + ".provenance.json").unlink()
-    shutil.copy("trial.yaml", "results/demo/seed-0/notes.yaml")  # people's own files are no outputs
+    # A file that the user put there is not an output, so it needs no provenance.
+    shutil.copy("trial.yaml", "results/demo/seed-0/notes.yaml")
     assert differences(capsys, code=1) == {path: "does not say what made it"}
 
 

@@ -1,4 +1,4 @@
-"""The whole workflow on a tiny dataset: outputs, contracts, and nothing to be done after it."""
+"""The whole workflow on a tiny dataset: its outputs, and that a second run has nothing to do."""
 
 import io
 import json
@@ -85,7 +85,7 @@ def test_pycocotools_loads_pseudo_labels_and_candidates(finished: Workflow) -> N
     assert [c["name"] for c in truth.cats.values()] == [f"cluster_{i:03d}" for i in range(1, 7)]
     annotation = next(iter(truth.anns.values()))
     assert truth.annToMask(annotation).sum() == annotation["area"]
-    # Candidates are those of the evaluated images: a dataset with their ids takes them in.
+    # pycocotools needs a dataset with the images of `val`, because candidates are those of `val`.
     results = json.loads((base / "val" / "candidates.json").read_text())
     ids = {result["image_id"] for result in results}
     truth.dataset["images"] = [{"id": i, "height": 128, "width": 128} for i in ids]
@@ -156,7 +156,7 @@ def test_every_job_has_log_and_benchmark(finished: Workflow) -> None:
     for output in (finished.directory / RESULTS).rglob("*.parquet"):
         relative = output.relative_to(finished.directory / "results").with_suffix("")
         if relative.name in SECOND_OUTPUTS or "confident" in str(output):
-            continue  # second outputs of a rule
+            continue  # a rule's log has the name of its first output
         if relative.parent.name == "label_maps":
             continue
         assert (finished.directory / "logs" / relative).with_suffix(".log").exists()
@@ -168,8 +168,8 @@ def test_no_temporary_file_is_left(finished: Workflow) -> None:
 
 
 def test_lint_finds_nothing_that_is_not_meant(finished: Workflow) -> None:
-    """Input functions stand above the rule that they serve, and what changes no result (device,
-    folders) goes past the parameters into the commands; the linter would have both otherwise.
+    """Two of the linter's rules are broken on purpose. Input functions are in the same file as
+    their rules. Values that change no result (device, folders) are not parameters of a rule.
     """
     text = finished.snakemake("--lint").stdout
     titles = re.findall(r"^    \* (.+)$", text, flags=re.MULTILINE)
@@ -186,7 +186,7 @@ def test_snakemake_writes_its_own_report(finished: Workflow) -> None:
 
 
 def test_labels_change_nothing_before_the_evaluation(finished: Workflow, tmp_path: Path) -> None:
-    """All label files change places; every file that is learned or predicted keeps its bytes."""
+    """If all label files are exchanged with each other, no model and no prediction changes."""
     shutil.copytree(finished.directory / "data", tmp_path / "data")
     shutil.copyfile(finished.directory / "backbone.pth", tmp_path / "backbone.pth")
     moved = {}

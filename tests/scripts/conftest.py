@@ -1,4 +1,4 @@
-"""Galleries that several test modules look at."""
+"""Galleries that several test modules use."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def gallery(results, tmp_path_factory) -> Path:
 
 
 def write_many(folder: Path, count: int, shard_count: int) -> list[str]:
-    """A data set of `count` tiny images, hard links to one; returns the gallery's options."""
+    """Write a dataset of `count` hard links to one tiny image; returns the gallery's options."""
     (folder / "data").mkdir(parents=True)
     Image.new("RGB", (16, 8), (90, 120, 30)).save(folder / "data" / "first.png")
     mask = np.zeros((8, 16), bool)
@@ -66,7 +66,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.fixture(scope="session")
 def many(tmp_path_factory) -> Path:
-    """A gallery of 10,000 images in 20 shards, and one of a twentieth of them."""
+    """Galleries of 10,000 images in 20 shards (`all`) and of 500 images in one shard (`one`)."""
     folder = tmp_path_factory.mktemp("many")
     for name, count, shard_count in (("all", 10_000, 20), ("one", 500, 1)):
         options = write_many(folder / name, count, shard_count)

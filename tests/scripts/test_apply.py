@@ -79,7 +79,7 @@ def test_objects_of_a_mask_rcnn(folder, monkeypatch):
     assert found.cats[annotation["category_id"]]["name"] == "y"
     np.testing.assert_array_equal(found.annToMask(annotation), mask)
     assert seen == {"side": 64}
-    # τ as an option, over the settings; without either, what the run uses.
+    # --threshold overrides --settings, and --settings overrides use.json.
     use = {"candidates": {"shorter_side": 80}, "confidence": {"threshold": 0.25}}
     (folder / "use.json").write_text(json.dumps(use))
     for more, count in ((["--threshold=0.5"], 1), (["--settings={}"], 2), (["--threshold=1"], 1)):
@@ -88,7 +88,7 @@ def test_objects_of_a_mask_rcnn(folder, monkeypatch):
     assert seen == {"side": 64}
     call(folder, *options, "--settings={}")
     assert seen == {"side": 80}
-    # Two classes on one object: both stay, as in the paper, unless the run says otherwise.
+    # One object was found as two classes. By default both candidates are kept, as in the paper.
     assert len(COCO(folder / "out/a.json").anns) == 2
     use["confidence"]["overlap"] = 0.5
     (folder / "use.json").write_text(json.dumps(use))
@@ -138,7 +138,7 @@ def test_two_images_of_one_name(folder):
 @pytest.mark.parametrize("link", [False, True])
 @pytest.mark.parametrize("name", ["a.png", "a_overlay.jpg", "a.json"])
 def test_inputs_are_never_overwritten(folder, name, link):
-    """Neither the pictures nor the model nor the names, under whatever path."""
+    """No output may replace an image, the model or the names, even by a link to them."""
     images, options = [str(folder / "a.png")], []
     if name != "a.png":
         (folder / "pictures").mkdir()

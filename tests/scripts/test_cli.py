@@ -23,7 +23,7 @@ def test_the_code_of_the_run_is_accepted():
     code = code_digest("workflow_scripts.make_masks", cli.REPOSITORY)
     options = parser().parse_args([*OPTIONS, f"--code={code}"])
     assert options.code == code
-    assert parser().parse_args(OPTIONS).code == code  # by hand, without a run
+    assert parser().parse_args(OPTIONS).code == code  # without --code, as users call a program
 
 
 def test_input_files_of_all_forms_of_options():

@@ -41,7 +41,7 @@ def cluster(tmp_path, *extra, seed=0, paths=("a", "b"), **changes):
 
 @pytest.fixture
 def truth(tmp_path):
-    first, second = [2, 0, 0, 1, 2, 0], [0, 1, 1, 2, 0]  # 5 of 0, 3 of 1 and 3 of 2
+    first, second = [2, 0, 0, 1, 2, 0], [0, 1, 1, 2, 0]  # sizes: 5, 3, 3
     write_embeddings(tmp_path / "a", first)
     write_embeddings(tmp_path / "b", second, first_id=100, seed=1)
     return first + second
@@ -100,7 +100,7 @@ def test_too_few_masks(tmp_path, truth):
 
 
 def test_standardized_dimensions_weigh_alike(tmp_path):
-    """The clusters are told apart by the second dimension; the first is noise, only larger."""
+    """Only the second dimension separates the clusters; the first has noise of larger values."""
     truth = np.array([0, 1] * 20)
     noise = np.random.default_rng(0).normal(size=40)
     vectors = np.stack([100 * noise, 2 * truth - 1], axis=1).astype(np.float32)
@@ -136,7 +136,7 @@ def test_assigning_the_training_masks_again_gives_the_same(tmp_path, truth, metr
 
 
 def test_images_of_the_support_that_cannot_be_used(tmp_path, truth, write_manifest):
-    """They are counted over all of its shards, by its own limits."""
+    """Unusable images are counted over all shards of a support dataset, with its own limits."""
     write_embeddings(tmp_path / "s", [0, 1, 2], first_id=900)
     for shard in range(2):
         images = {shard: (f"{shard}.jpg", None, None, "empty file"), 9 + shard: ("x.jpg", 8, 8)}

@@ -1,4 +1,4 @@
-"""What all rule modules have in common as programs."""
+"""Properties of the command lines of all programs."""
 
 import argparse
 import importlib
@@ -14,7 +14,7 @@ from workflow_scripts.maskdistill.repository import REPOSITORY
 PROGRAMS = sorted(
     path.stem
     for path in (REPOSITORY / "workflow_scripts").glob("*.py")
-    if path.stem not in ("__init__", "cli", "torchrun")  # PyTorch's own command line
+    if path.stem not in ("__init__", "cli", "torchrun")  # torchrun has PyTorch's options
 )
 
 
@@ -36,8 +36,8 @@ def test_help_explains_every_option(name, capsys, monkeypatch):
     assert " ".join(module.__doc__.strip().splitlines()[0].split()) in printed
     assert explained
     for names, text in explained:
-        if name not in ("inspect_files", "new_dataset", "verify"):  # which people type
-            assert names, "positional arguments say nothing in a rule's shell command"
+        if name not in ("inspect_files", "new_dataset", "verify"):  # people type these commands
+            assert names, "in a rule's shell command every value should have the name of its option"
         assert text, f"{names} is not explained"
 
 
@@ -109,7 +109,7 @@ def test_a_job_ends_with_its_snakemake():
     assert parent.stdout.readline() == "at work\n"
     parent.kill()
     parent.wait()
-    # The pipe closes when its last writer, the job, has ended.
+    # `read` returns when all processes that have the pipe open, thus also the job, have ended.
     assert parent.stdout.read() == ""
 
 
@@ -127,4 +127,7 @@ def test_a_job_whose_snakemake_is_gone_does_not_begin():
     )
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == f"error: Snakemake (process {gone.pid}) has ended\n"
+    assert done.stderr == (
+        f"error: Snakemake (process {gone.pid}) has ended, and this job ends with it; start "
+        "snakemake again\n"
+    )

@@ -41,7 +41,7 @@ def options(tmp_path, write_manifest):
 
 def test_the_page_shows_the_suggested_numbers(options, tmp_path, capsys):
     assert compare_cluster_counts.main(options) == 0
-    assert "Of 24 masks, look at 4 clusters" in capsys.readouterr().out
+    assert "Suggested for 24 masks: 4 clusters" in capsys.readouterr().out
     found = pd.read_csv(tmp_path / "out" / "counts.csv")
     assert found["clusters"].tolist() == [2, 3, 4, 5]
     assert found["score"].idxmax() == 2

@@ -11,7 +11,7 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def bottleneck(stage, block):
-    """Convolutions of a block: (torchvision's name, its norm's, Detectron2's, shape)."""
+    """Convolutions of a block: (torchvision's name, name of its norm, Detectron2's name, shape)."""
     width = 64 * 2 ** (stage - 1)
     given = 4 * width if block else (64 if stage == 1 else 2 * width)
     ours, theirs = f"layer{stage}.{block}.", f"res{stage + 1}.{block}."
@@ -24,7 +24,7 @@ def bottleneck(stage, block):
 
 
 def names_and_shapes():
-    """All of ResNet-50, spelled out: (torchvision's name, Detectron2's name, shape)."""
+    """All tensors of ResNet-50: (torchvision's name, Detectron2's name, shape)."""
     layers = [("conv1", "bn1", "stem.conv1", (64, 3, 7, 7))]
     for stage, blocks in enumerate((3, 4, 6, 3), start=1):
         for block in range(blocks):
@@ -40,7 +40,7 @@ TABLE = list(names_and_shapes())
 
 
 def weights(offset=0.0):
-    """Every tensor is filled with a number of its own."""
+    """A state dict in which each tensor is filled with another number."""
     return {
         name: torch.full(shape, offset + number).to(torch.float32 if shape else torch.int64)
         for number, (name, _, shape) in enumerate(TABLE)
@@ -64,7 +64,7 @@ def moco(encoder, momentum, heads, others=()):
 
 
 def dino(**networks):
-    """A training checkpoint; the student's names have the prefix of its parallel wrapper."""
+    """A checkpoint of DINO's training; the student's names have the prefix `module.` of DDP."""
     content = {"epoch": 100, "args": argparse.Namespace(arch="resnet50")}
     for name, offset in networks.items():
         wrapper = "module." if name == "student" else ""

@@ -32,7 +32,7 @@ def files(folder):
 
 
 def test_archives_become_a_folder(server, tmp_path):
-    (tmp_path / "data/voc").mkdir(parents=True)  # as Snakemake leaves it
+    (tmp_path / "data/voc").mkdir(parents=True)  # Snakemake makes this folder before the job
     assert call(server, tmp_path) == 0
     root = tmp_path / "data/voc"
     assert files(tmp_path / "data") == [
@@ -56,7 +56,7 @@ def test_an_archive_that_is_here_is_not_downloaded(server, tmp_path):
 def test_a_wrong_archive_leaves_no_folder(server, tmp_path):
     with pytest.raises(InputError, match="wrong checksum"):
         call(server, tmp_path, sha256="0" * 64)
-    assert files(tmp_path / "data") == ["archives/a.tar"]  # is right, and stays for the next time
+    assert files(tmp_path / "data") == ["archives/a.tar"]  # this right archive is kept
 
 
 def test_an_interrupted_download_leaves_no_folder_and_goes_on(server, tmp_path, monkeypatch):
@@ -82,7 +82,7 @@ def test_files_of_the_user_are_left_alone(server, tmp_path):
     mine = tmp_path / "data/voc/JPEGImages/mine.jpg"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"set dataset\.root to a path outside of data/"):
+    with pytest.raises(InputError, match=r"move the folder out of data/ and set dataset\.root"):
         call(server, tmp_path)
     assert mine.read_bytes() == b"mine"
     assert server.requests == []

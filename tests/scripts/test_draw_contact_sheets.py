@@ -11,7 +11,8 @@ from workflow_scripts.maskdistill.files.atomic import FOLDER_MARK
 from workflow_scripts.maskdistill.pictures import contact_sheets
 from workflow_scripts.maskdistill.settings.cluster_names import read_names
 
-# In the plane: three points around (0, 0), of which the last lies towards (4, 0), and two there.
+# (image id, mask id) → embedding. Cluster 1 has its centroid at (0, 0), cluster 2 at (4, 0). Of
+# cluster 1, the point (1.8, 0) is nearly as close to cluster 2.
 POINTS = {(0, 0): (0, 0), (1, 0): (0.5, 0), (2, 0): (1.8, 0), (0, 1): (4, 0), (2, 1): (4.5, 1)}
 CLUSTERS = {(0, 0): 1, (1, 0): 1, (2, 0): 1, (0, 1): 2, (2, 1): 2}
 COLOURS = {0: (255, 0, 0), 1: (0, 255, 0), 2: (0, 0, 255)}
@@ -49,7 +50,7 @@ def folder(tmp_path, write_manifest):
 
 
 def crop_colours(path, line):
-    """Colours of the crops below a heading."""
+    """Colours of the crops below the heading number `line` of a contact sheet."""
     picture = np.asarray(Image.open(path))
     step = contact_sheets.CROP + contact_sheets.GAP
     top = contact_sheets.HEADING * (2 + line) + line * step

@@ -114,7 +114,7 @@ def test_box_crops_of_their_own_size(call, backbone, tmp_path):
 
 
 def test_masked_crops(call, backbone, tmp_path):
-    """Box crops whose background is removed after normalisation."""
+    """With `masked_crop`, the background of a box crop is set to 0 after normalisation."""
     found = call("masked_crop")
     assert set(found) == set(MASKS)
     for (image_id, mask_id), shift in MASKS.items():

@@ -26,7 +26,7 @@ RENAMED = np.array([0, 2, 3, 1], dtype=np.uint8)  # class → cluster
 
 @pytest.fixture
 def tree(tmp_path):
-    """A VOC tree, its manifest in two shards (one image rejected), and the label maps' arrays."""
+    """A folder in VOC's layout with manifests of two shards, and image id → ground truth."""
     rng = np.random.default_rng(0)
     (tmp_path / "SegmentationClass").mkdir()
     truth = {}
@@ -131,7 +131,7 @@ def test_more_clusters_than_classes_are_labelled_majority(tree):
     for i, t in truth.items():
         labels = np.where(t == 255, 0, t).astype(np.uint8)
         right = labels[:, 16:]
-        right[right == 1] = 5  # cats on the right are a cluster of their own
+        right[right == 1] = 5  # cats in the right part of an image are cluster 5
         split_up[i] = labels
     step = ["segmentation", write_step(root / "s.parquet", split_up)]
     entry = call(root, step, settings=SETTINGS | {"clustering": {"clusters": 5}})["steps"][

@@ -30,7 +30,7 @@ def rectangle(x, y, width, height):
 
 @pytest.fixture
 def root(tmp_path):
-    """Three images: a cat; a cat and a dog with void between them; one rejected."""
+    """Three images: one with a cat, one with a cat, a dog and void pixels, and a rejected one."""
     for folder in ("SegmentationClass", "SegmentationObject"):
         (tmp_path / folder).mkdir()
     scenes = {0: [(1, (5, 5, 10, 10))], 1: [(1, (5, 5, 10, 10)), (2, (20, 5, 20, 20))]}
@@ -58,7 +58,12 @@ def root(tmp_path):
 
 
 def call(root, found, candidates=None, settings=SETTINGS, tolerated=1):
-    """`found` and `candidates`: (image, mask, cluster[, score]) of each, in their order."""
+    """Run the program and return its metrics.
+
+    Args:
+        found: (image id, mask, cluster) of each initial mask, in the order of the file.
+        candidates: (image id, mask, cluster, score) of each candidate, in the order of the file.
+    """
     rows, assignments, numbers = [], [], {}
     for image_id, mask, cluster in found:
         numbers[image_id] = numbers.get(image_id, -1) + 1
@@ -123,15 +128,15 @@ def test_where_the_matching_comes_from_is_said(root):
 
 
 def test_clusters_count_by_the_matching_of_their_step(root):
-    # The cat of image 0 as dog, the dog as a cluster that stands for nothing.
+    # The cat of image 0 is in the cluster of dogs; the dog is in a cluster without a class.
     step = call(root, [(0, CAT, 1), (1, CAT, 2), (1, DOG, 3)])["steps"]["initial_masks"]
     assert step["class_agnostic_multi"]["ap50"] == pytest.approx(1)
-    # Cats: one of two found, at recalls up to 0.5; dogs: none.
+    # One of two cats is found, so precision is 1 up to a recall of 0.5. No dog is found.
     assert step["class_aware_multi"]["ap50"] == pytest.approx(51 / 101 / 2)
 
 
 def test_masks_of_merged_and_dropped_clusters(root):
-    # Of five clusters two were merged and one was dropped: the matching is of the three classes.
+    # The user has merged two of five clusters and dropped one; three classes are matched.
     settings = SETTINGS | {"curation": {"classes": [1, 2, 0, 3, 2]}}
     found = [(0, CAT, 5), (1, CAT, 2), (1, DOG, 1), (1, rectangle(0, 30, 5, 5), 3)]
     step = call(root, found, settings=settings)["steps"]["initial_masks"]
@@ -143,14 +148,15 @@ def test_the_mask_that_was_found_first_is_the_single_one(root):
     step = call(root, [(0, CAT, 2), (1, DOG, 1), (1, CAT, 3)])["steps"]["initial_masks"]
     assert step["class_aware_single"]["ap50"] == pytest.approx(1)
     step = call(root, [(0, CAT, 2), (1, CAT, 3), (1, DOG, 1)])["steps"]["initial_masks"]
-    # Image 1 shows its cat now, which no class claims: one of two cats is found.
+    # The first mask of image 1 is now the cat, in a cluster without a class. One of two cats is
+    # found.
     assert step["class_aware_single"]["ap50"] == pytest.approx(51 / 101)
 
 
 def test_candidates_have_a_confidence(root):
     candidates = [
         (0, CAT, 2, 0.95),
-        (1, rectangle(5, 5, 10, 4), 2, 0.35),  # IoU 0.4
+        (1, rectangle(5, 5, 10, 4), 2, 0.35),  # has an IoU of 0.4 with the cat
         (1, rectangle(0, 30, 5, 5), 1, 0.15),
     ]
     step = call(root, [(0, CAT, 2)], candidates)["steps"]["mask_rcnn"]

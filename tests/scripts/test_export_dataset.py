@@ -21,7 +21,7 @@ def square(y, x):
 
 @pytest.fixture
 def folder(tmp_path, write_manifest):
-    """Two shards, three good images, one broken, ground truth in VOC's layout."""
+    """Two shards with three good images and a broken one, and ground truth in VOC's layout."""
     for name in ("JPEGImages", "SegmentationClass"):
         (tmp_path / name).mkdir()
     parts = [{0: "a", 1: "b"}, {2: "c"}]

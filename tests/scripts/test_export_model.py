@@ -1,4 +1,4 @@
-"""One export, and what people do with it: as torch.export, as ONNX, by the snippet of the card."""
+"""An exported model works as torch.export, as ONNX, and with the code of the model card."""
 
 import json
 import re
@@ -63,7 +63,8 @@ def test_both_files_agree_with_the_trained_model_on_odd_sizes(folder, exported, 
     predictor = label_map_prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     expected = predictor.predict_image(image)
-    # Runtimes round logits differently, by less than 1e-5: only ties may be decided otherwise.
+    # Runtimes round logits differently, by less than 1e-5. Only pixels with a clear best class
+    # must have the same label.
     best, second = expected.logits.topk(2, dim=0).values
     clear = (best - second > 1e-4).numpy()
     assert clear.mean() > 0.99
@@ -96,7 +97,7 @@ def test_the_card_says_what_it_is(exported):
 
 
 def test_the_snippet_runs_without_this_repository(exported, tmp_path):
-    """That of docs/commands.md, which is also the card's."""
+    """The model card and docs/commands.md have the same code, and it can be run."""
     text = (REPOSITORY / "docs" / "commands.md").read_text()
     (snippet,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     card = (exported / "README.md").read_text()

@@ -72,7 +72,7 @@ def test_the_masks_are_those_of_stored_features(folder, tiny_backbone, batch_siz
 
 
 def test_masks_of_features_that_stay_where_they_are_computed(folder, tiny_backbone):
-    """As on a card, whose features are tensors."""
+    """Features may stay tensors on their device, as on a GPU, and give the same masks."""
     settings = FeatureSettings(**tiny_backbone)
     backbone = load_backbone(settings, "cpu")
     listed = shards.read_usable(folder / "images")
@@ -87,7 +87,7 @@ def test_masks_of_features_that_stay_where_they_are_computed(folder, tiny_backbo
             yield from mask_rows(row, (24, 32), backbone.patch_size, find)
 
     found, expected = list(masks(fetch=False)), list(masks(fetch=True))
-    # The measure of quality depends on the order of sums.
+    # `quality` is compared with a tolerance, because it depends on the order of sums.
     qualities = [[row.pop("quality", 0) for row in rows] for rows in (found, expected)]
     assert found == expected
     assert qualities[0] == pytest.approx(qualities[1], rel=1e-4)

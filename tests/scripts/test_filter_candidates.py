@@ -77,7 +77,7 @@ def test_an_image_without_a_confident_candidate_may_have_no_object(call):
 
 
 def test_one_object_is_not_kept_as_two_classes(call):
-    # Candidates 0 and 1 of image 5 share 9 of 41 pixels.
+    # Candidates 0 and 1 of image 5 share 9 of 41 pixels, an IoU of 0.22.
     kept, maps = call(overlap=0.2)
     assert kept == [(2, 1), (5, 1), (7, None)]
     assert set(np.unique(maps[5])) == {0, 2}
@@ -86,7 +86,7 @@ def test_one_object_is_not_kept_as_two_classes(call):
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_suppression_does_not_depend_on_the_order_of_the_rows(call, order):
-    """The middle one is left out and must not suppress the last, wherever its rows are."""
+    """The first candidate suppresses the second, which then must not suppress the third."""
     chain = [
         candidate(5, 0, 0.99, 1, 0, 0),
         candidate(5, 1, 0.98, 2, 0, 2),

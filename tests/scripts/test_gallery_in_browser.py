@@ -1,4 +1,4 @@
-"""The gallery as people use it: opened from disk in a headless Chromium."""
+"""The gallery, opened from disk in a headless Chromium."""
 
 import functools
 import http.server
@@ -25,7 +25,11 @@ def chromium(tmp_path_factory):
 
 @pytest.fixture
 def page(chromium, gallery):
-    """A function that opens the gallery at an address after #; no complaint may come of it."""
+    """A function that opens the gallery at an address after #.
+
+    In the end, Chromium must not have reported an error, and the page must not have loaded anything
+    from elsewhere.
+    """
     chromium.resize(1300, 900)
     chromium.problems.clear()
     chromium.requests.clear()
@@ -69,7 +73,7 @@ def click(page, selector: str) -> None:
 
 
 def fragment(page) -> str:
-    """The address after #, which follows what is shown within 350 ms."""
+    """The address after #, which the page updates within 350 ms."""
     return page.evaluate(
         "new Promise((done) => setTimeout(() => done(location.hash), 400))"
     ).removeprefix("#")
@@ -119,7 +123,7 @@ def test_filters(page, choices, expected):
     wanted = sorted(everything[i] for i in expected)
     opened.until(f"document.querySelector('#count strong').textContent === '{len(expected)}'")
     assert names(opened) == wanted
-    # The address alone leads there again.
+    # A page that is opened at this address shows the same.
     assert names(page(fragment(opened))) == wanted
 
 
@@ -129,7 +133,7 @@ def test_clusters_are_those_of_the_stage(page):
     opened.until("document.querySelectorAll('.tile').length === 4")
     assert names(opened) == [f"JPEGImages/{i}.jpg" for i in (0, 2, 4, 6)]
     click(opened, "#stages [value=mask_rcnn]")
-    # The cluster stays chosen; no candidate of image 4 became a label map.
+    # The cluster stays chosen; image 4 has no confident candidate, so it is not shown.
     opened.until("document.querySelectorAll('.tile').length === 3")
     click(opened, "#stages [value=ground_truth]")
     opened.until("document.getElementById('label-kind').textContent === 'Class'")
@@ -148,7 +152,7 @@ def test_order_by_agreement_and_score(page):
 
 
 def test_images_that_have_the_stage_come_first(page):
-    # Only the evaluated images were segmented; the one that was rejected has no stage at all.
+    # Only images of `val` have predictions. The rejected image has no results of any stage.
     shown = names(page("stage=segmentation"))
     segmented = sorted(set(results_tree.NAMES["val"]) - {results_tree.REJECTED})
     assert shown[:3] == segmented
@@ -255,7 +259,7 @@ def test_keys_lead_from_image_to_image_and_back_to_the_grid(page):
     opened.until("document.getElementById('title').textContent === 'JPEGImages/2.jpg'")
     assert opened.evaluate("document.getElementById('position').textContent") == "3 of 4"
     opened.press("ArrowRight")
-    opened.press("ArrowRight")  # the last one stays
+    opened.press("ArrowRight")  # at the last image this changes nothing
     opened.until("document.getElementById('title').textContent === 'JPEGImages/3.jpg'")
     assert opened.evaluate("document.getElementById('next').disabled")
     opened.press("Escape")
@@ -286,7 +290,7 @@ def test_a_deep_link_opens_an_image_as_it_was(page):
     facts = opened.evaluate("document.getElementById('facts').textContent")
     assert "val, shard 0001" in facts
     assert "0.860" in facts
-    # Nonsense in the address is no error.
+    # Invalid values in the address are ignored.
     nonsense = page("stage=nothing&image=val/999&page=-3&score=x&order=y&view=z")
     assert len(names(nonsense)) == 8
     assert not nonsense.evaluate("document.getElementById('viewer').open")
@@ -325,7 +329,7 @@ def test_a_phone_needs_no_scrolling_sideways(page, chromium, link):
         sizes = opened.evaluate(
             "[...document.querySelectorAll('.buttons button')].map((b) => b.offsetWidth)"
         )
-        assert min(sizes) >= 36  # for fingers
+        assert min(sizes) >= 36  # large enough for fingers
         wide = opened.evaluate("document.querySelector('.picture').offsetWidth")
         assert wide > (120 if "compare" in link else 300)
     else:
@@ -351,7 +355,7 @@ def test_a_missing_script_is_named(page, chromium, gallery, tmp_path):
     opened.until("document.querySelector('.message')")
     message = opened.evaluate("document.querySelector('.message').textContent")
     assert "images/val/0001/6.js cannot be loaded" in message
-    chromium.problems.clear()  # the browser complains too
+    chromium.problems.clear()  # Chromium reports the missing file, too
 
 
 def test_a_server_shows_the_same(page, chromium, gallery):
@@ -368,7 +372,7 @@ def test_a_server_shows_the_same(page, chromium, gallery):
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder and says nothing."""
+    """Serves a folder and logs nothing."""
 
     def log_message(self, *_) -> None:
         pass
@@ -389,7 +393,7 @@ def test_ten_thousand_images_by_pages(page, many):
     opened.until("[...document.querySelectorAll('.tile img')].some((img) => img.naturalWidth)")
     choose(opened, "score-least", "0.95")
     opened.until("document.querySelector('#count strong').textContent === '500'")
-    # Drawing a page must feel immediate: it makes no more elements than for 500 images.
+    # Drawing a page must be fast, so it may not create more elements than with 500 images.
     filtered = "stage=masks&label=2&order=best"
     made = elements_made(opened, filtered)
     assert opened.evaluate("document.querySelector('#count strong').textContent") == "3,333"
@@ -399,7 +403,7 @@ def test_ten_thousand_images_by_pages(page, many):
 
 
 def test_a_slider_in_motion_and_a_key_held_down(page, many):
-    """Browsers let no page change its address as often as that, and complain."""
+    """The page must change its address less often, because browsers limit such changes."""
     opened = page("", many / "all" / "gallery")
     opened.evaluate(
         "(async () => { const slider = document.getElementById('form')['score-least'];"
@@ -417,7 +421,7 @@ def test_a_slider_in_motion_and_a_key_held_down(page, many):
         opened.press("ArrowRight")
     assert opened.evaluate("document.getElementById('title').textContent") == "00250.png"
     assert address(opened) == {"image": "train/250"}
-    # All of it was one step of the history.
+    # All 250 images are one entry of the browser's history.
     opened.press("Escape")
     opened.until("!document.getElementById('viewer').open")
     opened.evaluate("history.back()")
@@ -426,7 +430,7 @@ def test_a_slider_in_motion_and_a_key_held_down(page, many):
 
 
 def move(page, x: float, y: float, event: str) -> None:
-    """A pointer event at a place of the map, in shares of its size."""
+    """Send a pointer event at a place of the map; x and y are shares of its size."""
     page.evaluate(
         "(() => { const canvas = document.querySelector('#map canvas');"
         " const box = canvas.getBoundingClientRect();"
@@ -443,7 +447,7 @@ def test_the_map_shows_masks_and_opens_their_images(page):
     assert address(shown)["arrangement"] == "map"
     move(shown, 0.9, 0.1, "pointermove")
     assert shown.evaluate("document.getElementById('spot').hidden") is True
-    move(shown, 0.0, 0.5, "pointermove")  # the first mask of the tree
+    move(shown, 0.0, 0.5, "pointermove")  # here is the mask of image 0
     assert shown.evaluate("document.getElementById('spot').hidden") is False
     assert "0.jpg" in shown.evaluate("document.getElementById('spot').textContent")
     shown.until("document.querySelector('#spot img').naturalWidth > 0")

@@ -21,7 +21,10 @@ def tree(results):
 
 
 def test_it_runs_by_its_path():
-    """By its path its folder comes first in the search for modules, and must not hide any."""
+    """Started by its path, a program searches for modules in its own folder first.
+
+    No file in workflow_scripts may then have the name of a module that is imported.
+    """
     program, file = "workflow_scripts/inspect_files.py", "resources/demo_backbone.safetensors"
     done = subprocess.run(
         [sys.executable, program, file],

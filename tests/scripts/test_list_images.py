@@ -77,7 +77,7 @@ def test_every_image_has_a_row_and_every_bad_one_its_reason(tmp_path, folder, ca
 
 
 def test_a_folder_of_odd_files(tmp_path, capsys):
-    """Each file is used, rejected with a reason, or skipped and told by type."""
+    """Each file is used, rejected with a reason, or skipped and counted by type."""
     root = tmp_path / "root"
     good = {f"good/{name}" for name in odd_files.write_images(root / "good")}
     several = {f"frames/{name}" for name in odd_files.write_frames(root / "frames")}
@@ -130,7 +130,7 @@ def test_shards_share_the_images(tmp_path, folder):
 
 
 def test_shards_that_hold_only_bad_images_or_none(tmp_path, folder):
-    """With many shards, a bad image often sits alone in its own."""
+    """With many shards, a shard may have only a bad image, which must not stop the run."""
     parts = [call(tmp_path, shard, 40) for shard in range(40)]
     assert sum(map(len, parts)) == 8
     assert [] in parts

@@ -69,7 +69,7 @@ def test_the_object_at_the_image_s_own_size(call):
     expected = masks.grid_to_image(inside, patch_size=PATCH, resized=RESIZED, size=SIZE)
     np.testing.assert_array_equal(mask, expected)
     assert row["area"] == expected.sum()
-    # 8 of 30 rows and 16 of 44 columns of the resized image, to the pixel
+    # The object begins at row 8 of 30 and is 24 of 44 columns wide in the resized image.
     assert row["y"] == pytest.approx(8 / 30 * 61, abs=1)
     assert row["box_width"] == pytest.approx(24 / 44 * 90, abs=1)
     assert inside[row["source_row"], row["source_col"]]

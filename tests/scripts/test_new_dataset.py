@@ -18,7 +18,7 @@ LAPTOP = Machine(None, 0, 2, 16_000_000_000)
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path, monkeypatch):
-    """An empty folder, and a machine with a GPU; gives a function that changes the machine."""
+    """Work in an empty folder, on a machine with a GPU; gives a function that sets the machine."""
     monkeypatch.chdir(tmp_path)
 
     def be(one):
@@ -36,7 +36,7 @@ def photographs(root, number=60, size=(24, 32)):
 
 
 def written(name="mine"):
-    """The file that was written, and the whole config that the workflow makes of it."""
+    """The content of the written file, and the whole config of a run with it."""
     path = new_dataset.FOLDER / f"{name}.yaml"
     own = yaml.safe_load(path.read_text())
     default = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())
@@ -86,7 +86,7 @@ def test_nothing_is_overwritten_without_asking(tmp_path):
     new_dataset.main(["mine", "photos"])
     path = new_dataset.FOLDER / "mine.yaml"
     path.write_text("# mine")
-    with pytest.raises(InputError, match=r"mine\.yaml: there is such a file; .*--force"):
+    with pytest.raises(InputError, match=r"mine\.yaml exists already; .*--force"):
         new_dataset.main(["mine", "photos"])
     assert path.read_text() == "# mine"
     new_dataset.main(["mine", "photos", "--force"])
@@ -120,7 +120,7 @@ def test_what_cannot_be_is_one_line(tmp_path, options, message):
 
 
 def test_a_folder_of_odd_files(tmp_path, capsys):
-    """Files that cannot be used are told, and do not stop the run."""
+    """Files that cannot be used are reported, and `max_rejected` is set so that a run goes on."""
     odd_files.write_images(tmp_path / "photos/good")
     odd_files.write_broken(tmp_path / "photos/bad")
     odd_files.write_others(tmp_path / "photos/others")
@@ -169,7 +169,7 @@ def test_without_a_gpu_a_quick_preset_is_chosen_if_there_is_one(tmp_path, machin
     new_dataset.main(["fast", "photos"])
     own, config = written("fast")
     assert own["preset"] == "quick"
-    assert "mask_rcnn" not in own  # the preset has a schedule of its own
+    assert "mask_rcnn" not in own  # because the preset sets the schedule
     assert config["mask_rcnn"]["iterations"] == 77
     assert "mask_rcnn starts from random numbers" in capsys.readouterr().out
     machine(GPU)

@@ -1,4 +1,4 @@
-"""Programs that run out of memory say what to do, write nothing, and lose nothing."""
+"""Programs that run out of memory name a remedy, write no partial file, and keep checkpoints."""
 
 import importlib
 import json
@@ -16,7 +16,7 @@ from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab
 
 PROGRAMS = sorted((REPOSITORY / "workflow_scripts").glob("*.py"))
-# How a program comes to the options of a network's device, or holds all embeddings.
+# Matches programs that have an option for the device of a network, or keep all embeddings.
 ON_A_DEVICE = re.compile(
     r'"--device"|cli\.(add_runtime|images_parser|prediction_parser|training_parser)\(|clustering\.fit\('
 )

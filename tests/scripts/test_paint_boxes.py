@@ -18,7 +18,7 @@ def disc(y, x, radius):
 
 @pytest.fixture
 def call(tmp_path, write_manifest):
-    """Two images with a red disc; candidates are (image, mask, cluster, score)."""
+    """A function that paints candidates, (image id, mask, cluster, score), in two images."""
     noise = np.random.default_rng(0).integers(0, 20, (*SIZE, 3))
     for i in (1, 2):
         image = np.where(disc(20, 30, 10)[..., None], (210, 10, 10), (10, 10, 180)) + noise

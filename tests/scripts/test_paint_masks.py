@@ -54,7 +54,7 @@ def call(tmp_path, write_manifest):
 def test_masks_are_painted_with_their_clusters_and_the_first_is_on_top(call):
     first, second, third = square(0, 0), square(3, 3), square(2, 6)
     found = {(2, 0): first, (2, 1): second, (7, 0): third, (5, 0): None}
-    # Assignments may be of more masks than these.
+    # The assignments may contain masks of other shards, here that of image 44.
     result = call(found, {(2, 1): 17, (2, 0): 20, (7, 0): 1, (44, 0): 3})
     assert list(result) == [5, 2, 7]
     assert result[2][0] == "sub/2.jpg"

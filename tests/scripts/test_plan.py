@@ -17,7 +17,7 @@ def empty_folder(tmp_path, monkeypatch):
 
 GPU = schedule.Machine("a GPU", 24_000_000_000, 8, 64_000_000_000)
 LAPTOP = schedule.Machine(None, 0, 4, 16_000_000_000)
-PROBES = {"predict_linear_probe", "refine_linear_probe"}  # `use rule`
+PROBES = {"predict_linear_probe", "refine_linear_probe"}  # made from other rules by `use rule`
 
 
 def number(text, name):
@@ -43,10 +43,10 @@ def test_the_whole_plan_of_a_recipe(tmp_path, monkeypatch, capsys):
     jobs_of = text.partition("GPU hours\n")[2].partition("total")[0]
     hourless = {line.split()[0] for line in jobs_of.splitlines() if line.endswith(" –")}
     gpu_rules = set(json.loads((REPOSITORY / "resources" / "throughput.json").read_text())["rules"])
-    # Every rule that asks for a GPU has hours, and no other.
+    # Exactly the rules that ask for a GPU have hours.
     assert not hourless & gpu_rules
     asking = {rule for rule, text in rules().items() if "gpu=" in text}
-    # The hours of train_vit_head follow from those of extract_features.
+    # train_vit_head has no measurement; its hours are computed from those of extract_features.
     assert gpu_rules == (asking - {"train_vit_head"}) | PROBES
     assert number(text, "data/weights/moco_v2_800ep_pretrain.pth.tar") == "369 MB"
     assert list(tmp_path.iterdir()) in ([], [tmp_path / ".snakemake"])  # nothing was started
@@ -65,7 +65,7 @@ def test_another_table_of_seconds(tmp_path):
 
 
 def plan_of_photographs(overrides, machine, monkeypatch, capsys):
-    """The plan of 20 photographs of one's own; Snakemake is not asked."""
+    """The plan for 20 photographs of a user, with given jobs instead of Snakemake's."""
     Path("photographs").mkdir()
     for number in range(20):
         Path("photographs", f"{number}.png").touch()

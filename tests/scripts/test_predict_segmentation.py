@@ -27,7 +27,7 @@ ARCHITECTURE = {
 def folder(tmp_path):
     torch.manual_seed(1)
     model = build_deeplab(3, **ARCHITECTURE)
-    # As drawn, one class would win everywhere.
+    # With the random weights as they are, all pixels would have the same class.
     with torch.no_grad():
         model.head[-1].weight *= 30
         model.head[-1].bias.zero_()
@@ -79,7 +79,8 @@ def test_every_image_that_is_ok_has_a_label_map_of_its_size(folder):
     predictor = label_map_prediction.load_predictor(folder / "model.pt", torch.device("cpu"))
     manifest = shards.read_usable(folder / "images.parquet")
     for one in predictor.predict(manifest, folder, batch_size=1, workers=1):
-        # Batches of another size may round a logit differently, by less than 1e-5 here.
+        # Batches of another size may round logits differently, by less than 1e-5 here, so only
+        # pixels with a clear best class are compared.
         best, second = one.logits.topk(2, dim=0).values
         clear = (best - second > 1e-4).numpy()
         assert clear.mean() > 0.95

@@ -24,7 +24,7 @@ VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
 class Page(html.parser.HTMLParser):
-    """Collects elements, checks that they nest, and that nothing is loaded from elsewhere."""
+    """Collects elements, and checks that they are nested and load nothing from elsewhere."""
 
     def __init__(self, text):
         super().__init__()
@@ -68,7 +68,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture
 def run(tmp_path):
-    """A finished run on three images of two classes: returns a function that reports on it."""
+    """A finished run on three images of two classes; gives a function that writes its report."""
     settings = {
         "dataset": {
             "adapter": "voc",
@@ -99,7 +99,7 @@ def run(tmp_path):
         measured = {"share": encoded["area"] / 2400, "quality": 0.5, "status": "ok"}
         mask_rows.append({"image_id": i, "mask_id": 0, **encoded, **measured})
         assignments.append({"image_id": i, "mask_id": 0, "cluster": 2 - i % 2, "distance": 3.0 - i})
-        # Clusters have the classes' numbers the other way round.
+        # Cluster 1 shows class 2, and cluster 2 shows class 1.
         maps.append(label_maps.row(i, name, np.array([0, 2, 1] + [0] * 253, np.uint8)[labels]))
     manifest.append({"image_id": 9, "file_name": "<b>bad.jpg", "status": "empty file (0 bytes)"})
     made_by = provenance.record("masks", {}, weights={"sha256": "abc123"})
@@ -189,9 +189,10 @@ def test_report_with_ground_truth(run):
     assert {"scores", "examples", "clusters", "training", "images", "times"} <= page.ids
     assert "nothing was learned from them" in " ".join(page.text.split())
     assert {anchor.removeprefix("#") for anchor in page.anchors} <= page.ids
-    # 2 examples of 6 pictures, and 3 crops
+    # Two examples, each with the image, the ground truth and all steps; and three crops of masks.
     assert len(page.images) == 2 * (2 + len(STEPS)) + 3
-    assert page.elements["svg"] == len(STEPS) + 1 + 3  # three distributions in the health section
+    # The three last charts are distributions in the section about health.
+    assert page.elements["svg"] == len(STEPS) + 1 + 3
     for shown in ("Segmentation + CRF", "100.0 ± 0.0", "48.9", "Not comparable with this run"):
         assert shown in page.text
     for shown in ("empty file (0 bytes)", "1 h 02 min", "812 MB", "train_mask_rcnn", "abc123"):
@@ -241,8 +242,8 @@ def test_nothing_of_the_input_becomes_markup(run):
     text = run(truth=True)
     page = Page(text)
     scripts = re.findall(r"<script[^>]*>", text)
-    assert scripts == ['<script type="application/json" id="provenance">']  # data, never run
-    assert page.elements["b"] == 2 + 4  # two clusters' headings, four marks of the paper
+    assert scripts == ['<script type="application/json" id="provenance">']  # browsers do not run it
+    assert page.elements["b"] == 2 + 4  # headings of two clusters, four marks of paper numbers
     assert EVIL in page.text
     assert "<b>bad.jpg" in page.text
     assert "<i>1234567" in page.text
@@ -250,7 +251,7 @@ def test_nothing_of_the_input_becomes_markup(run):
 
 def test_nothing_is_loaded_from_elsewhere(run):
     text = run(truth=True)
-    Page(text)  # checks every attribute that loads something
+    Page(text)  # this checks all attributes that load something
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL).group(1)
     assert "url(" not in style
     assert "@import" not in style
@@ -262,7 +263,7 @@ def test_nothing_is_loaded_from_elsewhere(run):
 def test_crops_come_nearest_to_the_centroid_first(run):
     page = Page(run(truth=False))
     crops = [alt for alt, _ in page.images if alt.startswith("mask in")]
-    # Cluster 1 holds image 1; cluster 2 holds images 0 and 2, of which 2 is nearer.
+    # Cluster 1 has the mask of image 1. Cluster 2 has those of images 0 and 2, and 2 is nearer.
     assert crops == [f"mask in {NAMES[i]}" for i in (1, 2, 0)]
 
 
@@ -303,7 +304,7 @@ def mean(value):
 
 
 def with_objects(objects):
-    """An edit of the summary: scores against objects, calibration, and a linear probe."""
+    """A function that adds scores of objects, calibration and a linear probe to a summary."""
 
     def edit(summary):
         triple = {"ap50": mean(0.321), "ap": mean(0.123), "ap75": mean(0.045)}
@@ -346,13 +347,13 @@ def test_objects_calibration_and_linear_probe_are_shown(run):
     for shown in ("rank correlation of score and mask IoU 0.62", "0.8 – 0.9", "58.7", "+41.3"):
         assert shown in text
     assert "0.0 – 0.1" not in text
-    # Classifiers that learned from labels share no table with clusters, by class neither.
+    # The linear probe learned from labels, so it is in no table with clusters.
     before, _, probe = text.partition("IoU by class: linear probe, with labels")
     for table, columns in ((before.rpartition("IoU by class")[2], STEPS), (probe, ())):
         head = table[: table.index("background")]
         assert [name for name in STEPS if step_title(name) in head] == list(columns)
     assert "nothing but the linear probe learned from them" in text
-    # Table 3 has no class-agnostic numbers of single objects.
+    # The paper's Table 3 has no class-agnostic mask AP for single objects.
     heads = {title: text.partition(title)[2][:40] for title in AP_SETTINGS.values()}
     assert [title for title, head in heads.items() if "Paper" not in head] == [
         "Class-agnostic, single object"
@@ -422,6 +423,6 @@ def test_overclustering_is_labelled_and_stands_beside_no_number_of_the_paper(run
     text = Page(run(truth=True, edit=edit)).text
     assert "Overclustering: majority matching" in text
     assert "IoU by class – overclustering, majority matching" in text
-    assert "; overclustering, majority matching" in text  # of the number at the top
+    assert "; overclustering, majority matching" in text  # next to the mIoU at the top of the page
     assert "one to one" not in text
     assert "48.9" not in text

@@ -135,7 +135,7 @@ def test_the_report_shows_items_and_figures(call, write, tmp_path):
     assert "overclustering, majority matching" in text
     assert "another backbone" in text
     assert "10.0 ± 0.0 (2)" in text
-    # In a paragraph of the page and in the figure.
+    # This text is in a paragraph of the page and in the figure.
     assert text.count("5 images of “instances”, matched on 3 of “val”") == 2 * 2
 
 

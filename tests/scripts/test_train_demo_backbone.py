@@ -13,11 +13,11 @@ from workflow_scripts.maskdistill.torch_tools import resnet, weights
 @pytest.mark.parametrize("network", ["transformer", "resnet"])
 def test_weights_that_the_workflow_loads(tmp_path, monkeypatch, network):
     recipe, pretrain = train_demo_backbone.NETWORKS[network]
-    small = recipe._replace(batch_size=6)  # the two networks take most of the time
+    small = recipe._replace(batch_size=6)  # small batches, because the network takes most time
     monkeypatch.setitem(train_demo_backbone.NETWORKS, network, (small, pretrain))
     output, curve = tmp_path / "weights.safetensors", tmp_path / "curve.csv"
     arguments = ["--network", network, "--output", str(output), "--curve", str(curve)]
-    # As many clips as a batch takes, and as few steps as there can be.
+    # The least work that is possible: the clips of one batch, and one step.
     arguments += ["--clips", str(small.batch_size), "--steps", "1", "--threads", "1"]
     assert train_demo_backbone.main(arguments) == 0
     with safe_open(output, "pt") as file:

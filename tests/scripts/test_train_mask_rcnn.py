@@ -29,7 +29,7 @@ SETTINGS = {
     "sampled_anchors": 16,
     "learning_rate": 0.001,
 }
-# Everything that is so whichever engine trains; Detectron2 where it is installed.
+# Tests that must pass with either engine are run with both; Detectron2 may not be installed.
 ENGINES = [
     "torchvision",
     pytest.param(
@@ -43,7 +43,7 @@ ENGINES = [
 
 
 def options(folder, **settings):
-    """Two images with a bright square each, and the command line to train on them."""
+    """Write two images with a bright rectangle each; gives the command line to train on them."""
     content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cluster_001"}]}
     for number in (1, 2):
         mask = np.zeros((32, 32), bool)

@@ -45,6 +45,6 @@ def test_missing_metrics_are_an_error(results, tmp_path):
 
 def test_memory_does_not_grow_with_the_number_of_shards(many):
     all_, one = (int((many / name / "peak").read_text()) / 1024 for name in ("all", "one"))
-    # MB. Twenty times the images: the rows of the index are what is kept of each.
+    # MB. With 20 times the images, memory grows only by the rows of the index.
     assert all_ - one < 60
     assert len(list((many / "all" / "gallery" / "images").rglob("*.js"))) == 10_000

@@ -1,4 +1,4 @@
-"""A SLURM of its own for every module of tests, whose jobs they count."""
+"""Every module of tests gets its own SLURM, because the tests count the jobs in it."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from tests.slurm.controller import Controller
 
 @pytest.fixture(scope="module")
 def controller() -> Iterator[Controller]:
-    """A SLURM of our own."""
+    """A running SLURM that only this module of tests uses."""
     controller = Controller()
     try:
         controller.start()

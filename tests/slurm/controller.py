@@ -1,4 +1,4 @@
-"""A private SLURM on this machine: one node, three partitions, two GPUs that are only files."""
+"""A private SLURM on this machine: one node, three partitions, two GPUs that are empty files."""
 
 import getpass
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "sinfo", "scancel")
 # Debian's daemons are in /usr/sbin, which is not on everybody's path.
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-# More CPUs and memory than the machine has: what is tested is what jobs ask for.
+# SLURM is told of more CPUs and memory than the machine has, so that jobs get all they ask for.
 CONFIGURATION = """
 ClusterName=maskdistill
 SlurmctldHost={host}(127.0.0.1)
@@ -54,15 +54,15 @@ PartitionName=urgent Nodes={host} MaxTime=7-0 PriorityTier=10
 
 
 def missing_programs() -> list[str]:
-    """What of SLURM and munge is not installed here."""
+    """The programs of SLURM and munge that are not installed here."""
     return [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
 
 
 class Controller:
-    """munged, slurmctld and slurmd of its own, with ports, key and files nobody else has."""
+    """A private munged, slurmctld and slurmd, with their own ports, key and files."""
 
     def __init__(self, cpus: int = 4) -> None:
-        # Not under pytest's folder: a socket's path may be 107 characters long.
+        # Pytest's folder has a long path, but a socket's path may have only 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
         self.folder.chmod(0o755)
         for name in ("state", "spool"):
@@ -86,7 +86,7 @@ class Controller:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
-        # The plugin keeps SLURM_CONF from the srun of its jobs.
+        # Snakemake's plugin removes SLURM_CONF from the environment of srun; this script sets it.
         srun = self.folder / "bin" / "srun"
         srun.parent.mkdir()
         configuration = self.folder / "slurm.conf"
@@ -130,7 +130,7 @@ class Controller:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, *command: str) -> str:
-        """What a client command prints, "" where it fails."""
+        """The output of a client command, or "" if it fails."""
         done = subprocess.run(
             command,
             env=os.environ | self.environment,
@@ -142,12 +142,12 @@ class Controller:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     def jobs(self) -> list[dict[str, str]]:
-        """Every job so far, finished ones too, as `scontrol show job` tells of it."""
+        """The fields of `scontrol show job` for every job so far, including finished ones."""
         lines = self.run("scontrol", "show", "job", "--oneliner").splitlines()
         return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines]
 
     def logs(self) -> str:
-        """The last words of the daemons, for the message of a failed test."""
+        """The end of the daemons' logs, for the message of a failed test."""
         paths = sorted(self.folder.glob("*.log"))
         return "\n".join(f"{path.name}:\n{path.read_text()[-3000:]}" for path in paths)
 

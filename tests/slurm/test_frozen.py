@@ -1,4 +1,4 @@
-"""What people edit while jobs wait, in SLURM's queue or here, reaches none of them."""
+"""Edits while jobs wait, in SLURM's queue or on this machine, do not change these jobs."""
 
 import shutil
 import subprocess
@@ -33,7 +33,7 @@ MASKS = [f"results/small/train/masks/{shard:04d}.parquet" for shard in range(SHA
 
 
 class Edit(NamedTuple):
-    """What is replaced in a file, and what a job then says."""
+    """A replacement in a file, and the words of the error that a job then prints."""
 
     path: str
     old: str
@@ -57,7 +57,7 @@ RULES = Edit(
 
 @pytest.fixture(scope="module")
 def with_features(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository with a dataset of two shards, up to its features."""
+    """A copy of the repository in which the features of a dataset of two shards are made."""
     folder = checkout(tmp_path_factory.mktemp("features"))
     profile = folder / "profiles" / "slurm" / "config.yaml"
     text = profile.read_text().replace("# slurm-partition-config", "slurm-partition-config")
@@ -70,12 +70,12 @@ def with_features(controller: Controller, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def folder(with_features: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
+    """A copy of the folder `with_features`."""
     return shutil.copytree(with_features, tmp_path / "copy", symlinks=True)
 
 
 def set_top_k(folder: Path, value: float) -> None:
-    """Edit the dataset's config."""
+    """Set `masks.top_k` in the dataset's config."""
     path = folder / "config" / "datasets" / "small.yaml"
     changed = merge(read_yaml(path), {"masks": {"top_k": value}, "shards": SHARDS})
     path.write_text(yaml.safe_dump(changed))
@@ -89,7 +89,7 @@ def run(
     edit: Callable[[], None] | None = None,
     targets: list[str] = MASKS,
 ) -> int:
-    """Make the masks; `edit` is called when the first of them is there."""
+    """Run Snakemake and return its exit status; `edit` is called after the first shard of masks."""
     arguments = [*profile, *options, *targets]
     python = job_server.python() if profile == HERE else None
     with snakemake(
@@ -103,12 +103,12 @@ def run(
 
 
 def made(folder: Path) -> int:
-    """Number of shards of masks."""
+    """Number of shards of masks that exist."""
     return sum((folder / path).exists() for path in MASKS)
 
 
 def stale(controller: Controller, folder: Path) -> set[str]:
-    """The rules that would run."""
+    """The rules that Snakemake would run."""
     assert run(controller, folder, "--dry-run", "--quiet=host") == 0, printed(folder)
     text = (folder / "printed.txt").read_text()
     if "Nothing to be done" in text:
@@ -118,12 +118,12 @@ def stale(controller: Controller, folder: Path) -> set[str]:
 
 
 def top_k(folder: Path) -> list[float]:
-    """What the masks say that they were made with."""
+    """`masks.top_k` in the provenance of each shard of masks."""
     return [provenance.read(folder / path)["settings"]["masks"]["top_k"] for path in MASKS]
 
 
 def verify(folder: Path) -> subprocess.CompletedProcess:
-    """Run the program there."""
+    """Run the program `verify` in a folder."""
     return subprocess.run(
         [sys.executable, "-m", "workflow_scripts.verify", "small"],
         cwd=folder,
@@ -138,7 +138,7 @@ def test_a_config_that_is_edited_while_jobs_wait(
 ) -> None:
     done = run(controller, folder, profile=profile, edit=lambda: set_top_k(folder, 0.2))
     assert done == 0, printed(folder) + logs(folder) + controller.logs()
-    # What was computed, what it says of itself, and what Snakemake has recorded are one.
+    # Both shards have the old value, in their provenance and in Snakemake's records.
     assert top_k(folder) == [0.1] * SHARDS
     assert stale(controller, folder) == {"make_masks"}
     assert verify(folder).stdout.count("masks.top_k: 0.1 → 0.2") == SHARDS
@@ -183,6 +183,6 @@ def test_code_that_is_edited_while_jobs_wait(
 
 
 def slurm_logs(folder: Path) -> str:
-    """What Snakemake printed in its jobs."""
+    """The end of the output of Snakemake in each SLURM job."""
     paths = sorted(folder.glob(".snakemake/slurm_logs/**/*.log"))
     return "\n".join(path.read_text()[-2000:] for path in paths)

@@ -1,4 +1,4 @@
-"""The small workflow through a real SLURM, and the same on this machine without it."""
+"""A small workflow through a real SLURM gives the same files as without SLURM."""
 
 import collections
 import contextlib
@@ -32,7 +32,7 @@ from tests.slurm.controller import Controller, missing_programs
 from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
 
 pytestmark = [
-    pytest.mark.timeout(3600),  # two runs, on a machine that may do other things
+    pytest.mark.timeout(3600),  # two whole runs, perhaps on a busy machine
     pytest.mark.workflow,
     pytest.mark.skipif(
         bool(missing_programs()),
@@ -41,7 +41,9 @@ pytestmark = [
     ),
 ]
 QUEUE = "State:20,Partition:20,NumCPUs:20,MinMemory:20,TimeLimit:20,tres-per-job:20,Comment:60"
-STEPS = 40  # of Mask R-CNN, half of those of the segmentation model: enough to be caught in
+# Training steps of Mask R-CNN; the segmentation model has twice as many. The trainings are long
+# enough for the test to cancel them before they are finished.
+STEPS = 40
 DATASET = merge(
     SMALL,
     {
@@ -55,12 +57,12 @@ DATASET = merge(
         },
         "shards": 1,
         "mask_rcnn": {"iterations": STEPS},
-        "segmentation": {"epochs": STEPS},  # of two steps
+        "segmentation": {"epochs": STEPS},  # each epoch has two steps
         "crf": {"rounds": 0},
         "evaluation": {"linear_probe": {"enabled": False}},
     },
 )
-SHORTENED = ("train_mask_rcnn", 2)  # the attempt that is given another time limit
+SHORTENED = ("train_mask_rcnn", 2)  # rule and attempt whose time limit the test shortens
 RUNTIME = {"device": "auto", "threads": 1, "gpus": 2, "batch_size": 8, "checkpoint_every": STEPS}
 GPU_RULES = {
     "extract_features": 1,
@@ -74,35 +76,35 @@ GPU_RULES = {
 
 
 class Runs(NamedTuple):
-    """The folders of both runs, every job that SLURM had, and what was seen in between."""
+    """The folders of both runs, all jobs of SLURM, and observations during the run with SLURM."""
 
     cluster: Path
     here: Path
     jobs: list[dict[str, str]]
     queue: str
-    checkpoints: list[int]  # steps that a training was at when it had been ended
-    shortened: int  # minutes that the second attempt of Mask R-CNN was left with
+    checkpoints: list[int]  # steps of the last checkpoints of trainings that SLURM ended
+    shortened: int  # time limit of the second attempt of Mask R-CNN, in minutes
 
 
 @pytest.fixture(scope="module")
 def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Both runs to their end.
+    """Run the workflow with and without SLURM.
 
-    On SLURM, the training of Mask R-CNN is cancelled, and then comes near its time limit; that of
-    the segmentation model has to make way for another job.
+    With SLURM, the first attempt to train Mask R-CNN is cancelled, and the second one comes near
+    its time limit. The training of the segmentation model is preempted by another job.
     """
     here, cluster = (checkout(tmp_path_factory.mktemp(name)) for name in ("here", "cluster"))
     profile = cluster / "profiles" / "slurm" / "config.yaml"
     text = profile.read_text().replace("# slurm-partition-config", "slurm-partition-config")
     profile.write_text(text + "slurm-init-seconds-before-status-checks: 2\n")
     process = snakemake(cluster, "--profile", "slurm", **controller.environment)
-    # Much of the other run is waiting.
+    # Both runs go on at the same time, because the run with SLURM mostly waits.
     options = ["--profile", "profiles/local", "--resources", "gpu=2", "--cores", "2"]
     local = snakemake(here, *options, python=job_server.python())
     checkpoints = []
 
     def training(rule: str, name: str, after: int = 0) -> str:
-        """The job of a training, as soon as it has done more steps than that."""
+        """Wait until a training has done more than `after` steps; gives the number of its job."""
         histories = f"checkpoints/*/*/{name}/*/history.jsonl"
 
         def found() -> list[str]:
@@ -125,7 +127,8 @@ def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Ru
         wait_for_end_of(job, "train_mask_rcnn", "mask_rcnn")
 
         job = training("train_mask_rcnn", "mask_rcnn", after=checkpoints[0])
-        with suspended("train_mask_rcnn", cluster) as processes:  # or it would be done by then
+        # The training is stopped meanwhile; otherwise it would finish before its time limit.
+        with suspended("train_mask_rcnn", cluster) as processes:
             shortened = time_limit_that_comes_near(controller, job)
             controller.run("scontrol", "update", f"JobId={job}", f"TimeLimit={shortened}")
             wait_for(lambda: any(map(was_sent_sigterm, processes)))
@@ -136,7 +139,7 @@ def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Ru
             "sbatch", "--partition=urgent", "--gpus=2", "--wrap=true", "--output=/dev/null"
         )
         wait_for_end_of(job, "train_segmentation", "segmentation")
-        # SLURM would let it wait for two minutes.
+        # SLURM would let the preempted job wait for two minutes before it starts again.
         controller.run("scontrol", "update", f"JobId={job}", "StartTime=now")
         process.wait(timeout=1500)
         local.wait(timeout=1500)
@@ -150,14 +153,17 @@ def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Ru
 
 
 def time_limit_that_comes_near(controller: Controller, job: str) -> int:
-    """Minutes that leave a running job one or two more: the profile wants SIGTERM then."""
+    """A time limit in minutes that ends a running job in one or two minutes.
+
+    SLURM sends SIGTERM at once, because the profile asks for it two minutes before the limit.
+    """
     (elapsed,) = [each["RunTime"] for each in controller.jobs() if each["JobId"] == job]
     return minutes(elapsed) + 2
 
 
 @contextlib.contextmanager
 def suspended(program: str, folder: Path) -> Iterator[list[psutil.Process]]:
-    """The processes of a program that work in a folder, stopped for a while."""
+    """Suspend the processes of a program that run in a folder, until the block ends."""
     processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -173,7 +179,7 @@ def suspended(program: str, folder: Path) -> Iterator[list[psutil.Process]]:
 
 
 def was_sent_sigterm(process: psutil.Process) -> bool:
-    """Whether a stopped process has been sent SIGTERM; SLURM may also have let it go on and end."""
+    """Whether a suspended process was sent SIGTERM; SLURM may also have resumed and ended it."""
     try:
         status = Path(f"/proc/{process.pid}/status").read_text()
     except FileNotFoundError:
@@ -183,7 +189,7 @@ def was_sent_sigterm(process: psutil.Process) -> bool:
 
 
 def checkout(folder: Path) -> Path:
-    """The repository, with a small dataset as all that there is to do."""
+    """Copy the repository to a folder, with a small dataset as the only one of its config."""
     copy_repository(folder)
     write_backbone(folder / "backbone.pth")
     (folder / "config" / "datasets" / "small.yaml").write_text(yaml.safe_dump(DATASET))
@@ -200,13 +206,13 @@ def snakemake(
     python: Path | None = None,
     **environment: str,
 ) -> subprocess.Popen:
-    """`snakemake … TARGET` in a folder, as a person would start it there.
+    """Start `snakemake … TARGET` in a folder, as a user would do it there.
 
     Args:
-        python: in the place of this interpreter for jobs on this machine, see `job_server`.
+        python: the interpreter that runs jobs on this machine, see `job_server`; None for this one.
     """
     variables = os.environ | environment
-    # GPUs of this machine, if any, are not SLURM's; both runs are to compute on CPUs.
+    # The GPUs of this SLURM are not real, so both runs must compute on the CPU.
     variables |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables["PATH"]])
     command = ["snakemake"] if python is None else job_server.snakemake(python)
@@ -221,12 +227,12 @@ def snakemake(
 
 
 def printed(folder: Path) -> str:
-    """What Snakemake printed there at last."""
+    """The end of Snakemake's output in a folder."""
     return (folder / "printed.txt").read_text()[-4000:]
 
 
 def wait_for(condition, seconds: float = 1500):
-    """The first value of `condition` that counts as true."""
+    """Call `condition` until it returns a true value, and return this value."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end
@@ -235,7 +241,7 @@ def wait_for(condition, seconds: float = 1500):
 
 
 def rule_of(job: Mapping[str, str]) -> str:
-    """The rule of a job, which the plugin writes into its comment."""
+    """The rule of a job, which Snakemake's plugin writes into the job's comment."""
     return re.match(r"rule_(\w+?)(_wildcards_.*)?$", job["Comment"])[1]
 
 
@@ -247,12 +253,12 @@ def running(controller: Controller, rule: str) -> list[str]:
 
 
 def workflow_jobs(controller: Controller) -> list[dict[str, str]]:
-    """All jobs but the urgent one."""
+    """All jobs of the workflow, without the urgent job that preempts a training."""
     return [job for job in controller.jobs() if job["Partition"] != "urgent"]
 
 
 def promised() -> dict[str, dict[str, int]]:
-    """Threads, memory (MB), runtime (min) and GPUs that every rule states."""
+    """Rule → threads, memory (MB), runtime (min) and GPUs that the text of the rule states."""
     names = {"attempts": int, "RUNTIME": RUNTIME, "GPUS": 1}
     names |= {"TRAINING_GPUS": RUNTIME["gpus"], "TRAINING_PROCESSES": RUNTIME["gpus"]}
     patterns = {
@@ -269,14 +275,14 @@ def promised() -> dict[str, dict[str, int]]:
 
 
 def minutes(text: str) -> int:
-    """A time limit of SLURM, [DAYS-]HH:MM:SS."""
+    """The minutes of a time limit of SLURM, [DAYS-]HH:MM:SS."""
     days, _, clock = text.rpartition("-")
     hours, rest, _ = map(int, clock.split(":"))
     return 1440 * int(days or 0) + 60 * hours + rest
 
 
 def megabytes(text: str) -> int:
-    """A size of SLURM, which writes round ones in GB."""
+    """The MB of a size of SLURM, which writes round sizes in GB."""
     return int(float(text[:-1]) * {"M": 1, "G": 1024}[text[-1]])
 
 
@@ -299,10 +305,10 @@ def test_every_job_has_the_resources_that_its_rule_promises(runs: Runs) -> None:
             else attempt * stated[rule]["runtime"],
         }, rule
         assert job["NumNodes"] == job["NumTasks"] == "1"
-    # All rules that the run on this machine counts, none of them on the login node.
+    # Every rule of the run without SLURM had a job here, so none ran on the login node.
     plan = re.findall(r"^(\w+) +\d+$", (runs.here / "printed.txt").read_text(), re.MULTILINE)
     assert {rule_of(job) for job in runs.jobs} == set(plan) - {"all", "total"}
-    # All at the first attempt but for the training that was ended twice.
+    # All jobs succeeded at the first attempt, except the training that was ended twice.
     again = {rule_of({"Comment": comment}): n for comment, n in attempts.items() if n > 1}
     assert again == {"train_mask_rcnn": 3}
 
@@ -326,7 +332,7 @@ def test_the_queue_shows_the_training_with_its_resources(runs: Runs) -> None:
 def test_a_training_that_was_ended_goes_on_in_the_next_attempt(runs: Runs) -> None:
     states = [job["JobState"] for job in runs.jobs if rule_of(job) == "train_mask_rcnn"]
     assert states[::2] == ["CANCELLED", "COMPLETED"]
-    assert states[1] == "FAILED"  # by itself, before its time was over
+    assert states[1] == "FAILED"  # it ended after SIGTERM, before its time limit
     assert 0 < runs.checkpoints[0] < runs.checkpoints[1] < STEPS
     assert steps(runs.cluster, "mask_rcnn") == list(range(1, STEPS + 1))
 
@@ -339,7 +345,7 @@ def test_a_training_that_made_way_goes_on_in_the_same_job(runs: Runs) -> None:
 
 
 def steps(folder: Path, name: str) -> list[int]:
-    """The steps that the published history of a training tells of."""
+    """The steps in the loss history of a finished training."""
     (path,) = folder.glob(f"results/small/seed-0/**/{name}/history.csv")
     with open(path, newline="") as file:
         return [int(row["step"]) for row in csv.DictReader(file)]
@@ -353,7 +359,7 @@ def test_results_are_those_of_a_run_without_slurm(runs: Runs) -> None:
     assert names[0] == names[1]
     assert len(names[0]) > 30
     _, different, failed = filecmp.cmpfiles(runs.here, runs.cluster, names[0], shallow=False)
-    # The report tells how long each stage took.
+    # Only the report differs, because it shows how long each stage took.
     assert [str(path) for path in different + failed] == ["results/small/report.html"]
 
 
