@@ -3,7 +3,8 @@
 The record is a JSON object. Parquet files store it in their metadata, JSON files under
 `provenance` (COCO's under `info`), HTML pages in a data block, models under `provenance`, and
 folders in their hidden file `.maskdistill`. Other formats, such as CSV, have it in a file
-NAME.provenance.json next to them. So do pseudo-labels, whose own file depends only on the labels.
+NAME.provenance.json next to them. Pseudo-labels have such a file, too, so that their own file
+stays the same if the labels do.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from workflow_scripts.maskdistill.files.atomic import folder_record, write_text
 
 METADATA_KEY = b"maskdistill"  # of a Parquet file's schema: the record as JSON
 CONTENT_KEY = b"maskdistill_content"  # of a Parquet file: the digest of its rows
-ENDING = ".provenance.json"  # of the file next to one whose format cannot hold a record
+ENDING = ".provenance.json"  # of record files, for outputs whose format cannot hold a record
 _DIGITS = 16
 _HTML = re.compile(r'<script type="application/json" id="provenance">(.*?)</script>', re.DOTALL)
 
@@ -137,7 +138,7 @@ class RowsDigest:
 
 
 def embed_in_html(page: str, content: Mapping) -> str:
-    """The page with the record in a data block at its end; "<" is escaped there."""
+    """The HTML page with the record in a script element at its end; "<" is escaped in it."""
     text = json.dumps(content).replace("<", "\\u003c")
     head, end, tail = page.rpartition("</body>")
     return f'{head}<script type="application/json" id="provenance">{text}</script>\n{end}{tail}'
@@ -154,7 +155,7 @@ def record_path(path: str | os.PathLike) -> Path:
 
 
 def read(path: str | os.PathLike) -> dict | None:
-    """The record of a file or folder; None where it has none.
+    """The record of a file or folder; None if it has none.
 
     Raises:
         InputError: the file is missing or damaged.

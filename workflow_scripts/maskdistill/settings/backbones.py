@@ -22,10 +22,10 @@ class BackboneFamily:
     title: str
     names: str  # regular expression of their names in timm, or of names that only we use
     # Whether the image's mean key must be subtracted from the keys before Eq. 2. None if this was
-    # not measured; then `masks.center_keys: auto`, which decides for each image, is the safe choice.
+    # not measured; `masks.center_keys: auto`, which decides for each image, is then a safe choice.
     center_keys: bool | None
     shorter_side: int  # pixels that images are resized to
-    # Whether timm knows the weights. If not, images are normalised by ImageNet's mean and deviation.
+    # Whether timm has the weights. If not, images are normalised by ImageNet's mean and deviation.
     in_timm: bool = True
     # Arguments of timm.create_model that the weights need and that timm does not know.
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -92,14 +92,14 @@ FAMILIES = (
         names=r"vit_\w+\.mae",
         center_keys=None,
         shorter_side=448,
-        basis="28 x 28 patches, twice as many per side as in its training; not measured",
+        basis="28 x 28 patches, twice as many per side as in training; not measured",
     ),
     BackboneFamily(
         title="CLIP",
         names=r"(vit|eva02)_\w*clip\w*(\..*)?",
         center_keys=None,
         shorter_side=448,
-        basis="28 x 28 patches of 16 pixels, twice as many per side as in its training; not measured",
+        basis="28 x 28 patches of 16 pixels, twice as many per side as in training; not measured",
     ),
     BackboneFamily(
         title="trained with labels",
