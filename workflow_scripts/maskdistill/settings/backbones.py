@@ -46,7 +46,7 @@ FAMILIES = (
         names=r"vit_\w+_dinov2(\..*)?",
         center_keys=True,
         shorter_side=448,
-        basis="measured with a ViT-S/14 on VOC 2012: without centring, every mask is the whole image",
+        basis="measured with a ViT-S/14 on VOC 2012: without centring, masks are whole images",
     ),
     BackboneFamily(
         title="DINOv3",

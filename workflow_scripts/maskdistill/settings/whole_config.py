@@ -49,8 +49,8 @@ class DatasetConfig(Section):
     dataset: DatasetSettings
     shards: Shards = Field(
         16,
-        description="Number of shards, the parts of a split that are processed by separate jobs; or "
-        "a number for each split (default: the number for `train`). Do not change it later, or "
+        description="Number of shards, the parts of a split that are processed by separate jobs; "
+        "or a number for each split (default: the number for `train`). Do not change it later, or "
         "every stage runs again: the shard of an image is a hash of its name modulo this number.",
     )
     seeds: Annotated[listed(Natural, least=1), *UNIQUE] = Field(

@@ -30,8 +30,8 @@ class ClusteringSettings(Section):
     )
     standardize: bool = Field(
         False,
-        description="Whether every dimension of the embeddings is divided by its standard deviation "
-        "before k-means.",
+        description="Whether every dimension of the embeddings is divided by its standard "
+        "deviation before k-means.",
     )
     iterations: Count = Field(100, description="Largest number of k-means steps per run.")
     redo: Count = Field(

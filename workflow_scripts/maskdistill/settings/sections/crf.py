@@ -48,8 +48,8 @@ class CRFSettings(Section):
     )
     bilateral_sigma_xy: Positive = Field(
         67,
-        description="Standard deviation of the appearance kernel in space, in pixels. Larger values "
-        "connect pixels that are farther apart.",
+        description="Standard deviation of the appearance kernel in space, in pixels. Larger "
+        "values connect pixels that are farther apart.",
     )
     bilateral_sigma_rgb: Positive = Field(
         3,
@@ -59,7 +59,7 @@ class CRFSettings(Section):
     )
     min_probability: Annotated[NotNegative, Field(lt=1)] = Field(
         0,
-        description="Labels whose probability is below this at every pixel of an image are left out "
-        "of its CRF. This is faster with many clusters and changes the result slightly. 0 keeps all "
-        "labels.",
+        description="Labels whose probability is below this at every pixel of an image are left "
+        "out of its CRF. This is faster with many clusters and changes the result slightly. 0 "
+        "keeps all labels.",
     )

@@ -83,8 +83,8 @@ class DatasetSettings(Section):
         {},
         validate_default=True,
         description="Images to train on (`train`) and, if they differ, to evaluate (`val`) and to "
-        "measure the AP of masks on (`instances`). With the adapter folder, each is a sub-folder, or "
-        '"." for the whole folder; with voc, a list in ImageSets/Segmentation, or a file; with '
+        "measure the AP of masks on (`instances`). With the adapter folder, each is a sub-folder, "
+        'or "." for the whole folder; with voc, a list in ImageSets/Segmentation, or a file; with '
         "coco, the keys `annotations`, `images` and optionally `image_list` or `excluded_list`.",
     )
     ground_truth: bool = Field(

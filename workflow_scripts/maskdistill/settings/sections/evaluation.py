@@ -34,7 +34,7 @@ class AblationSettings(Section):
     clusters: Annotated[listed(Count, least=1), *UNIQUE] = Field(
         (10, 20, 40, 80),
         description="Values of clustering.clusters to compare (the paper's Figure 3). If there are "
-        "more clusters than classes, each cluster counts as the class that most of its pixels have.",
+        "more clusters than classes, each cluster counts as the most frequent class of its pixels.",
     )
     threshold: Annotated[listed(Share, least=1), *UNIQUE] = Field(
         (0.5, 0.6, 0.7, 0.8, 0.9, 0.95),

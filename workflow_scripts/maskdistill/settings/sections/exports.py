@@ -21,8 +21,8 @@ class ExportSettings(Section):
     )
     polygons: bool = Field(
         False,
-        description="Whether the format coco also writes `*_polygons.json`, copies of its files with "
-        "polygons instead of run lengths, for tools that cannot read run lengths.",
+        description="Whether the format coco also writes `*_polygons.json`, copies of its files "
+        "with polygons instead of run lengths, for tools that cannot read run lengths.",
     )
     polygon_tolerance: NotNegative = Field(
         1.0,
@@ -32,6 +32,6 @@ class ExportSettings(Section):
     )
     weights_licence: str | None = Field(
         None,
-        description="Licence of the trained weights, for the model card; the licence of the initial "
-        "weights must permit it.",
+        description="Licence of the trained weights, for the model card; the licence of the "
+        "initial weights must permit it.",
     )

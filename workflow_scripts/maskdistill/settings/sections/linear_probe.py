@@ -22,8 +22,8 @@ class LinearProbeSettings(Section):
 
     enabled: bool = Field(
         False,
-        description="Whether a linear classifier is trained with the labels of `train` on the frozen "
-        "features of the trained segmentation model.",
+        description="Whether a linear classifier is trained with the labels of `train` on the "
+        "frozen features of the trained segmentation model.",
     )
     epochs: Count = Field(45, description="Passes over the training images.")
     batch_size: Count = Field(24, description="Images per training step, over all processes.")

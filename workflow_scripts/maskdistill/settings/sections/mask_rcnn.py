@@ -28,13 +28,13 @@ class MaskRCNNSettings(Section):
 
     enabled: bool = Field(
         True,
-        description="Whether Mask R-CNN is trained. If false, the initial masks are the candidates, "
-        "and the quality of each mask (docs/method.md) is its score.",
+        description="Whether Mask R-CNN is trained. If false, the initial masks are the "
+        "candidates, and the quality of each mask (docs/method.md) is its score.",
     )
     engine: Literal["torchvision", "detectron2"] = Field(
         "torchvision",
-        description="Library that Mask R-CNN is built with: torchvision, or detectron2 (R50-C4 with "
-        "MoCo's recipe for detection).",
+        description="Library that Mask R-CNN is built with: torchvision, or detectron2 (R50-C4 "
+        "with MoCo's recipe for detection).",
     )
     depth: ResNetDepth = Field(50, description=RESNET_DEPTHS)
     fpn: bool = Field(
@@ -50,8 +50,8 @@ class MaskRCNNSettings(Section):
     )
     norm: Literal["batch", "frozen", "group"] = Field(
         "batch",
-        description="Normalisation layers: batch, frozen (batch normalisation that keeps the values "
-        "of the weights file) or group.",
+        description="Normalisation layers: batch, frozen (batch normalisation that keeps the "
+        "values of the weights file) or group.",
     )
     weights: str | None = Field(
         None, description="Initial weights of the ResNet; null draws them at random."

@@ -65,9 +65,9 @@ class MaskSettings(Section):
     )
     split_components: bool = Field(
         False,
-        description="Make every connected component of a mask a mask of its own, the largest first, "
-        "up to `per_image` masks per image. Components that cover less than `least_share` of the "
-        "image are left out. Pixels that touch at a corner are connected.",
+        description="Make every connected component of a mask a mask of its own, the largest "
+        "first, up to `per_image` masks per image. Components that cover less than `least_share` "
+        "of the image are left out. Pixels that touch at a corner are connected.",
     )
     enlargement: Literal["nearest", "bilinear"] = Field(
         "nearest",
