@@ -84,7 +84,7 @@ def test_files_that_do_not_say_what_made_them_are_named(copy: Workflow, capsys) 
     path = "results/demo/seed-0/per_class.csv"
     Path(path + ".provenance.json").unlink()
     shutil.copy("trial.yaml", "results/demo/seed-0/notes.yaml")  # people's own files are no outputs
-    assert differences(capsys, code=1) == {path: "does not say what made it"}
+    assert differences(capsys, code=1) == {path: "has no record of the program that made it"}
 
 
 def test_what_belongs_to_no_seed_of_the_config_is_counted(copy: Workflow, capsys) -> None:
