@@ -2,7 +2,7 @@
 
 
 def support_shards(stage):
-    """An input function: shards of the training images of the datasets that support the clustering."""
+    """An input function: training shards of the datasets that support the clustering."""
     return lambda wildcards: [
         path
         for name in CONFIGS[dataset_of(wildcards)]["clustering"]["support"]
