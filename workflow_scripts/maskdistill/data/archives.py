@@ -100,7 +100,7 @@ def _inside(name: str, archive: Path) -> PurePosixPath:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         raise InputError(
-            f"{archive}: unsafe archive, not unpacked: {name!r} would lie outside of its folder"
+            f"{archive}: unsafe archive, not unpacked: {name!r} would be outside of the folder"
         )
     return path
 

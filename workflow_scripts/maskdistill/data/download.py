@@ -115,7 +115,7 @@ def verify(source: Mapping, path: str | os.PathLike) -> str:
         Its whole SHA-256.
 
     Raises:
-        InputError: they differ.
+        InputError: the size or a digest differs.
     """
     with open(path, "rb") as file:
         if problem := _difference(source, file):
@@ -220,7 +220,7 @@ def _continue(url: str, file: BinaryIO, partial: Path, bar) -> bool:
             response.status == 206
             and (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
         ):
-            have = _truncate(file, partial)  # the server sends all of it, or a new version
+            have = _truncate(file, partial)  # the server sends the whole file
         # The value for If-Range must identify one version of the file: an ETag that is not weak, or
         # the time of the last change.
         tag = response.headers.get("ETag") or ""

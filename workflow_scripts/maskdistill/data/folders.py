@@ -15,7 +15,7 @@ LATER_FRAMES = "frames or pages after the first"
 class FoundFile(NamedTuple):
     """A file or folder below a folder; it has not been opened."""
 
-    file_name: str  # POSIX, relative to the root; if it is not UTF-8, with escapes
+    file_name: str  # POSIX path relative to the root; bytes that are not UTF-8 are escaped
     skipped: str | None  # type under which it is counted as skipped; None for an image
 
 

@@ -152,7 +152,7 @@ class GroundTruth:
         return self._upright(labels, file_name)
 
     def instances(self, image_id: int, file_name: str) -> list[Instance]:
-        """The annotated objects of one image, turned as by `semantic`.
+        """The annotated objects of one image, turned upright in the same way as by `semantic`.
 
         Raises:
             InputError: missing or damaged label map.
@@ -354,7 +354,7 @@ def _annotations(
 
 
 def _segmentation_problem(segmentation: object, size: tuple[int, int]) -> str | None:
-    """Why this is neither polygons nor run lengths of a mask; None if it is valid."""
+    """Why `segmentation` is neither polygons nor run lengths of a mask; None if it is valid."""
     if isinstance(segmentation, list):
         if all(map(_is_polygon, segmentation)):
             return None

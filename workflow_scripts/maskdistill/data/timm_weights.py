@@ -1,4 +1,4 @@
-"""Weights that timm publishes, fetched from its hub into a local file.
+"""Weights that timm publishes, fetched from its hub (at Hugging Face) into a local file.
 
 timm's description of a model says where its weights are. The user's cache of the hub is searched
 first. timm takes seconds to import and is imported only if something has to be fetched.

@@ -89,7 +89,7 @@ def to_rgb(image: Image.Image, *, alpha: bool) -> Image.Image:
         alpha: whether it has transparency, which is composited over white.
 
     Raises:
-        ImageRejected: pixels that cannot be converted.
+        ImageRejected: the pixels cannot be converted.
     """
     try:
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.atomic import folder_record, write_text
 
-METADATA_KEY = b"maskdistill"  # of a Parquet file's schema: the record as JSON
-CONTENT_KEY = b"maskdistill_content"  # of a Parquet file: the digest of its rows
+METADATA_KEY = b"maskdistill"  # key of the record (JSON) in the metadata of a Parquet schema
+CONTENT_KEY = b"maskdistill_content"  # key of the digest of the rows in a Parquet file's metadata
 ENDING = ".provenance.json"  # of record files, for outputs whose format cannot hold a record
 _DIGITS = 16
 _HTML = re.compile(r'<script type="application/json" id="provenance">(.*?)</script>', re.DOTALL)
@@ -133,7 +133,7 @@ class RowsDigest:
             self._digest.update(values.to_numpy(zero_copy_only=False).tobytes())
 
     def metadata(self) -> dict[bytes, bytes]:
-        """What to add to the file's metadata."""
+        """The entry with the digest, to be added to the file's metadata."""
         return {CONTENT_KEY: self._digest.hexdigest()[:_DIGITS].encode()}
 
 

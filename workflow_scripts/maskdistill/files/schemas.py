@@ -9,7 +9,7 @@ VECTOR = "vector"  # float32; its length is the backbone's embedding size
 
 
 class Stage(NamedTuple):
-    """One kind of Parquet file."""
+    """The kind of Parquet file that one stage writes."""
 
     title: str
     columns: dict[str, pa.DataType | str]

@@ -22,7 +22,7 @@ _TEXT_ARGUMENTS = {"help", "description"}  # of argparse and progress bars: for 
 
 
 def code_digest(module: str, root: Path) -> str:
-    """Digest of a module and of its import closure.
+    """Digest of a module and of all modules of this project that it imports, directly or not.
 
     Args:
         module: dotted name, for instance "workflow_scripts.make_masks".

@@ -54,7 +54,7 @@ class Declaration(NamedTuple):
             for key in parents:
                 source = source[key]
             if not isinstance(source, Mapping):
-                continue  # a split that is given by a name only has no keys below it
+                continue  # a split may be just a name, which has no keys such as `annotations`
             target = result
             for key in parents:
                 target = target.setdefault(key, {})

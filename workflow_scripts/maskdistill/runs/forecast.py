@@ -29,7 +29,7 @@ UNPACKED = 1.05  # size of the unpacked images / size of the archive; JPEGs hard
 # Time of one step of the decoder of vit_head on a window of 512 pixels / time of one pass of
 # ViT-S/16 over an image of STATED_PATCHES patches, measured on a CPU.
 DECODER_SHARE = 0.1
-STRIDE_16 = 0.3  # operations of DeepLab-v3 (ResNet-50) at stride 16 / at stride 8, by torch
+STRIDE_16 = 0.3  # operations of DeepLab-v3 at stride 16 / at stride 8, counted with torch
 # Patches of an image in resources/throughput.json: 640 x 864 pixels in patches of 16.
 STATED_PATCHES = 2160
 

@@ -44,7 +44,7 @@ class FrozenRun:
     config: dict  # config of the workflow
     configs: dict[str, dict]  # dataset → merged config; includes datasets in `clustering.support`
     names: dict[str, dict[int, dict]]  # dataset → seed → entry of config/names/DATASET.yaml
-    catalogue: dict  # what can be downloaded
+    catalogue: dict  # content of resources/downloads.yaml
     applied: dict[str, str]  # split of new images, applied/NAME → folder
     found: dict[str, object] = field(default_factory=dict)  # results that `once` stores
 
@@ -174,7 +174,7 @@ def _applied(folders: str | list[str]) -> dict[str, str]:
         name = re.sub(r"[^\w.-]+", "_", folder.resolve().name) or "root"
         split = f"applied/{name}"
         if not folder.is_dir():
-            raise InputError(f"apply: there is no folder {folder}")
+            raise InputError(f"apply: there is no folder {folder}; correct the path")
         if split in found:
             raise InputError(f"apply: {folder} and {found[split]} have the same name; rename one")
         found[split] = str(folder)
@@ -191,7 +191,8 @@ def cautions(run: FrozenRun) -> list[str]:
     of_weights = [
         f"{name}: {untrained_warning(stage)}"
         for name in run.config["datasets"]
-        if run.configs[name]["dataset"]["generate"] is None  # scenes need no weights
+        # Generated scenes are so simple that trainings need no weights.
+        if run.configs[name]["dataset"]["generate"] is None
         for stage in untrained(run.configs[name])
     ]
     of_schedules = [

@@ -68,7 +68,7 @@ def measured_throughput(measured: object, rules: dict[str, dict]) -> dict:
             per = rules[row.rule]["per"]
             raise ValueError(f"{row.what}: {row.unit} per {row.per}, not seconds per {per}")
         if not 0 < row.value < float("inf"):
-            raise ValueError(f"{row.what}: {row.value} seconds")
+            raise ValueError(f"{row.what}: {row.value} seconds are not a valid time")
         found[row.rule] = {
             "seconds": float(f"{row.value:.3g}"),
             "per": row.per,

@@ -27,7 +27,7 @@ class BackboneFamily:
     shorter_side: int  # pixels that images are resized to
     # Whether timm has the weights. If not, images are normalised by ImageNet's mean and deviation.
     in_timm: bool = True
-    # Arguments of timm.create_model that the weights need and that timm does not know.
+    # Arguments of timm.create_model that the weights need and that timm would set differently.
     options: Mapping[str, Any] = field(default_factory=dict)
     basis: str  # where these values come from
 
@@ -116,7 +116,7 @@ DEFAULT_SHORTER_SIDE = 640
 def family_of(backbone: str) -> BackboneFamily | None:
     """The family of a backbone, by its name; None for other networks.
 
-    Its values are used only for settings that are `auto` in the config.
+    The values of the family are used only for settings that are `auto` in the config.
 
     Args:
         backbone: `features.backbone`: architecture and, behind a dot, the training.

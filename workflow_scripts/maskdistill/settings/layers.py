@@ -93,4 +93,6 @@ def layers(path: Path, known: Mapping[str, Path]) -> list[dict]:
         if base not in known:
             raise InputError(f"{path}: extends: unknown dataset {base!r}{nearest(base, known)}")
         path = known[base]
-    raise InputError(f"{path}: extends itself, via {', '.join(p.stem for p in seen)}")
+    raise InputError(
+        f"{path}: extends itself, via {', '.join(p.stem for p in seen)}; remove one `extends`"
+    )

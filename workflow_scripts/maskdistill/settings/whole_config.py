@@ -95,8 +95,8 @@ class WorkflowConfig(Section):
     )
     apply: str | Annotated[listed(str), *UNIQUE] = Field(
         (),
-        description="Folders of new images that `snakemake apply` runs the trained models on; the "
-        "last part of a path names its results.",
+        description="Folders of new images that `snakemake apply` runs the trained models on. The "
+        "results for /some/path/NAME are written to results/DATASET/applied/NAME.",
     )
     overrides: dict[str, Any] = Field(
         {},

@@ -18,7 +18,9 @@ class CRFSettings(Section):
 
     section: ClassVar[str] = "crf"
 
-    enabled: bool = Field(True, description="Refine predictions by a fully connected CRF.")
+    enabled: bool = Field(
+        True, description="Whether a fully connected CRF refines the predictions."
+    )
     rounds: Natural = Field(
         0,
         description="How many times the model is trained again on its refined predictions of the "

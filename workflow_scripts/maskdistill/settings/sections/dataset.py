@@ -89,7 +89,7 @@ class DatasetSettings(Section):
     )
     ground_truth: bool = Field(
         False,
-        description="Whether there are labels for the evaluation; no other stage reads them.",
+        description="Whether there are labels; no stage before the evaluation reads them.",
     )
     classes: Annotated[listed(Annotated[str, AfterValidator(_check_class)]), *UNIQUE] = Field(
         (),

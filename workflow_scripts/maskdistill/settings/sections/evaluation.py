@@ -47,13 +47,13 @@ class AblationSettings(Section):
     )
     train_mask_rcnn: bool = Field(
         False,
-        description="Train Mask R-CNN for every top_k and every number of clusters; false only "
-        "evaluates their initial masks.",
+        description="Whether Mask R-CNN is trained for every top_k and every number of clusters; "
+        "if false, only their initial masks are evaluated.",
     )
     train_segmentation: bool = Field(
         False,
-        description="Train DeepLab-v3 for every threshold; false only evaluates the label maps of "
-        "the confident candidates.",
+        description="Whether DeepLab-v3 is trained for every threshold; if false, only the label "
+        "maps of the confident candidates are evaluated.",
     )
     dino_seg_mass: Share = Field(
         0.75,

@@ -66,7 +66,7 @@ class MaskRCNNSettings(Section):
     )
     iterations: Count = Field(24_000, description="Training steps.")
     batch_size: Count = Field(16, description="Images per training step, over all processes.")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw.")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimizer: sgd or adamw.")
     learning_rate: Positive = Field(0.02, description="Learning rate after the warm-up.")
     momentum: Share = Field(0.9, description="Momentum of SGD, or AdamW's first decay rate.")
     weight_decay: NotNegative = Field(
@@ -102,7 +102,7 @@ class MaskRCNNSettings(Section):
     longer_side: Count = Field(
         1333, description="Upper bound on the longer side in pixels of training images."
     )
-    flip: bool = Field(True, description="Mirror half of the training images.")
+    flip: bool = Field(True, description="Whether half of the training images are mirrored.")
     proposals: Count = Field(2000, description="Proposals of the RPN kept per image in training.")
     sampled_anchors: Count = Field(256, description="Anchors per image in the RPN's loss.")
     sampled_proposals: Count = Field(512, description="Proposals per image in the heads' losses.")

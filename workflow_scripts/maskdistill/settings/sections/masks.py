@@ -30,8 +30,8 @@ class MaskSettings(Section):
     )
     center_keys: bool | Literal["auto"] = Field(
         False,
-        description="Subtract the image's mean key before Eq. 2; auto does so in images where "
-        "otherwise nearly all affinities would be positive.",
+        description="Whether the image's mean key is subtracted before Eq. 2; auto subtracts it "
+        "only in images in which nearly all affinities would otherwise be positive.",
     )
     scores: Literal["voters", "diffusion"] = Field(
         "voters",
@@ -50,8 +50,8 @@ class MaskSettings(Section):
     )
     discriminant: bool = Field(
         False,
-        description="Replace the scores by the linear function of keys that best separates the "
-        "patches inside the mask from those outside (Fisher's discriminant).",
+        description="Whether the scores are replaced by the linear function of keys that best "
+        "separates the patches inside the mask from those outside (Fisher's discriminant).",
     )
     cut: NotNegative = Field(
         0,
@@ -60,12 +60,12 @@ class MaskSettings(Section):
     )
     source_component: bool = Field(
         False,
-        description="Keep only the connected component of a mask that holds its source, the patch "
-        "nearest to [CLS].",
+        description="Whether only the connected component of a mask that holds its source, the "
+        "patch nearest to [CLS], is kept.",
     )
     split_components: bool = Field(
         False,
-        description="Make every connected component of a mask a mask of its own, the largest "
+        description="Whether every connected component of a mask is a mask of its own, the largest "
         "first, up to `per_image` masks per image. Components that cover less than `least_share` "
         "of the image are left out. Pixels that touch at a corner are connected.",
     )

@@ -53,7 +53,7 @@ class SegmentationSettings(Section):
     dropout: Share = Field(0.5, description="Dropout probability in the head.")
     epochs: Count = Field(45, description="Passes over the training images.")
     batch_size: Count = Field(16, description="Images per training step, over all processes.")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw.")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimizer: sgd or adamw.")
     learning_rate: Positive = Field(0.002, description="Learning rate at the beginning.")
     learning_rate_milestones: listed(Natural) = Field(
         (40,),
@@ -87,7 +87,7 @@ class SegmentationSettings(Section):
     rotation: Annotated[NotNegative, Field(le=180)] = Field(
         10, description="Largest random rotation in degrees, in either direction."
     )
-    flip: bool = Field(True, description="Mirror half of the training images.")
+    flip: bool = Field(True, description="Whether half of the training images are mirrored.")
     precision: Precision = Field(
         "float32",
         description="Precision of the network's matrix products in training; see "
