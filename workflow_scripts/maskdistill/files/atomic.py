@@ -18,7 +18,7 @@ _FOLDER_NOTE = "MaskDistill wrote this folder, and replaces it as a whole when i
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary sibling of `path` that replaces it when the block ends without an error.
+    """Yield a temporary path; its file replaces `path` when the block ends without an error.
 
     Until then, and when the block fails, the old file, if any, is left as it is. Temporary files
     of earlier attempts that were killed are removed first.

@@ -46,7 +46,7 @@ _SWAPPING = (5, 6, 7, 8)  # orientations that swap height and width
 
 
 class ImageFacts(NamedTuple):
-    """What is known of an image that can be read."""
+    """Facts about an image that can be read."""
 
     height: int  # of the upright image, in pixels
     width: int

@@ -138,7 +138,7 @@ def _configs(config: Mapping, home: Path, catalogue: Mapping) -> dict[str, dict]
 
 
 def check_support(configs: Mapping[str, Mapping], home: Path) -> None:
-    """Check that datasets in `clustering.support` are embedded as the dataset that they support.
+    """Check that datasets and those in their `clustering.support` have the same embeddings.
 
     Raises:
         InputError: the settings differ; names both datasets.

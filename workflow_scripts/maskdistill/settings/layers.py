@@ -30,7 +30,7 @@ def read_yaml(path: Path) -> dict:
 
 
 def merge(base: Mapping, *overrides: Mapping) -> dict:
-    """Merge mappings recursively; later ones override, and replace lists as a whole."""
+    """Merge mappings recursively; later values override earlier ones, and lists as a whole."""
     result = copy.deepcopy(dict(base))
     for override in overrides:
         for key, value in override.items():
