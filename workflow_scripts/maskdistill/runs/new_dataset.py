@@ -99,9 +99,7 @@ def schedule_lines(trainings: Mapping[str, Mapping], images: int) -> list[Line]:
     }
     if mask_rcnn := trainings.get("mask_rcnn"):
         passes = mask_rcnn["iterations"] * mask_rcnn["batch_size"] / images
-        comments["mask_rcnn.iterations"] = (
-            f"{passes:.1f} passes over the images; the paper has 36"
-        )
+        comments["mask_rcnn.iterations"] = f"{passes:.1f} passes over the images; the paper has 36"
     return [
         Line(f"{section}.{key}", value, comments.get(f"{section}.{key}", ""))
         for section, values in trainings.items()
