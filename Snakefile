@@ -5,7 +5,7 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-if workflow.is_main_process:  # jobs have the config of their run, see rules/run.smk
+if workflow.is_main_process:  # jobs read the config that this process stores, see rules/run.smk
 
     configfile: workflow.source_path("config/default.yaml")
 

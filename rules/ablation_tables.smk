@@ -13,7 +13,7 @@ def ablation_seeds(dataset):
 
 
 def ablation_files(wildcards):
-    """Options with their files: the scores of each variant and seed that an item shows."""
+    """Options with their files: the scores of all variants and seeds in a table or figure."""
     dataset, item = wildcards.dataset, wildcards.item
     swept = list(sweep(item, CONFIGS[dataset]).values()) if item in SWEEPS else []
     wanted = {
@@ -40,7 +40,7 @@ def ablation_files(wildcards):
 
 
 def ablation_options(wildcards, output):
-    """Options for the inputs, swept values and outputs of an item; a figure also has charts."""
+    """Options for the inputs, compared values and outputs of a table or figure."""
     dataset, item = wildcards.dataset, wildcards.item
     swept = sweep(item, CONFIGS[dataset]) if item in SWEEPS else {}
     options = [
@@ -53,7 +53,7 @@ def ablation_options(wildcards, output):
 
 
 def ablation_output(name):
-    """An output file of an item, which `snakemake --report` shows."""
+    """An output file of a table or figure, which `snakemake --report` shows."""
     kind = name.rpartition(".")[2] + (", overclustering" if "overclustering" in name else "")
     return report(
         f"results/{{dataset}}/ablations/{name}",

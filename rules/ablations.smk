@@ -78,7 +78,7 @@ def variant_steps(run, folder):
     """The steps of a variant that are scored: name → folder of label maps.
 
     Args:
-        folder: of the evaluated split of a seed.
+        folder: folder of the evaluated split of one seed.
     """
     dataset, variant, _ = parts_of(run)
     if variant == "boxes":

@@ -2,7 +2,7 @@
 
 
 def support_shards(stage):
-    """An input function: shards of the training images of the datasets that support the clustering."""
+    """An input function: training shards of the datasets that support the clustering."""
     return lambda wildcards: [
         path
         for name in CONFIGS[dataset_of(wildcards)]["clustering"]["support"]
@@ -35,9 +35,10 @@ EXPECTED_ASSIGNMENTS = AtStart(expected_assignments)
 
 
 def assignments(wildcards):
-    """Clusters of the masks of a shard, or of all masks of the split whose objects are evaluated.
+    """Files with the clusters of the masks of a shard, or of the split for AP of masks.
 
-    Masks of `train` have their clusters from k-means; masks of other splits are assigned to these.
+    Masks of `train` have their clusters from k-means; masks of other splits are assigned to the
+    nearest of these clusters.
     """
     dataset = dataset_of(wildcards)
     split = wildcards.get("split", RUN.instance_split(dataset))

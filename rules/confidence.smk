@@ -1,4 +1,4 @@
-# Keeps the confident ones of the candidates (predicted masks) and makes label maps of them.
+# Keeps the candidates (predicted masks) with high scores and paints label maps with them.
 
 
 rule filter_candidates:

@@ -1,5 +1,6 @@
-# Datasets that the workflow downloads and unpacks. A dataset that is already there is not the
-# output of any rule. The user's own copy, in any folder but data/NAME, is only read.
+# Datasets that the workflow downloads and unpacks. A dataset that is already on the disk is not the
+# output of any rule, so that it is never removed or downloaded again. The user's own copy, in any
+# folder but data/NAME, is only read.
 
 DOWNLOADED = "data/{name}/downloaded.json"  # marks a complete dataset
 MISSING_DATASETS = [

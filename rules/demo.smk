@@ -1,4 +1,4 @@
-# Generated scenes with ground truth, for datasets that ask for them.
+# Generated scenes with ground truth, for datasets with `dataset.generate` in their config.
 
 
 rule make_demo_dataset:

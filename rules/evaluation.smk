@@ -1,8 +1,8 @@
-# Scores against the ground truth, the only stage that reads labels.
+# Scores against the ground truth. No stage before this one reads labels.
 
 
 def confident_step(dataset):
-    """Name of the step of the confident candidates, which come from Mask R-CNN or initial masks."""
+    """Name of the step "confident candidates", which says where the candidates come from."""
     return "mask_rcnn" if RUN.has_mask_rcnn(dataset) else "confident_masks"
 
 

@@ -1,4 +1,4 @@
-# Linear protocol: a linear classifier, trained with labels on frozen features.
+# Linear probe: a linear classifier that is trained with labels on frozen features.
 
 
 rule write_ground_truth:

@@ -45,7 +45,8 @@ rule make_masks:
         " --output {output} > {log} 2>&1"
 
 
-# extract_masks computes features and masks in one job, without storing the features.
+# For datasets with `store_features: false`, extract_masks computes features and masks in one job
+# and does not store the features.
 ruleorder: extract_masks > make_masks
 
 

@@ -75,9 +75,9 @@ def report_histories(dataset):
 
 
 def result_shards(stage):
-    """An input function: all shards of a stage of `Run.results`.
+    """An input function: all shards in one of the folders of `Run.results`.
 
-    They are of the split in the wildcards, or of the evaluated split if there is none.
+    The split is that of the job's wildcards, or the evaluated split if they have none.
     """
 
     def paths(wildcards):
@@ -89,7 +89,7 @@ def result_shards(stage):
 
 
 def result_options(wildcards, input):
-    """Command-line options with these shards."""
+    """Command-line options with the shards that are the input of a job."""
     stages = ("images", "confident", "predictions")
     return option_text([(f"--{stage}", input.get(stage)) for stage in stages])
 

@@ -1,5 +1,5 @@
-# Starting a run of the workflow: its config, which is frozen for all of its jobs, and the messages
-# that are printed at its start and at its end.
+# Starting a run of the workflow: its config, which stays the same for all of its jobs, and the
+# messages that are printed at its start and at its end.
 import os
 import re
 import shlex

@@ -7,6 +7,7 @@ is changed.
 
 import argparse
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         folders=FOLDERS,
         transformer=new_dataset.transformer_lines(options.backbone, options.weights),
     )
-    command = shlex.join(["new_dataset", options.name, str(options.folder)])
+    command = shlex.join(["new_dataset", *(sys.argv[1:] if argv is None else argv)])
     header = [f"Written by `python -m workflow_scripts.{command}`, which found:"]
     header += [f"- {printable(fact)}" for fact in facts]
     path = FOLDER / f"{options.name}.yaml"

@@ -85,7 +85,7 @@ def test_files_that_do_not_say_what_made_them_are_named(copy: Workflow, capsys) 
     Path(path + ".provenance.json").unlink()
     # A file that the user put there is not an output, so it needs no provenance.
     shutil.copy("trial.yaml", "results/demo/seed-0/notes.yaml")
-    assert differences(capsys, code=1) == {path: "does not say what made it"}
+    assert differences(capsys, code=1) == {path: "has no record of the program that made it"}
 
 
 def test_what_belongs_to_no_seed_of_the_config_is_counted(copy: Workflow, capsys) -> None:

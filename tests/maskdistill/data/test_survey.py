@@ -42,5 +42,5 @@ def test_a_sample_is_said(tmp_path):
     assert found.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
     assert found.seconds > 0
     text = lines(found)
-    assert "what follows is of 10 of them, drawn at random" in text
+    assert "the following lines are about 10 of them, drawn at random" in text
     assert not any("bits" in line or "EXIF" in line for line in text)  # all as usual

@@ -313,7 +313,7 @@ def test_metadata_that_are_damaged(tmp_path):
 
 def test_same_images():
     shards.assert_same_images([1, 2, 2], iter([2, 1]), "masks")
-    with pytest.raises(InputError, match=r"masks: .*missing \[3\], unexpected \[5\]"):
+    with pytest.raises(InputError, match=r"masks: .*missing ids: \[3\], unexpected ids: \[5\]"):
         shards.assert_same_images([1, 3], [1, 5], "masks")
 
 

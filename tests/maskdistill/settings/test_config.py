@@ -82,7 +82,7 @@ def test_a_preset_goes_between_defaults_and_dataset(tmp_path):
         InputError, match=r"mine\.yaml: preset: unknown preset 'standart', did you mean 'standard'"
     ):
         dataset_config("mine", {**DEFAULT, "overrides": {}}, [folder, FOLDER / "datasets"])
-    with pytest.raises(InputError, match=r"own\.yaml: dataset: a preset cannot have it"):
+    with pytest.raises(InputError, match=r"own\.yaml: dataset: a preset cannot have this key"):
         get({"preset": "own"}, {"dataset": {"root": "a"}})
     with pytest.raises(InputError, match=r"preset own\): unknown key 'masks\.topk'"):
         get({"preset": "own"}, {"masks": {"topk": 1}})
@@ -187,7 +187,7 @@ def test_a_typo_names_the_key_and_the_nearest(dataset, own, key, nearest):
         ),
         (
             {"clustering": {"support": ["my photos"]}},
-            "clustering.support.0: 'my photos' does not match '[A-Za-z0-9_][A-Za-z0-9_.-]*': Let",
+            "clustering.support.0: 'my photos' does not match '[A-Za-z0-9_][A-Za-z0-9_.-]*': Only",
         ),
         ({"dataset": {"adapter": "coco"}}, "expects `annotations` and `images`"),
         ({"dataset": {"adapter": "voc", "ground_truth": True}}, "dataset.classes"),
@@ -272,7 +272,7 @@ def test_the_default_config_is_valid():
 
 @pytest.mark.parametrize("name", ["my photos", "é", "a/b", "-n", "..", "a;b", ""])
 def test_names_of_datasets_are_names_of_files(name):
-    with pytest.raises(InputError, match=r"datasets\.1: .* does not match .*: Letters"):
+    with pytest.raises(InputError, match=r"datasets\.1: .* does not match .*: Only letters"):
         checks.validate(WorkflowConfig, {**DEFAULT, "datasets": ["demo", name]}, source="config")
     checks.validate(WorkflowConfig, {**DEFAULT, "datasets": ["VOC_2012-b.v2"]}, source="config")
 

@@ -67,7 +67,7 @@ def test_the_least_share_of_a_mask_is_not_above_the_largest():
 
 def test_components_are_split_only_where_there_is_room_for_them():
     assert MaskSettings.read({"split_components": True, "per_image": 2}).split_components
-    with pytest.raises(InputError, match=r"masks\.split_components: masks\.per_image: 1 has room"):
+    with pytest.raises(InputError, match=r"split_components: masks\.per_image: 1 allows one"):
         MaskSettings.read({"split_components": True})
     both = {"split_components": True, "source_component": True, "per_image": 2}
     with pytest.raises(InputError, match=r"masks\.split_components: masks\.source_component keeps"):

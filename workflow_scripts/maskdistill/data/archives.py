@@ -1,4 +1,4 @@
-"""Unpacking of tar and zip archives; members outside of the target folder are refused."""
+"""Unpacking of tar and zip archives; archives with files outside of the target are refused."""
 
 import os
 import shutil
@@ -47,10 +47,13 @@ def unpack(
     except tarfile.FilterError as error:
         raise InputError(f"{archive}: unsafe archive, not unpacked: {error}") from error
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{archive}: damaged, or not an archive ({error})") from error
+        raise InputError(
+            f"{archive}: damaged, or not an archive ({error}); remove it and run again"
+        ) from error
     if not count:
         raise InputError(
-            f"{archive}: no files to unpack below {strip or '.'}; is it the right one?"
+            f"{archive}: no files to unpack below {strip or '.'}; check whether this is the right "
+            "archive"
         )
     return count
 
@@ -60,7 +63,7 @@ def _unpack_tar(archive: Path, target: Path, strip: str, keep: frozenset[str]) -
     with tarfile.open(archive) as tar:
         for member in progress(tar, description=archive.name, unit="file"):
             relative = _selected(_inside(member.name, archive), strip, keep)
-            # Only plain files are written, so that no link can lead a later member outside.
+            # Only plain files are written: a link could place a later member outside of the target.
             if relative and member.isfile():
                 tar.extract(member.replace(name=relative, deep=False), target, filter="data")
                 written.add(relative)
@@ -97,7 +100,7 @@ def _inside(name: str, archive: Path) -> PurePosixPath:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         raise InputError(
-            f"{archive}: unsafe archive, not unpacked: {name!r} would lie outside of its folder"
+            f"{archive}: unsafe archive, not unpacked: {name!r} would be outside of the folder"
         )
     return path
 

@@ -20,16 +20,16 @@ from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.files.text_files import read_lines
 from workflow_scripts.maskdistill.repository import find_file
 
-# Keys of `dataset.splits`: images to train on, to evaluate, and to evaluate by AP of masks.
+# Keys of `dataset.splits`: images to train on, to evaluate on, and to measure AP of masks on.
 SPLITS = ("train", "val", "instances")
 
 # Origins of data whose changes Snakemake sees through a rule's output; they need no digest.
 WATCHED_ORIGINS = ("generated", "downloaded")
 
 # Folders of PASCAL VOC's label maps; the first folder of classes that has an image's map is used.
-VOC_CLASSES = ("SegmentationClass", "SegmentationClassAug")  # the latter goes with train_aug
+VOC_CLASSES = ("SegmentationClass", "SegmentationClassAug")  # the second is for train_aug
 VOC_OBJECTS = "SegmentationObject"
-LEGEND = "labelmap.txt"  # of CVAT: names and colours of the classes of label maps in colour
+LEGEND = "labelmap.txt"  # CVAT's file with the name and colour of each class of coloured label maps
 
 
 class ListedImage(NamedTuple):
@@ -46,7 +46,7 @@ class Listing(NamedTuple):
     """What a split consists of."""
 
     images: list[ListedImage]  # ordered by file name
-    skipped: list[folders.FoundFile]  # other files of a plain folder; lists have none
+    skipped: list[folders.FoundFile]  # other files of a plain folder; empty for VOC and COCO
 
 
 def list_images(dataset: Mapping, root: Path, split: str) -> list[ListedImage]:
@@ -81,7 +81,9 @@ def list_split(dataset: Mapping, root: Path, split: str) -> Listing:
         if len(set(values)) < len(values):
             seen: set = set()
             twice = next(value for value in values if value in seen or seen.add(value))
-            raise InputError(f"{root}: {what} {twice!r} is listed twice in the split '{split}'")
+            raise InputError(
+                f"{root}: {what} {twice!r} is listed twice in the split '{split}'; remove one entry"
+            )
     return Listing(listed, skipped)
 
 
@@ -90,8 +92,8 @@ def described(dataset: Mapping, split: str | None, applied: Mapping[str, str]) -
 
     Args:
         dataset: the dataset's description in the config.
-        split: a key of its `splits`, or one of `applied`.
-        applied: splits of new images → their folders.
+        split: a key of the dataset's `splits` or of `applied`.
+        applied: name of a split of new images → its folder.
     """
     if split in applied:
         return {"adapter": "folder", "splits": {split: "."}, "root": applied[split]}
@@ -126,14 +128,14 @@ def listing_digest(listed: Iterable[ListedImage], root: Path) -> str:
 def labels_digest(
     dataset: Mapping, root: Path, split: str, listed: Iterable[ListedImage], *, objects: bool
 ) -> str:
-    """A digest of the labels of a split, as `listing_digest`; for COCO, of the whole file.
+    """A digest of the labels of a split: of file names and sizes; for COCO, of the whole file.
 
     Args:
         dataset: the dataset's description in the config.
         root: folder that its paths are relative to.
         split: a key of the dataset's `splits`.
         listed: images of the split.
-        objects: whether labels of objects are read, too; otherwise only label maps of classes.
+        objects: whether to include label maps of objects, and not only those of classes.
     """
     if dataset["adapter"] == "coco":
         with open(root / dataset["splits"][split]["annotations"], "rb") as file:
@@ -181,7 +183,7 @@ def _hash(text: str) -> int:
 
 
 def _image_id(file_name: str) -> int:
-    """52 bits: exact in a float64 and in JavaScript."""
+    """An id of 52 bits, which a float64 and so JavaScript can hold exactly."""
     return _hash(f"image:{file_name}") >> 12
 
 
@@ -201,13 +203,16 @@ def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
     if not path.is_file():
         path = root / split
     if not path.is_file():
-        raise InputError(f"{root}: no list ImageSets/Segmentation/{split}.txt, nor a file {split}")
+        raise InputError(
+            f"{root}: no list ImageSets/Segmentation/{split}.txt, nor a file {split}; check "
+            "`splits` in the dataset's config"
+        )
     files = voc_images(root)
     for line in read_lines(path):
         if line.strip():
             words = line.split()
-            # Lists of other tools have lines "path/of/image.jpg path/of/image.png", of which the
-            # second is the label map; VOC's lists of one class have "image 1".
+            # Lines of other tools are "path/of/image.jpg path/of/image.png", with the label map as
+            # the second path. Lines of VOC's lists for one class are "image 1".
             labelled = len(words) == 2 and _voc_stem(words[0]) == _voc_stem(words[1])
             name = None if labelled else _voc_name(line.strip(), files, path)
             if name is None:
@@ -228,14 +233,15 @@ def voc_images(root: Path) -> dict[str, list[str]]:
 
 
 def _voc_name(listed: str, files: Mapping[str, Sequence[str]], source: Path) -> str | None:
-    """The file in JPEGImages whose name in a list may lack folder and suffix; None without one.
+    """The file in JPEGImages that an entry of a list means; None if there is no such file.
 
     Args:
+        listed: the entry, which may lack the folder and the suffix.
         files: result of `voc_images`.
         source: the list, for messages.
 
     Raises:
-        InputError: there are several, none of which is the one that is listed, or VOC's own .jpg.
+        InputError: several files fit, but none has exactly the listed name or the suffix .jpg.
     """
     name, stem = PurePosixPath(listed).name, _voc_stem(listed)
     found = files.get(stem, ())

@@ -27,8 +27,8 @@ from workflow_scripts.maskdistill.files.atomic import write_text
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.progress import progress_bar
 
-TIMEOUT = 60  # seconds without a byte
-REACHABLE_SECONDS = 5.0  # in which a server that can be reached answers
+TIMEOUT = 60  # seconds without a received byte after which a connection is given up
+REACHABLE_SECONDS = 5.0  # within which a server must answer to count as reachable
 _CHUNK = 1 << 20  # bytes
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
@@ -61,20 +61,23 @@ def download(
             resumed = file.tell() > 0
             _receive(source, file, target, attempts, pause)
             problem = _difference(source, file)
-            if problem and resumed:  # the first part may be of another version: download it all
+            if problem and resumed:  # the first part may be of an older version: start again
                 _truncate(file, partial)
                 _receive(source, file, target, attempts, pause)
                 problem = _difference(source, file)
             if problem:
                 _discard(partial)
-                raise InputError(f"{source['url']}: {problem}; the download was discarded")
+                raise InputError(
+                    f"{source['url']}: {problem}; the download was discarded. Run again, or "
+                    "correct the expected size and checksum if the file has a new version"
+                )
             os.fsync(file.fileno())
             digest = _digest(file, "sha256")
             os.replace(partial, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
-                f"{target}: no space left on the disk; free some and run again, the download "
+                f"{target}: no space left on the disk; free some space and run again; the download "
                 "continues where it stopped"
             ) from error
         raise
@@ -83,7 +86,7 @@ def download(
 
 
 def reachable(url: str, *, seconds: float = REACHABLE_SECONDS) -> bool:
-    """Whether a server answers at all, whatever it says, within that time."""
+    """Whether a server answers within `seconds`, even if it answers with an error."""
 
     def ask() -> None:
         request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "maskdistill"})
@@ -96,7 +99,7 @@ def reachable(url: str, *, seconds: float = REACHABLE_SECONDS) -> bool:
             return
         answers.put(True)
 
-    # In a thread, because no timeout of Python's bounds the time in which names are resolved.
+    # In a thread, because Python has no timeout for resolving the name of a host.
     answers: queue.Queue[bool] = queue.Queue()
     threading.Thread(target=ask, daemon=True).start()
     try:
@@ -112,7 +115,7 @@ def verify(source: Mapping, path: str | os.PathLike) -> str:
         Its whole SHA-256.
 
     Raises:
-        InputError: they differ.
+        InputError: the size or a digest differs.
     """
     with open(path, "rb") as file:
         if problem := _difference(source, file):
@@ -140,7 +143,7 @@ def pin(
     """
     lock_file = Path(lock_file)
     try:
-        # Several downloads may end at once.
+        # Locked, because several downloads may end at the same time.
         with filelock.FileLock(lock_file.with_name(f".{lock_file.name}.lock")):
             pins = _read_pins(lock_file)
             pins[source["url"]] = {"bytes": os.path.getsize(path), "sha256": sha256}
@@ -193,7 +196,7 @@ def _receive(source: Mapping, file: BinaryIO, target: Path, attempts: int, pause
 
 
 def _continue(url: str, file: BinaryIO, partial: Path, bar) -> bool:
-    """One request for what is missing; whether the file is complete after it."""
+    """Request the missing bytes once; returns whether the file is complete afterwards."""
     have = file.seek(0, os.SEEK_END)
     note = _version_note(partial)
     version = note.read_text() if note.is_file() else ""
@@ -217,8 +220,9 @@ def _continue(url: str, file: BinaryIO, partial: Path, bar) -> bool:
             response.status == 206
             and (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
         ):
-            have = _truncate(file, partial)  # the server sends all of it, or a new version
-        # If-Range needs a strong validator; a date is one if the file has not just changed.
+            have = _truncate(file, partial)  # the server sends the whole file
+        # The value for If-Range must identify one version of the file: an ETag that is not weak, or
+        # the time of the last change.
         tag = response.headers.get("ETag") or ""
         note.write_text(
             tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified") or ""
@@ -263,7 +267,9 @@ def _lock(file: BinaryIO, target: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise InputError(f"{target}: another process is downloading it") from None
+        raise InputError(
+            f"{target}: another process is downloading it; wait until it has ended"
+        ) from None
     # Another process may have finished between opening and locking; this file is then its result.
     partial = Path(file.name)
     if not (partial.exists() and os.path.samestat(partial.stat(), os.fstat(file.fileno()))):

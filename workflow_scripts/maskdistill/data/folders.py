@@ -1,4 +1,4 @@
-"""The files of a folder tree: images, and what is skipped, by type."""
+"""The files of a folder tree: images, and other files, which are skipped and counted by type."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,22 +8,22 @@ from typing import NamedTuple
 from workflow_scripts.maskdistill.errors import printable
 from workflow_scripts.maskdistill.files import images, provenance
 
-# Type of what is skipped of an image that has several.
+# Type under which images with several frames or pages are counted, because only the first is read.
 LATER_FRAMES = "frames or pages after the first"
 
 
 class FoundFile(NamedTuple):
     """A file or folder below a folder; it has not been opened."""
 
-    file_name: str  # POSIX, relative to the root; if it is not UTF-8, with escapes
-    skipped: str | None  # type of what is skipped; None for an image
+    file_name: str  # POSIX path relative to the root; bytes that are not UTF-8 are escaped
+    skipped: str | None  # type under which it is counted as skipped; None for an image
 
 
 def walk(folder: Path, root: Path) -> Iterator[FoundFile]:
     """All files below a folder, at any depth, and the folders that are not entered.
 
-    A file is an image if its name ends like one, whatever its case. Links are followed, except to a
-    folder that contains the link.
+    A file counts as an image if its suffix is one of an image format, in upper or lower case. Links
+    are followed, except a link to a folder that contains the link.
 
     Args:
         root: folder that the names are relative to.

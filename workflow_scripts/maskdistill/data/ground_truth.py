@@ -51,16 +51,16 @@ def require_labels(
     """Check that the labels of images have not changed since the workflow was started.
 
     Args:
-        digest: result of `datasets.labels_digest` at the start; one of
-            `datasets.WATCHED_ORIGINS` or empty for no check.
+        digest: result of `datasets.labels_digest` at the start. If it is empty or one of
+            `datasets.WATCHED_ORIGINS`, nothing is checked.
         dataset: the dataset's description in the config.
         root: folder that its paths are relative to.
         split: a key of the dataset's `splits`.
         images: rows of the manifest, in any order.
-        objects: whether objects are read, or only the map of classes.
+        objects: whether label maps of objects are read, too, and not only those of classes.
 
     Raises:
-        InputError: labels were added, removed or replaced meanwhile.
+        InputError: labels were added, removed or replaced since then.
     """
     if digest in ("", *WATCHED_ORIGINS):
         return
@@ -81,8 +81,8 @@ class GroundTruth:
         split: a key of the dataset's `splits`.
 
     Raises:
-        InputError: no labels although the config says that there are, a class name that is not
-            unique, or an invalid entry of COCO's file; the message names it.
+        InputError: the config says that there are no labels, or the labels are missing; a class
+            name is not unique; or an entry of COCO's file is invalid, which the message names.
     """
 
     def __init__(self, dataset: Mapping, root: Path, split: str) -> None:
@@ -99,7 +99,7 @@ class GroundTruth:
             self._path = root / VOC_CLASSES[0]
             if not self._path.is_dir():
                 raise InputError(
-                    f"{self._path}: no such folder; without labels set ground_truth: false"
+                    f"{self._path}: no such folder; if there are no labels, set ground_truth: false"
                 )
             if (root / LEGEND).is_file():
                 legend = label_maps.read_legend(root / LEGEND)
@@ -115,25 +115,27 @@ class GroundTruth:
         _check_class_names(self.class_names, self._path)
 
     def print_turned(self) -> None:
-        """Print in how many images read so far the labels were turned, if there are any."""
+        """Print the number of images read so far whose labels were turned, unless it is 0."""
         if self._turned:
             print(
                 f"{len(self._turned):,} images have labels that were drawn on the stored pixels; "
-                f"turned as EXIF turns the photographs, for example {min(self._turned)}"
+                "these labels were turned as EXIF turns the photographs, for example "
+                f"{min(self._turned)}"
             )
 
     def semantic(self, image_id: int, file_name: str) -> np.ndarray:
         """The label map of one image.
 
-        In COCO, smaller objects cover larger ones, and crowd regions are ignore. Labels that were
-        drawn on the stored pixels of a photograph are turned as EXIF turns it, see the setting
-        `dataset.label_orientation`.
+        In COCO, smaller objects cover larger ones, and crowd regions are labelled as ignore. Labels
+        that were drawn on the stored pixels of a photograph are turned as EXIF turns it; see the
+        setting `dataset.label_orientation`.
 
         Returns:
             H x W uint8 (uint16 beyond 254 classes): 0 background, 1..K classes, and 255 ignore.
 
         Raises:
-            InputError: missing or damaged label map, or labels that may be turned or not.
+            InputError: the label map is missing or damaged, or its size does not show whether it
+                has to be turned.
         """
         if self._adapter == "voc":
             return self._upright(self._voc_classes(file_name), file_name)
@@ -150,7 +152,7 @@ class GroundTruth:
         return self._upright(labels, file_name)
 
     def instances(self, image_id: int, file_name: str) -> list[Instance]:
-        """The annotated objects of one image, turned as by `semantic`.
+        """The annotated objects of one image, turned upright in the same way as by `semantic`.
 
         Raises:
             InputError: missing or damaged label map.
@@ -162,7 +164,7 @@ class GroundTruth:
         ]
 
     def _upright(self, labels: np.ndarray, file_name: str) -> np.ndarray:
-        """Labels of an image as the image is shown, if they were drawn on its stored pixels."""
+        """Labels of an image, turned as EXIF turns it if they were drawn on its stored pixels."""
         orientation = self._label_turn(file_name, labels.shape)
         if orientation == 1:
             return labels
@@ -189,10 +191,10 @@ class GroundTruth:
         try:
             return images.stored_size(self._root / file_name)
         except images.ImageRejected:
-            return (0, 0), 1  # it is not evaluated either
+            return (0, 0), 1  # does not matter: images that cannot be read are not evaluated
 
     def _coco_instances(self, image_id: int, file_name: str) -> list[Instance]:
-        """The objects in the pixels that the annotation file describes."""
+        """The objects, with masks of the height and width that the annotation file gives."""
         size = self._size(image_id, file_name)
         return [
             Instance(
@@ -227,7 +229,8 @@ class GroundTruth:
                 return self.class_names.index(name) + 1
             if name is not None:
                 raise InputError(
-                    f"{path}: has the class {name!r} of {LEGEND}, which dataset.classes lacks"
+                    f"{path}: has the class {name!r} of {LEGEND}, which dataset.classes lacks; add "
+                    "it there"
                 )
             raise InputError(
                 f"{path}: has the colour {','.join(map(str, colour))}, which {LEGEND} lacks; add "
@@ -238,7 +241,7 @@ class GroundTruth:
         return label_maps.read_coloured_png(path, label_of, classes)
 
     def _voc_objects(self, path: Path) -> np.ndarray:
-        """Numbers of objects, 1, 2, …; with a legend, each colour is an object."""
+        """The map of an image's objects, 1, 2, …; with a legend, each colour is an object."""
         if self._legend is None:
             return label_maps.read_png(path)
         numbers: dict[tuple[int, int, int], int] = {(0, 0, 0): 0}
@@ -255,7 +258,10 @@ class GroundTruth:
         objects = self._voc_objects(path)
         classes = self._voc_classes(file_name)
         if objects.shape != classes.shape:
-            raise InputError(f"{path}: its size differs from that of the image's map of classes")
+            raise InputError(
+                f"{path}: its size differs from that of the image's map of classes; correct one of "
+                "the two maps"
+            )
         found = []
         void = label_maps.ignore_value(objects)
         for value in np.unique(objects[(objects > 0) & (objects != void)]):
@@ -265,7 +271,7 @@ class GroundTruth:
             if not len(inside):
                 raise InputError(
                     f"{path}: object {value} has no pixel of a class in the map of classes; "
-                    "correct one of the two"
+                    "correct one of the two maps"
                 )
             found.append(Instance(mask, int(np.bincount(inside).argmax()), False))
         return found
@@ -274,7 +280,7 @@ class GroundTruth:
 def _check_class_names(names: Sequence[str], path: Path) -> None:
     """Check names of classes, which become keys of the metrics next to `background`."""
     if not names:
-        raise InputError(f"{path}: no classes; without labels set ground_truth: false")
+        raise InputError(f"{path}: no classes; if there are no labels, set ground_truth: false")
     twice = {name for name in names if names.count(name) > 1}
     for name in sorted(twice | ({"background"} & {*names})):
         reason = "is reserved for pixels of no class" if name == "background" else "occurs twice"
@@ -317,8 +323,8 @@ def _sizes(content: Mapping, path: Path) -> dict[int, tuple[int, int]]:
         for key in ("height", "width"):
             if not isinstance(image.get(key), int) or image[key] < 1:
                 raise InputError(
-                    f"{what}: `{key}` is {image.get(key)!r}; it must be the image's, in pixels, "
-                    "or set ground_truth: false"
+                    f"{what}: `{key}` is {image.get(key)!r}; write the {key} of the image in "
+                    "pixels, or set ground_truth: false"
                 )
         found[image["id"]] = (image["height"], image["width"])
     return found
@@ -327,7 +333,7 @@ def _sizes(content: Mapping, path: Path) -> dict[int, tuple[int, int]]:
 def _annotations(
     content: Mapping, path: Path, sizes: Mapping[int, tuple[int, int]], categories: Collection[int]
 ) -> dict[int, list[dict]]:
-    """Image id → its annotations, checked for `_annotation_mask`.
+    """Image id → its annotations, checked so that `_annotation_mask` can decode them.
 
     Annotations of images that the file does not list are left out.
     """
@@ -348,7 +354,7 @@ def _annotations(
 
 
 def _segmentation_problem(segmentation: object, size: tuple[int, int]) -> str | None:
-    """Why this is neither polygons nor run lengths of a mask; None if it is valid."""
+    """Why `segmentation` is neither polygons nor run lengths of a mask; None if it is valid."""
     if isinstance(segmentation, list):
         if all(map(_is_polygon, segmentation)):
             return None
@@ -372,7 +378,7 @@ def _run_lengths(counts: str) -> list[int] | None:
     pycocotools does not check this: on invalid text it reads and writes outside of its memory.
     """
     codes = np.frombuffer(counts.encode(errors="replace"), np.uint8).astype(np.int64) - 48
-    # Base-32 digits, the lowest first; a continuation bit marks all but the last of a number.
+    # Base-32 digits, the lowest first; a continuation bit marks all but the last digit of a number.
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] > 31:
         return None
     last = np.flatnonzero(codes < 32)
@@ -382,7 +388,7 @@ def _run_lengths(counts: str) -> list[int] | None:
     place = np.arange(len(codes)) - np.repeat(first, last - first + 1)
     numbers = np.add.reduceat((codes & 31) << (5 * place), first)
     numbers -= np.where(codes[last] & 16, 1 << (5 * (last - first + 1)), 0)
-    # From the fourth number on, each is stored as the difference to the one two before.
+    # From the fourth number on, each is stored as its difference to the second number before it.
     for begin in (1, 2):
         numbers[begin::2] = np.cumsum(numbers[begin::2])
     return numbers.tolist()
@@ -400,7 +406,7 @@ def _is_polygon(points: object) -> bool:
 
 
 def _annotation_mask(segmentation: list | Mapping, size: tuple[int, int]) -> np.ndarray:
-    """Polygons, uncompressed or compressed run lengths to an H x W bool mask."""
+    """Decode polygons, or run lengths (uncompressed or compressed), to an H x W bool mask."""
     if isinstance(segmentation, list):
         # Points and lines enclose no pixels, and pycocotools refuses them.
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]

@@ -20,17 +20,17 @@ from workflow_scripts.maskdistill.files import label_maps
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.settings.layers import read_yaml
 
-_LOOKED_AT = 2000  # label maps that are read to find the number of classes
-_TRIED = 20  # images whose labels are read to see whether they can be
+_LOOKED_AT = 2000  # number of label maps that are read to find the number of classes
+_TRIED = 20  # number of images whose labels are read to check that labels can be read
 _VOC_NAME = re.compile(r"(20\d\d_)?\d{6}")  # of an image of PASCAL VOC
 _VOC_CONFIG = "config/datasets/voc2012.yaml"
 
 
 class Layout(NamedTuple):
-    """What a folder seems to be."""
+    """The layout that a folder seems to have."""
 
     dataset: dict[str, Any]  # the section `dataset` of the config
-    title: str  # in words
+    title: str  # the layout in words
     notes: list[str]  # what was guessed, or why labels are not used
     classes: int | None  # number of classes, if there are labels
 
@@ -52,7 +52,7 @@ def recognise(root: Path) -> Layout:
 
 
 def _with_usable_labels(found: Layout, root: Path) -> Layout:
-    """The layout, without ground truth if the labels cannot be read; then a note says why."""
+    """The layout; if its labels cannot be read, without ground truth and with a note on why."""
     dataset = found.dataset
     if not dataset.get("ground_truth"):
         return found
@@ -65,7 +65,7 @@ def _with_usable_labels(found: Layout, root: Path) -> Layout:
         for image in images[:_TRIED]:
             truth.semantic(image.image_id, image.file_name)
     except InputError as error:
-        note = f"its labels cannot be used, so there is no evaluation: {error}"
+        note = f"the labels cannot be used, so there is no evaluation: {error}"
         dataset = {key: value for key, value in dataset.items() if key != "classes"}
         without = {**dataset, "ground_truth": False}
         return Layout(without, f"{found.title}, without usable labels", [*found.notes, note], None)
@@ -78,7 +78,7 @@ def _voc(root: Path) -> Layout | None:
     lists = sorted(path.stem for path in (root / "ImageSets" / "Segmentation").glob("*.txt"))
     if not lists:
         dataset = {"root": str(root), "adapter": "folder", "splits": {"train": "JPEGImages"}}
-        return Layout(dataset, "PASCAL VOC's images without a list of them", [], None)
+        return Layout(dataset, "PASCAL VOC's images without lists of images", [], None)
     learned = next((name for name in ("train", "trainval", "default") if name in lists), lists[0])
     splits = {"train": learned}
     if "val" in lists and learned != "val":
@@ -86,7 +86,7 @@ def _voc(root: Path) -> Layout | None:
     dataset: dict[str, Any] = {"root": str(root), "adapter": "voc", "splits": splits}
     notes = []
     if len(lists) > len(splits):
-        notes.append(f"lists of images: {', '.join(lists)}")
+        notes.append(f"lists of images to choose splits from: {', '.join(lists)}")
     labels = _label_maps(root)
     if not labels:
         return Layout({**dataset, "ground_truth": False}, "PASCAL VOC without labels", notes, None)
@@ -100,7 +100,7 @@ def _check_label_maps(root: Path, split: str, names: Sequence[str]) -> None:
     """Check that all images of a split have a label map.
 
     Raises:
-        InputError: names the first one without.
+        InputError: names the first image without a label map.
     """
     have = {folder: {path.name for path in (root / folder).glob("*.png")} for folder in VOC_CLASSES}
     without = [
@@ -120,7 +120,7 @@ def _label_maps(root: Path) -> list[Path]:
 
 
 def _voc_classes(root: Path, labels: list[Path]) -> tuple[list[str], str | None]:
-    """Names of the classes of label maps, and what was guessed."""
+    """Names of the classes of label maps, and a note if they had to be guessed."""
     if (root / LEGEND).is_file():
         names = [*label_maps.read_legend(root / LEGEND)]
         return [name for name in names if name != "background"], None
@@ -135,7 +135,10 @@ def _voc_classes(root: Path, labels: list[Path]) -> tuple[list[str], str | None]
     if most <= len(published) and all(_VOC_NAME.fullmatch(path.stem) for path in labels):
         return published, None
     looked = f"the first {_LOOKED_AT:,} label maps" if len(labels) > _LOOKED_AT else "label maps"
-    note = f"{looked} have the classes 1 to {most}, whose names are not known; write them"
+    note = (
+        f"{looked} have the classes 1 to {most}, whose names are not known; write them to "
+        "dataset.classes"
+    )
     return [f"class_{number}" for number in range(1, max(1, most) + 1)], note
 
 
@@ -143,7 +146,7 @@ def _coco(root: Path) -> Layout | None:
     splits: dict[str, dict[str, str]] = {}
     notes = []
     files = [*sorted(root.glob("*.json")), *sorted((root / "annotations").glob("*.json"))]
-    # Images of a test are used only if there are no others.
+    # Files of a test split come last, so that they are used only if there are no others.
     files.sort(key=lambda path: ("test" in _words(path), "train" not in _words(path)))
     for path in files:
         content = _annotations(path)
@@ -154,10 +157,10 @@ def _coco(root: Path) -> Layout | None:
         names = [image.get("file_name") or "" for image in content["images"]]
         folder = _image_folder(root, names, path.stem)
         if folder is None:
-            notes.append(f"{name}: its images were not found, so it is not used")
+            notes.append(f"{name}: not used, because its images were not found")
         elif split in splits or (splits and "test" in _words(path)):
             used = splits.get(split) or next(iter(splits.values()))
-            notes.append(f"{name}: not used, next to {used['annotations']}")
+            notes.append(f"{name}: not used, because {used['annotations']} is used")
         else:
             splits[split] = {"annotations": name, "images": folder}
     if not splits:
@@ -192,7 +195,7 @@ def _image_folder(root: Path, names: Sequence[str], title: str) -> str | None:
     """The folder that the file names of annotations are relative to.
 
     Args:
-        title: of the file of annotations; a folder that it names goes before others.
+        title: name of the annotation file; a folder whose name is a part of it is tried first.
     """
     first = [str(name) for name in names[:3] if name]
     below = [path for path in sorted(root.glob("*")) if path.is_dir()]

@@ -14,18 +14,18 @@ from workflow_scripts.maskdistill.errors import printable
 from workflow_scripts.maskdistill.files import images
 from workflow_scripts.maskdistill.progress import progress
 
-_ORDERS = 1 << 40  # of the hash that draws a sample
+_ORDERS = 1 << 40  # number of values of the hash that draws a sample
 
 
 class Survey(NamedTuple):
-    """What was found."""
+    """Facts about the files of a dataset."""
 
     images: int
-    bytes: int  # of all images that can be found
-    sampled: bool  # whether what follows comes from a sample of the images
-    read: list[images.ImageFacts]  # of those that can be read
-    rejected: dict[str, str]  # file name → reason
-    seconds: float  # of one processor core per image
+    bytes: int  # of all image files
+    sampled: bool  # whether only a sample of the images was decoded
+    read: list[images.ImageFacts]  # of the decoded images that can be used
+    rejected: dict[str, str]  # file name → reason, of the decoded images that cannot be used
+    seconds: float  # mean time to decode one image on one processor core
     skipped: dict[str, dict]  # see `folders.by_type`
 
     @property
@@ -35,7 +35,7 @@ class Survey(NamedTuple):
 
     @property
     def undecided_turns(self) -> int:
-        """Images that EXIF turns without a change of their size, so that labels may fit both."""
+        """Images that EXIF turns without changing their size, so that labels fit either way."""
         return sum(
             one.orientation in (2, 3, 4) or (one.orientation > 4 and one.height == one.width)
             for one in self.read
@@ -50,8 +50,8 @@ def survey(
     Args:
         root: folder of the images.
         limits: max_pixels and min_side of the settings `images`.
-        sample: the most images that are decoded; a hash of their names draws them.
-        workers: threads.
+        sample: largest number of images that are decoded; a hash of their names draws them.
+        workers: number of threads.
     """
     listed = sorted(listing.images, key=lambda image: shard_of(image.file_name, _ORDERS))
     read: list[images.ImageFacts] = []
@@ -103,8 +103,8 @@ def lines(found: Survey) -> list[str]:
     examined = len(found.read) + len(found.rejected)
     result = [f"{found.images:,} images, {found.bytes / 1e6:,.1f} MB"]
     if found.sampled:
-        result.append(f"what follows is of {examined:,} of them, drawn at random")
-    result.append(f"reading one takes {1000 * found.seconds:.0f} ms of one processor core")
+        result.append(f"the following lines are about {examined:,} of them, drawn at random")
+    result.append(f"reading an image takes {1000 * found.seconds:.0f} ms on one processor core")
     if found.read:
         result.append(f"formats: {_counted(Counter(one.format for one in found.read))}")
         pixels = sorted(found.read, key=lambda one: one.height * one.width)
@@ -115,7 +115,7 @@ def lines(found: Survey) -> list[str]:
         )
         depths = Counter(f"{one.bits} bits" for one in found.read)
         if set(depths) != {"8 bits"}:
-            result.append(f"per sample: {_counted(depths)}; more than 8 are scaled to 8")
+            result.append(f"depths: {_counted(depths)} per sample; more than 8 are scaled to 8")
         turned = Counter(f"orientation {one.orientation}" for one in found.read)
         if turned.pop("orientation 1", 0) < len(found.read):
             result.append(f"turned upright as EXIF says: {_counted(turned)}")

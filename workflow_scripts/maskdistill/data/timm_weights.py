@@ -1,7 +1,7 @@
-"""Weights that timm publishes, fetched from its hub into a local file.
+"""Weights that timm publishes, fetched from its hub (at Hugging Face) into a local file.
 
-timm's description of a model says where its weights are. The user's cache of the hub is looked into
-first. timm takes seconds to import and is imported only where something has to be fetched.
+timm's description of a model says where its weights are. The user's cache of the hub is searched
+first. timm takes seconds to import and is imported only if something has to be fetched.
 """
 
 import os
@@ -15,7 +15,7 @@ from workflow_scripts.maskdistill.files.atomic import atomic_path
 from workflow_scripts.maskdistill.files.provenance import file_digest
 from workflow_scripts.maskdistill.settings.section import nearest
 
-FILE = "model.safetensors"  # of every model on timm's hub
+FILE = "model.safetensors"  # name of the weights file of every model on timm's hub
 
 
 def pin_name(backbone: str) -> str:
@@ -62,7 +62,7 @@ def cached(backbone: str) -> Path | None:
 
     if not any(Path(constants.HF_HUB_CACHE).glob("models--*")):
         return None
-    # Most repositories have the name of the model; only timm knows the others.
+    # Most repositories have the name of the model, so that timm is asked only about the others.
     for find in (lambda: f"timm/{backbone}", lambda: repository(backbone)):
         found = try_to_load_from_cache(find(), FILE)
         if isinstance(found, str):
@@ -122,15 +122,15 @@ def _from_hub(backbone: str, target: Path) -> Path:
     if address is None or not download.reachable(address):
         reason = f"{address} cannot be reached" if address else "HF_HUB_OFFLINE is set"
         raise InputError(f"{target}: {reason}; {remedy(backbone, target)}")
-    disable_progress_bars()  # they are not made for log files
+    disable_progress_bars()  # they would fill the log file
     name = repository(backbone)
     print(f"fetching {FILE} of {name}", flush=True)
     try:
         return Path(hf_hub_download(name, FILE, etag_timeout=download.REACHABLE_SECONDS))
     except GatedRepoError as error:
         raise InputError(
-            f"{target}: {name} asks to accept its licence; accept it there and set HF_TOKEN, or "
-            f"{remedy(backbone, target)}"
+            f"{target}: {name} requires that you accept its licence; accept it on the hub and set "
+            f"HF_TOKEN, or {remedy(backbone, target)}"
         ) from error
     except Exception as error:  # the hub's client and its libraries raise many types
         reason = " ".join(str(error).split()) or type(error).__name__

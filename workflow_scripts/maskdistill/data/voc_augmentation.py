@@ -56,14 +56,15 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
         IndexError,
         TypeError,
     ) as error:
-        raise InputError(f"{path}: not a mask of SBD ({error})") from error
+        raise InputError(f"{path}: not a mask of SBD ({error}); unpack SBD again") from error
     return np.ascontiguousarray(labels, dtype=np.uint8)
 
 
 def write_augmentation(voc: Path, sbd: Path, output: Path) -> int:
     """Write the augmented list and its masks in VOC's layout.
 
-    Where both have a mask, VOC's is used: it has borders (255) and was drawn with more care.
+    If both datasets have a mask of an image, VOC's is used, because it marks uncertain borders
+    (255) and was drawn with more care.
 
     Args:
         voc: VOC's root, only read.
@@ -71,7 +72,7 @@ def write_augmentation(voc: Path, sbd: Path, output: Path) -> int:
         output: folder for ImageSets/Segmentation/train_aug.txt and SegmentationClassAug/.
 
     Returns:
-        The number of images of the list.
+        The number of images in the list.
 
     Raises:
         InputError: a list or a mask is missing or damaged.

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from workflow_scripts.maskdistill.errors import InputError
 
-# Marks the folders of `atomic_folder`; hidden, like Snakemake's own file next to it.
+# File in each folder that `atomic_folder` writes. It is hidden, as is Snakemake's own file there.
 FOLDER_MARK = ".maskdistill"
 _FOLDER_NOTE = "MaskDistill wrote this folder, and replaces it as a whole when it writes it again."
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary sibling of `path` that replaces it when the block ends without an error.
+    """Yield a temporary path; its file replaces `path` when the block ends without an error.
 
     Until then, and when the block fails, the old file, if any, is left as it is. Temporary files
     of earlier attempts that were killed are removed first.
@@ -28,7 +28,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Another suffix, because DuckDB's *.parquet also matches hidden files.
+    # The temporary file has another suffix, because DuckDB's *.parquet also matches hidden files.
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     for left_over in path.parent.glob(f".{glob.escape(path.name)}.tmp*"):
         left_over.unlink(missing_ok=True)
@@ -60,14 +60,14 @@ def report_full_disk(path: str | os.PathLike) -> Iterator[None]:
 def atomic_folder(path: str | os.PathLike, record: Mapping | None = None) -> Iterator[Path]:
     """Yield an empty temporary folder that replaces `path` when the block ends without an error.
 
-    The old folder is replaced as a whole: no file of an earlier run remains. It must be empty or
-    written by this function, which the hidden file `.maskdistill` in it shows.
+    The old folder is replaced as a whole: no file of an earlier run remains. It must be empty, or
+    contain the hidden file `.maskdistill`, which shows that this function wrote it.
 
     Args:
-        record: how the folder was made (see `provenance`), kept in that hidden file.
+        record: how the folder was made (see `provenance`), stored in the file `.maskdistill`.
 
     Raises:
-        InputError: `path` is a file or a foreign folder, or the disk is full.
+        InputError: `path` is a file, or a folder with files of others, or the disk is full.
     """
     path = Path(path).resolve()  # the target of a link is replaced, not the link
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")

@@ -17,7 +17,7 @@ def read_embeddings(
     """Mask embeddings of one or several shards.
 
     Returns:
-        (image_id, mask_id) of each, and the vectors as n x d float32.
+        (image_id, mask_id) of each embedding, and the vectors as n x d float32.
     """
     table = shards.read_table(paths)
     keys = list(zip(table["image_id"].to_pylist(), table["mask_id"].to_pylist(), strict=True))
@@ -28,7 +28,7 @@ def read_embeddings(
 def read_vectors(
     paths: Sequence[str | os.PathLike], chosen: np.ndarray | None = None
 ) -> np.ndarray:
-    """Vectors of mask embeddings; besides these, at most one shard is held in memory.
+    """Vectors of mask embeddings; besides the result, at most one shard is held in memory.
 
     Args:
         paths: shards; row numbers continue from one shard to the next.
@@ -65,7 +65,7 @@ def write_assignments(
 def assignment_rows(
     keys: Iterable[tuple[int, int]], clusters: np.ndarray, distances: np.ndarray
 ) -> Iterator[dict]:
-    """Rows of `assignments` of the masks with these (image_id, mask_id)."""
+    """Rows of the table `assignments` for the masks with these (image_id, mask_id)."""
     for (image_id, mask_id), cluster, distance in zip(keys, clusters, distances, strict=True):
         yield {"image_id": image_id, "mask_id": mask_id, "cluster": cluster, "distance": distance}
 
@@ -92,7 +92,7 @@ def read_classes(
 
 
 def assignments_digest(path: str | os.PathLike) -> str:
-    """A digest of 16 hexadecimal digits of all masks and their clusters."""
+    """16 hexadecimal digits that identify the assignment of all masks to clusters."""
     rows = sorted(
         (row["image_id"], row["mask_id"], row["cluster"])
         for row in shards.read_rows(path, ["image_id", "mask_id", "cluster"])
@@ -110,7 +110,8 @@ def read_with_centroids(
             with the centroids.
 
     Returns:
-        (image_id, mask_id) of each, the vectors as n x d float32, and the centroids as C x d.
+        (image_id, mask_id) of each embedding, the vectors as n x d float32, and the centroids as
+        C x d.
     """
     keys, vectors = read_embeddings(embeddings)
     if standardize:

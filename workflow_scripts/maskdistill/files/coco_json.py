@@ -13,7 +13,7 @@ def category_name(cluster: int) -> str:
 
 
 def category_names(count: int, classes: Sequence[int] | None) -> list[str]:
-    """Default names of pseudo-classes 1..count, which list the clusters of each.
+    """Default names of pseudo-classes 1..count; merged clusters give cluster_001+cluster_004.
 
     Args:
         classes: the classes of clusters 1, 2, …; None if every cluster is its own class.
@@ -58,7 +58,7 @@ def write_dataset(
     assignments: Mapping[tuple[int, int], int],
     names: Sequence[str],
 ) -> None:
-    """Write what `dataset` returns as JSON, row by row, so that it is never all in memory."""
+    """Write the result of `dataset` as JSON, row by row, so that memory never holds all of it."""
     parts = _parts(image_rows, mask_rows, assignments, names, {}, "mask_id")
     info = parts.pop("info")
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:

@@ -23,7 +23,7 @@ def resized_size(
 
 
 def bounded_size(height: int, width: int, longer_side: int | None) -> tuple[int, int]:
-    """Size with the same aspect ratio and at most this longer side; smaller images keep theirs.
+    """Size with the same aspect ratio and at most this longer side; smaller sizes are kept.
 
     Args:
         longer_side: in pixels; None for no bound.
@@ -41,7 +41,7 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     if image.shape[:2] == (height, width):
         return image
-    # A copy, because torch warns of arrays that cannot be written.
+    # A copy, because torch warns of read-only arrays.
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 

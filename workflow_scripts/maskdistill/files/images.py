@@ -19,8 +19,8 @@ from workflow_scripts.maskdistill.errors import ImageRejected, InputError, one_l
 from workflow_scripts.maskdistill.files import pixel_values
 from workflow_scripts.maskdistill.files.image_sizes import resize
 
-# Format of Pillow → suffixes of its files. No other format is tried on a file, whatever its name:
-# some of Pillow's formats start other programs.
+# Format of Pillow → suffixes of its files. Files are never read as any other format, because some
+# of Pillow's formats start other programs.
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -46,7 +46,7 @@ _SWAPPING = (5, 6, 7, 8)  # orientations that swap height and width
 
 
 class ImageFacts(NamedTuple):
-    """What is known of an image that can be read."""
+    """Facts about an image that can be read."""
 
     height: int  # of the upright image, in pixels
     width: int
@@ -66,9 +66,9 @@ def read_image(
 ) -> np.ndarray:
     """Decode one image to RGB, upright.
 
-    EXIF orientation is applied. Grayscale, palette, CMYK and LAB images are converted, values
-    beyond 8 bits by the rule of `pixel_values`; transparency is composited over white. Extra bands
-    of a TIFF that are not declared as transparency are left out.
+    EXIF orientation is applied. Grayscale, palette, CMYK and LAB images are converted to RGB.
+    Values of more than 8 bits are scaled by the rule at the top of `pixel_values`. Transparency is
+    composited over white. Extra bands of a TIFF that are not declared as transparency are left out.
 
     Args:
         path: a file of one of `FORMATS`.
@@ -151,8 +151,9 @@ def probe_image(
         (width, height), alpha = image.size, pixel_values.has_alpha(image)
         bits = pixel_values.bits_per_sample(image)
         kind = _format(image)
-        # Pillow turns a TIFF upright while decoding, and drops the tag; its size is upright from
-        # the start. Some other formats have the tag after their pixels.
+        # The orientation of a TIFF is read before decoding, because Pillow then turns the image
+        # and drops the tag; its size is that of the upright image from the start. Other formats
+        # are asked after decoding, because some store the tag after the pixels.
         of_tiff = _orientation(image) if kind == "TIFF" else None
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
         upright = _upright(_decode(image, path))
@@ -161,7 +162,7 @@ def probe_image(
         orientation = of_tiff or _orientation(image)
         if kind != "TIFF" and orientation in _SWAPPING:
             width, height = height, width
-        # Last, because it walks through the frames.
+        # `_has_several` is called last, because it moves to other frames.
         return ImageFacts(height, width, kind, bits, orientation, _has_several(image))
 
 
@@ -180,14 +181,14 @@ def stored_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
 
 
 def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """(height, width) of an image whose stored pixels have this one, upright."""
+    """(height, width) of an image after EXIF has turned its stored pixels, which have `size`."""
     return size[::-1] if orientation in _SWAPPING else size
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Stored values, H x W, as an EXIF orientation (1..8) turns and mirrors them.
+    """Turn and mirror an array of stored pixels, H x W, as an EXIF orientation (1..8) says.
 
-    It is meant for labels that were drawn on the stored pixels of a photograph.
+    This is meant for labels that were drawn on the stored pixels of a photograph.
     """
     if orientation in _SWAPPING:
         pixels = pixels.T

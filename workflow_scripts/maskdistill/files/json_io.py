@@ -37,7 +37,7 @@ def read_entries(path: str | os.PathLike, name: str, *, remedy: str) -> Iterator
         remedy: see `read_json`.
 
     Raises:
-        InputError: as `read_json`, possibly after some entries.
+        InputError: as `read_json`, possibly after some entries have been yielded.
     """
     try:
         with open(path, "rb") as file:

@@ -1,7 +1,7 @@
 """Label maps: one class or cluster per pixel, stored as PNG.
 
-8-bit palette images with PASCAL VOC's colours: 0 background, 1..C clusters, 255 ignore. Beyond 254
-clusters, 16-bit grayscale images, where 65535 is ignore.
+They are 8-bit palette images with PASCAL VOC's colours: 0 is background, 1..C are clusters, and 255
+is ignore. With more than 254 clusters they are 16-bit grayscale images, and 65535 is ignore.
 """
 
 import io
@@ -32,7 +32,7 @@ def _voc_palette() -> np.ndarray:
 
 
 PALETTE = _voc_palette()  # uint8, 256 x 3
-VOID_COLOUR = (224, 224, 192)  # of ignored pixels, the last one of the palette
+VOID_COLOUR = (224, 224, 192)  # colour of ignored pixels, the last one of the palette
 
 
 def encode_png(labels: np.ndarray) -> bytes:
@@ -111,11 +111,11 @@ def read_png(path: str | os.PathLike) -> np.ndarray:
 def read_coloured_png(
     path: str | os.PathLike, label_of: Callable[[tuple[int, int, int]], int], labels: int
 ) -> np.ndarray:
-    """Read a label map whose colours stand for labels; a grayscale one holds the labels.
+    """Read a label map whose colours stand for labels; grayscale files contain the labels.
 
     Args:
         label_of: gives the label of a colour (R, G, B); may raise an InputError.
-        labels: the number of labels without background, for the dtype.
+        labels: number of labels without background, which determines the dtype.
 
     Returns:
         H x W, uint8 or uint16.
@@ -168,7 +168,7 @@ def paint(
         layers: pairs of an H x W bool mask and its cluster, 1..clusters.
 
     Returns:
-        H x W, uint8 or uint16; 0 where no mask is.
+        H x W, uint8 or uint16; 0 for pixels outside of all masks.
     """
     labels = np.zeros(size, dtype=dtype(clusters))
     for mask, cluster in layers:
@@ -201,7 +201,8 @@ def read_legend(path: str | os.PathLike) -> dict[str, tuple[int, int, int]]:
     """Name → colour (R, G, B) of a file labelmap.txt, as `legend` and CVAT write it.
 
     Raises:
-        InputError: a line without a name and a colour, a colour of two names, or not in UTF-8.
+        InputError: a line has no name and colour, two names have one colour, or the file is not in
+            UTF-8.
     """
     names: dict[tuple[int, int, int], str] = {}
     for number, line in enumerate(read_lines(path), start=1):

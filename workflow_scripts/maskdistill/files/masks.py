@@ -48,7 +48,7 @@ def decode_row(row: Mapping) -> np.ndarray:
 def area(rle_counts: bytes, height: int, width: int) -> int:
     """Pixels inside a mask, computed from its run lengths.
 
-    Unlike this, `decode` may return uninitialised memory where run lengths are truncated.
+    Unlike this function, `decode` may return uninitialised memory if run lengths are truncated.
     """
     return int(coco_mask.area({"size": [height, width], "counts": rle_counts}))
 
@@ -92,10 +92,10 @@ def grid_to_image(
 def image_to_grid(
     mask: np.ndarray, grid: tuple[int, int], *, patch_size: int, resized: tuple[int, int]
 ) -> np.ndarray:
-    """The patches of a grid that lie in a mask of the image with at least half of their pixels.
+    """Convert a mask of the image to patches: those with at least half of their pixels in it.
 
-    A mask that `grid_to_image` has made gives its grid, except for patches without a pixel, which
-    are padding.
+    If `grid_to_image` made the mask, the result is the grid that it was made from, except that
+    patches which consist only of padding are False.
 
     Args:
         mask: H x W, bool.
@@ -120,7 +120,7 @@ def image_to_grid(
 def _patches_of_pixels(
     patch_size: int, resized: tuple[int, int], size: tuple[int, int]
 ) -> list[np.ndarray]:
-    """The row of patches of every row of pixels, and the same for columns."""
+    """For every row of pixels, the row of patches that contains it; then the same for columns."""
     # floor((i + 1/2) * resized_n / n / patch_size), in integers to be exact on patch borders
     return [
         (2 * np.arange(n) + 1) * resized_n // (2 * n * patch_size)

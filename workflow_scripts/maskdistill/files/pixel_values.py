@@ -1,11 +1,11 @@
-"""Decoded pixels of any kind as RGB of 8 bits.
+"""Conversion of decoded pixels of any kind to RGB with 8 bits per sample.
 
-One rule for all values beyond 8 bits, integers and floats, which are mapped to 0..255: the value
-`top` becomes 255 and 0 stays 0, where `top` is the smallest of 1 (floats only), 255, 1023, 4095,
-16383 and 65535 that is not below the image's largest value; if that would leave more than three
-quarters of the range empty, `top` is the largest value itself. So 10-, 12- and 14-bit data in
-16-bit files keep their brightness. Images with negative values or values above 65535 are mapped
-from their smallest to their largest value.
+All values of more than 8 bits, integers and floats, are scaled to 0..255 by one rule: 0 stays 0,
+and `top` becomes 255. `top` is the smallest of 1 (floats only), 255, 1023, 4095, 16383 and 65535
+that is not below the image's largest value. If that would leave more than three quarters of the
+range empty, `top` is the largest value itself. So 10-, 12- and 14-bit data in 16-bit files keep
+their brightness. Images with negative values or values above 65535 are scaled from their smallest
+to their largest value.
 """
 
 import functools
@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 from workflow_scripts.maskdistill.errors import ImageRejected, one_line
 
 _BITS_PER_SAMPLE, _EXTRA_SAMPLES = 258, 338  # tags of TIFF
-_ALPHA_SAMPLES = {1, 2, 999}  # values of the latter: associated, unassociated, Corel's
+_ALPHA_SAMPLES = {1, 2, 999}  # values of _EXTRA_SAMPLES for transparency; 999 is Corel's
 _WITH_ALPHA = ("LA", "PA", "La", "RGBa", "RGBA")
 _TOPS = (1, 255, 1023, 4095, 16383, 65535)
 
@@ -34,33 +34,33 @@ def bits_per_sample(image: Image.Image) -> int:
 
 
 def is_raw_ppm(image: Image.Image) -> bool:
-    """Whether an image is a PPM whose data Pillow scales from its largest value, args[1]."""
+    """Whether this is a PPM whose values Pillow scales by the maximum in its header, args[1]."""
     return image.format == "PPM" and bool(image.tile) and image.tile[0].codec_name == "ppm"
 
 
 def has_alpha(image: Image.Image) -> bool:
-    """Whether the last band of these pixels is, or a color of them stands for, transparency."""
+    """Whether the image has transparency: as its last band, or as a colour that stands for it."""
     if image.format == "TIFF" and image.mode in _WITH_ALPHA:
         return bool(_ALPHA_SAMPLES & {*image.tag_v2.get(_EXTRA_SAMPLES, ())})
-    # A colour of 16 bits that is transparent says nothing about the colours of 8 bits.
+    # A transparent colour of 16 bits cannot be compared with colours that are reduced to 8 bits.
     eight_bits = bits_per_sample(image) <= 8
     return image.mode in _WITH_ALPHA or ("transparency" in image.info and eight_bits)
 
 
 def has_deep_colours(image: Image.Image) -> bool:
-    """Whether these are colours of 16 bits, of which Pillow keeps only the higher bytes."""
+    """Whether the image has colours of 16 bits; Pillow keeps only their higher bytes."""
     return image.mode in ("RGB", *_WITH_ALPHA) and bits_per_sample(image) == 16
 
 
 def scale_deep_ppm(image: Image.Image, path: str | os.PathLike, offset: int) -> None:
-    """Replace the colours of a 16-bit PPM, whose data begin at this byte of its file."""
+    """Replace the colours of a 16-bit PPM, whose data begin at byte `offset` of its file."""
     values = np.fromfile(path, ">u2", count=3 * image.width * image.height, offset=offset)
     values = values.reshape(image.height, image.width, 3).astype(np.uint16)
     image.paste(Image.fromarray(_to_bytes(values)))
 
 
 def scale_deep_colours(image: Image.Image, path: str | os.PathLike) -> None:
-    """Replace the colours of a 16-bit image, of which Pillow keeps the higher bytes."""
+    """Replace the colours of a 16-bit image, because Pillow kept only their higher bytes."""
     import cv2  # slow to import, and seldom needed
 
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -68,7 +68,7 @@ def scale_deep_colours(image: Image.Image, path: str | os.PathLike) -> None:
     higher = np.atleast_3d(np.asarray(image))[..., : len(bands)]
     if pixels is not None and pixels.ndim == 3:
         pixels = pixels[..., 2::-1] if len(bands) == 3 else pixels[..., :1]  # BGR
-    # Both decoders read the same pixels, or the image is not what it seems.
+    # OpenCV must have read the same pixels as Pillow; otherwise this kind of file is not supported.
     if (
         pixels is None
         or pixels.dtype != np.uint16
@@ -89,7 +89,7 @@ def to_rgb(image: Image.Image, *, alpha: bool) -> Image.Image:
         alpha: whether it has transparency, which is composited over white.
 
     Raises:
-        ImageRejected: pixels that cannot be converted.
+        ImageRejected: the pixels cannot be converted.
     """
     try:
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
@@ -112,9 +112,9 @@ def _lab_to_rgb() -> ImageCms.ImageCmsTransform:
 
 
 def _to_bytes(values: np.ndarray) -> np.ndarray:
-    """Values beyond 8 bits to uint8, by the rule at the top of this module.
+    """Scale values of more than 8 bits to uint8, by the rule at the top of this module.
 
-    Infinite values become those of the nearest end, undefined ones the lowest value.
+    Infinity becomes 255; minus infinity and NaN become 0.
     """
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)

@@ -3,7 +3,8 @@
 The record is a JSON object. Parquet files store it in their metadata, JSON files under
 `provenance` (COCO's under `info`), HTML pages in a data block, models under `provenance`, and
 folders in their hidden file `.maskdistill`. Other formats, such as CSV, have it in a file
-NAME.provenance.json next to them. So do pseudo-labels, whose own file depends only on the labels.
+NAME.provenance.json next to them. Pseudo-labels have such a file, too, so that their own file
+stays the same if the labels do.
 """
 
 import hashlib
@@ -23,9 +24,9 @@ import pyarrow.parquet as pq
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.atomic import folder_record, write_text
 
-METADATA_KEY = b"maskdistill"  # of a Parquet file's schema: the record as JSON
-CONTENT_KEY = b"maskdistill_content"  # of a Parquet file: the digest of its rows
-ENDING = ".provenance.json"  # of the file next to one whose format cannot hold a record
+METADATA_KEY = b"maskdistill"  # key of the record (JSON) in the metadata of a Parquet schema
+CONTENT_KEY = b"maskdistill_content"  # key of the digest of the rows in a Parquet file's metadata
+ENDING = ".provenance.json"  # of record files, for outputs whose format cannot hold a record
 _DIGITS = 16
 _HTML = re.compile(r'<script type="application/json" id="provenance">(.*?)</script>', re.DOTALL)
 
@@ -132,12 +133,12 @@ class RowsDigest:
             self._digest.update(values.to_numpy(zero_copy_only=False).tobytes())
 
     def metadata(self) -> dict[bytes, bytes]:
-        """What to add to the file's metadata."""
+        """The entry with the digest, to be added to the file's metadata."""
         return {CONTENT_KEY: self._digest.hexdigest()[:_DIGITS].encode()}
 
 
 def embed_in_html(page: str, content: Mapping) -> str:
-    """The page with the record in a data block at its end; "<" is escaped there."""
+    """The HTML page with the record in a script element at its end; "<" is escaped in it."""
     text = json.dumps(content).replace("<", "\\u003c")
     head, end, tail = page.rpartition("</body>")
     return f'{head}<script type="application/json" id="provenance">{text}</script>\n{end}{tail}'
@@ -154,7 +155,7 @@ def record_path(path: str | os.PathLike) -> Path:
 
 
 def read(path: str | os.PathLike) -> dict | None:
-    """The record of a file or folder; None where it has none.
+    """The record of a file or folder; None if it has none.
 
     Raises:
         InputError: the file is missing or damaged.

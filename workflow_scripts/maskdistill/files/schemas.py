@@ -9,7 +9,7 @@ VECTOR = "vector"  # float32; its length is the backbone's embedding size
 
 
 class Stage(NamedTuple):
-    """One kind of Parquet file."""
+    """The kind of Parquet file that one stage writes."""
 
     title: str
     columns: dict[str, pa.DataType | str]
@@ -52,7 +52,7 @@ STAGES = {
             "grid_width": pa.int32(),
             "resized_height": pa.int32(),
             "resized_width": pa.int32(),
-            # heads x N. In float16 two nearly equal patches could swap as the source.
+            # heads x N. Rounding to float16 could make another of two similar patches the source.
             "cls_affinity": pa.list_(pa.float32()),
             "keys": pa.list_(pa.float16()),  # N x (heads x head size)
             "status": pa.string(),
@@ -70,7 +70,7 @@ STAGES = {
             "source_row": pa.int32(),
             "source_col": pa.int32(),
             "proposals": pa.int32(),
-            "share": pa.float32(),  # of the image's pixels, 0..1
+            "share": pa.float32(),  # share of the image's pixels that the mask covers, 0..1
             # Share of the variance of the image's keys that lies between the mask and the rest.
             "quality": pa.float32(),
             "status": pa.string(),

@@ -15,8 +15,8 @@ from workflow_scripts.maskdistill.files.provenance import METADATA_KEY, RowsDige
 from workflow_scripts.maskdistill.files.schemas import schema
 
 OK = "ok"
-# The most bytes of a row group, in memory; a single larger row has a group of its own. Arrow's
-# arrays of bytes end at 2 GiB.
+# Largest size of a row group in memory, in bytes; a single larger row has a group of its own. An
+# array of bytes in Arrow holds at most 2 GiB.
 BYTES_PER_GROUP = 2**26
 
 
@@ -82,12 +82,12 @@ def shard_writer(
     embedding_size: int | None = None,
     rows_per_group: int = 256,
 ) -> Iterator[ShardWriter]:
-    """Write one shard of `stage`; the file appears when the block ends without an error.
+    """Write one shard of `stage`; the file appears when the `with` block ends without an error.
 
     Args:
         metadata: see `provenance.record`; stored in the file's own metadata as JSON.
-        rows_per_group: the most rows that are held in memory, here and by readers of the file;
-            fewer if they have more than `BYTES_PER_GROUP`.
+        rows_per_group: largest number of rows in a row group, and so in memory, here and in
+            readers of the file; groups of more than `BYTES_PER_GROUP` have fewer rows.
     """
     text = json.dumps(metadata, sort_keys=True)
     columns = schema(stage, embedding_size).with_metadata({METADATA_KEY: text})
@@ -132,7 +132,9 @@ def read_metadata(path: str | os.PathLike) -> dict:
     with _report_damage(path):
         metadata = pq.read_schema(path).metadata or {}
         if METADATA_KEY not in metadata:
-            raise InputError(f"{path}: this Parquet file was not written by MaskDistill")
+            raise InputError(
+                f"{path}: this Parquet file was not written by MaskDistill; check the path"
+            )
         return json.loads(metadata[METADATA_KEY])
 
 
@@ -155,7 +157,7 @@ def _open(path: str | os.PathLike) -> pq.ParquetFile:
 def read_table(paths: Iterable[str | os.PathLike], columns: list[str] | None = None) -> pa.Table:
     """All rows of one or several shards of a stage, in the order of `paths`.
 
-    A column has one chunk for each row group, because an array of bytes ends at 2 GiB.
+    A column has one chunk for each row group, because an array of bytes holds at most 2 GiB.
     """
     tables = []
     for path in paths:
@@ -172,7 +174,7 @@ def rows_in_order(
     table: pa.Table, order: Sequence[int], *, batch_size: int = 1024
 ) -> Iterator[dict]:
     """Rows of a table with these numbers, as dictionaries, converted a few at a time."""
-    # Arrow takes rows from one array, and one of plain `binary` ends at 2 GiB.
+    # Rows are taken from a single array, and an array of type `binary` holds at most 2 GiB.
     large = [
         field.with_type(pa.large_binary()) if pa.types.is_binary(field.type) else field
         for field in table.schema
@@ -258,8 +260,8 @@ def assert_same_images(expected: Iterable[int], found: Iterable[int], what: str)
     if expected != found:
         missing, extra = sorted(expected - found)[:5], sorted(found - expected)[:5]
         raise InputError(
-            f"{what}: images differ from the manifest's (missing {missing}, unexpected {extra}); "
-            "remove the file and run again"
+            f"{what}: images differ from the manifest's (missing ids: {missing}, unexpected ids: "
+            f"{extra}); remove the file and run again"
         )
 
 
@@ -271,7 +273,7 @@ _DAMAGE = (
     UnicodeDecodeError,
     json.JSONDecodeError,
 )
-# What Arrow says of an undamaged file whose arrays would not fit.
+# Words in Arrow's errors about undamaged files whose arrays would have more than 2 GiB.
 _TOO_LARGE = re.compile("chunked array|offset overflow|capacity|cannot contain more than", re.I)
 
 
@@ -287,8 +289,8 @@ def _report_damage(path: str | os.PathLike) -> Iterator[None]:
         reason = " ".join(str(error).split())
         if _TOO_LARGE.search(reason):
             raise InputError(
-                f"{path}: a part of this file has more than Arrow's 2 GiB of bytes ({reason}); "
-                "set more shards in the dataset's config"
+                f"{path}: a column of this file exceeds Arrow's limit of 2 GiB ({reason}); set "
+                "more shards in the dataset's config"
             ) from error
         raise InputError(
             f"{path}: damaged, or not a Parquet file ({reason}); remove it and run its stage again"

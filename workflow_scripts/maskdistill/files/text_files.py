@@ -7,7 +7,7 @@ from workflow_scripts.maskdistill.errors import InputError
 
 
 def read_lines(path: str | os.PathLike) -> list[str]:
-    """The lines of a file in UTF-8, without their ends; a byte order mark is left out.
+    """The lines of a file in UTF-8, without line breaks; a byte order mark is left out.
 
     Raises:
         FileNotFoundError: there is no such file.

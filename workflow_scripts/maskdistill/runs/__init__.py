@@ -1,1 +1,1 @@
-"""A run of the workflow: frozen when it starts, planned before it, verified after it."""
+"""A run of the workflow: its config, forecasts, stale jobs, and checks of its results."""

@@ -1,9 +1,10 @@
 """A digest of the logic that a program depends on.
 
 It covers the syntax trees of the program and of every module of this project that it imports,
-directly or not, without docstrings, comments, layout and help texts: a change of logic changes the
-digest of exactly the programs that use it, and nothing else does. Files of the repository that such
-a module names by their whole path, such as templates, count by content. Nothing is imported for it.
+directly or not, without docstrings, comments, layout and help texts. So a change of logic changes
+the digests of exactly the programs that use it, and no other change does. If one of these modules
+names a file of the repository by its whole path, such as a template, the digest covers the content
+of that file, too. Modules are parsed, not imported.
 """
 
 import ast
@@ -21,7 +22,7 @@ _TEXT_ARGUMENTS = {"help", "description"}  # of argparse and progress bars: for 
 
 
 def code_digest(module: str, root: Path) -> str:
-    """Digest of a module and of its import closure.
+    """Digest of a module and of all modules of this project that it imports, directly or not.
 
     Args:
         module: dotted name, for instance "workflow_scripts.make_masks".
@@ -100,10 +101,10 @@ def _imports(path: Path, root: Path) -> list[str]:
 
 
 class _Parsed(NamedTuple):
-    """What is kept of a module."""
+    """What the digest needs of a module."""
 
-    names: list[str]  # dotted, of what it may import
-    files: list[str]  # paths of what may be files of the repository
+    names: list[str]  # dotted names of modules that it may import
+    files: list[str]  # paths that may be files of the repository
     logic: str  # its syntax tree as text
 
 
@@ -111,7 +112,7 @@ class _Parsed(NamedTuple):
 def _parsed(path: Path) -> _Parsed:
     """Names, files and logic of a module.
 
-    Only these are kept: syntax trees of all modules would slow down every later search for garbage.
+    The syntax tree is not kept: the objects of all trees would slow down garbage collection.
     """
     reader = _Reader()
     tree = reader.visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
@@ -124,7 +125,7 @@ def _is_dotted_name(value: object) -> bool:
 
 
 class _Reader(ast.NodeTransformer):
-    """Removes texts for people from a tree, and collects dotted names and paths of files in it."""
+    """Removes docstrings and help texts from a tree, and collects names of modules and files."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -154,7 +155,7 @@ class _Reader(ast.NodeTransformer):
         return node
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        # Engines are named in texts, and imported when they are chosen.
+        # Some modules, such as the engines of Mask R-CNN, are named in strings and imported later.
         if _is_dotted_name(node.value):
             self.names.append(node.value)
         elif isinstance(node.value, str) and _FILE_NAME.fullmatch(node.value):

@@ -39,9 +39,9 @@ class Declaration(NamedTuple):
         """The declared part of a dataset's config.
 
         Args:
-            config: of the dataset.
-            names: of clusters, as people have named them.
-            split: of the job, where a path holds {split}.
+            config: config of the dataset.
+            names: cluster → name, from config/names/DATASET.yaml.
+            split: split of the job, if a path contains {split}.
         """
         clustering = config["clustering"]
         config = curated(config, names or {})
@@ -54,7 +54,7 @@ class Declaration(NamedTuple):
             for key in parents:
                 source = source[key]
             if not isinstance(source, Mapping):
-                continue  # a split that is one name has no parts
+                continue  # a split may be just a name, which has no keys such as `annotations`
             target = result
             for key in parents:
                 target = target.setdefault(key, {})

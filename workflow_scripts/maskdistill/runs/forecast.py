@@ -1,4 +1,4 @@
-"""Estimates what a run will need from its config: images, GPU hours, disk space."""
+"""Estimates from the config what a run will need: images, GPU hours, disk space."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,39 +20,40 @@ from workflow_scripts.maskdistill.settings.splits import (
 
 # Assumptions about what the config does not determine, in bytes unless stated otherwise.
 ASPECT_RATIO = 4 / 3  # of a photograph
-ROW = 100  # of a table without masks
+ROW = 100  # one row of a table without masks
 RUN_LENGTHS = 400  # one mask, with its box and ids
 LABEL_MAP = 8_000  # a PNG of 500 x 375
 MODEL = 150_000_000  # ResNet-50 with its heads
-CHECKPOINT = 3  # of a training: times the model, with momentum and the one before it
-UNPACKED = 1.05  # times the archive: JPEG does not shrink
-# A step of the decoder of vit_head on a window of 512 px, in passes of ViT-S/16 over an image of
-# STATED_PATCHES: measured on a CPU.
+CHECKPOINT = 3  # size of a training's checkpoints / size of the model; they include momentum
+UNPACKED = 1.05  # size of the unpacked images / size of the archive; JPEGs hardly compress
+# Time of one step of the decoder of vit_head on a window of 512 pixels / time of one pass of
+# ViT-S/16 over an image of STATED_PATCHES patches, measured on a CPU.
 DECODER_SHARE = 0.1
-STRIDE_16 = 0.3  # of DeepLab-v3's operations at stride 8 (counted with torch, ResNet-50)
-STATED_PATCHES = 2160  # of an image in resources/throughput.json: 640 x 864 in patches of 16
+STRIDE_16 = 0.3  # operations of DeepLab-v3 at stride 16 / at stride 8, counted with torch
+# Patches of an image in resources/throughput.json: 640 x 864 pixels in patches of 16.
+STATED_PATCHES = 2160
 
 
 class Backbone(NamedTuple):
     """The properties of a network that determine its time and the size of its features."""
 
-    patch_size: int | None  # None: no transformer
+    patch_size: int | None  # None for a network that is no transformer
     width: int
     heads: int
 
 
 class Networks(NamedTuple):
-    """The networks of the two stages; often the same."""
+    """The networks that compute features and embeddings; often they are the same."""
 
     features: Backbone
     embedding: Backbone
 
 
 def count_images(config: Mapping, split: str, catalogue: Mapping) -> int:
-    """The number of images of a split: listed where the data are here, else as published.
+    """The number of images of a split: counted if they are on this machine, else as published.
 
     Raises:
-        InputError: the data are not here and cannot be downloaded.
+        InputError: the images are not on this machine and cannot be downloaded.
     """
     dataset = config["dataset"]
     if dataset["generate"] is not None:
@@ -114,12 +115,12 @@ def gpu_seconds(
     *,
     support: bool = False,
 ) -> dict[str, float]:
-    """Seconds of one GPU that every rule takes for a dataset, over all its seeds.
+    """Seconds that every rule takes on one GPU for a dataset, over all its seeds.
 
     Args:
-        counts: of `split_counts`.
+        counts: result of `split_counts`.
         throughput: rule → {seconds, per}, see resources/throughput.json.
-        support: whether the dataset only supports another's clustering.
+        support: whether the dataset only supports the clustering of another one.
     """
     count = counts["train"] if support else sum(counts.values())
     features, embedding = (_relative_size(config["features"], one) for one in networks)
@@ -178,7 +179,7 @@ def gpu_seconds(
 
 
 def _relative_size(features: Mapping, network: Backbone) -> float:
-    """Work per image, relative to the image size that resources/throughput.json is for."""
+    """Time per image, relative to images of the size in resources/throughput.json."""
     if network.patch_size is None:
         return 1.0
     return patches(features, network.patch_size) / STATED_PATCHES
@@ -200,8 +201,8 @@ def disk_bytes(
     """Bytes on the disk that every stage takes for a dataset, over all its seeds, uncompressed.
 
     Args:
-        counts: of `split_counts`.
-        support: whether the dataset only supports another's clustering.
+        counts: result of `split_counts`.
+        support: whether the dataset only supports the clustering of another one.
     """
     count = counts["train"] if support else sum(counts.values())
     seeds = len(config["seeds"])
@@ -248,7 +249,8 @@ def download_sizes(
     """Bytes of the data and weights that the workflow downloads, and URLs of unknown size.
 
     Returns:
-        folder → bytes, of a dataset while it is unpacked; and what is not in them.
+        Folder or file → bytes, for datasets of the archives and the unpacked files; and the URLs of
+        files that are not counted, because their sizes are unknown.
     """
     sizes: dict[str, float] = {}
     unknown = []
@@ -274,7 +276,7 @@ def download_sizes(
 
 
 def patches(features: Mapping, patch_size: int) -> int:
-    """Patches of a photograph of 4:3 at the size that the backbone sees."""
+    """Number of patches of a photograph of 4:3 at the size that the backbone sees."""
     size = image_sizes.resized_size(
         3000,
         round(3000 * ASPECT_RATIO),

@@ -38,15 +38,15 @@ _AGAIN = "let the other jobs end or stop them, and start snakemake again"
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenRun:
-    """What the main process has read and checked when a run starts."""
+    """What the main process reads and checks when a run starts, and later changes do not affect."""
 
     rules: str  # digest of the rules, see `code_digest.rules_digest`
-    config: dict  # of the workflow
-    configs: dict[str, dict]  # merged, of every active dataset and of those that support it
+    config: dict  # config of the workflow
+    configs: dict[str, dict]  # dataset → merged config; includes datasets in `clustering.support`
     names: dict[str, dict[int, dict]]  # dataset → seed → entry of config/names/DATASET.yaml
-    catalogue: dict  # what can be downloaded
+    catalogue: dict  # content of resources/downloads.yaml
     applied: dict[str, str]  # split of new images, applied/NAME → folder
-    found: dict[str, object] = field(default_factory=dict)  # what planning found on the disk
+    found: dict[str, object] = field(default_factory=dict)  # results that `once` stores
 
     def once(self, name: str, find: Callable[[], object]) -> object:
         """The stored result for `name`; the first call computes it with `find`.
@@ -85,9 +85,9 @@ def parse(config: Mapping, home: Path, *, rules: str) -> FrozenRun:
     Files in the working directory take precedence over those in the repository.
 
     Args:
-        config: of the workflow.
+        config: config of the workflow.
         home: folder of the repository.
-        rules: digest of its rules.
+        rules: digest of the rules in `home`.
 
     Raises:
         InputError: a file is missing, or a key or value is wrong; names it and the remedy.
@@ -131,17 +131,17 @@ def _configs(config: Mapping, home: Path, catalogue: Mapping) -> dict[str, dict]
         elif not generated and not Path(root).is_dir():
             raise InputError(
                 f"{name}: there is no folder {root}; set dataset.root in "
-                f"config/datasets/{name}.yaml to where the images lie"
+                f"config/datasets/{name}.yaml to the folder of the images"
             )
     check_support(configs, home)
     return configs
 
 
 def check_support(configs: Mapping[str, Mapping], home: Path) -> None:
-    """Check that every dataset's support is embedded in the same way as the dataset itself.
+    """Check that datasets and those in their `clustering.support` have the same embeddings.
 
     Raises:
-        InputError: names both.
+        InputError: the settings differ; names both datasets.
     """
     embedding = declared_settings(home)["embed_masks"]
     for name, config in configs.items():
@@ -174,7 +174,7 @@ def _applied(folders: str | list[str]) -> dict[str, str]:
         name = re.sub(r"[^\w.-]+", "_", folder.resolve().name) or "root"
         split = f"applied/{name}"
         if not folder.is_dir():
-            raise InputError(f"apply: there is no folder {folder}")
+            raise InputError(f"apply: there is no folder {folder}; correct the path")
         if split in found:
             raise InputError(f"apply: {folder} and {found[split]} have the same name; rename one")
         found[split] = str(folder)
@@ -191,7 +191,8 @@ def cautions(run: FrozenRun) -> list[str]:
     of_weights = [
         f"{name}: {untrained_warning(stage)}"
         for name in run.config["datasets"]
-        if run.configs[name]["dataset"]["generate"] is None  # generated scenes are easily learned
+        # Generated scenes are so simple that trainings need no weights.
+        if run.configs[name]["dataset"]["generate"] is None
         for stage in untrained(run.configs[name])
     ]
     of_schedules = [
@@ -207,8 +208,8 @@ def write(run: FrozenRun, path: str | os.PathLike) -> None:
     write_text(path, json.dumps(dataclasses.asdict(run)))
     for other in Path(path).parent.glob("*-*.json"):
         process = other.stem.rpartition("-")[2]
-        # An old file is kept while its process runs on this machine. Runs on other machines may
-        # still need theirs for days, until the time limit.
+        # A file is kept while its process runs on this machine. Whether a run on another machine
+        # has ended is not known, so its file is kept for the time `_KEPT`.
         if other.stat().st_mtime < time.time() - _KEPT and not Path("/proc", process).exists():
             other.unlink(missing_ok=True)
 

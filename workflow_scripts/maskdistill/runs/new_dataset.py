@@ -33,7 +33,7 @@ class Line(NamedTuple):
 
 
 def clusters(images: int, classes: int | None) -> int:
-    """A number of clusters: that of the classes, or 20, or fewer for few images."""
+    """A number of clusters: the number of classes if it is known, else 20, fewer for few images."""
     return classes or max(2, min(_CLUSTERS, images // _IMAGES_OF_A_CLUSTER))
 
 
@@ -44,11 +44,11 @@ def describe(
 
     Args:
         tolerated: share and number of unusable images with which a run goes on.
-        images: of the split `train`.
+        images: number of images of the split `train`.
         shards: number of shards.
     """
-    notes = {"adapter": layout.title, "splits": "the images to learn from, and to evaluate"}
-    notes["splits"] = notes["splits"] if "val" in layout.dataset["splits"] else "learn from these"
+    notes = {"adapter": layout.title, "splits": "images to train on, and to evaluate on"}
+    notes["splits"] = notes["splits"] if "val" in layout.dataset["splits"] else "images to train on"
     notes["ground_truth"] = "labels are read by the evaluation only"
     lines = [
         Line(f"dataset.{key}", value, notes.get(key, "")) for key, value in layout.dataset.items()
@@ -60,7 +60,7 @@ def describe(
                 "auto",
                 f"EXIF turns {found.undecided_turns:,} photographs without a change of their size. "
                 "Write upright if labels were drawn on photographs as they are shown, else stored; "
-                "with auto the evaluation stops if it meets one of them.",
+                "with auto the evaluation stops at the first of these photographs.",
             )
         )
     share, number = tolerated
@@ -74,13 +74,14 @@ def describe(
             )
         )
     of_classes = "as many as there are classes" if layout.classes else "how many kinds of objects "
-    of_classes += "" if layout.classes else "to look for: nobody knows, so try several"
+    of_classes += "" if layout.classes else "to look for; this is a guess, so try several values"
     return [
         *lines,
         Line(
             "shards",
             shards,
-            f"about {images // shards:,} images each; keep the number, as another one moves images",
+            f"about {images // shards:,} images each; do not change it later: every stage would "
+            "run again",
         ),
         Line("clustering.clusters", clusters(images, layout.classes), of_classes),
     ]
@@ -90,17 +91,15 @@ def schedule_lines(trainings: Mapping[str, Mapping], images: int) -> list[Line]:
     """The settings of `schedule.trainings` with their meaning."""
     comments = {
         "mask_rcnn.learning_rate_steps": "after 83 % and 92 % of the steps, as in the paper",
-        "mask_rcnn.batch_size": "images of one step: fits the memory of this machine",
-        "mask_rcnn.learning_rate": "the preset's, in proportion to the batch size",
-        "segmentation.epochs": "passes over the images; the paper's run has 45",
+        "mask_rcnn.batch_size": "images per step; so many fit into the memory of this machine",
+        "mask_rcnn.learning_rate": "the preset's value, scaled in proportion to the batch size",
+        "segmentation.epochs": "passes over the images; the paper has 45",
         "segmentation.learning_rate_milestones": "after 89 % of the epochs, as in the paper",
-        "segmentation.learning_rate": "the preset's, in proportion to the batch size",
+        "segmentation.learning_rate": "the preset's value, scaled in proportion to the batch size",
     }
     if mask_rcnn := trainings.get("mask_rcnn"):
         passes = mask_rcnn["iterations"] * mask_rcnn["batch_size"] / images
-        comments["mask_rcnn.iterations"] = (
-            f"{passes:.1f} passes over the images; the paper's run has 36"
-        )
+        comments["mask_rcnn.iterations"] = f"{passes:.1f} passes over the images; the paper has 36"
     return [
         Line(f"{section}.{key}", value, comments.get(f"{section}.{key}", ""))
         for section, values in trainings.items()
@@ -124,7 +123,7 @@ def transformer_lines(backbone: str | None, weights: Path | None) -> list[Line]:
 
 
 def whole(listings: Iterable[datasets.Listing]) -> datasets.Listing:
-    """All images of several splits, each once, and all that was skipped."""
+    """All images of several splits, each once, and all files that were skipped."""
     listings = list(listings)
     found = {image.file_name: image for listing in listings for image in listing.images}
     skipped = {file for listing in listings for file in listing.skipped}
@@ -135,7 +134,7 @@ def preset_for(machine: schedule.Machine, folders: Sequence[Path]) -> str:
     """The preset for this machine: `quick` without a GPU, if there is such a preset.
 
     Args:
-        folders: where files of datasets are; `presets` is next to each.
+        folders: folders of the files of datasets; the folder `presets` is next to each.
     """
     known = known_datasets([folder.parent / "presets" for folder in folders])
     return "quick" if machine.gpu is None and "quick" in known else "standard"
@@ -153,13 +152,13 @@ def compose(
     folders: Sequence[Path],
     transformer: Sequence[Line] = (),
 ) -> tuple[list[Line], dict[str, float], dict]:
-    """The settings of the file, the seconds that its run takes, and the config that it makes.
+    """The settings of the file, the seconds of each rule of its run, and the complete config.
 
     Args:
-        name: of the dataset.
+        name: name of the dataset.
         counts: split → number of images.
         hours: how long the run may take.
-        folders: where files of datasets are, see `whole_config.dataset_config`.
+        folders: folders of the files of datasets, see `whole_config.dataset_config`.
         transformer: settings of the vision transformer, see `transformer_lines`.
 
     Raises:
@@ -197,7 +196,7 @@ def compose(
     config = config_of(lines)
     networks = forecast.networks_of(config)
     estimated = (counts, throughput["rules"], networks, machine)
-    # A preset that sets the length of a training keeps it.
+    # Schedules are computed only if the preset does not set the length of a training.
     own = read_preset(preset, folders, folders[0])
     if not ("iterations" in own.get("mask_rcnn", {}) or "epochs" in own.get("segmentation", {})):
         trainings = schedule.trainings(config, *estimated, hours)
@@ -211,7 +210,7 @@ def render(header: Sequence[str], lines: Sequence[Line]) -> str:
 
     Args:
         header: paragraphs of the comment at its beginning.
-        lines: settings; those of a section stand together.
+        lines: settings; those of one section follow each other.
     """
     result = []
     for paragraph in header:

@@ -1,4 +1,4 @@
-"""A run as the rules see it: its settings, images, shards, labels, seeds and folders."""
+"""What the rules ask about a run: its settings, images, shards, labels, seeds and folders."""
 
 import functools
 import math
@@ -75,7 +75,7 @@ class Run:
         return merge(own, self.variants[dataset][variant].changes) if variant else own
 
     def names(self, dataset: str, seed: int, variant: str | None = None) -> dict[int, str]:
-        """Cluster → name. A variant uses the names of the main run if it uses its clusters, too."""
+        """Cluster → name; empty for variants that make their own clusters."""
         if variant and has_own(self.variants[dataset][variant], "clusters"):
             return {}
         return self._frozen.names[dataset].get(seed, {}).get("clusters", {})
@@ -88,7 +88,7 @@ class Run:
         """The settings that a rule declares, as canonical JSON.
 
         Args:
-            wildcards: of a job: the dataset or the run, perhaps a seed and a split.
+            wildcards: wildcards of a job: the dataset or the run, and perhaps a seed and a split.
         """
         seed = wildcards.get("seed")
         dataset, variant, _ = parts_of(wildcards.get("run") or wildcards["dataset"])
@@ -115,7 +115,7 @@ class Run:
         return canonical_json(declaration.select(config, self.names(dataset, seed, variant), split))
 
     def config_of_split(self, dataset: str, split: str) -> dict:
-        """The settings of a dataset as they hold for the listing of one split."""
+        """The settings of a dataset with which the images of one split are listed."""
         described, shards = self.described(dataset, split), self.shard_count(dataset, split)
         return {**self.configs[dataset], "dataset": described, "shards": shards}
 
@@ -244,7 +244,7 @@ class Run:
         """Digest of the labels of a split or of one shard, as `listing_digest`.
 
         Args:
-            objects: whether objects are read, or the map of classes alone.
+            objects: whether label maps of objects are read, too, and not only those of classes.
         """
         if origin := self.origin(dataset, split):
             return origin
@@ -297,7 +297,7 @@ class Run:
         return self.configs[dataset]["dataset"]["ground_truth"]
 
     def has_linear_probe(self, dataset: str) -> bool:
-        """Whether the linear protocol is part of the evaluation."""
+        """Whether the linear probe is part of the evaluation."""
         enabled = self.configs[dataset]["evaluation"]["linear_probe"]["enabled"]
         return self.has_ground_truth(dataset) and enabled
 

@@ -1,8 +1,8 @@
 """Schedules of trainings and numbers of shards that fit a dataset and a machine.
 
-The times are those of `forecast`, for a GPU. Without one they are multiplied by what was measured
-on the one stage whose times on both are known: ViT-S/16 at 640 pixels takes 2.4 s per image on one
-CPU core, and 0.036 s on the GPU of resources/throughput.json.
+The times are those of `forecast`, for a GPU. For a machine without a GPU they are multiplied by a
+factor, which comes from the only stage whose times on a CPU and on a GPU are known: ViT-S/16 at 640
+pixels takes 2.4 s per image on one CPU core, and 0.036 s on the GPU of resources/throughput.json.
 """
 
 import math
@@ -13,16 +13,17 @@ from typing import NamedTuple
 from workflow_scripts.maskdistill.runs import forecast
 from workflow_scripts.maskdistill.settings.layers import merge
 
-CORE_SLOWDOWN = 2.4 / 0.036  # of one CPU core, relative to the GPU of resources/throughput.json
-CRF_SECONDS = 2.2  # of one core per image of 375 x 500, see resources/throughput.json
+CORE_SLOWDOWN = 2.4 / 0.036  # time on one CPU core / time on the GPU of resources/throughput.json
+CRF_SECONDS = 2.2  # on one core per image of 375 x 500, see resources/throughput.json
 CRF_SIDE = 500
 
-# The paper's passes over its 10,582 images and their shares at which the learning rate falls.
+# The paper's passes over its 10,582 images, and after which shares of them the learning rate falls.
 PAPER_PASSES = 24_000 * 16 / 10_582
 PAPER_EPOCHS = 45
 _FALLS = (20 / 24, 22 / 24)
 _LAST_EPOCHS = 40 / 45
-# Shorter trainings learn nothing. These bounds hold even if the run then takes longer than wanted.
+# Shorter trainings learn nothing. These bounds hold even if the run then takes more than the
+# wanted number of hours.
 LEAST_ITERATIONS = 200
 LEAST_EPOCHS = 4
 
@@ -30,9 +31,9 @@ _GPU_SHARD, _CPU_SHARD = 4000, 200  # images; config/README.md, "A dataset of yo
 
 
 class Machine(NamedTuple):
-    """What decides how long a run takes."""
+    """The properties of a machine that decide how long a run takes."""
 
-    gpu: str | None  # its name
+    gpu: str | None  # name of the GPU; None if there is none
     gpu_bytes: int
     cores: int
     memory_bytes: int
@@ -56,12 +57,12 @@ def this_machine() -> Machine:
 
 
 def shards(images: int, machine: Machine) -> int:
-    """A number of shards whose jobs run much longer than they take to start."""
+    """A number of shards with which jobs compute much longer than they take to start."""
     return max(1, round(images / (_GPU_SHARD if machine.gpu else _CPU_SHARD)))
 
 
 def batch_size(machine: Machine) -> int:
-    """Images of one training step: the paper's 16 on a GPU with 20 GB or more, else fewer."""
+    """Images per training step: the paper's 16 on a GPU with 20 GB or more, else fewer."""
     if machine.gpu and machine.gpu_bytes >= 20e9:
         return 16
     return 8 if machine.gpu and machine.gpu_bytes >= 10e9 else 4
@@ -76,7 +77,7 @@ def seconds_of(
     *,
     support: bool = False,
 ) -> dict[str, float]:
-    """Seconds of every rule on this machine, as `forecast.gpu_seconds`, with the CRF's on cores."""
+    """Seconds of every rule on a machine: as `forecast.gpu_seconds`, plus the CRF on CPU cores."""
     on_gpu = forecast.gpu_seconds(config, counts, throughput, networks, support=support)
     found = {rule: seconds * machine.slowdown for rule, seconds in on_gpu.items()}
     share = min(1.0, (config["crf"]["longer_side"] or CRF_SIDE) / CRF_SIDE) ** 2
@@ -95,18 +96,18 @@ def trainings(
     machine: Machine,
     hours: float,
 ) -> dict[str, dict]:
-    """Settings of `mask_rcnn` and `segmentation` with which a run takes about so many hours.
+    """Settings of `mask_rcnn` and `segmentation` with which a run takes about `hours` hours.
 
-    What the other stages leave is shared equally. Neither training gets more passes over the images
-    than in the paper, nor fewer than it needs to learn anything. Learning rates are the config's,
-    scaled by the batch size, and fall at the same shares of the schedule as in the paper. A stage
-    that the config leaves out, or replaces by another one, has no settings in the result.
+    The two trainings share equally the time that the other stages leave. Neither training gets more
+    passes over the images than in the paper, nor fewer than it needs to learn anything. Learning
+    rates are the config's, scaled by the batch size, and fall at the same shares of the schedule as
+    in the paper. The result has no settings for a training that the config leaves out or replaces.
 
     Args:
-        config: of the dataset, merged.
+        config: merged config of the dataset.
         counts: split → number of images.
         throughput: rule → {seconds, per}, see resources/throughput.json.
-        hours: of all stages together.
+        hours: time that all stages may take together.
     """
     batch, images = batch_size(machine), counts["train"]
     one = {

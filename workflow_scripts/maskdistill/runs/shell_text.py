@@ -1,4 +1,4 @@
-"""Text in rules: parts of shell commands, and patterns for wildcards."""
+"""Texts for rules: parts of shell commands, and patterns for wildcards."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def program_start(gpus: str) -> str:
 def in_shell(paths: Sequence[str]) -> str:
     """Paths for a command line; all shards of a stage become one pattern that the shell expands.
 
-    The paths of thousands of shards could exceed the largest length of a command.
+    Without the pattern, the paths of thousands of shards could exceed the length limit of commands.
 
     Args:
         paths: all shards of a stage, 0000.parquet and so on in one folder; or any other files.
@@ -53,7 +53,7 @@ def files_of(options: FileOptions) -> list[str]:
 
 
 def option_text(options: FileOptions) -> str:
-    """These options on a command line."""
+    """The options and their files as text for a command line."""
     return " ".join(f"{option} {in_shell(paths)}".strip() for option, paths in options)
 
 

@@ -26,8 +26,8 @@ from workflow_scripts.maskdistill.settings.changes import changed_settings
 OTHER_PARAMETERS = {
     "listing": "images were added, removed or replaced",
     "labels": "labels were added, removed or replaced",
-    "weights": "other weights than before lie at their path",
-    "label_maps": "other label maps are learned from",
+    "weights": "the file of the weights has other content than before",
+    "label_maps": "the model is trained on other label maps",
     "steps": "other steps are evaluated",
     "metrics": "other metrics are exported",
     "step": "the model of another round is exported",
@@ -60,16 +60,16 @@ class Job:
 
     @property
     def upstream(self) -> list[str]:
-        """Its input files that other jobs would make."""
+        """Input files of this job that other jobs would make."""
         parts = [part.partition(": ") for part in _PARTS.split(self.reason)]
         return [path for what, _, rest in parts if what == UPSTREAM for path in rest.split(", ")]
 
 
 def plan(arguments: Iterable[str]) -> list[Job]:
-    """Let Snakemake plan.
+    """Let Snakemake plan a run, without running it.
 
     Returns:
-        The jobs that it would run, in an order that respects their dependencies.
+        The jobs that Snakemake would run, in an order that respects their dependencies.
 
     Raises:
         SystemExit: the dry run failed; Snakemake has already printed the reason.
@@ -94,7 +94,7 @@ class _Collector(logging.Filter):
         self.jobs: list[Job] = []
 
     def filter(self, record: logging.LogRecord) -> bool:
-        # Targets have no wildcards; downloads belong to no dataset.
+        # Jobs without wildcards only collect files, such as `all`. Downloads have no dataset.
         if getattr(record, "event", None) == LogEvent.JOB_INFO and record.wildcards:
             run = record.wildcards.get("run") or record.wildcards.get("dataset", "-")
             dataset = parts_of(run).dataset
@@ -122,7 +122,7 @@ def describe(jobs: Iterable[Job]) -> str:
         ]
         if not all(any(reasons(job)) for job in members):
             changed = {makers[path] for job in members for path in job.upstream if path in makers}
-            # Only the nearest of the stages that change its input is named.
+            # Several stages may change the input of this one; only the nearest is named.
             shown.append(f"follows {max(changed, key=order.get)}" if changed else "other stages")
         for number, why in enumerate(shown):
             head = (dataset, rule, str(len(members))) if number == 0 else ("", "", "")
@@ -174,7 +174,7 @@ def codes() -> set[str]:
 
 
 def _values(text: str) -> list:
-    """The values of parameters: text, and settings as mappings."""
+    """The values in Snakemake's list of parameters; settings become mappings."""
     if text.strip() == "<nothing exclusive>":
         return []
     values = ast.literal_eval(f"[{text}]")

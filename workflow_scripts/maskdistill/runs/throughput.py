@@ -1,4 +1,4 @@
-"""GPU seconds of the stages, for `forecast`: filled from the benchmarks of a GPU."""
+"""The file with the GPU seconds of the stages, which `forecast` reads and benchmarks fill."""
 
 import json
 import os
@@ -47,8 +47,8 @@ def measured_throughput(measured: object, rules: dict[str, dict]) -> dict:
         rules: rule → {"per", …}, the `rules` of the file that is replaced.
 
     Raises:
-        ValueError: not such a file, not of a GPU, a rule is missing or occurs twice, or a number is
-            not the seconds of what the rule's old entry was for.
+        ValueError: not a file of benchmarks, not measured on a GPU, a rule is missing or occurs
+            twice, or a number is not in seconds per the unit of the rule's old entry.
     """
     try:
         benchmarks = _Benchmarks.model_validate(measured)
@@ -68,7 +68,7 @@ def measured_throughput(measured: object, rules: dict[str, dict]) -> dict:
             per = rules[row.rule]["per"]
             raise ValueError(f"{row.what}: {row.unit} per {row.per}, not seconds per {per}")
         if not 0 < row.value < float("inf"):
-            raise ValueError(f"{row.what}: {row.value} seconds")
+            raise ValueError(f"{row.what}: {row.value} seconds are not a valid time")
         found[row.rule] = {
             "seconds": float(f"{row.value:.3g}"),
             "per": row.per,
@@ -89,7 +89,8 @@ def fill(measured: str | os.PathLike, throughput: str | os.PathLike) -> dict:
 
     Args:
         measured: JSON file of the benchmarks.
-        throughput: file to replace; says which rules there are, and per what they are stated.
+        throughput: file to replace; it lists the rules and the unit that each one's seconds are
+            per, for instance image.
 
     Returns:
         The new content.

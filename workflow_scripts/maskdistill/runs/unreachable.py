@@ -1,4 +1,4 @@
-"""Finds the downloads of a run that are impossible, before any job starts."""
+"""Finds downloads that a run needs and whose servers do not answer, before any job starts."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +13,11 @@ from workflow_scripts.maskdistill.settings.downloads import archive_name
 
 
 class _Wanted(NamedTuple):
-    """A file that a download needs."""
+    """A file that has to be downloaded."""
 
-    place: str  # where it is looked for
-    address: str | None  # of the server that has it; None for no server
-    remedy: str  # what to do without that server
+    place: str  # path at which the file is expected
+    address: str | None  # URL on the server; None if the user has switched off timm's hub
+    remedy: str  # what the user can do if the server does not answer
 
 
 def unreachable_downloads(run: Run, archives: str) -> dict[str, str]:
@@ -30,7 +30,7 @@ def unreachable_downloads(run: Run, archives: str) -> dict[str, str]:
         archives: folder of the archives of datasets.
 
     Returns:
-        File that a rule would make → one line that says what to put where.
+        File that a rule would make → one line for each missing file, with its remedy.
     """
     wanted = {
         output: [one for one in files if not Path(one.place).is_file()]
@@ -54,7 +54,7 @@ def unreachable_downloads(run: Run, archives: str) -> dict[str, str]:
             backbone = run.timm_weights().get(one.place)
             if backbone is not None and timm_weights.cached(backbone) is not None:
                 continue
-            why = f"{server} cannot be reached" if server else "the hub is switched off"
+            why = f"{server} cannot be reached" if server else "HF_HUB_OFFLINE is set"
             remedy = timm_weights.remedy(backbone, one.place) if backbone else one.remedy
             lines.append(f"{one.place} is missing, and {why}: {remedy}")
         if lines:
@@ -63,7 +63,7 @@ def unreachable_downloads(run: Run, archives: str) -> dict[str, str]:
 
 
 def _outputs(run: Run, archives: str) -> Mapping[str, list[_Wanted]]:
-    """Files that rules make by downloads, for the datasets of the run, and what each needs."""
+    """Outputs of the download rules for the datasets of the run → files to download for each."""
     found: dict[str, list[_Wanted]] = {}
     backbones = run.timm_weights()
     for name, config in run.configs.items():

@@ -1,13 +1,13 @@
 """Variants of a run for the ablations: what each changes, and which stages it computes itself.
 
 For stages before the first one that it computes itself, a variant reads the files of the main run.
-It never changes them.
+A variant never changes files of the main run.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-MAIN = "main"  # the run itself, which is also the point of a sweep at its own setting
+MAIN = "main"  # the dataset's own run; a sweep over a setting uses it for the configured value
 STAGES = ("masks", "clusters", "candidates", "confident", "segmentation")
 # Item of the paper → the section and the key that it sweeps, and the stage that reads the key.
 SWEEPS = {
@@ -22,7 +22,7 @@ BASELINES = ("dino_seg", "lost")
 class Variant(NamedTuple):
     """The settings that a variant changes, and the first stage that it computes itself."""
 
-    changes: Mapping  # laid over the dataset's config
+    changes: Mapping  # settings that override the dataset's config
     first: str  # the first of `STAGES` with files of its own
 
 
@@ -30,7 +30,7 @@ def variants(config: Mapping) -> dict[str, Variant]:
     """All variants of a dataset by name.
 
     Args:
-        config: the dataset's whole config.
+        config: complete config of the dataset.
     """
     found = {name: Variant({}, "masks") for name in BASELINES}
     found["boxes"] = Variant({}, "segmentation")

@@ -1,8 +1,9 @@
 """Checks whether outputs match the current config, code and input files.
 
 Snakemake compares its own records of past jobs with the jobs that it would run now. This module
-instead compares the provenance records of the files, whoever made or replaced them. A file differs
-if it was made with other settings or code, or from other input files, weights, images or labels.
+instead compares the provenance records in the files, so that it also notices files that were
+copied or replaced. A file differs if it was made with other settings or code, or from other input
+files, weights, images or labels.
 """
 
 import functools
@@ -24,7 +25,7 @@ from workflow_scripts.maskdistill.settings.changes import canonical_json, change
 from workflow_scripts.maskdistill.settings.splits import split_shards
 
 _KINDS = {".parquet", ".json", ".csv", ".html", ".pt", ".svg"}  # of outputs that are files
-_SHOWN = 3  # input files that are named where a file has several others
+_SHOWN = 3  # largest number of changed input files that a message names
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def verify(paths: Iterable[Path], root: Path, run: FrozenRun, dataset: str, home
     Args:
         paths: files and folders, see `outputs`.
         root: folder of the dataset's results; input files are found from the working directory.
-        run: what the config says.
+        run: the current config.
         dataset: name of the dataset.
         home: folder of the repository.
     """
@@ -97,8 +98,8 @@ def _read(path: Path) -> dict | str | None:
 class _Place:
     """What the path of an output tells about it."""
 
-    config: Mapping  # of the dataset, as it holds there
-    names: Mapping[int, str]  # of clusters
+    config: Mapping  # config of the dataset, with the changes of the variant if it is in one
+    names: Mapping[int, str]  # cluster → name
     split: str | None
 
 
@@ -115,7 +116,7 @@ class _Expectation:
         self._code = functools.cache(lambda name: code_digest(f"workflow_scripts.{name}", home))
 
     def place(self, path: Path) -> _Place | None:
-        """What a path relative to the dataset's results tells; None if the config lacks it."""
+        """What a path below the dataset's results tells; None if the config has no such output."""
         parts = path.parts
         variant = parts[1] if parts[0] == "ablations" and len(parts) > 2 else None
         if variant and variant not in self._run.variants[self._dataset]:
@@ -142,7 +143,7 @@ class _Expectation:
         if isinstance(record, str):
             yield record
         elif record is None or "program" not in record:
-            yield "does not say what made it"
+            yield "has no record of the program that made it"
         else:
             yield from self._of_code(record)
             yield from self._of_settings(record, where)
@@ -153,7 +154,7 @@ class _Expectation:
         program = record["program"]
         try:
             if record["code"] != self._code(program):
-                yield f"made by other code of {program} than there is now"
+                yield f"the code of {program} has changed since it was made"
         except FileNotFoundError:
             yield f"made by {program}, a program that no longer exists"
 
@@ -218,7 +219,7 @@ class _Expectation:
                 if found != record["labels"]:
                     yield f"labels in {root} were added, removed or replaced since it was made"
         except InputError as error:
-            yield f"what it was made from cannot be read: {error}"
+            yield f"its images or labels cannot be read: {error}"
 
 
 def _number(name: str, parts: Iterable[str], default: int) -> int:
@@ -237,12 +238,12 @@ def describe(verdict: Verdict) -> list[str]:
     )
     if verdict.left_over:
         lines.append(
-            f"{len(verdict.left_over)} are of seeds, rounds or variants that the config does not "
-            f"have now, for instance {verdict.left_over[0]}"
+            f"{len(verdict.left_over)} files and folders are of seeds, rounds or variants that the "
+            f"config does not have now, for instance {verdict.left_over[0]}"
         )
     if verdict.differences:
         lines.append(
             f"{len(verdict.differences)} differ: remove them and run snakemake again, or restore "
-            "what they were made from"
+            "the config, code or input files that they were made with"
         )
     return lines

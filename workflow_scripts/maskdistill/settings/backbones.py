@@ -1,7 +1,7 @@
-"""What the keys of each family of vision transformers need, chosen by the backbone's name.
+"""Settings that suit each family of vision transformers, chosen by the backbone's name.
 
-Mean, standard deviation and patch size are not repeated here: timm's own description of a published
-checkpoint has them.
+Mean, standard deviation and patch size are not repeated here, because timm's own description of a
+published checkpoint has them.
 """
 
 import re
@@ -10,29 +10,29 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-AUTO = "auto"  # value of a setting that the family decides
+AUTO = "auto"  # value of a setting that is replaced by the value of the backbone's family
 WEIGHTS_FOLDER = "data/weights"
 _ENDINGS = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneFamily:
-    """Transformers that were trained in one way."""
+    """Transformers that were trained by one method, and the settings that suit them."""
 
     title: str
-    names: str  # regular expression of their names in timm, or of names that are ours
-    # Whether Eq. 2 needs keys from which the image's mean key was subtracted; None: nobody has
-    # measured it, so that it is better decided per image.
+    names: str  # regular expression of their names in timm, or of names that only we use
+    # Whether the image's mean key must be subtracted from the keys before Eq. 2. None if this was
+    # not measured; `masks.center_keys: auto`, which decides for each image, is then a safe choice.
     center_keys: bool | None
     shorter_side: int  # pixels that images are resized to
-    # Whether timm knows the weights. If not, they are normalised by ImageNet's mean and deviation.
+    # Whether timm has the weights. If not, images are normalised by ImageNet's mean and deviation.
     in_timm: bool = True
-    # Arguments of timm.create_model that the weights need and that timm does not know.
+    # Arguments of timm.create_model that the weights need and that timm would set differently.
     options: Mapping[str, Any] = field(default_factory=dict)
     basis: str  # where these values come from
 
 
-# The first family that fits a name is its family.
+# A backbone belongs to the first family whose `names` match its name.
 FAMILIES = (
     BackboneFamily(
         title="DINOv2 with registers",
@@ -46,7 +46,7 @@ FAMILIES = (
         names=r"vit_\w+_dinov2(\..*)?",
         center_keys=True,
         shorter_side=448,
-        basis="measured with a ViT-S/14 on VOC 2012: without centring, every mask is the image",
+        basis="measured with a ViT-S/14 on VOC 2012: without centring, masks are whole images",
     ),
     BackboneFamily(
         title="DINOv3",
@@ -92,14 +92,14 @@ FAMILIES = (
         names=r"vit_\w+\.mae",
         center_keys=None,
         shorter_side=448,
-        basis="28 x 28 patches, twice those of its training along a side; not measured",
+        basis="28 x 28 patches, twice as many per side as in training; not measured",
     ),
     BackboneFamily(
         title="CLIP",
         names=r"(vit|eva02)_\w*clip\w*(\..*)?",
         center_keys=None,
         shorter_side=448,
-        basis="28 x 28 patches of 16 pixels, twice those of its training a side; not measured",
+        basis="28 x 28 patches of 16 pixels, twice as many per side as in training; not measured",
     ),
     BackboneFamily(
         title="trained with labels",
@@ -116,7 +116,7 @@ DEFAULT_SHORTER_SIDE = 640
 def family_of(backbone: str) -> BackboneFamily | None:
     """The family of a backbone, by its name; None for other networks.
 
-    Its values only replace `auto`; values in the config override them.
+    The values of the family are used only for settings that are `auto` in the config.
 
     Args:
         backbone: `features.backbone`: architecture and, behind a dot, the training.
@@ -129,8 +129,8 @@ def weights_file(backbone: str, downloadable: Collection[str] = ()) -> str:
     """Path of the weights of a backbone, for a config that names none.
 
     Args:
-        downloadable: paths of the catalogue of downloads. What it does not list is fetched from
-            timm's hub.
+        downloadable: paths in the catalogue of downloads. Weights that it does not list are fetched
+            from timm's hub.
     """
     for path in downloadable:
         name = PurePosixPath(path).name
@@ -149,7 +149,7 @@ def decided(config: Mapping, downloadable: Collection[str] = ()) -> dict:
     """The config of a dataset, completed with the values of the families of its backbones.
 
     Args:
-        config: of a dataset, complete.
+        config: complete config of a dataset.
         downloadable: see `weights_file`.
 
     Returns:

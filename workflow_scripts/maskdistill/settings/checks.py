@@ -20,7 +20,7 @@ MOVED = {
     "mask_rcnn.mixed_precision": "mask_rcnn.precision",
 }
 
-# The key for the length of a training → the key for when its learning rate falls.
+# Key of the length of a training → key of the steps or epochs at which its learning rate falls.
 _SCHEDULES = {"iterations": "learning_rate_steps", "epochs": "learning_rate_milestones"}
 
 
@@ -58,7 +58,8 @@ def untrained(config: Mapping) -> list[str]:
     """The trainings of a dataset that start without weights: mask_rcnn, segmentation.
 
     Args:
-        config: complete config of a dataset, or of it `enabled`, `model` and `weights` of both.
+        config: complete config of a dataset, or only `enabled`, `model` and `weights` of its
+            sections `mask_rcnn` and `segmentation`.
     """
     trained = {
         "mask_rcnn": config["mask_rcnn"]["enabled"],
@@ -68,25 +69,25 @@ def untrained(config: Mapping) -> list[str]:
 
 
 def untrained_warning(stage: str) -> str:
-    """What to say where a training starts without weights.
+    """The warning for a training that starts without weights.
 
     Args:
         stage: mask_rcnn or segmentation.
     """
     return (
-        f"warning: {stage}.weights is null, so it starts from random numbers and needs far "
-        "more training than from self-supervised weights, which `preset: standard` names"
+        f"warning: {stage}.weights is null, so it starts from random numbers and needs a far "
+        "longer training than from self-supervised weights; `preset: standard` names such weights"
     )
 
 
 def unreached_falls(settings: Section) -> str | None:
-    """The warning where a training ends before its learning rate has fallen as often as it should.
+    """The warning if a training ends before a step at which its learning rate should fall.
 
-    It is no error, because a short trial with the schedule of a long training is a valid training
+    This is no error, because a short trial with the schedule of a long training is a valid training
     with a constant learning rate.
 
     Args:
-        settings: of a training.
+        settings: section of a training, for instance `mask_rcnn`.
     """
     return _unreached_falls(settings.section, dict(settings))
 
@@ -119,7 +120,7 @@ def _unreached_falls(section: str, settings: Mapping) -> str | None:
 
 
 def check_files(config: Mapping, source: Path, downloadable: Collection[str]) -> None:
-    """Check that the files in the config of a dataset exist.
+    """Check that the files that the config of a dataset names exist.
 
     Args:
         source: file of the dataset, for messages.
@@ -133,9 +134,10 @@ def check_files(config: Mapping, source: Path, downloadable: Collection[str]) ->
         for key in ("image_list", "excluded_list"):
             if value.get(key) and not find_file(value[key]).is_file():
                 raise InputError(
-                    f"{source}: dataset.splits.{split}.{key}: there is no file {value[key]}"
+                    f"{source}: dataset.splits.{split}.{key}: there is no file {value[key]}; "
+                    "correct the path"
                 )
     for stage in ("features", "embedding", "mask_rcnn", "segmentation"):
         weights = config[stage]["weights"]
         if weights is not None and weights not in downloadable and not Path(weights).is_file():
-            raise InputError(f"{source}: {stage}.weights: there is no file {weights}")
+            raise InputError(f"{source}: {stage}.weights: there is no file {weights}; correct it")

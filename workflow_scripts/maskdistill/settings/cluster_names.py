@@ -4,7 +4,7 @@ A file of names looks like this:
 
     seeds:
       0:                              # seed; each seed has other clusters
-        assignments: 0123456789abcdef # digest of the named clusters; may be left out
+        assignments: 0123456789abcdef # digest of the clusters that were named; may be left out
         clusters:
           1: bird
           4: bird                     # merged with cluster 1
@@ -27,10 +27,10 @@ from workflow_scripts.maskdistill.settings.section import Section, matching
 BACKGROUND = "background"
 _Name = matching(
     r"[^:\x00-\x1f#]{1,80}",
-    "A name has 1 to 80 characters without a colon, which separates the columns of lists of "
-    "colours, and without #.",
+    "A name has 1 to 80 characters. A colon is not allowed, because it separates the columns of "
+    "lists of colours, nor is #.",
 )
-_Digest = matching("[0-9a-f]{16}", "The digest in the template.")
+_Digest = matching("[0-9a-f]{16}", "Copy the digest from the template next to the contact sheets.")
 
 
 class SeedNames(Section):
@@ -61,10 +61,10 @@ def curate(names: Mapping[int, str], clusters: int) -> Curation:
     Args:
         names: cluster → name; clusters with equal names are merged, those with the name
             "background" are dropped, and those without a name are classes of their own.
-        clusters: C.
+        clusters: number of clusters C.
 
     Raises:
-        InputError: there is no such cluster, or all are background.
+        InputError: a named cluster does not exist, or all are background.
     """
     if unknown := sorted(set(names) - set(range(1, clusters + 1))):
         raise InputError(f"there is no cluster {unknown[0]}; clusters are 1 to {clusters}")
@@ -141,7 +141,8 @@ def names_cautions(config: Mapping, names: Mapping[int, Mapping]) -> list[str]:
     if len(set(classes.values())) > 1:
         found = ", ".join(f"{count} in seed {seed}" for seed, count in classes.items())
         cautions.append(
-            f"seeds have different numbers of classes after merging ({found}), and their mean "
-            "scores mix them; name the clusters of every seed, or set `seeds` to one of them"
+            f"seeds have different numbers of classes after merging ({found}), so that scores "
+            "averaged over seeds are not comparable; name the clusters of every seed, or set "
+            "`seeds` to one of them"
         )
     return cautions

@@ -156,7 +156,7 @@ def _schema(kind: type[Section]) -> dict:
 
 
 def _inlined(node: Any, definitions: dict) -> Any:
-    """A JSON schema without references, required keys, and titles that repeat the keys."""
+    """A copy of a JSON schema with references resolved, and without `required` and titles."""
     if isinstance(node, list):
         return [_inlined(item, definitions) for item in node]
     if not isinstance(node, dict):

@@ -21,7 +21,8 @@ class _Download(Section):
 class SingleFile(_Download):
     """A file that is used as it is."""
 
-    expected_bytes: Count = None  # if no size is published, for plan.py; not checked
+    # An estimate that plan.py shows if no size is published; the download is not checked by it.
+    expected_bytes: Count = None
 
 
 class Archive(_Download):
@@ -36,7 +37,7 @@ class DownloadedDataset(Section):
     """A dataset that is unpacked to data/NAME."""
 
     archives: listed(Archive, least=1)
-    augment: str = None  # folder of SBD in the dataset, to augment VOC's training set
+    augment: str = None  # folder of SBD in the dataset, whose masks extend VOC's training set
     images: dict[str, Count]  # numbers of images by split or, for COCO, by annotation file
 
 

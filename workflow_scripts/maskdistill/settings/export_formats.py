@@ -14,13 +14,13 @@ class ExportFormat(NamedTuple):
 EXPORT_FORMATS = {
     "coco": ExportFormat(
         "pycocotools",
-        "objects with scores as run lengths, pseudo-labels under their names; images are not "
-        "copied; `exports.polygons` adds copies with polygons",
+        "predicted objects with scores, and pseudo-labels, both as run lengths with the names of "
+        "the classes; no images; `exports.polygons` adds copies with polygons",
     ),
     "voc": ExportFormat(
         'PASCAL VOC\'s tools, CVAT ("Segmentation mask")',
-        "label maps; their connected regions as objects (beyond 254, the smallest regions of a "
-        "class share a number); at most 254 classes",
+        "label maps; their connected regions as objects (if an image has more than 254, the "
+        "smallest regions of a class share a number); at most 254 classes",
     ),
     "fiftyone": ExportFormat(
         "`fiftyone.Dataset.from_dir(dataset_dir=…, dataset_type=fiftyone.types.FiftyOneDataset)`",
@@ -29,7 +29,7 @@ EXPORT_FORMATS = {
     ),
     "label_studio": ExportFormat(
         "import `tasks.json`; `interface.xml` is the labelling interface",
-        "brush predictions; serve the images as local files",
+        "masks as brush predictions; Label Studio must serve the images as local files",
     ),
     "huggingface": ExportFormat(
         '`datasets.load_dataset("imagefolder", data_dir=…)`', "images, masks, objects"

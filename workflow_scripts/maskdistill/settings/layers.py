@@ -25,12 +25,12 @@ def read_yaml(path: Path) -> dict:
             f"{path}: not valid YAML in UTF-8: {' '.join(str(error).split())}"
         ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected keys and values")
+        raise InputError(f"{path}: expected lines `key: value`")
     return content
 
 
 def merge(base: Mapping, *overrides: Mapping) -> dict:
-    """Merge mappings recursively; later ones override, and replace lists as a whole."""
+    """Merge mappings recursively; later values override earlier ones, and lists as a whole."""
     result = copy.deepcopy(dict(base))
     for override in overrides:
         for key, value in override.items():
@@ -50,8 +50,8 @@ def read_preset(name: object, folders: Sequence[Path], source: Path) -> dict:
     """The content of config/presets/NAME.yaml: settings that go between defaults and dataset.
 
     Args:
-        folders: folders of the files of datasets; their neighbours `presets` hold the presets,
-            and earlier ones take precedence.
+        folders: folders of the files of datasets. The folder `presets` next to each of them holds
+            presets; earlier folders take precedence.
         source: file that names the preset, for messages.
 
     Raises:
@@ -66,14 +66,14 @@ def read_preset(name: object, folders: Sequence[Path], source: Path) -> dict:
     content = read_yaml(known[name])
     for key in ("dataset", "extends", "preset", "shards"):
         if key in content:
-            raise InputError(f"{known[name]}: {key}: a preset cannot have it; remove it")
+            raise InputError(f"{known[name]}: {key}: a preset cannot have this key; remove it")
     return content
 
 
 def layers(path: Path, known: Mapping[str, Path]) -> list[dict]:
-    """The content of a dataset's file, after those of the datasets that it extends.
+    """The contents of a dataset's file and of the files that it extends, the most basic one first.
 
-    The key `preset` is left in them.
+    Their key `extends` is removed, `preset` is kept.
 
     Args:
         known: result of `known_datasets`.
@@ -93,4 +93,6 @@ def layers(path: Path, known: Mapping[str, Path]) -> list[dict]:
         if base not in known:
             raise InputError(f"{path}: extends: unknown dataset {base!r}{nearest(base, known)}")
         path = known[base]
-    raise InputError(f"{path}: extends itself, via {', '.join(p.stem for p in seen)}")
+    raise InputError(
+        f"{path}: extends itself, via {', '.join(p.stem for p in seen)}; remove one `extends`"
+    )

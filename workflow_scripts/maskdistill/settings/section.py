@@ -22,7 +22,7 @@ from workflow_scripts.maskdistill.errors import InputError
 
 _T = TypeVar("_T")
 
-# Keeps a number that is written as 10 an integer, so that it is written as 10 everywhere.
+# Checks a float, but keeps the number as the config has it: 10 is not written as 10.0 elsewhere.
 _AS_WRITTEN = WrapValidator(lambda value, check: (check(value), value)[1])
 
 Count = Annotated[int, Field(ge=1)]
@@ -72,7 +72,7 @@ def matching(pattern: str, explanation: str) -> object:
 
 FileName = matching(
     r"[A-Za-z0-9_][A-Za-z0-9_.-]*",
-    'Letters without accents, digits, "_", "." and "-" alone, as it names folders and files.',
+    'Only letters without accents, digits, "_", "." and "-", because it names folders and files.',
 )
 
 
@@ -187,7 +187,7 @@ def _explain(error: ValidationError, values: object) -> tuple[list[str], str]:
 
 
 def _keys(location: tuple[int | str, ...], values: object) -> list[str]:
-    """The keys in a location of pydantic, without its names of alternative types."""
+    """The keys of the config in an error's location, without the type names that pydantic adds."""
     keys = []
     for key in location:
         if (isinstance(values, Mapping) and key in values) or isinstance(key, int):

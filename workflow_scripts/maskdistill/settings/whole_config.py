@@ -49,18 +49,18 @@ class DatasetConfig(Section):
     dataset: DatasetSettings
     shards: Shards = Field(
         16,
-        description="Number of shards of every stage, or a number for each split (default: that of "
-        "`train`). Do not change it later: the shard of an image is a hash of its name modulo this "
-        "number.",
+        description="Number of shards, the parts of a split that are processed by separate jobs; "
+        "or a number for each split (default: the number for `train`). Do not change it later, or "
+        "every stage runs again: the shard of an image is a hash of its name modulo this number.",
     )
     seeds: Annotated[listed(Natural, least=1), *UNIQUE] = Field(
         (0,), description="Seeds of clustering and training; metrics are averaged over them."
     )
     store_features: bool = Field(
         True,
-        description="Whether features, by far the largest files, are kept. Without them, masks "
-        "are made from images in one job, and after a change of `masks` the backbone runs again; "
-        "baselines and sweeps of top-k (`evaluation.ablations`) always store them.",
+        description="Whether features, by far the largest files, are kept. If false, one job makes "
+        "masks directly from images, and the backbone runs again after a change of `masks`. "
+        "`snakemake ablations` stores features in any case.",
     )
     images: ImageSettings = ImageSettings()
     features: FeatureSettings = FeatureSettings()
@@ -95,8 +95,8 @@ class WorkflowConfig(Section):
     )
     apply: str | Annotated[listed(str), *UNIQUE] = Field(
         (),
-        description="Folders of new images that `snakemake apply` runs the trained models on; the "
-        "last part of a path names its results.",
+        description="Folders of new images that `snakemake apply` runs the trained models on. The "
+        "results for /some/path/NAME are written to results/DATASET/applied/NAME.",
     )
     overrides: dict[str, Any] = Field(
         {},
@@ -117,10 +117,11 @@ def dataset_config(
 ) -> dict:
     """The complete config of one dataset: defaults, preset, own file, and overrides, merged.
 
-    A file with `extends: OTHER` overrides that other dataset's file. `preset: NAME` in it or in the
-    overrides, puts config/presets/NAME.yaml between the defaults and the dataset's file. What the
-    family of a backbone decides (`auto`, and weights that are not named) is filled in. The result
-    has these values alone, so that it does not matter where they come from.
+    A file with `extends: OTHER` overrides the file of that other dataset. `preset: NAME`, in the
+    dataset's file or in the overrides, puts config/presets/NAME.yaml between the defaults and the
+    dataset's file. Values that depend on the backbone's family (`auto`, and weights that are not
+    named) are filled in. The result does not tell which file a value comes from, so that nothing
+    becomes stale if a value moves to another file.
 
     Args:
         name: name of the dataset; its file is `name`.yaml.

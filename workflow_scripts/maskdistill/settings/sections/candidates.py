@@ -1,4 +1,4 @@
-"""The section `candidates`: what a trained Mask R-CNN predicts."""
+"""The section `candidates`: the scored objects that a trained Mask R-CNN predicts."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from workflow_scripts.maskdistill.settings.section import Count, Precision, Sect
 
 
 class CandidateSettings(Section):
-    """What a trained Mask R-CNN predicts."""
+    """Candidates, the scored objects that a trained Mask R-CNN predicts."""
 
     section: ClassVar[str] = "candidates"
 
@@ -17,9 +17,11 @@ class CandidateSettings(Section):
         description="Shorter side in pixels that images are resized to for Mask R-CNN's "
         "prediction.",
     )
-    longer_side: Count = Field(1333, description="Upper bound on their longer side in pixels.")
+    longer_side: Count = Field(
+        1333, description="Upper bound on the longer side in pixels of these resized images."
+    )
     proposals: Count = Field(1000, description="Proposals of the RPN kept per image in prediction.")
-    per_image: Count = Field(100, description="The most candidates per image.")
+    per_image: Count = Field(100, description="Largest number of candidates per image.")
     score_floor: Share = Field(0.05, description="Candidates with a lower score are dropped.")
     nms_threshold: Share = Field(
         0.5,

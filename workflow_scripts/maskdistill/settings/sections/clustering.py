@@ -30,16 +30,19 @@ class ClusteringSettings(Section):
     )
     standardize: bool = Field(
         False,
-        description="First divide every dimension by its standard deviation over all points.",
+        description="Whether every dimension of the embeddings is divided by its standard "
+        "deviation before k-means.",
     )
-    iterations: Count = Field(100, description="The most k-means steps per run.")
+    iterations: Count = Field(100, description="Largest number of k-means steps per run.")
     redo: Count = Field(
         5,
-        description="Runs from different starts on at most 256 points per cluster; the best one "
-        "is continued with all points.",
+        description="Number of k-means runs from different starts, each on a sample of at most 256 "
+        "embeddings per cluster; the best one is continued with all embeddings.",
     )
     max_points: Count = Field(
-        1_000_000, description="The most embeddings used; if there are more, a sample is drawn."
+        1_000_000,
+        description="Largest number of embeddings that k-means uses; if there are more, it uses a "
+        "random sample.",
     )
     support: Annotated[listed(FileName), *UNIQUE] = Field(
         (), description="Further datasets whose training masks are used to compute the centroids."

@@ -18,12 +18,12 @@ class ConfidenceSettings(Section):
     )
     keep_best: bool = Field(
         True,
-        description="Whether an image without such a candidate keeps its best one, as in the "
-        "paper; otherwise there is no object in it.",
+        description="Whether an image without a candidate above `threshold` keeps its best one, as "
+        "in the paper; if false, its label map has no object.",
     )
     overlap: Share = Field(
         1,
         description="Largest IoU of the masks of two kept candidates of different clusters in one "
-        "image. Where two overlap more, they are one object found as two classes, and only the one "
-        "with the higher score is kept. With 1, as in the paper, both are.",
+        "image. If two overlap more, they are taken for one object that was found as two classes, "
+        "and only the one with the higher score is kept. With 1, as in the paper, both are kept.",
     )

@@ -19,8 +19,8 @@ from workflow_scripts.maskdistill.settings.section import (
 class SplitFiles(Section):
     """A split of a dataset in COCO's format."""
 
-    annotations: str = Field(description="COCO instances file.")
-    images: str = Field(description="Folder of its images.")
+    annotations: str = Field(description="JSON file of instances in COCO's format.")
+    images: str = Field(description="Folder of the images of the split.")
     image_list: str | None = Field(
         None,
         description="File with the images to use, one id or file name per line; its path is "
@@ -40,11 +40,15 @@ Split = Annotated[
 
 
 class Splits(Section):
-    """The splits of a dataset; one that is left out does not exist."""
+    """The splits of a dataset; only `train` is required."""
 
     train: Split = Field(None, description="Images to train on.")
-    val: Split = Field(None, description="Images to evaluate, if not `train`.")
-    instances: Split = Field(None, description="Images for AP of masks, if not the evaluated ones.")
+    val: Split = Field(None, description="Images to evaluate on; by default those of `train`.")
+    instances: Split = Field(
+        None,
+        description="Images on which the AP of masks is measured; by default those that everything "
+        "else is evaluated on.",
+    )
 
 
 class GeneratedScenes(Section):
@@ -71,31 +75,37 @@ class DatasetSettings(Section):
 
     root: str = Field(description="Folder that all paths of the dataset are relative to.")
     adapter: Literal["folder", "voc", "coco"] = Field(
-        "folder", description="folder (any tree of images), voc (PASCAL VOC) or coco (COCO)."
+        "folder",
+        description="Layout of the files: folder (any tree of images), voc (PASCAL VOC) or coco "
+        "(COCO).",
     )
     splits: Splits = Field(
         {},
         validate_default=True,
         description="Images to train on (`train`) and, if they differ, to evaluate (`val`) and to "
-        'evaluate by AP of masks (`instances`). folder: a sub-folder, or "." for the whole folder. '
-        "voc: a list in ImageSets/Segmentation, or a file. coco: `annotations`, `images` and "
-        "optionally `image_list` or `excluded_list`.",
+        "measure the AP of masks on (`instances`). With the adapter folder, each is a sub-folder, "
+        'or "." for the whole folder; with voc, a list in ImageSets/Segmentation, or a file; with '
+        "coco, the keys `annotations`, `images` and optionally `image_list` or `excluded_list`.",
     )
     ground_truth: bool = Field(
         False,
-        description="Whether there are labels for the evaluation; no other stage reads them.",
+        description="Whether there are labels; no stage before the evaluation reads them.",
     )
     classes: Annotated[listed(Annotated[str, AfterValidator(_check_class)]), *UNIQUE] = Field(
-        (), description="voc only: the names of classes 1, 2, …; COCO's file has its own."
+        (),
+        description="Names of the classes 1, 2, …, for the adapter voc only; a COCO file has the "
+        "names of its classes.",
     )
     label_orientation: Literal["auto", "upright", "stored"] = Field(
         "auto",
-        description="Pixels that labels were drawn on, where EXIF turns a photograph: as it is "
-        "shown (upright) or as it is stored. auto decides by the size of the labels, and stops "
-        "where both have the same size.",
+        description="Whether the labels of a photograph that EXIF turns were drawn on it as it is "
+        "shown (upright) or as its file stores it (stored). auto decides by the size of the label "
+        "map, and stops with an error if both have the same size.",
     )
     generate: GeneratedScenes | None = Field(
-        None, description="Makes the dataset from generated scenes; root must be data/NAME."
+        None,
+        description="Numbers of scenes to generate as images of this dataset, whose root must be "
+        "data/NAME; null to read existing images.",
     )
     download: str | None = Field(
         None,

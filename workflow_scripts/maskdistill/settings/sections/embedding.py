@@ -1,4 +1,4 @@
-"""The section `embedding`: the vectors of masked objects that are clustered."""
+"""The section `embedding`: one vector for each masked object, which k-means clusters."""
 
 from typing import Any, ClassVar, Literal
 
@@ -8,15 +8,15 @@ from workflow_scripts.maskdistill.settings.section import Count, Section
 
 
 class EmbeddingSettings(Section):
-    """The vectors of masked objects that are clustered."""
+    """One vector for each masked object, which k-means clusters."""
 
     section: ClassVar[str] = "embedding"
 
     input: Literal["masked_image", "box_crop", "masked_crop"] = Field(
         "masked_image",
-        description="What the network sees of a mask: masked_image (the whole image without its "
-        "background, as in the paper), box_crop (the image inside the mask's box, with its "
-        "background) or masked_crop (the same without its background).",
+        description="Input of the network for one mask: masked_image (the whole image without the "
+        "background, as in the paper), box_crop (the mask's bounding box, with the background) or "
+        "masked_crop (the bounding box without the background).",
     )
     crop_side: Count | None = Field(
         224,
@@ -28,10 +28,10 @@ class EmbeddingSettings(Section):
         description="timm's name of another network for embeddings; null uses that of `features`.",
     )
     backbone_options: dict[str, Any] = Field(
-        {}, description="Further arguments of timm.create_model."
+        {}, description="Further arguments of timm.create_model for `embedding.backbone`."
     )
     weights: str | None = Field(
         None,
-        description="Local checkpoint of that network; null takes timm's, fetched as that of "
-        "`features`.",
+        description="Local checkpoint for `embedding.backbone`; null takes timm's, which the "
+        "workflow fetches to data/weights.",
     )

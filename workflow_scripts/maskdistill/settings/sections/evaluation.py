@@ -18,48 +18,51 @@ from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
 
 class AblationSettings(Section):
-    """What `snakemake ablations` varies, one thing at a time."""
+    """The values that `snakemake ablations` compares; it varies one setting at a time."""
 
     section: ClassVar[str] = "evaluation.ablations"
 
     seeds: Annotated[listed(Natural, least=1), *UNIQUE] | None = Field(
         None,
-        description="Seeds of all ablations, including the rows of the run itself; null uses "
-        "`seeds`.",
+        description="Seeds that the tables of the ablations average over, also for the dataset's "
+        "own settings; null uses `seeds`.",
     )
     top_k: Annotated[listed(Share, least=1), *UNIQUE] = Field(
-        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), description="Values of masks.top_k (Figure 4)."
+        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
+        description="Values of masks.top_k to compare (the paper's Figure 4).",
     )
     clusters: Annotated[listed(Count, least=1), *UNIQUE] = Field(
         (10, 20, 40, 80),
-        description="Values of clustering.clusters (Figure 3); above the number of classes, "
-        "matching is by majority.",
+        description="Values of clustering.clusters to compare (the paper's Figure 3). If there are "
+        "more clusters than classes, each cluster counts as the most frequent class of its pixels.",
     )
     threshold: Annotated[listed(Share, least=1), *UNIQUE] = Field(
-        (0.5, 0.6, 0.7, 0.8, 0.9, 0.95), description="Values of confidence.threshold (Figure 5)."
+        (0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
+        description="Values of confidence.threshold to compare (the paper's Figure 5).",
     )
     masks: dict[FileName, MaskSettings] = Field(
         {},
-        description="Other masks to compare: NAME → the keys of `masks` that differ. Their files "
-        "lie in results/DATASET/ablations/masks-NAME; no table of the paper shows them.",
+        description="Further settings of `masks` to compare: NAME → the keys that differ. Their "
+        "results are in results/DATASET/ablations/masks-NAME. The paper has no such table.",
     )
     train_mask_rcnn: bool = Field(
         False,
-        description="Train Mask R-CNN for every top_k and every number of clusters; false only "
-        "evaluates their initial masks.",
+        description="Whether Mask R-CNN is trained for every top_k and every number of clusters; "
+        "if false, only their initial masks are evaluated.",
     )
     train_segmentation: bool = Field(
         False,
-        description="Train DeepLab-v3 for every threshold; false only evaluates the label maps of "
-        "the confident candidates.",
+        description="Whether DeepLab-v3 is trained for every threshold; if false, only the label "
+        "maps of the confident candidates are evaluated.",
     )
     dino_seg_mass: Share = Field(
-        0.75, description="DINO-seg: share of the attention of [CLS] inside the mask."
+        0.75,
+        description="Baseline DINO-seg: share of the attention of [CLS] that lies inside the mask.",
     )
     lost_patches: Count = Field(
         400,
-        description="LOST: number of patches (those with the fewest similar patches) among which "
-        "the seed is expanded.",
+        description="Baseline LOST: number of patches (those with the fewest similar patches) to "
+        "which the seed patch may be expanded.",
     )
 
 

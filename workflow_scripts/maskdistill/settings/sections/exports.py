@@ -17,21 +17,21 @@ class ExportSettings(Section):
 
     formats: Annotated[listed(Format), *UNIQUE] = Field(
         tuple(EXPORT_FORMATS),
-        description="What `snakemake exports` writes in addition to the model.",
+        description="Formats that `snakemake exports` writes in addition to the model.",
     )
     polygons: bool = Field(
         False,
-        description="Whether the format coco has copies of its files, `*_polygons.json`, in which "
-        "outlines of masks are polygons instead of run lengths, for tools that do not read those.",
+        description="Whether the format coco also writes `*_polygons.json`, copies of its files "
+        "with polygons instead of run lengths, for tools that cannot read run lengths.",
     )
     polygon_tolerance: NotNegative = Field(
         1.0,
-        description="How far in pixels the border of a polygon may lie from that of its mask, "
-        "which saves points; 0 is exact. Polygons are written with `polygons` and by the formats "
-        "that know no other masks.",
+        description="Largest distance in pixels between the border of a polygon and the border of "
+        "its mask. Larger values give fewer points; 0 is exact. It applies to the format yolo and, "
+        "with `polygons: true`, to coco.",
     )
     weights_licence: str | None = Field(
         None,
-        description="Licence of the trained weights, for the model card; it must respect that of "
-        "the initial weights.",
+        description="Licence of the trained weights, for the model card; the licence of the "
+        "initial weights must permit it.",
     )

@@ -31,7 +31,9 @@ class FeatureSettings(Section):
         "backbone's family (the paper's 640 for DINO).",
     )
     longer_side: Count | None = Field(
-        2560, description="Upper bound on the longer side in pixels (panoramas); null for none."
+        2560,
+        description="Upper bound on the longer side in pixels, which matters for panoramas; null "
+        "for none.",
     )
     precision: Precision = Field(
         "float32",
@@ -44,11 +46,11 @@ class FeatureSettings(Section):
         """The shorter side in pixels.
 
         Raises:
-            InputError: it is `auto`, which the workflow decides when it reads its config.
+            InputError: it is `auto`, which only the workflow replaces by a number.
         """
         if isinstance(self.shorter_side, str):
             raise InputError(
-                "features.shorter_side: auto is decided by the workflow when it reads its config; "
-                "give this program a number of pixels"
+                "features.shorter_side: only the workflow can replace auto by a number; give this "
+                "program a number of pixels"
             )
         return self.shorter_side

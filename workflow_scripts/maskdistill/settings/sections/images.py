@@ -24,5 +24,5 @@ class ImageSettings(Section):
     )
 
     def plain_limits(self) -> dict[str, int]:
-        """What decides whether an image is usable, as arguments of `images.read_image`."""
+        """The limits for a usable image, as arguments of `images.read_image`."""
         return {"max_pixels": self.max_pixels, "min_side": self.min_side}

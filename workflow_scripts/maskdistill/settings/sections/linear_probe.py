@@ -22,11 +22,11 @@ class LinearProbeSettings(Section):
 
     enabled: bool = Field(
         False,
-        description="Train a linear classifier with the labels of `train` on the frozen features "
-        "of the segmentation.",
+        description="Whether a linear classifier is trained with the labels of `train` on the "
+        "frozen features of the trained segmentation model.",
     )
     epochs: Count = Field(45, description="Passes over the training images.")
-    batch_size: Count = Field(24, description="Images of one step over all processes.")
+    batch_size: Count = Field(24, description="Images per training step, over all processes.")
     learning_rate: Positive = Field(0.1, description="Learning rate at the beginning.")
     learning_rate_milestones: listed(Natural) = Field(
         (25,),

@@ -28,11 +28,13 @@ class MaskRCNNSettings(Section):
 
     enabled: bool = Field(
         True,
-        description="Whether Mask R-CNN is trained. Otherwise the initial masks themselves are the "
-        "candidates, and their quality is their score.",
+        description="Whether Mask R-CNN is trained. If false, the initial masks are the "
+        "candidates, and the quality of each mask (docs/method.md) is its score.",
     )
     engine: Literal["torchvision", "detectron2"] = Field(
-        "torchvision", description="torchvision, or detectron2 (C4 with MoCo's detection recipe)."
+        "torchvision",
+        description="Library that Mask R-CNN is built with: torchvision, or detectron2 (R50-C4 "
+        "with MoCo's recipe for detection).",
     )
     depth: ResNetDepth = Field(50, description=RESNET_DEPTHS)
     fpn: bool = Field(
@@ -40,14 +42,16 @@ class MaskRCNNSettings(Section):
         description="Whether objects are found on a feature pyramid (FPN) instead of the last but "
         "one stage of the ResNet (C4, as in the paper).",
     )
-    fpn_channels: Count = Field(256, description="`fpn: true`: channels of every level.")
+    fpn_channels: Count = Field(256, description="With `fpn: true`: channels of every level.")
     roi_size: Count = Field(
         14,
-        description="`fpn: false`: cells along each side of the grid to which the features of a "
-        "region are pooled.",
+        description="With `fpn: false`: cells along each side of the grid to which the features of "
+        "a region are pooled.",
     )
     norm: Literal["batch", "frozen", "group"] = Field(
-        "batch", description="Normalisation: batch, frozen (as in the weights) or group."
+        "batch",
+        description="Normalisation layers: batch, frozen (batch normalisation that keeps the "
+        "values of the weights file) or group.",
     )
     weights: str | None = Field(
         None, description="Initial weights of the ResNet; null draws them at random."
@@ -61,8 +65,8 @@ class MaskRCNNSettings(Section):
         (32, 64, 128, 256, 512), description="Sides of the anchors in pixels of the resized image."
     )
     iterations: Count = Field(24_000, description="Training steps.")
-    batch_size: Count = Field(16, description="Images of one step over all processes.")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw.")
+    batch_size: Count = Field(16, description="Images per training step, over all processes.")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimizer: sgd or adamw.")
     learning_rate: Positive = Field(0.02, description="Learning rate after the warm-up.")
     momentum: Share = Field(0.9, description="Momentum of SGD, or AdamW's first decay rate.")
     weight_decay: NotNegative = Field(
@@ -92,11 +96,14 @@ class MaskRCNNSettings(Section):
     )
     train_sides: listed(Count, least=1) = Field(
         tuple(range(480, 801, 32)),
-        description="Shorter side in pixels in training: one of these, drawn per image.",
+        description="Shorter sides in pixels to which training images are resized: one of these is "
+        "drawn for each image.",
     )
-    longer_side: Count = Field(1333, description="Upper bound on the longer side in training.")
-    flip: bool = Field(True, description="Mirror half of the training images.")
-    proposals: Count = Field(2000, description="Proposals kept per image while the RPN trains.")
+    longer_side: Count = Field(
+        1333, description="Upper bound on the longer side in pixels of training images."
+    )
+    flip: bool = Field(True, description="Whether half of the training images are mirrored.")
+    proposals: Count = Field(2000, description="Proposals of the RPN kept per image in training.")
     sampled_anchors: Count = Field(256, description="Anchors per image in the RPN's loss.")
     sampled_proposals: Count = Field(512, description="Proposals per image in the heads' losses.")
 

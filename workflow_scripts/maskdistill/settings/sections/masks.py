@@ -22,16 +22,16 @@ class MaskSettings(Section):
 
     top_k: Share = Field(
         0.4,
-        description="Share of patches (those nearest to [CLS]) that are proposals, which vote on "
-        "what belongs to the object.",
+        description="Share of the patches, those nearest to [CLS], that vote on which patches "
+        "belong to the object (Eq. 2).",
     )
     heads: listed(Natural, least=1) | None = Field(
         None, description="Attention heads averaged in Eq. 1, counted from 0; null for all."
     )
     center_keys: bool | Literal["auto"] = Field(
         False,
-        description="Subtract the image's mean key before Eq. 2; auto does so in images where "
-        "otherwise nearly all affinities would be positive.",
+        description="Whether the image's mean key is subtracted before Eq. 2; auto subtracts it "
+        "only in images in which nearly all affinities would otherwise be positive.",
     )
     scores: Literal["voters", "diffusion"] = Field(
         "voters",
@@ -39,17 +39,19 @@ class MaskSettings(Section):
         "[CLS] of all patches, diffused over the affinity between keys several times).",
     )
     diffusion_steps: Count = Field(
-        2, description="Steps of `scores: diffusion`; many give the keys' principal component."
+        2,
+        description="With `scores: diffusion`: number of diffusion steps; with many, the scores "
+        "become the first principal component of the keys.",
     )
     border_prior: NotNegative = Field(
         0,
-        description="`scores: diffusion`: how much patches along the border of the image count as "
-        "background, relative to the affinity to [CLS].",
+        description="With `scores: diffusion`: how strongly patches along the border of the image "
+        "count as background, relative to the affinity to [CLS].",
     )
     discriminant: bool = Field(
         False,
-        description="Replace the scores by the linear function of keys that best separates the "
-        "patches inside the mask from those outside (Fisher's discriminant).",
+        description="Whether the scores are replaced by the linear function of keys that best "
+        "separates the patches inside the mask from those outside (Fisher's discriminant).",
     )
     cut: NotNegative = Field(
         0,
@@ -58,14 +60,14 @@ class MaskSettings(Section):
     )
     source_component: bool = Field(
         False,
-        description="Keep only the connected component of a mask that holds its source, the patch "
-        "nearest to [CLS].",
+        description="Whether only the connected component of a mask that holds its source, the "
+        "patch nearest to [CLS], is kept.",
     )
     split_components: bool = Field(
         False,
-        description="Make every connected component of a mask a mask of its own: the largest ones, "
-        "up to `per_image` in the image, if they cover at least `least_share` of it. Smaller "
-        "components are left out. Pixels that touch at a corner are connected.",
+        description="Whether every connected component of a mask is a mask of its own, the largest "
+        "first, up to `per_image` masks per image. Components that cover less than `least_share` "
+        "of the image are left out. Pixels that touch at a corner are connected.",
     )
     enlargement: Literal["nearest", "bilinear"] = Field(
         "nearest",
@@ -74,18 +76,18 @@ class MaskSettings(Section):
     )
     refinement: Literal["none", "crf"] = Field(
         "none",
-        description="Refinement of the mask at the image's pixels: none or crf (a fully connected "
-        "CRF with the labels object and background).",
+        description="Refinement of the mask on the pixels of the image: none, or crf (a fully "
+        "connected CRF with the labels object and background).",
     )
     refinement_side: Count = Field(
         160,
-        description="Shorter side in pixels at which masks are refined, at most that of "
-        "`features`.",
+        description="Shorter side in pixels to which images are resized for `refinement`, at most "
+        "`features.shorter_side`.",
     )
     per_image: Count = Field(
         1,
-        description="The most masks per image. With more than 1, further masks are searched among "
-        "the patches that earlier ones left, see `next_source`.",
+        description="Largest number of masks per image. Above 1, further masks are searched for "
+        "among the patches that no earlier mask holds; see `next_source`.",
     )
     next_source: Share = Field(
         0.5,
@@ -96,12 +98,12 @@ class MaskSettings(Section):
     )
     least_share: Share = Field(
         0,
-        description="Share of the image below which a mask is no object; later stages skip it.",
+        description="Share of the image that a mask must cover; later stages skip smaller masks.",
     )
     largest_share: Share = Field(
         1,
-        description="Share of the image above which a mask is no object; a mask of the whole image "
-        "never is one.",
+        description="Share of the image that a mask may cover; later stages skip larger masks, and "
+        "always a mask of the whole image.",
     )
 
     def _check_contradictions(self) -> None:
@@ -113,7 +115,7 @@ class MaskSettings(Section):
         if self.split_components and self.per_image == 1:
             raise contradiction(
                 "split_components",
-                "masks.per_image: 1 has room for one component only; raise it, or set "
+                "masks.per_image: 1 allows one component only; raise it, or set "
                 "split_components: false",
             )
         if self.least_share > self.largest_share:

@@ -20,13 +20,13 @@ class PredictionSettings(Section):
     longer_side: Count | None = Field(
         1024,
         description="Upper bound on the longer side in pixels of the images that the segmentation "
-        "model and the CRF see; label maps have the images' own size all the same. It should be "
-        "that of the training, `segmentation.longer_side`. null for none, as in the paper.",
+        "model and the CRF see; label maps are enlarged to the images' own size. It should equal "
+        "`segmentation.longer_side`, the bound in training. null for none, as in the paper.",
     )
     tile: Count | None = Field(
         1024,
-        description="Side in pixels of the overlapping tiles in which the segmentation model sees "
-        "images that are larger (after `longer_side`), so that memory is bounded; null for none. "
-        "The CRF has no tiles: with `longer_side: null` it needs 1 GB per million pixels and 21 "
-        "labels.",
+        description="Side in pixels of the overlapping tiles into which images are divided for the "
+        "segmentation model if they are larger than one tile after `longer_side`. Tiles bound the "
+        "memory; null for none. The CRF has no tiles: with 21 labels it needs 1 GB of memory per "
+        "million pixels.",
     )

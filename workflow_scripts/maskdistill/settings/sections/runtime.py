@@ -1,4 +1,4 @@
-"""The section `runtime`: where and how fast things run."""
+"""The section `runtime`: device, threads, GPUs and batch sizes of jobs."""
 
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ Device = matching("(auto|cpu|cuda(:[0-9]+)?)", "auto (CUDA if available), cpu, c
 
 
 class RuntimeSettings(Section):
-    """Where and how fast jobs run. These settings do not change results or make them stale."""
+    """Resources that jobs use. These settings do not change results or make them stale."""
 
     section: ClassVar[str] = "runtime"
 

@@ -46,14 +46,14 @@ class SegmentationSettings(Section):
     )
     atrous_rates: listed(Count, least=1) = Field(
         (12, 24, 36),
-        description="Dilation rates of the convolutions side by side in DeepLab's pyramid (ASPP), "
-        "one each; 6, 12, 18 suit an output stride of 16.",
+        description="Dilation rates of the parallel convolutions in DeepLab's pyramid (ASPP); 6, "
+        "12, 18 suit an output stride of 16.",
     )
     head_width: Count = Field(256, description="Channels of the head.")
     dropout: Share = Field(0.5, description="Dropout probability in the head.")
     epochs: Count = Field(45, description="Passes over the training images.")
-    batch_size: Count = Field(16, description="Images of one step over all processes.")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw.")
+    batch_size: Count = Field(16, description="Images per training step, over all processes.")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimizer: sgd or adamw.")
     learning_rate: Positive = Field(0.002, description="Learning rate at the beginning.")
     learning_rate_milestones: listed(Natural) = Field(
         (40,),
@@ -69,13 +69,14 @@ class SegmentationSettings(Section):
     )
     hardest_fraction: Annotated[Positive, Field(le=1)] = Field(
         0.2,
-        description="Share of the pixels (the hardest ones) in the loss; 1 for all.",
+        description="Share of the pixels that the loss is averaged over, those with the largest "
+        "loss; 1 for all.",
     )
     longer_side: Count | None = Field(
         1024,
-        description="Upper bound on the longer side in pixels of the images that are learned from, "
-        "which bounds memory and time with large photographs; smaller images keep their size. "
-        "null for none (the paper's images have at most 640 px).",
+        description="Upper bound on the longer side in pixels of training images, which bounds "
+        "memory and time with large photographs; smaller images keep their size. null for none "
+        "(the paper's images have at most 640 pixels).",
     )
     crop_size: Count = Field(512, description="Side of a training crop in pixels.")
     scale: listed(Positive, least=2, most=2) = Field(
@@ -86,7 +87,7 @@ class SegmentationSettings(Section):
     rotation: Annotated[NotNegative, Field(le=180)] = Field(
         10, description="Largest random rotation in degrees, in either direction."
     )
-    flip: bool = Field(True, description="Mirror half of the images.")
+    flip: bool = Field(True, description="Whether half of the training images are mirrored.")
     precision: Precision = Field(
         "float32",
         description="Precision of the network's matrix products in training; see "
