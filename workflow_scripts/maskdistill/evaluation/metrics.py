@@ -1,6 +1,6 @@
 """The metrics of label maps, in two tables: metrics of a step, and metrics of each class.
 
-Every metric is computed from the same pixel counts, is a fraction of 1, and is better if higher.
+Every metric is computed from the same pixel counts. Metrics are fractions of 1; higher is better.
 Metrics in these tables are written to metrics.json; `summarize` averages the metrics of steps.
 """
 

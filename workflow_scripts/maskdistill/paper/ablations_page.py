@@ -9,7 +9,7 @@ from workflow_scripts.maskdistill.pictures import html_pages
 
 
 def render(dataset: str, items: Sequence[Mapping], figures: Mapping[str, str]) -> str:
-    """All items on one self-contained HTML page.
+    """All items, i.e. tables and figures of the paper, on one self-contained HTML page.
 
     Args:
         items: contents of the items' JSON files.

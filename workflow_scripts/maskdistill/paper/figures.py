@@ -8,7 +8,11 @@ from workflow_scripts.maskdistill.pictures import charts
 
 
 def figure(item: str, tables: Sequence[Mapping]) -> str:
-    """The tables of a figure as charts below each other, in one SVG document."""
+    """The tables of a figure as charts below each other, in one SVG document.
+
+    Raises:
+        InputError: no number of the figure is defined.
+    """
     panels = []
     for table in tables:
         scale = 1 if table["unit"] == "count" else 100

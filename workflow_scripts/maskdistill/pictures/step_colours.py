@@ -42,7 +42,7 @@ def step_colours(
     result = {}
     for step in steps:
         mapping = stored_mapping(metrics, step)
-        # Unmatched clusters have the colours of labels beyond those of classes.
+        # Unmatched clusters have the colours of labels that are larger than those of classes.
         labels = np.where(mapping == UNMATCHED, len(names) - 1 + numbers, mapping)
         classes = [None if m == UNMATCHED else names[m] for m in mapping]
         result[step] = StepColours(label_maps.colours(labels), classes)
