@@ -211,7 +211,7 @@ def test_the_report_begins_with_the_health_of_the_run(run):
         "Fewer than 5 masks are in cluster 1, 2;",
         "Most images have no candidate above confidence.threshold (0.95)",
         "mask_rcnn.weights is null, so it starts from random numbers",
-        "The mean loss of the first tenth is 2, of the last tenth 0.5.",
+        "The mean loss is 2 in the first tenth and 0.5 in the last tenth.",
     ):
         assert shown in health
 

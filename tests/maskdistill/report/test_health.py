@@ -80,7 +80,7 @@ def test_masks_of_whole_images_are_not_used_and_come_with_what_to_do():
     assert "masks.center_keys: auto" in advice
     rows["status"] = "whole image"
     found = health.check_masks("val", rows)
-    assert found.summary.endswith("20 without any; 20 cover all of it and are not used.")
+    assert found.summary.endswith("; 20 masks cover the whole image and are not used.")
     assert found.advice == [advice]
 
 

@@ -4,7 +4,7 @@ import functools
 
 from PIL import Image, ImageDraw, ImageFont
 
-# Fonts that Pillow looks for in the system's font folders. The first ones have all Latin letters, of
+# Fonts that Pillow looks for in the system's font folders. The first have all Latin letters, of
 # which Pillow's own font has few. The others have Chinese, Japanese and Korean characters.
 WIDE = (
     "DejaVuSans.ttf",

@@ -12,7 +12,7 @@ from workflow_scripts.maskdistill.report import figures, illustrations, run_tabl
 from workflow_scripts.maskdistill.report.inputs import ReportInputs, cluster_colours, read
 
 REJECTED_SHOWN = 200  # rows of the table of rejected images
-DIFFERENCES_SHOWN = 20  # most files listed that do not match the config
+DIFFERENCES_SHOWN = 20  # of the files that do not match the config, at most so many are listed
 
 
 def render(inputs: ReportInputs) -> str:
