@@ -47,7 +47,7 @@ def test_label_maps_and_overlays_of_single_images(folder, capsys):
     for name, size in (("a", (61, 37)), ("side", (20, 61))):
         assert Image.open(folder / f"out/{name}_overlay.jpg").size == size
     first, *others = capsys.readouterr().out.splitlines()
-    assert "no use.json; float32 and no CRF" in first
+    assert "no use.json was found; using float32 and no CRF" in first
     assert len(others) == 2
     assert not list((folder / "out").glob("*.json"))
 

@@ -22,7 +22,8 @@ WHOLE_IMAGE = 0.9  # masks that cover at least this share of the image count as 
 TINY = 0.005  # masks that cover less than this share of the image count as noise
 LOW_QUALITY = 0.05  # median quality below which the keys hardly separate masks from the rest
 FEW = 0.05  # largest share of unusual images or masks that is not reported as a problem
-# A larger share of all masks in one cluster, or of images without a confident candidate, is reported.
+# Largest share of all masks in one cluster, and of images without a confident candidate, that is
+# not reported.
 MANY = 0.5
 SMALLEST_CLUSTER = 5  # number of masks below which a pseudo-class is too small to be learned
 LOOSE = 1.5  # a cluster is loose if its mean distance is this many times that of all masks
@@ -239,7 +240,7 @@ def check_training(name: str, history: Path) -> Finding:
     try:
         loss = pd.read_csv(history)["loss"].to_numpy(np.float64)
     except (OSError, KeyError, ValueError):
-        raise InputError(f"{history}: this file holds no losses; train again") from None
+        raise InputError(f"{history}: missing, or not a table of losses; train again") from None
     if not len(loss):
         return Finding("training", name, "no step was recorded.", ["Train again."])
     part = max(1, len(loss) // 10)

@@ -79,8 +79,8 @@ def examples(
         for step, label_map in found.items():
             if row["image_id"] not in label_map:
                 raise InputError(
-                    f"{row['file_name']}: the step '{step}' has no label map of this image; run the "
-                    "step again"
+                    f"{row['file_name']}: the step '{step}' has no label map of this image; run "
+                    "the step again"
                 )
             labels = label_maps.decode_png(label_map[row["image_id"]])
             pictures.append(_painted(step_title(step), small, labels, clusters[step].colours))
