@@ -12,7 +12,7 @@ from torch import Tensor
 from workflow_scripts.maskdistill.demo import descriptors, scenes
 from workflow_scripts.maskdistill.progress import progress
 
-FRAME = 112  # side of a clip in pixels
+FRAME = 112  # side of the frames of a clip, in pixels
 
 
 class Clips(NamedTuple):

@@ -36,10 +36,10 @@ def boundary_counts(
     """Count the boundary pixels of one image by class.
 
     Args:
-        prediction: H x W uint8 or uint16, 0..C; ignore counts as background.
-        target: H x W uint8 or uint16, 0..K; pixels with ignore are not counted.
+        prediction: H x W uint8 or uint16, clusters 0..C; ignored pixels count as background.
+        target: H x W uint8 or uint16, classes 0..K; ignored pixels are not counted.
         mapping: C + 1 integers, cluster → class or `UNMATCHED`.
-        classes: K.
+        classes: K, the number of classes without background.
 
     Returns:
         3 x (K + 1) int64. Row 0 counts the pixels that have the same class in both label maps and

@@ -27,17 +27,17 @@ class ConfusionMatrix:
         """Count the pixels of one image.
 
         Args:
-            prediction: H x W uint8 or uint16, 0..C. Ignore (255 or 65535) counts as background, so
-                that a prediction cannot exclude pixels from the count.
-            target: H x W uint8 or uint16, 0..K; pixels with ignore are not counted.
+            prediction: H x W uint8 or uint16, clusters 0..C. Ignored pixels (255 or 65535) count as
+                background, so that a prediction cannot exclude pixels from the count.
+            target: H x W uint8 or uint16, classes 0..K; ignored pixels are not counted.
 
         Raises:
             InputError: the sizes differ, or a label is out of range.
         """
         if prediction.shape != target.shape:
             raise InputError(
-                f"label map of {prediction.shape} px, ground truth of {target.shape} px; "
-                "label maps must have the size of their image"
+                f"the label map has {prediction.shape} px, but the ground truth {target.shape} px; "
+                "both must have the size of the image"
             )
         rows, columns = self.counts.shape
         truth, truth_ignore = _compact(target, rows)
@@ -53,7 +53,7 @@ class ConfusionMatrix:
         for axis, size, what in ((1, rows, "ground truth"), (0, columns, "label map")):
             if (present := table.any(axis=axis).nonzero()[0]).size and present[-1] >= size:
                 raise InputError(
-                    f"{what} has label {present[-1]}, but the largest is {size - 1}; "
+                    f"{what} has label {present[-1]}, but at most {size - 1} is allowed; "
                     "check the class names or clustering.clusters"
                 )
         table = table[:rows, :columns]
@@ -155,7 +155,7 @@ def _entropy(shares: np.ndarray) -> float:
 
 
 class Scores(NamedTuple):
-    """Scores of label maps whose clusters have been matched with classes; fractions of 1."""
+    """Scores of label maps whose clusters have been matched with classes, from 0 to 1."""
 
     iou: np.ndarray  # K + 1, nan where a class is absent from ground truth and prediction
     miou: float

@@ -17,7 +17,7 @@ MAX_DETECTIONS = 100  # per image; the most confident ones are used
 
 
 class AveragePrecision(NamedTuple):
-    """Average precision as fractions of 1; nan if there are no objects."""
+    """Average precision, from 0 to 1; nan if there are no objects."""
 
     ap: float  # mean over the IoU thresholds 0.50, 0.55, …, 0.95
     ap50: float
@@ -117,7 +117,7 @@ class MaskAP:
         chosen.catIds, chosen.imgIds = sorted(self._categories), [0]
         chosen.maxDets = [max(map(len, self._categories.values()))]
         evaluation.evalImgs = [self._categories[key].at(threshold) for key in chosen.catIds]
-        evaluation._paramsEval = chosen  # as in `COCOeval.evaluate`
+        evaluation._paramsEval = chosen  # `accumulate` reads it
         evaluation.accumulate()
         return evaluation.eval["precision"]
 
@@ -125,7 +125,7 @@ class MaskAP:
 def _evaluation(truth: COCO | None = None, found: COCO | None = None) -> COCOeval:
     evaluation = COCOeval(truth, found, "segm")
     evaluation.params.maxDets = [MAX_DETECTIONS]
-    # Only AP over all sizes; AP by size would quadruple the work.
+    # Only AP over objects of all sizes is needed; AP by size would quadruple the work.
     for name in ("areaRng", "areaRngLbl"):
         setattr(evaluation.params, name, getattr(evaluation.params, name)[:1])
     return evaluation

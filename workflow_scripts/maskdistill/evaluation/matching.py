@@ -78,7 +78,7 @@ def stored_mapping(metrics: Mapping, step: str) -> np.ndarray:
         InputError: the metrics lack the step.
     """
     if step not in metrics["steps"]:
-        raise InputError(f"the metrics lack the step '{step}'; evaluate again")
+        raise InputError(f"the metrics lack the step '{step}'; run evaluate again")
     index = {name: i for i, name in enumerate(metrics["class_names"])}
     matched = metrics["steps"][step]["matching"]["clusters"]
     return np.array(

@@ -113,7 +113,7 @@ class InstanceMetrics:
         """AP, coverage, and overlap with the best object.
 
         Returns:
-            JSON values, fractions of 1; undefined ones are nan.
+            JSON values: numbers of masks, and scores from 0 to 1; undefined scores are nan.
         """
         overlaps = np.array(self._overlaps)
         result = {

@@ -41,8 +41,8 @@ def score_step(
     clusters have been matched with classes.
 
     Args:
-        name: name of the step.
-        paths: shards of its label maps.
+        name: name of the step, i.e. of the stage whose label maps are scored; see `step_titles`.
+        paths: shards of the step's label maps.
         image_ids: ids of the images that must have label maps.
         clusters: C; None if the label maps hold classes, which need no matching.
 

@@ -1,4 +1,4 @@
-"""Names of the evaluated steps, and their displayed titles."""
+"""Names of the evaluated steps, i.e. stages with label maps, and their displayed titles."""
 
 from collections.abc import Iterable
 

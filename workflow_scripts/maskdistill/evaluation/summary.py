@@ -35,7 +35,7 @@ def summarize(runs: Sequence[Mapping]) -> dict:
         JSON values: `split`, `images`, `class_names`, number of `runs`, `clusters` of every run
         (they differ if config/names merges the clusters of each seed differently), and `steps`. A
         step has `matching` (the methods of all runs), every metric, and `per_class` (IoU). Metrics
-        and IoU are {"mean", "sd", "n"}: fractions of 1, sd with n - 1 in the denominator.
+        and IoU are {"mean", "sd", "n"}, not in percent, with n - 1 in the denominator of sd.
     """
     steps = {}
     for name in runs[0]["steps"]:

@@ -28,13 +28,13 @@ class Picture(NamedTuple):
     truth: np.ndarray | None  # H x W, 0 background, 1.., 255 ignore
 
     def with_suffix(self, suffix: str) -> str:
-        """The name with another suffix; it is unique, too, as `export_names` sees to it."""
+        """The name with another suffix, which is as unique as the name (see `export_names`)."""
         return str(PurePosixPath(self.name).with_suffix(suffix))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """The content that formats can write; each call of `pictures()` streams the images."""
+    """The content that formats can write; each call of `pictures()` reads the images again."""
 
     dataset: str
     root: Path

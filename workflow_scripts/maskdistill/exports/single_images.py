@@ -79,7 +79,7 @@ class Outputs(NamedTuple):
 
 
 def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path]) -> None:
-    """Check that no output is an input, even if their paths differ (links).
+    """Check that no output is an input, even through a link.
 
     Raises:
         InputError: an output would overwrite an input.

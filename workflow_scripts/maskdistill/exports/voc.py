@@ -41,7 +41,7 @@ def write(content: Content, folder: Path) -> None:
 
 
 def regions(labels: np.ndarray) -> np.ndarray:
-    """Connected regions of one label, numbered by falling size.
+    """Number the connected regions of all labels, the largest region first.
 
     If there are more than 254 regions, the smallest ones of each label share a number.
 

@@ -42,7 +42,7 @@ PAGE_FILES = (
 def write(inputs: GalleryInputs, folder: Path, *, record: Mapping, workers: int = 1) -> None:
     """Write the gallery; `folder` is replaced as a whole.
 
-    One shard of each stage and one row of the index per image are in memory.
+    Memory holds one shard of each stage at a time, and one row of the index for every image.
 
     Args:
         record: provenance record of the folder.

@@ -203,7 +203,7 @@ def describe_paths(
 
     Yields:
         The lines of one group of files, or of the overview of a folder with many stages; and
-        messages about damaged or foreign files.
+        messages about files that are damaged or not of this workflow.
     """
     for path in paths:
         try:
@@ -226,7 +226,7 @@ def overview(paths: Iterable[Sequence[Path]]) -> tuple[list[str], list[str]]:
     """One line for every group of files of a folder.
 
     Returns:
-        The table's lines, and messages about damaged or foreign files.
+        The table's lines, and messages about files that are damaged or not of this workflow.
     """
     rows, faults = [], []
     for group in paths:

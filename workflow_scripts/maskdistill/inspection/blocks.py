@@ -1,4 +1,4 @@
-"""Parts of descriptions that several kinds of files share."""
+"""Parts of the text that describes a file, for all kinds of files."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,7 +95,7 @@ def value(found: object) -> str:
 
 
 def distributions(columns: Mapping[str, np.ndarray]) -> Lines:
-    """A table of quantiles and a histogram of every column of numbers."""
+    """A table with the quantiles and a histogram of every column of numbers."""
     rows = []
     for name, values in columns.items():
         if values.size:

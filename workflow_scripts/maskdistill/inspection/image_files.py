@@ -26,7 +26,7 @@ def label_map_shards(paths: Sequence[Path], rows: int, sample: int) -> Lines:
         sample: number of label maps that are decoded, evenly spread; 0 for all.
 
     Raises:
-        InputError: one is damaged.
+        InputError: a file is damaged.
     """
     wanted = _spread(rows, sample)
     position = 0
@@ -52,7 +52,7 @@ def pictures(paths: Sequence[Path], sample: int, *, check: bool = False) -> Line
         check: decode every picture completely.
 
     Raises:
-        InputError: one is damaged.
+        InputError: a file is damaged.
     """
     _probe(paths[0])
     if _is_label_map(paths[0]):
@@ -74,7 +74,7 @@ def decode(path: Path) -> None:
     """Read every byte of a picture and verify a PNG's checksums, which decoding does not.
 
     Raises:
-        InputError: damaged.
+        InputError: the file is damaged.
     """
     images.register_heif()
     try:
@@ -105,7 +105,7 @@ def labels_of_files(paths: Sequence[Path], sample: int) -> Lines:
         sample: number of label maps that are decoded, evenly spread; 0 for all.
 
     Raises:
-        InputError: one is damaged.
+        InputError: a file is damaged.
     """
     wanted = _spread(len(paths), sample)
     decoded = []

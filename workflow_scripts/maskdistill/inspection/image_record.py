@@ -24,8 +24,8 @@ APPLIED = "applied"  # folder of the splits of new images
 class Search:
     """How make_masks searched for one mask; patches are (row, column) on the grid of patches."""
 
-    source: tuple[int, int]
-    proposals: list[tuple[int, int]]  # P
+    source: tuple[int, int]  # the patch nearest to [CLS]
+    proposals: list[tuple[int, int]]  # P, the patches nearest to [CLS]
     voters: list[tuple[int, int]]  # P', the proposals that are similar to the source
 
 
@@ -36,7 +36,7 @@ class ImageRecord:
     split: str
     image: Mapping  # row of the manifest
     features: Mapping | None = None
-    cls_affinity: np.ndarray | None = None  # rows x columns, a_CLS
+    cls_affinity: np.ndarray | None = None  # rows x columns, a_CLS of Eq. 1
     searches: Sequence[Search] = ()
     patch_size: int = 0
     # Rows with `cluster` and `distance`, both None for a mask without a cluster. If config/names

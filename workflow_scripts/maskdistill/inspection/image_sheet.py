@@ -200,7 +200,7 @@ def _panels(
 
 
 def _affinity_panels(record: ImageRecord, small: np.ndarray) -> list[Panel]:
-    """a_CLS as a heat map, and the sources, proposals and voters."""
+    """The affinity of [CLS] as a heat map, and the patches that the search for masks used."""
     values = record.cls_affinity
     low, high = float(values.min()), float(values.max())
     steps = (values - low) / ((high - low) or 1.0) * (len(HEAT) - 1)

@@ -39,10 +39,10 @@ _COCO_RESULT = {"image_id", "category_id", "score"}
 
 
 def json_file(path: Path) -> Lines:
-    """Any JSON file of this workflow.
+    """Describe any JSON file of this workflow.
 
     Raises:
-        InputError: damaged, or not written by this workflow.
+        InputError: the file is damaged, or not written by this workflow.
     """
     content = read(path)
     if isinstance(content, Mapping):
@@ -65,7 +65,7 @@ def read(path: Path) -> object:
     """The content of a JSON file.
 
     Raises:
-        InputError: damaged.
+        InputError: the file is damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -164,7 +164,7 @@ def loss_history(path: Path) -> Lines:
     """Describe a loss history with one JSON object per line.
 
     Raises:
-        InputError: damaged, or not a loss history.
+        InputError: the file is damaged, or not a loss history.
     """
     text = read_text(path)
     try:
@@ -179,10 +179,10 @@ def loss_history(path: Path) -> Lines:
 
 
 def csv_file(path: Path) -> Lines:
-    """A loss history, a list of rejected images, or another table.
+    """Describe a loss history, a list of rejected images, or another table.
 
     Raises:
-        InputError: damaged.
+        InputError: the file is damaged.
     """
     text = read_text(path)
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
@@ -232,10 +232,10 @@ def _losses(path: Path, columns: Mapping[str, np.ndarray], count: int) -> Lines:
 
 
 def benchmark(path: Path) -> Lines:
-    """Time and memory of a job.
+    """Describe a benchmark file of Snakemake: time and memory of a job.
 
     Raises:
-        InputError: damaged, or not a benchmark of Snakemake.
+        InputError: the file is damaged, or not a benchmark of Snakemake.
     """
     text = read_text(path)
     rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t"))

@@ -15,10 +15,10 @@ _TRAINED = ("model", "network")
 
 
 def model(path: Path) -> Lines:
-    """Weights, a model of this workflow, or a checkpoint of one of its trainings.
+    """Describe weights, a model of this workflow, or a checkpoint of one of its trainings.
 
     Raises:
-        InputError: damaged, or not a checkpoint.
+        InputError: the file is damaged, or not a checkpoint.
     """
     # Imported only when needed, because PyTorch takes seconds to import.
     import torch
@@ -65,10 +65,10 @@ def model(path: Path) -> Lines:
 
 
 def onnx(path: Path) -> Lines:
-    """A graph in ONNX's format.
+    """Describe a graph in ONNX's format.
 
     Raises:
-        InputError: damaged.
+        InputError: the file is damaged.
     """
     # Imported only when needed, because it takes a second to import.
     import onnx as library
@@ -103,7 +103,7 @@ def exported_program(path: Path) -> Lines:
     """Describe a graph of torch.export; its archive is read, but the graph is not loaded.
 
     Raises:
-        InputError: damaged, or not such a graph.
+        InputError: the file is damaged, or not such a graph.
     """
     _check_archive(path)
     try:

@@ -29,7 +29,7 @@ def title_of(paths: Sequence[Path]) -> tuple[str, int]:
     """Title and number of rows of the shards of one stage, read from their footers.
 
     Raises:
-        InputError: damaged, or not written by this workflow.
+        InputError: the file is damaged, or not written by this workflow.
     """
     return _kind(paths[0])[1], sum(map(shards.count_rows, paths))
 
@@ -60,7 +60,7 @@ def shards_of_a_stage(paths: Sequence[Path], sample: int, *, check: bool = False
         check: also read every byte and decode every mask and label map.
 
     Raises:
-        InputError: damaged, or not written by this workflow.
+        InputError: the file is damaged, or not written by this workflow.
     """
     rows = sum(map(shards.count_rows, paths))
     stage, title = _kind(paths[0])

@@ -1,4 +1,4 @@
-"""SQL queries over the shards of a results tree."""
+"""SQL queries over the Parquet files of a folder of results."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from workflow_scripts.maskdistill.inspection.any_file import expand
 from workflow_scripts.maskdistill.inspection.image_record import APPLIED
 
 ROWS_SHOWN = 1000
-# Columns whose values are in the path of a file: pattern of the value, and SQL type.
+# Columns whose values are read from the path of a file: pattern of the value, and SQL type.
 PATH_COLUMNS = {
     "split": (rf".*/({'|'.join(SPLITS)}|{APPLIED}/[^/]+)/", "VARCHAR"),
     "seed": (r".*/seed-(\d+)/", "INTEGER"),

@@ -20,7 +20,7 @@ LOG_LINES = 10  # number of last lines of a log to show
 
 
 def page(path: Path) -> Lines:
-    """A report.
+    """Describe a report or another HTML page.
 
     Raises:
         InputError: the page is truncated, or not written by this workflow.
@@ -35,7 +35,7 @@ def page(path: Path) -> Lines:
 
 
 def cluster_names(path: Path) -> Lines:
-    """Names of clusters.
+    """Describe a file with names of clusters.
 
     Raises:
         InputError: the file is damaged, or has no names of clusters.
@@ -67,7 +67,7 @@ def _names(path: Path, seeds: Mapping) -> Lines:
 
 
 def log(path: Path) -> Lines:
-    """The end of a job's log, where a failed job reports its error.
+    """Show the end of a job's log, where a failed job reports its error.
 
     Raises:
         InputError: the file is not a text.

@@ -19,7 +19,7 @@ def render(dataset: str, items: Sequence[Mapping], figures: Mapping[str, str]) -
         "workflow_scripts/maskdistill/templates/ablations.html.j2",
         dataset=dataset,
         items=items,
-        figures={item: Markup(svg) for item, svg in figures.items()},  # drawn by `figures.figure`
+        figures={item: Markup(svg) for item, svg in figures.items()},  # trusted: made by `figures`
         obstacles=items[0]["obstacles"],
         name_of=paper_items.name_of,
         x_labels=paper_items.X_LABELS,

@@ -1,8 +1,8 @@
 """A run's numbers next to those of the paper, and reasons why the two are not comparable.
 
 In all functions, `summary` is the content of a dataset's metrics.json, with means over seeds, which
-the program `summarize` writes. `paper` is the content of resources/paper_tables.json. Numbers are
-fractions of 1, except in `paper`, where they are in percent.
+the program `summarize` writes. `paper` is the content of resources/paper_tables.json. Scores are
+from 0 to 1, except in `paper`, where they are in percent.
 """
 
 import re

@@ -1,8 +1,8 @@
 """A run's numbers for the paper's tables and figures, next to the numbers that the paper prints.
 
 A summary is the output of `summarize` (mean, sd and n over seeds) for one variant. A variant is the
-run itself, or the run with one thing changed, see `runs.variants`. Numbers are fractions of 1
-unless a table's unit is `count`.
+run itself, or the run with one thing changed, see `runs.variants`. Scores are from 0 to 1, not in
+percent; tables with the unit `count` hold numbers of patches.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,7 +96,7 @@ def tables(
     paper: Mapping,
     dataset: str,
 ) -> list[dict]:
-    """The tables of one item; in a figure, each table is a chart over the names of its rows.
+    """The tables of one item. Each table of a figure becomes a chart; its row names are x values.
 
     Args:
         item: a key of `items.TITLES`.

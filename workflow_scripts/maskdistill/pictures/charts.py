@@ -207,7 +207,7 @@ def bars(counts: Sequence[int], low: float, high: float, label: str) -> Markup:
 
 
 def _svg(kind: str, width: float, height: float, label: str, parts: Sequence[str]) -> Markup:
-    # `parts` consist of numbers and escaped text only.
+    # `Markup` is not escaped again; `parts` consist of numbers and of text that is escaped already.
     return Markup(
         f'<svg class="{kind}" role="img" aria-label="{escape(label)}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}">'

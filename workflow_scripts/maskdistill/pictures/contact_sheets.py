@@ -1,4 +1,4 @@
-"""Pictures of clusters, to help naming them: typical masks, and masks near other clusters."""
+"""Pictures that help to name clusters: their typical masks, and their masks near other clusters."""
 
 from collections.abc import Mapping, Sequence
 

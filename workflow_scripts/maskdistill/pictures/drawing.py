@@ -81,7 +81,7 @@ def transparent_png(labels: np.ndarray, colours: np.ndarray, *, alpha: float = 0
 
     Args:
         labels: H x W integers; 0 is transparent.
-        colours: N x 3 uint8, label → colour; at most 255 different ones.
+        colours: N x 3 uint8, label → colour; at most 255 different colours.
         alpha: opacity within a region, 0..1; contours are opaque.
 
     Returns:

@@ -86,7 +86,7 @@ def lines(findings: Sequence[Finding]) -> list[str]:
 def check_images(
     split: str, manifest: pd.DataFrame, skipped: Mapping[str, Mapping] | None = None
 ) -> Finding:
-    """How many images of a split could be read, and what was skipped.
+    """How many images of a split could be read, and which other files were skipped.
 
     Args:
         manifest: columns file_name and status.
@@ -117,7 +117,7 @@ def check_masks(split: str, rows: pd.DataFrame) -> Finding:
     count = rows["image_id"].nunique()
     without = count - found["image_id"].nunique()
     covered, quality = found["share"].to_numpy(), found["quality"].to_numpy()
-    unused = int((rows["status"] == masks.WHOLE_IMAGE).sum())  # at most one in an image
+    unused = int((rows["status"] == masks.WHOLE_IMAGE).sum())  # an image has at most one
     whole, tiny = unused + int((covered >= WHOLE_IMAGE).sum()), int((covered < TINY).sum())
     advice = []
     if without - unused > FEW * count:

@@ -52,7 +52,7 @@ def examples(
     """Images with every step's label map, evenly spread over the split sorted by name."""
     usable = sorted((r for r in manifest if r["status"] == shards.OK), key=lambda r: r["file_name"])
     count = min(inputs.settings["report"]["examples"], len(usable))
-    # The middles of `count` equal parts of the list.
+    # The image in the middle of each of `count` equal parts of the list.
     chosen = [usable[int((i + 0.5) * len(usable) / count)] for i in range(count)]
     ids = {row["image_id"] for row in chosen}
     found = {

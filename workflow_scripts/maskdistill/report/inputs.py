@@ -28,7 +28,7 @@ class ReportInputs:
     candidates: ShardsBySplit = field(default_factory=dict)
     confident: ShardsBySplit = field(default_factory=dict)
     metrics: Mapping[str, Mapping] = field(default_factory=dict)  # seed → metrics.json
-    summary: Mapping | None = None  # metrics.json of summarize
+    summary: Mapping | None = None  # metrics.json that `summarize` writes
     histories: Mapping[str, Path] = field(default_factory=dict)  # step → history.csv
     benchmarks: Path | None = None
     paper_tables: Mapping = field(default_factory=dict)
