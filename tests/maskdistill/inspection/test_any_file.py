@@ -124,7 +124,7 @@ def test_foreign_files(tmp_path, name):
         describe(tmp_path / name)
     message = str(error.value)
     assert message.startswith(f"{tmp_path / name}: not a file of this workflow: ")
-    assert message.endswith("; give an output of this workflow")
+    assert message.endswith("; give one of its outputs")
     assert "\n" not in message
 
 

@@ -124,7 +124,7 @@ def test_the_root_is_what_the_config_says(results, tree):
     assert (
         image_record.dataset_root(tree, "val", [Path("none"), folder]) == results / "data" / "tiny"
     )
-    with pytest.raises(InputError, match="give --root"):
+    with pytest.raises(InputError, match="give it as --root"):
         image_record.dataset_root(tree, "val", [Path("none")])
 
 
@@ -144,7 +144,7 @@ def test_the_root_is_that_of_an_extended_config(tmp_path):
     (tmp_path / "base.yaml").write_text("dataset: { root: /data/base, adapter: folder }\n")
     (tmp_path / "mine.yaml").write_text("extends: base\ndataset: { ground_truth: false }\n")
     assert image_record.dataset_root(Path("results/mine"), "val", [tmp_path]) == Path("/data/base")
-    with pytest.raises(InputError, match=r"no other\.yaml .* give --root"):
+    with pytest.raises(InputError, match=r"no other\.yaml .* give it as --root"):
         image_record.dataset_root(Path("results/other"), "val", [tmp_path])
 
 
