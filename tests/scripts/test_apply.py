@@ -98,7 +98,7 @@ def test_objects_of_a_mask_rcnn(folder, monkeypatch):
 
 
 def test_without_the_runs_settings_objects_are_not_guessed(folder):
-    with pytest.raises(InputError, match=r"no use\.json .*--settings with candidates and conf"):
+    with pytest.raises(InputError, match=r"no use\.json, .*--settings with candidates and conf"):
         call(folder, "--image", str(folder / "a.png"), "--mask-rcnn=any.pt")
 
 
