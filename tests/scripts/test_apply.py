@@ -47,7 +47,7 @@ def test_label_maps_and_overlays_of_single_images(folder, capsys):
     for name, size in (("a", (61, 37)), ("side", (20, 61))):
         assert Image.open(folder / f"out/{name}_overlay.jpg").size == size
     first, *others = capsys.readouterr().out.splitlines()
-    assert "no use.json; float32 and no CRF" in first
+    assert "no use.json was found; using float32 and no CRF" in first
     assert len(others) == 2
     assert not list((folder / "out").glob("*.json"))
 
@@ -98,7 +98,7 @@ def test_objects_of_a_mask_rcnn(folder, monkeypatch):
 
 
 def test_without_the_runs_settings_objects_are_not_guessed(folder):
-    with pytest.raises(InputError, match=r"no use\.json .*--settings with candidates and conf"):
+    with pytest.raises(InputError, match=r"no use\.json, .*--settings with candidates and conf"):
         call(folder, "--image", str(folder / "a.png"), "--mask-rcnn=any.pt")
 
 

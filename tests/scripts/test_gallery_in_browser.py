@@ -159,7 +159,7 @@ def test_images_that_have_the_stage_come_first(page):
     assert shown[3:] == sorted([*results_tree.NAMES["train"], results_tree.REJECTED])
     opened = page("stage=segmentation")
     missing = "[...document.querySelectorAll('.frame')].map((frame) => frame.title)"
-    told = "There is no Segmentation of this image"
+    told = "This image has no result of the stage “Segmentation”"
     assert opened.evaluate(missing) == [""] * 3 + [told] * 4 + [""]
 
 

@@ -66,7 +66,7 @@ def test_faults_are_one_line_each_and_the_rest_is_shown(tree, tmp_path, capsys):
     assert "3 rows in 2 shards" in captured.out
     faults = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert len(faults) == 3
-    assert "a foreign file" in faults[0]
+    assert "not a file of this workflow" in faults[0]
     assert "damaged, or not a Parquet file" in faults[1]
     assert "no such file" in faults[2]
 

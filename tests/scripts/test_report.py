@@ -212,7 +212,7 @@ def test_the_report_begins_with_the_health_of_the_run(run):
         "Fewer than 5 masks are in cluster 1, 2;",
         "Most images have no candidate above confidence.threshold (0.95)",
         "mask_rcnn.weights is null, so it starts from random numbers",
-        "The mean loss of the first tenth is 2, of the last tenth 0.5.",
+        "The mean loss is 2 in the first tenth and 0.5 in the last tenth.",
     ):
         assert shown in health
 
@@ -370,26 +370,26 @@ def test_every_score_says_on_which_images_and_by_which_matching(run):
     text = " ".join(Page(run(truth=True, edit=with_objects(objects))).text.split())
     head = between(text, "Label maps are", "Intersection over union")
     assert head.startswith(" scored on 3 images of the split “val”, and clusters are matched")
-    assert "Mask AP is measured on others: 2,913 images of the split “instances”." in head
+    assert "Mask AP is measured on other images: 2,913 images of the split “instances”." in head
     on_objects = "On 2,913 images of the split “instances” with 6,934 objects."
     ap = between(text, "Mask AP On", "Class-agnostic, multi-object")
-    assert f"On{ap}".startswith(f"{on_objects} Class-aware: by the matching")
+    assert f"On{ap}".startswith(f"{on_objects} Class-aware scores use the matching")
     assert "fixed on 3 images of the split “val”, not on these" in ap
-    for title in ("Masks and objects", "Does confidence track quality?"):
-        assert f"{title} {on_objects} Classes play no part." in text
+    for title in ("Masks and objects", "Are confident masks better?"):
+        assert f"{title} {on_objects} Classes are ignored." in text
     of_labels = "On 3 images of the split “val”"
     assert f"IoU by class {of_labels}, by the matching on the same images." in text
     assert f"linear probe, with labels {of_labels}; there is nothing to match." in text
     assert f"Confusion matrix: Segmentation + CRF {of_labels}." in text
-    assert "Scored on 3 images of the split “val”. No unsupervised result." in text
-    stands = between(text, "Which class each cluster stands for", "Cluster")
+    assert "Scored on 3 images of the split “val”. This is not an unsupervised result." in text
+    stands = between(text, "Which class each cluster is matched with", "Cluster")
     assert stands == " By the matching on 3 images of the split “val”; seed 0. "
     assert "Hungarian matching on 3 images of the split “val”." in text
 
 
 def test_mask_ap_on_the_images_of_everything_else(run):
     text = " ".join(Page(run(truth=True, edit=with_objects(ON_VAL))).text.split())
-    assert "measured on others" not in text
+    assert "measured on other images" not in text
     ap = between(text, "Mask AP On", "Class-agnostic, multi-object")
     assert ap.startswith(" 3 images of the split “val” with 4 objects.")
     assert "fixed on the same images" in ap
@@ -405,14 +405,14 @@ def test_the_model_and_the_images_of_the_linear_probe_are_named(run):
     page = Page(run(truth=True, steps=(*STEPS, "segmentation_round_1"), edit=edit))
     text = " ".join(page.text.split())
     assert "features of the segmentation model of each CRF round" in text
-    assert "scored on the images whose labels it has learned" in text
+    assert "scored on the images whose labels it has learned from" in text
 
 
 @pytest.mark.parametrize(("counts", "shown"), [([6, 6], False), ([6, 5], True)])
 def test_means_over_runs_that_were_merged_differently_are_marked(run, counts, shown):
     page = Page(run(truth=True, edit=lambda summary: summary.update(clusters=counts)))
     text = " ".join(page.text.split())
-    assert ("different numbers of classes to match (6, 5)" in text) is shown
+    assert ("different numbers of pseudo-classes (6, 5)" in text) is shown
 
 
 def test_overclustering_is_labelled_and_stands_beside_no_number_of_the_paper(run):

@@ -141,7 +141,7 @@ def test_the_report_shows_items_and_figures(call, write, tmp_path):
 
 def test_every_variant_needs_every_seed(call, write):
     options = ["--metrics", "main", *write("main", [metrics(0.4)])]
-    with pytest.raises(InputError, match="1 files for 2 seeds"):
+    with pytest.raises(InputError, match="a variant has 1 files, but there are 2 seeds"):
         call("table_2", *options)
 
 

@@ -83,7 +83,7 @@ def test_an_image_of_nothing_but_ignore_adds_nothing():
     [
         (np.full((2, 2), 3), np.zeros((2, 2)), "label map has label 3"),
         (np.zeros((2, 2)), np.full((2, 2), 3), "ground truth has label 3"),
-        (np.zeros((2, 3)), np.zeros((3, 2)), "size of their image"),
+        (np.zeros((2, 3)), np.zeros((3, 2)), "size of the image"),
     ],
 )
 def test_bad_label_maps_are_refused(prediction, target, message):

@@ -41,7 +41,8 @@ def test_mean_and_sd_over_seeds():
     assert step["per_class"]["background"]["sd"] == 0
     printed = summary.table(found)
     assert "35.0 ± 5.6" in printed
-    assert printed.startswith("3 images of 'val', which matching used too\n")
+    title = "3 images of 'val', on which clusters were also matched with classes\n"
+    assert printed.startswith(title)
     assert [line.split()[0] for line in printed.splitlines()[3:]] == list(found["steps"])
 
 
@@ -103,4 +104,4 @@ def test_runs_whose_clusters_were_merged_differently_are_marked():
     assert "CAUTION" not in summary.table(alike)
     found = summary.summarize([run(0.2, 0.2), run(0.3, 0.3) | {"clusters": 5}])
     assert found["clusters"] == [6, 5]
-    assert "different numbers of classes to match: 6, 5" in summary.table(found)
+    assert "different numbers of pseudo-classes (6, 5)" in summary.table(found)

@@ -123,8 +123,8 @@ def test_foreign_files(tmp_path, name):
     with pytest.raises(InputError) as error:
         describe(tmp_path / name)
     message = str(error.value)
-    assert message.startswith(f"{tmp_path / name}: a foreign file: ")
-    assert message.endswith("; give an output of this workflow")
+    assert message.startswith(f"{tmp_path / name}: not a file of this workflow: ")
+    assert message.endswith("; give one of its outputs")
     assert "\n" not in message
 
 
@@ -162,9 +162,9 @@ def test_overview(copied):
 
 def test_a_lock_is_empty(tmp_path):
     (tmp_path / "lock").touch()
-    assert "lock of a training" in describe(tmp_path / "lock")
+    assert "lock file, which a training holds" in describe(tmp_path / "lock")
     (tmp_path / "lock").write_text("x")
-    with pytest.raises(InputError, match="a foreign file"):
+    with pytest.raises(InputError, match="not a file of this workflow"):
         describe(tmp_path / "lock")
 
 

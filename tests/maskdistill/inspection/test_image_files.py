@@ -15,7 +15,7 @@ def test_label_maps(tree):
     assert images == "1"
     assert share == f"{19 * 28 / (3 * 40 * 60):.2%}"
     sampled = describe(tree / "seed-0" / "val" / "label_maps", sample=2)
-    assert "(of 2 images, evenly spread)" in sampled
+    assert "(of a sample of 2, evenly spread)" in sampled
 
 
 def test_label_maps_as_files(tmp_path):

@@ -108,14 +108,14 @@ def test_a_run_that_has_only_begun(results, tmp_path):
 
 
 def test_an_unknown_seed(results):
-    with pytest.raises(InputError, match="no results of the seed 5; there are 0"):
+    with pytest.raises(InputError, match="no results of the seed 5; existing seeds: 0"):
         collect(results, "6.jpg", seed="5")
 
 
 def test_a_tree_is_found_from_anything_in_it(tree, tmp_path):
     inside = tree / "seed-0" / "val" / "candidates" / "0000.parquet"
     assert image_record.results_tree(inside) == image_record.results_tree(tree) == tree
-    with pytest.raises(InputError, match="lies in no results"):
+    with pytest.raises(InputError, match="not in a folder of results"):
         image_record.results_tree(tmp_path)
 
 
@@ -124,7 +124,7 @@ def test_the_root_is_what_the_config_says(results, tree):
     assert (
         image_record.dataset_root(tree, "val", [Path("none"), folder]) == results / "data" / "tiny"
     )
-    with pytest.raises(InputError, match="give --root"):
+    with pytest.raises(InputError, match="give it as --root"):
         image_record.dataset_root(tree, "val", [Path("none")])
 
 
@@ -144,7 +144,7 @@ def test_the_root_is_that_of_an_extended_config(tmp_path):
     (tmp_path / "base.yaml").write_text("dataset: { root: /data/base, adapter: folder }\n")
     (tmp_path / "mine.yaml").write_text("extends: base\ndataset: { ground_truth: false }\n")
     assert image_record.dataset_root(Path("results/mine"), "val", [tmp_path]) == Path("/data/base")
-    with pytest.raises(InputError, match=r"no other\.yaml .* give --root"):
+    with pytest.raises(InputError, match=r"no other\.yaml .* give it as --root"):
         image_record.dataset_root(Path("results/other"), "val", [tmp_path])
 
 
@@ -173,7 +173,7 @@ def test_new_images_that_the_models_were_applied_to(results, tmp_path):
     assert image_record.find_image(tree, "6.jpg")[0] == "val"
     split, row = image_record.find_image(tree, "6.jpg", new)
     assert split == "applied/new photos"
-    with pytest.raises(InputError, match="give the folder that these images lie in as --root"):
+    with pytest.raises(InputError, match="give the folder of these new images as --root"):
         image_record.dataset_root(tree, split, [])
     record = image_record.collect(tree, split, row, results / "data" / "tiny", None)
     assert [row["score"] for row in record.candidates] == pytest.approx([0.86, 0.2])

@@ -31,7 +31,7 @@ def test_mean_scores_and_scores_of_objects(tmp_path):
     content["matched_on"] = {"split": "val", "images": 1449}
     (tmp_path / "instances.json").write_text(json.dumps(content))
     text = describe(tmp_path / "instances.json")
-    assert "class-aware ones by the matching on 1,449 images of the split 'val'" in text
+    assert "matching of clusters and classes on 1,449 images of the split 'val'" in text
     assert "mean scores over 2 runs of 3 images" in text
     assert row_of(text, "ap") == ["25.0", "±", "3.0"]
     assert row_of(text, "aware.ap50") == ["50.0"]

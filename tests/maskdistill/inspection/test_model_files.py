@@ -63,5 +63,5 @@ def test_exported_models(tmp_path):
     assert row_of(text, "input image") == ["1", "x", "N", "float"]
     with zipfile.ZipFile(tmp_path / "other.pt2", "w") as archive:
         archive.writestr("a.txt", "x")
-    with pytest.raises(InputError, match="a foreign file"):
+    with pytest.raises(InputError, match="not a file of this workflow"):
         describe(tmp_path / "other.pt2")

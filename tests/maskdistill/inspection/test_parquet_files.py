@@ -100,5 +100,5 @@ def test_columns_of_another_version(tmp_path):
         {provenance.METADATA_KEY: json.dumps(provenance.record("masks", {}))}
     )
     pq.write_table(pa.Table.from_pylist([{"image_id": 1}], schema), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="stage 'masks', but with other columns"):
+    with pytest.raises(InputError, match="are not those of the stage 'masks'"):
         describe(tmp_path / "a.parquet")

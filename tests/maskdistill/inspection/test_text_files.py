@@ -30,7 +30,7 @@ def test_a_log_shows_its_end(tmp_path):
     path.write_text("")
     assert "log of a job: 0 lines" in describe(path)
     path.write_bytes(bytes(10))
-    with pytest.raises(InputError, match="damaged, it holds zero bytes"):
+    with pytest.raises(InputError, match="damaged, it contains null characters"):
         describe(path)
 
 

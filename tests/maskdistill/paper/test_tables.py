@@ -173,7 +173,7 @@ def test_every_table_says_what_it_is_measured_and_matched_on():
         for title in comparison.AP_SETTINGS.values()
     }
     clustering, linear = tables("table_2")
-    assert items.images_of(clustering) == "1,449 images of “val”, matched on the same"
+    assert items.images_of(clustering) == "1,449 images of “val”, matched on the same images"
     assert items.images_of(linear) == "1,449 images of “val”"
 
 

@@ -80,7 +80,7 @@ def test_masks_of_whole_images_are_not_used_and_come_with_what_to_do():
     assert "masks.center_keys: auto" in advice
     rows["status"] = "whole image"
     found = health.check_masks("val", rows)
-    assert found.summary.endswith("20 without any; 20 cover all of it and are not used.")
+    assert found.summary.endswith("; 20 masks cover the whole image and are not used.")
     assert found.advice == [advice]
 
 
@@ -146,7 +146,7 @@ def test_the_loss_of_a_training(tmp_path, losses, advice):
 def test_a_file_that_is_no_history_is_an_error(tmp_path, text):
     if text is not None:
         (tmp_path / "history.csv").write_text(text)
-    with pytest.raises(InputError, match=r"history\.csv: this is no history"):
+    with pytest.raises(InputError, match=r"history\.csv: missing, or not a table"):
         health.check_training("Mask R-CNN", tmp_path / "history.csv")
 
 

@@ -1,4 +1,4 @@
-"""Generated clips as training data: moving objects in them, and views for training."""
+"""Generated clips as training data: masks of what moves in them, and random views."""
 
 import concurrent.futures
 import functools
@@ -12,15 +12,15 @@ from torch import Tensor
 from workflow_scripts.maskdistill.demo import descriptors, scenes
 from workflow_scripts.maskdistill.progress import progress
 
-FRAME = 112  # side of a clip in pixels
+FRAME = 112  # side of the frames of a clip, in pixels
 
 
 class Clips(NamedTuple):
-    """One frame of each clip, the mask of what moves in it, and descriptors of that."""
+    """One frame of each clip, the mask of what moves in it, and descriptors of what moves."""
 
     frames: np.ndarray  # n x H x W x 3, uint8
     moving: np.ndarray  # n x H x W, bool
-    # n x d, float32: descriptors of the moving thing; NaN if there is none or more than one
+    # n x d, float32: descriptors of the moving thing; NaN if no thing or several things move
     targets: np.ndarray
 
 
@@ -54,18 +54,19 @@ def _draw_clip(
         numbers, _ = ndimage.label(mask)
         sizes = np.bincount(numbers.ravel())[1:]
         if not len(sizes) or sizes.max() < 250 or sizes.max() < 0.9 * sizes.sum():
-            continue  # nothing moved, or more than one thing
+            continue  # no thing moved, or several
         grey = frame.astype(float) @ rng.normal(size=3)
         descriptions.append(descriptors.describe(grey, numbers == 1 + sizes.argmax()))
     if len(descriptions) < 4:
         return clip[0], masks[0], None
-    # The same thing moves in all frames, and the median of its descriptors is less noisy than each.
+    # The same thing moves in all frames. The median of its descriptors over the frames is less
+    # noisy than its descriptors in one frame.
     parts = zip(*descriptions, strict=True)
     return clip[0], masks[0], [np.median(part, axis=0) for part in parts]
 
 
 def _standardize(described: list[list[np.ndarray] | None]) -> np.ndarray:
-    """Descriptors as one vector per clip, scaled so that each of three kinds has variance 1."""
+    """Descriptors as one vector per clip, scaled so that each of the three kinds has variance 1."""
     known = [index for index, description in enumerate(described) if description is not None]
     kinds = []
     for values in zip(*(described[index] for index in known), strict=True):
@@ -121,7 +122,11 @@ def recolour(rng: np.random.Generator, images: np.ndarray, share: float = 0.3) -
 
 
 def crop(rng: np.random.Generator, batch: Clips, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """A random window, the same for all frames: B x side x side x 3, masks B x side x side."""
+    """Crop the same random window from all frames and masks.
+
+    Returns:
+        Frames, B x side x side x 3, and masks, B x side x side.
+    """
     top, left = rng.integers(0, FRAME - side + 1, size=2)
     window = (slice(None), slice(top, top + side), slice(left, left + side))
     return batch.frames[window], batch.moving[window]

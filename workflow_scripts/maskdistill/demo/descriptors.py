@@ -1,6 +1,7 @@
-"""Hand-crafted, rotation-invariant descriptors of the shape and the texture of a masked thing.
+"""Hand-crafted, rotation-invariant descriptors of the shape and the texture of a masked object.
 
-They need neither labels nor training; `pretraining` uses them as targets.
+The demo calls its generated objects things. The descriptors need neither labels nor training;
+`pretraining` uses them as targets.
 """
 
 import numpy as np
@@ -65,7 +66,7 @@ def autocorrelation(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     def correlate(values: np.ndarray) -> np.ndarray:
         return np.fft.irfft2(np.abs(np.fft.rfft2(values, s=size)) ** 2, s=size)
 
-    # Lags with few pairs of pixels inside the mask are unreliable.
+    # The sum over fewer than 20 pairs of pixels is divided by 20, as such a mean is unreliable.
     correlation = correlate(texture) / np.maximum(correlate(inside), 20) / variance
     correlation = np.fft.fftshift(correlation)
     center = [side // 2 for side in correlation.shape]
@@ -78,7 +79,7 @@ def autocorrelation(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
-    """Strength of the first 8 harmonics of the outline around the centre of the mask."""
+    """Magnitudes of the first 8 harmonics of the outline's distance from the centre of the mask."""
     rows, columns = np.nonzero(mask)
     dy, dx = rows - rows.mean(), columns - columns.mean()
     sector = ((np.arctan2(dy, dx) + np.pi) / (2 * np.pi) * 36).astype(int) % 36

@@ -1,15 +1,17 @@
 """Self-supervised pretraining of the demo's two networks on generated clips, without any label.
 
-The vision transformer that makes the masks, and the ResNet that initialises Mask R-CNN and DeepLab
-(MoCo's in the paper), learn from clips of a resting camera:
+One network is the vision transformer that makes the masks. The other is the ResNet that initialises
+Mask R-CNN and DeepLab; the paper uses a ResNet of MoCo for this. They learn from clips of a resting
+camera:
 
-* What moves is an object (Pathak et al., "Learning Features by Watching Objects Move", 2017): the
-  median of a clip is its background, and what differs from it has moved. The networks learn to tell
-  moving patches from resting ones in a single frame. The transformer does so by the quantities that
-  MaskDistill uses, the affinity of [CLS] to patches (Eq. 1) and of patches to patches (Eq. 2).
-* Hand-crafted descriptors of shape and texture (`descriptors`) describe what moved, and the
-  ResNet's embedding learns their similarities (targets as in MaskFeat, Wei et al., 2022;
-  similarities as in Tung and Mori, 2019).
+* What moves is an object (Pathak et al., "Learning Features by Watching Objects Move", 2017). The
+  median of a clip's frames is its background, and pixels that differ from the background have
+  moved. The networks learn to tell moving patches from resting ones in a single frame. The
+  transformer predicts this from the quantities that MaskDistill uses: the affinity of [CLS] to
+  patches (Eq. 1) and of patches to patches (Eq. 2).
+* Hand-crafted descriptors of shape and texture (`descriptors`) describe what moved. The ResNet
+  learns to predict them (as in MaskFeat, Wei et al., 2022) and to give things with similar
+  descriptors similar embeddings (as in Tung and Mori, 2019).
 
 The colours of a share of the frames are mixed at random, so that the networks learn shape and
 texture. The generator's classes and masks are not used.
@@ -66,14 +68,15 @@ TARGETS = 70  # descriptors per thing
 
 
 def similarity_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
-    """The error of the similarities between embeddings, compared with those of their targets.
+    """How much the similarities between embeddings differ from those between their targets.
 
     Args:
         embeddings: B x d.
         targets: B x d'; rows of NaN are left out.
 
     Returns:
-        Mean squared difference of the cosine similarities after subtracting the batch's mean.
+        Mean squared difference of the cosine similarities. The mean of the batch is subtracted from
+        embeddings and from targets first.
     """
     known = ~targets.isnan().any(dim=1)
 

@@ -2,8 +2,8 @@
 
 The demo needs images of several kinds of objects, with ground truth, that can be generated anywhere
 without a download. Every scene shows one to three *things* on a cluttered background. The class of
-a thing decides its outline and pattern, but not its colour: the colours of things and backgrounds
-come from one distribution, so neither objects nor classes can be found by colour.
+a thing decides its outline and pattern, but not its colour. The colours of things and backgrounds
+come from the same distribution, so neither objects nor classes can be found by colour.
 
 * `scene`: one labelled scene, a pure function of `(seed, split, index)`.
 * `clip`: frames of things that move in front of a resting camera, the unlabelled data of
@@ -61,7 +61,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
         grid = rng.uniform(0, 255, size=(cells, cells, 3)).astype(np.uint8)
         field = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
         canvas += weight * np.asarray(field, dtype=np.float32)
-    # The sum of random fields has less contrast than the objects; increase it to match them.
+    # The sum of random fields has less contrast than the things, so its contrast is increased.
     canvas = (canvas - 127.5) * 1.6 + 127.5
     picture = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
 
@@ -148,7 +148,7 @@ def _places(rng: np.random.Generator, height: int, width: int, radii: np.ndarray
         gap = gaps[np.triu_indices(len(radii), 1)].min(initial=np.inf)
         if gap > best_gap:
             best, best_gap = centres, gap
-        # Slightly less than the sum of radii: things may touch, as in photographs.
+        # Circles around things may overlap by up to 2 pixels, as objects touch in photographs, too.
         if best_gap > -2.0:
             break
     return best
@@ -229,7 +229,7 @@ def write_voc_tree(root: Path | str, train: int, val: int, seed: int) -> None:
     consist of a split and a number, such as `train_00012`.
 
     Args:
-        root: Directory to write to; made if missing; existing files are replaced.
+        root: Directory to write to. It is made if missing, and existing files are replaced.
         train: Number of scenes in the split `train`.
         val: Number of scenes in the split `val`.
         seed: Seed of the data set; see `scene`.

@@ -1,4 +1,4 @@
-"""The things in generated scenes: their classes (outline and pattern) and how to paint them."""
+"""The objects in generated scenes, called things: their classes, and how they are painted."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ CLASS_NAMES: tuple[str, ...] = (
     "hatched_cross",
 )
 
-# Factor by which things and strokes are drawn larger, before averaging, for smooth edges.
+# Factor by which scenes are drawn larger than their images. Averaging down gives smooth edges.
 SUPERSAMPLING = 2
 
 # Smallest difference in luminance (0 to 255) between the two colours of a thing.
@@ -61,7 +61,7 @@ class Pose:
 
 
 def _polygon(u: np.ndarray, v: np.ndarray, sides: int) -> np.ndarray:
-    """Distance from the centre in units of a regular polygon's inner radius: `(h, w)` floats."""
+    """For each point, the inner radius of the regular polygon through it: `(h, w)` floats."""
     angles = 2 * np.pi * np.arange(sides) / sides
     return np.max([np.cos(a) * u + np.sin(a) * v for a in angles], axis=0)
 
@@ -160,7 +160,7 @@ def draw_pose(rng: np.random.Generator, centre: tuple[float, float], radius: flo
 
 
 def paint_thing(canvas: np.ndarray, owner: np.ndarray, number: int, thing: Thing, pose: Pose):
-    """Paint a thing onto the canvas, in place, and its number into the map of owners.
+    """Paint a thing onto the canvas, and its number into the map of thing numbers, in place.
 
     Args:
         canvas: `uint8` array of shape `(height, width, 3)` at the supersampled size.

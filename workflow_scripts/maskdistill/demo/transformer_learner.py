@@ -15,18 +15,18 @@ class TransformerLearner(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        # Scales (and for Eq. 1 an offset) that turn affinities into logits.
+        # Affinities times a scale (plus an offset for Eq. 1) are logits. The scales are logarithms.
         self.scales = nn.Parameter(torch.tensor([1.0, 1.0]))
         self.offset = nn.Parameter(torch.tensor(-1.0))
         for block in model.blocks:
-            # On a CPU the backward pass is twice as fast without the fused kernel.
+            # On a CPU the backward pass is twice as fast without the fused kernel for attention.
             block.attn.fused_attn = False
 
     def encode(self, views: Tensor, corner: np.ndarray) -> tuple[Tensor, Tensor]:
         """a_CLS of Eq. 1 (B x N), and the keys minus their mean (B x N x d).
 
-        Views use the part of the position embedding at `corner`, so that every part of it is
-        trained.
+        Views are smaller than the input size of the model. They use the part of the position
+        embedding at `corner`, (row, column), so that random corners train every part of it.
         """
         model = self.model
         patches = model.patch_embed(views)
@@ -68,9 +68,9 @@ class TransformerLearner(nn.Module):
         moves = (share > 0.5).float()
         rests = (share == 0).float()
         same = (things[:, :, None] == things[:, None, :]).float() * moves[:, None]
-        # Each moving patch is paired with the patches of its own thing (positive) and with those
-        # in which nothing moves (negative). Patches of other things, and patches of which half
-        # or less moves, get weight 0.
+        # Each moving patch is paired with the moving patches of its own thing (positive pairs) and
+        # with the patches in which nothing moves (negative pairs). Pairs with other things get
+        # weight 0, and so do pairs with patches of which a part, but not more than half, moves.
         weight = moves[:, :, None] * (same + rests[:, None])
         # Positive and negative pairs have equal weight, however small the thing is.
         balance = same / same.sum(2, keepdim=True).clamp(min=1)
@@ -82,10 +82,10 @@ class TransformerLearner(nn.Module):
 
 
 def _things(masks: np.ndarray, patches: int) -> np.ndarray:
-    """The number of the moving component in each patch: B x N, 0 is none."""
+    """The number of the moving thing in each patch: B x N, 0 for patches without one."""
     side = math.isqrt(patches)
     patch = masks.shape[1] // side
     numbers = np.stack([ndimage.label(mask)[0] for mask in masks])
     cells = numbers.reshape(len(masks), side, patch, side, patch).swapaxes(2, 3)
-    # Most patches have only one thing, so that the largest number can stand for the most frequent.
+    # Most patches show only one thing, so the largest number is nearly always the most frequent.
     return cells.reshape(len(masks), patches, -1).max(axis=2)

@@ -6,7 +6,7 @@ from scipy import ndimage
 from workflow_scripts.maskdistill.files import label_maps
 
 WIDTH = 0.02  # width of the boundary as a fraction of the image diagonal
-_VOID, _OUTSIDE = -2, -3  # neither a class nor `UNMATCHED`
+_VOID, _OUTSIDE = -2, -3  # differ from all classes and from `UNMATCHED` (-1)
 
 
 def boundary_width(size: tuple[int, int]) -> int:
@@ -36,18 +36,20 @@ def boundary_counts(
     """Count the boundary pixels of one image by class.
 
     Args:
-        prediction: H x W uint8 or uint16, 0..C; ignore counts as background.
-        target: H x W uint8 or uint16, 0..K; pixels with ignore are not counted.
+        prediction: H x W uint8 or uint16, clusters 0..C; ignored pixels count as background.
+        target: H x W uint8 or uint16, classes 0..K; ignored pixels are not counted.
         mapping: C + 1 integers, cluster → class or `UNMATCHED`.
-        classes: K.
+        classes: K, the number of classes without background.
 
     Returns:
-        3 x (K + 1) int64: pixels in both boundaries, in that of the ground truth, and in that of
-        the prediction. Counts of several images can be added.
+        3 x (K + 1) int64. Row 0 counts the pixels that have the same class in both label maps and
+        are in the boundaries of both, row 1 the pixels in the boundary of the ground truth, row 2
+        the pixels in the boundary of the prediction. Counts of several images can be added.
     """
     width = boundary_width(target.shape)
     found = mapping.astype(np.int32)[label_maps.without_ignore(prediction)]
-    # Pixels without ground truth are removed from both label maps, so that their outlines agree.
+    # Pixels without ground truth become void in both label maps. Otherwise the outline of void
+    # would count as a boundary in the ground truth, but not in the prediction.
     void = target == label_maps.ignore_value(target)
     truth, found = (np.where(void, _VOID, labels) for labels in (target.astype(np.int32), found))
     near_truth, near_found = (boundary(labels, width) & (labels >= 0) for labels in (truth, found))

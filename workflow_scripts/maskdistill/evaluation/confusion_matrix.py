@@ -27,17 +27,17 @@ class ConfusionMatrix:
         """Count the pixels of one image.
 
         Args:
-            prediction: H x W uint8 or uint16, 0..C. Ignore (255 or 65535) counts as background, so
-                that a prediction cannot exclude pixels from the count.
-            target: H x W uint8 or uint16, 0..K; pixels with ignore are not counted.
+            prediction: H x W uint8 or uint16, clusters 0..C. Ignored pixels (255 or 65535) count as
+                background, so that a prediction cannot exclude pixels from the count.
+            target: H x W uint8 or uint16, classes 0..K; ignored pixels are not counted.
 
         Raises:
             InputError: the sizes differ, or a label is out of range.
         """
         if prediction.shape != target.shape:
             raise InputError(
-                f"label map of {prediction.shape} px, ground truth of {target.shape} px; "
-                "label maps must have the size of their image"
+                f"the label map has {prediction.shape} px, but the ground truth {target.shape} px; "
+                "both must have the size of the image"
             )
         rows, columns = self.counts.shape
         truth, truth_ignore = _compact(target, rows)
@@ -53,7 +53,7 @@ class ConfusionMatrix:
         for axis, size, what in ((1, rows, "ground truth"), (0, columns, "label map")):
             if (present := table.any(axis=axis).nonzero()[0]).size and present[-1] >= size:
                 raise InputError(
-                    f"{what} has label {present[-1]}, but the largest is {size - 1}; "
+                    f"{what} has label {present[-1]}, but at most {size - 1} is allowed; "
                     "check the class names or clustering.clusters"
                 )
         table = table[:rows, :columns]
@@ -68,10 +68,10 @@ class ConfusionMatrix:
 
 
 def _compact(labels: np.ndarray, count: int) -> tuple[np.ndarray, int]:
-    """A label map and its value of ignore, which is its largest value and at least `count`.
+    """A label map, and the value of its ignored pixels.
 
-    8-bit maps are returned unchanged. In 16-bit maps the value of ignore is lowered, so that tables
-    of all pairs of labels stay small.
+    This value is larger than all labels and at least `count`. 8-bit maps are returned unchanged. In
+    16-bit maps the value is lowered, so that tables of all pairs of labels stay small.
     """
     ignore = label_maps.ignore_value(labels)
     if labels.dtype == np.uint8:
@@ -88,7 +88,7 @@ def iou_table(counts: np.ndarray) -> np.ndarray:
         counts: (K + 1) x (C + 1) pixel counts, background included.
 
     Returns:
-        float64 array of (K + 1) x (C + 1); 0 where both are empty.
+        float64 array of (K + 1) x (C + 1); 0 if neither the class nor the cluster has pixels.
     """
     union = counts.sum(axis=1, keepdims=True) + counts.sum(axis=0, keepdims=True) - counts
     return counts / np.maximum(union, 1)
@@ -114,7 +114,7 @@ def matched_counts(counts: np.ndarray, mapping: np.ndarray) -> np.ndarray:
 class Agreement(NamedTuple):
     """Agreement of clusters and classes as partitions of the pixels, without matching."""
 
-    nmi: float  # mutual information over the mean of both entropies, 0..1
+    nmi: float  # mutual information, divided by the mean of the two entropies, 0..1
     ari: float  # adjusted Rand index: about 0 by chance, at most 1
     purity: float  # share of pixels whose class is the most frequent one of their cluster
 
@@ -133,17 +133,18 @@ def agreement(counts: np.ndarray) -> Agreement:
         return Agreement(np.nan, np.nan, np.nan)
     rows, columns = counts.sum(axis=1), counts.sum(axis=0)
     entropies = _entropy(rows / total), _entropy(columns / total)
-    # Rounding can make it slightly negative.
+    # The mutual information; rounding could make it slightly negative.
     shared = max(0.0, sum(entropies) - _entropy(counts.ravel() / total))
     nmi = 2 * shared / sum(entropies) if sum(entropies) else 1.0
-    # Squared numbers of pixels of a large split overflow 64 bits; Python's integers do not.
+    # The squared pixel counts of a large split overflow 64-bit integers, but not Python's integers.
     together, by_class, by_cluster = (
         sum(n * (n - 1) // 2 for n in part.ravel().tolist()) for part in (counts, rows, columns)
     )
     pairs = total * (total - 1) // 2
     expected = by_class * by_cluster / pairs if pairs else 0.0
     largest = (by_class + by_cluster) / 2
-    # They are equal if both partitions have one block or only single pixels, which agree fully.
+    # `largest` equals `expected` if both partitions have only one block, or only blocks of one
+    # pixel. Such partitions agree fully.
     ari = (together - expected) / (largest - expected) if largest != expected else 1.0
     return Agreement(float(nmi), float(ari), float(counts.max(axis=0).sum() / total))
 
@@ -154,7 +155,7 @@ def _entropy(shares: np.ndarray) -> float:
 
 
 class Scores(NamedTuple):
-    """Scores of label maps whose clusters have been matched with classes; fractions of 1."""
+    """Scores of label maps whose clusters have been matched with classes, from 0 to 1."""
 
     iou: np.ndarray  # K + 1, nan where a class is absent from ground truth and prediction
     miou: float

@@ -25,9 +25,9 @@ BATCH = 16  # number of images whose detections are matched with objects at once
 def annotated_objects(
     truth: GroundTruth, images: Sequence[Mapping], workers: int = 1
 ) -> dict[int, tuple[int, bytes]]:
-    """image_id → number of objects without crowds, and COCO annotations including crowds.
+    """image_id → number of objects without crowds, and pickled COCO annotations with crowds.
 
-    The annotations are pickled, which takes a sixth of the memory.
+    Pickled annotations need a sixth of the memory of dictionaries.
     """
 
     def of_image(row: Mapping) -> tuple[int, tuple[int, bytes]]:
@@ -86,11 +86,12 @@ def batches_of_images(
 def masks_by_image(
     masks: Iterable[Path], assignments: Iterable[Path], classes: Sequence[int] | None = None
 ) -> Iterator[tuple[int, list[dict]]]:
-    """Initial masks with their clusters as entries of a COCO results list, by image_id.
+    """image_id and initial masks of each image, as entries of a COCO results list.
 
-    Initial masks have no confidence. Their scores are 1, 1/2, 1/3, … in the order in which the
-    masks of an image were found, nearest to [CLS] first. Masks of dropped clusters are left out,
-    as in the label maps.
+    The category of an entry is the cluster of its mask. Initial masks have no confidence, so their
+    scores are 1, 1/2, 1/3, … in the order in which the masks of an image were found, nearest to
+    [CLS] first. Masks of clusters that config/names names `background` are left out, as in the
+    label maps.
 
     Args:
         classes: pseudo-classes of clusters 1, 2, …, see `cluster_files.read_classes`.
@@ -113,7 +114,7 @@ def masks_by_image(
 
 
 def candidates_by_image(candidates: Iterable[Path]) -> Iterator[tuple[int, list[dict]]]:
-    """Candidates as entries of a COCO results list, by image_id."""
+    """image_id and candidates of each image, as entries of a COCO results list."""
     return ((image_id, list(coco_json.results(rows))) for image_id, rows in _grouped(candidates))
 
 

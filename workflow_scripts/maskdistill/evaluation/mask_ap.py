@@ -17,7 +17,7 @@ MAX_DETECTIONS = 100  # per image; the most confident ones are used
 
 
 class AveragePrecision(NamedTuple):
-    """Average precision as fractions of 1; nan if there are no objects."""
+    """Average precision, from 0 to 1; nan if there are no objects."""
 
     ap: float  # mean over the IoU thresholds 0.50, 0.55, …, 0.95
     ap50: float
@@ -25,12 +25,12 @@ class AveragePrecision(NamedTuple):
 
 
 class _Detections:
-    """The data for AP of one category's detections, in 8 bytes per detection."""
+    """What AP needs to know about the detections of one category, in 8 bytes per detection."""
 
     def __init__(self) -> None:
         self.objects = 0  # number of annotated objects
         self._images = array("q")  # pairs: image id, number of its detections
-        self._scores = array("f")  # only their order matters
+        self._scores = array("f")  # float32 is enough, as only their order matters
         # Per detection: 10 bits for the thresholds at which it is matched, and 10 bits for those at
         # which it is ignored, each padded to 2 bytes.
         self._bits = bytearray()
@@ -44,7 +44,15 @@ class _Detections:
         self._bits += np.hstack([np.packbits(outcome.T, axis=1) for outcome in outcomes]).tobytes()
 
     def at(self, threshold: int) -> dict:
-        """The detections of all images in COCOeval's format for one image, ordered by image id."""
+        """The detections of all images in the format in which COCOeval describes one image.
+
+        Args:
+            threshold: position of the IoU threshold in COCOeval's list of thresholds.
+
+        Returns:
+            The entries of `COCOeval.evalImgs` that `COCOeval.accumulate` reads; detections are
+            ordered by the id of their image.
+        """
         ids, counts = np.frombuffer(self._images, np.int64).reshape(-1, 2).T
         order = np.argsort(np.repeat(ids, counts), kind="stable")
         bits = np.frombuffer(self._bits, np.uint8).reshape(-1, 2, 2)[order]
@@ -109,7 +117,7 @@ class MaskAP:
         chosen.catIds, chosen.imgIds = sorted(self._categories), [0]
         chosen.maxDets = [max(map(len, self._categories.values()))]
         evaluation.evalImgs = [self._categories[key].at(threshold) for key in chosen.catIds]
-        evaluation._paramsEval = chosen  # as in `COCOeval.evaluate`
+        evaluation._paramsEval = chosen  # `accumulate` reads it
         evaluation.accumulate()
         return evaluation.eval["precision"]
 
@@ -117,7 +125,7 @@ class MaskAP:
 def _evaluation(truth: COCO | None = None, found: COCO | None = None) -> COCOeval:
     evaluation = COCOeval(truth, found, "segm")
     evaluation.params.maxDets = [MAX_DETECTIONS]
-    # Only AP over all sizes; AP by size would quadruple the work.
+    # Only AP over objects of all sizes is needed; AP by size would quadruple the work.
     for name in ("areaRng", "areaRngLbl"):
         setattr(evaluation.params, name, getattr(evaluation.params, name)[:1])
     return evaluation

@@ -37,8 +37,9 @@ def hungarian(counts: np.ndarray) -> np.ndarray:
     """One-to-one matching that maximises the sum of IoU (Section 4.1 of the paper).
 
     Background is matched with background. A cluster that has no pixel in common with its class
-    is `UNMATCHED`. This does not change the IoU of any class in the ground truth, and avoids that
-    a class without pixels is predicted because a cluster was left over.
+    is `UNMATCHED`. This does not change the IoU of any class in the ground truth. It keeps a class
+    that the ground truth lacks from being matched with a leftover cluster, which would make the
+    class count with an IoU of 0.
 
     Args:
         counts: (K + 1) x (C + 1) pixel counts.
@@ -56,14 +57,14 @@ def hungarian(counts: np.ndarray) -> np.ndarray:
 
 
 def majority(counts: np.ndarray) -> np.ndarray:
-    """Many-to-one matching: each cluster to the class, or background, of most of its pixels.
+    """Many-to-one matching of each cluster with the most frequent class (or background) in it.
 
     Args:
         counts: (K + 1) x (C + 1) pixel counts.
 
     Returns:
-        Mapping cluster → class, C + 1 int64; a cluster without pixels is `UNMATCHED`, and
-        the first of several equally frequent classes is taken.
+        Mapping cluster → class, C + 1 int64. A cluster without pixels is `UNMATCHED`. If several
+        classes are equally frequent, the first one is taken.
     """
     mapping = np.where(counts.sum(axis=0) > 0, counts.argmax(axis=0), UNMATCHED).astype(np.int64)
     mapping[0] = 0
@@ -77,7 +78,7 @@ def stored_mapping(metrics: Mapping, step: str) -> np.ndarray:
         InputError: the metrics lack the step.
     """
     if step not in metrics["steps"]:
-        raise InputError(f"the metrics lack the step '{step}'; evaluate again")
+        raise InputError(f"the metrics lack the step '{step}'; run evaluate again")
     index = {name: i for i, name in enumerate(metrics["class_names"])}
     matched = metrics["steps"][step]["matching"]["clusters"]
     return np.array(

@@ -1,7 +1,8 @@
 """The metrics of label maps, in two tables: metrics of a step, and metrics of each class.
 
-Every metric is computed from the same pixel counts, is a fraction of 1, and is better if higher.
-Metrics in these tables are written to metrics.json; `summarize` averages the metrics of steps.
+A step is a stage of the workflow whose label maps are scored. Every metric is computed from the
+same pixel counts. Metrics are at most 1, and higher is better. Metrics in these tables are written
+to metrics.json; `summarize` averages the metrics of steps over the seeds.
 """
 
 from collections.abc import Callable

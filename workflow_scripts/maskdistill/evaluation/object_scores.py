@@ -1,4 +1,4 @@
-"""Masks against annotated objects: AP, overlap, coverage and calibration.
+"""Scores of masks compared with annotated objects: AP, overlap, coverage and calibration.
 
 Objects and detections are entries of COCO files: dictionaries with `image_id`, `category_id`,
 `segmentation` (RLE), `bbox` (XYWH in pixels), and `area` and `iscrowd` (objects) or `score`
@@ -83,12 +83,12 @@ class InstanceMetrics:
         self._scores, self._overlaps = (
             array("f"),
             array("d"),
-        )  # scores are float32, as in the files of candidates
+        )  # float32 for scores, as in the files of candidates
 
     def add(
         self, image_ids: Sequence[int], objects: Sequence[Mapping], detections: Sequence[Mapping]
     ) -> None:
-        """Count some images.
+        """Add the objects and detections of some images to the metrics.
 
         Args:
             image_ids: ids of these images, none of which may have been added before.
@@ -113,7 +113,7 @@ class InstanceMetrics:
         """AP, coverage, and overlap with the best object.
 
         Returns:
-            JSON values, fractions of 1; undefined ones are nan.
+            JSON values: numbers of masks, and scores from 0 to 1; undefined scores are nan.
         """
         overlaps = np.array(self._overlaps)
         result = {
@@ -179,9 +179,10 @@ def single_object(
 ) -> tuple[list[Mapping], list[Mapping]]:
     """The single-object setting (Section A.4): one detection and one object per image.
 
-    The (first) most confident detection of an image is kept, and the object whose box has the
-    largest IoU with the box of that detection. In ties, and in images without detections, the
-    largest object is kept. Crowds are kept, because they are not objects.
+    In each image, the most confident detection is kept (the first one if several are equally
+    confident), and the object whose box has the largest IoU with the box of that detection. If
+    several objects have the same IoU, or the image has no detections, the largest object is kept.
+    All crowds are kept, because they do not count as objects.
     """
     by_image = _by_image(detections)
     best = {image_id: max(found, key=lambda d: d["score"]) for image_id, found in by_image.items()}
@@ -229,12 +230,12 @@ def _by_image(entries: Iterable[Mapping], *, numbers: bool = False) -> dict[int,
 
 
 def calibration(scores: np.ndarray, overlaps: np.ndarray, *, bins: int = 10) -> dict:
-    """Dependence of mask IoU on the score: whether confident masks are better.
+    """How the mask IoU depends on the score: whether confident masks are better.
 
     Args:
         scores: n, 0..1.
         overlaps: n mask IoU with the best object.
-        bins: number of equal intervals of the score; the last one holds 1.
+        bins: number of equal intervals of the score; the last one includes 1.
 
     Returns:
         JSON values: `rank_correlation` (Spearman's; nan for fewer than two different values) and

@@ -1,4 +1,4 @@
-"""Label maps against the ground truth: counts over all images, and the scores of a step."""
+"""Label maps compared with the ground truth: counts over all images, and scores of a step."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,19 +41,23 @@ def score_step(
     clusters have been matched with classes.
 
     Args:
-        name: name of the step.
-        paths: shards of its label maps.
+        name: name of the step, i.e. of the stage whose label maps are scored; see `step_titles`.
+        paths: shards of the step's label maps.
         image_ids: ids of the images that must have label maps.
         clusters: C; None if the label maps hold classes, which need no matching.
 
     Raises:
-        InputError: other images have label maps, or a label map does not fit its image.
+        InputError: the label maps are not those of exactly these images, or a label map does not
+            fit its image.
     """
     classes = len(truth.class_names)
     confusion, counted = count_confusion(paths, truth, clusters or classes, pool, name)
     shards.assert_same_images(image_ids, counted, f"{paths[0]} (step {name})")
     if len(counted) != len(image_ids):
-        raise InputError(f"{paths[0]} (step {name}): an image occurs twice; run again")
+        raise InputError(
+            f"{paths[0]} (step {name}): an image occurs twice in these shards; remove them and run "
+            "the workflow again"
+        )
     if clusters is None:
         matched = matching.Matching(np.arange(classes + 1), "supervised")
     else:
@@ -165,7 +169,7 @@ def scores_of_step(counts: PixelCounts, method: str, class_names: Sequence[str])
 
 
 def class_rows(steps: Mapping[str, Mapping]) -> list[dict]:
-    """The rows of the tables per class; files/schemas.py has their columns, `per_class`.
+    """Rows of the tables of scores per class, with the columns of `per_class` in files/schemas.py.
 
     Args:
         steps: step → result of `score_step`.

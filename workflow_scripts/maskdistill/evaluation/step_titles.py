@@ -1,4 +1,4 @@
-"""Names of the evaluated steps, and their displayed titles."""
+"""Names of the evaluated steps, i.e. stages with label maps, and their displayed titles."""
 
 from collections.abc import Iterable
 
@@ -13,12 +13,13 @@ STEP_TITLES = {
 }
 
 
-# The step of the candidates that are kept: of Mask R-CNN, or of the initial masks without one.
+# Steps whose label maps show the confident candidates. Each run has one of them: the first if its
+# candidates come from Mask R-CNN, the second if they are the initial masks.
 CANDIDATE_STEPS = ("mask_rcnn", "confident_masks")
 
 
 def candidate_step(steps: Iterable[str]) -> str | None:
-    """The one of `CANDIDATE_STEPS` that is among the steps of a run, if any."""
+    """The step of `CANDIDATE_STEPS` that is among the steps of a run; None if there is none."""
     return next((step for step in steps if step in CANDIDATE_STEPS), None)
 
 

@@ -32,9 +32,10 @@ def summarize(runs: Sequence[Mapping]) -> dict:
         runs: contents of metrics.json, one per seed, with the same steps and classes.
 
     Returns:
-        JSON values: `clusters` of every run (different if clusters were merged by hand), and per
-        step `matching` (methods that occur), every metric and `per_class` (IoU) as
-        {"mean", "sd", "n"}: fractions of 1, sd with n - 1 in the denominator.
+        JSON values: `split`, `images`, `class_names`, number of `runs`, `clusters` of every run
+        (they differ if config/names merges the clusters of each seed differently), and `steps`. A
+        step has `matching` (the methods of all runs), every metric, and `per_class` (IoU). Metrics
+        and IoU are {"mean", "sd", "n"}, not in percent, with n - 1 in the denominator of sd.
     """
     steps = {}
     for name in runs[0]["steps"]:
@@ -65,15 +66,18 @@ def summarize_instances(runs: Sequence[Mapping]) -> dict:
         runs: contents of instances.json, one per seed.
 
     Returns:
-        JSON values: `split`, `images` and `objects` that were evaluated, `matched_on` (split and
-        number of the images on whose label maps clusters were matched with classes), and `steps`.
+        JSON values: evaluated `split`, numbers of `images` and `objects`, `matched_on` (split and
+        number of the images on which clusters were matched with classes), and `steps`.
     """
     facts = {key: runs[0][key] for key in ("split", "images", "objects", "matched_on")}
     return {**facts, "steps": moments_of([run["steps"] for run in runs])}
 
 
 def moments_of(values: Sequence[object]) -> object:
-    """`moments` of every number in nested values of the same form; texts become sorted lists."""
+    """The `moments` of each number over nested values of the same structure.
+
+    A text becomes the sorted list of the different texts in its place.
+    """
     first = values[0]
     if isinstance(first, Mapping):
         return {key: moments_of([value[key] for value in values]) for key in first}
@@ -111,13 +115,16 @@ def table(summary: Mapping) -> str:
     caution = ""
     if len(set(summary["clusters"])) > 1:
         counts = ", ".join(map(str, summary["clusters"]))
-        caution = f"\nCAUTION: means over runs of different numbers of classes to match: {counts}"
+        caution = (
+            f"\nCAUTION: the runs have different numbers of pseudo-classes ({counts}), so the "
+            "means say little"
+        )
     text = "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
-    images = f"{summary['images']:,} images of '{summary['split']}', which matching used too"
-    return f"{images}\n{text}{caution}"
+    images = f"{summary['images']:,} images of '{summary['split']}'"
+    return f"{images}, on which clusters were also matched with classes\n{text}{caution}"
 
 
 def _percent(value: Mapping) -> str:

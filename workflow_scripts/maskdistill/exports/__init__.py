@@ -1,1 +1,1 @@
-"""Export of datasets in the formats of other tools; their content is in the module `content`."""
+"""Exports of a run's results in the formats of other tools; `content` says what they contain."""

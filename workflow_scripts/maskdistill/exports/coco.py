@@ -1,4 +1,4 @@
-"""COCO instances: confident objects with scores, and the pseudo-labels with names of classes.
+"""COCO instances: confident objects with scores, and the pseudo-labels with their class names.
 
 Images are not copied: `file_name` is relative to the dataset's root.
 """

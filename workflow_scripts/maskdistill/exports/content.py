@@ -1,4 +1,4 @@
-"""Content of an exported dataset: images, label maps, confident objects, optional ground truth."""
+"""Content of an exported dataset: images, label maps, confident objects, and any ground truth."""
 
 import collections
 import os
@@ -28,13 +28,13 @@ class Picture(NamedTuple):
     truth: np.ndarray | None  # H x W, 0 background, 1.., 255 ignore
 
     def with_suffix(self, suffix: str) -> str:
-        """The name with another suffix; no other image has this one."""
+        """The name with another suffix, which is as unique as the name (see `export_names`)."""
         return str(PurePosixPath(self.name).with_suffix(suffix))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """The content that formats can write; each call of `pictures()` streams the images."""
+    """The content that formats can write; each call of `pictures()` reads the images again."""
 
     dataset: str
     root: Path
@@ -43,15 +43,15 @@ class Content:
     truth_names: Sequence[str] | None  # names of the classes of the ground truth
     pictures: Callable[[], Iterator[Picture]]
     pseudo_labels: Path  # COCO dataset file of the training images
-    polygons: bool  # whether COCO has a copy with polygons
+    polygons: bool  # whether the format coco also has copies with polygons
     polygon_tolerance: float  # pixels
 
 
 def export_names(file_names: Iterable[str]) -> dict[str, str]:
     """File name → name in an export.
 
-    Their common folder is left out. If `a.jpg` and `a.png` are in one folder, they become
-    `a_jpg.jpg` and `a_png.png`, because their label files would have the same name.
+    The common folder of all files is left out. If `a.jpg` and `a.png` are in one folder, they are
+    renamed `a_jpg.jpg` and `a_png.png`, because their label files would have the same name.
     """
     file_names = list(file_names)
     common = os.path.commonpath([str(PurePosixPath(n).parent) for n in file_names] or ["."])
@@ -65,7 +65,7 @@ def export_names(file_names: Iterable[str]) -> dict[str, str]:
         for n, p in short.items()
     }
     if len({PurePosixPath(name).with_suffix("") for name in names.values()}) < len(names):
-        # Rare: there is also a file `a_jpg.png`.
+        # Rare: names still clash, for example with a file `a_jpg.png`. Then all get a number.
         names = {n: str(p.with_name(f"{i}_{p.name}")) for i, (n, p) in enumerate(short.items())}
     return names
 
@@ -76,9 +76,10 @@ def read_pictures(
     predictions: Sequence[Path],
     truth: Callable[[int, str], np.ndarray] | None = None,
 ) -> Iterator[Picture]:
-    """Stream the usable images of matching lists of shards.
+    """Stream the usable images with their results.
 
     Args:
+        manifests, confident, predictions: shards of three stages, in the same order.
         truth: gives the ground truth of an image by its id and file name.
 
     Raises:
@@ -119,7 +120,7 @@ def copy_image(source: Path, target: Path) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     images.register_heif()
-    # Not opened by its path, see `images._open`.
+    # Pillow would lose the orientation of some TIFF files if it got their path, see `images._open`.
     with open(source, "rb") as file, Image.open(file) as image:
         if image.getexif().get(0x0112, 1) != 1:
             upright = ImageOps.exif_transpose(image)
@@ -133,7 +134,8 @@ def write_label_map(labels: np.ndarray, path: Path, *, palette: bool = True) -> 
     """Write a label map as PNG; its folder is made if missing.
 
     Args:
-        palette: whether 8-bit maps have VOC's colours, which some tools would read as the labels.
+        palette: whether 8-bit maps have VOC's palette. Some tools would read its colours instead of
+            the labels.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if palette:

@@ -1,8 +1,8 @@
 """A FiftyOne dataset on disk: `Dataset.from_dir(dataset_dir=…, dataset_type=FiftyOneDataset)`.
 
-Fields: `segmentation` (final label map), `objects` (confident ones, with masks and scores) and
-`ground_truth` (if any). This is FiftyOne's format without a version, which infers the fields from
-the samples, so that no release of FiftyOne has to convert the dataset.
+Fields: `segmentation` (final label map), `objects` (confident objects, with masks and scores) and
+`ground_truth` (if any). metadata.json states no version of FiftyOne. Therefore FiftyOne infers the
+fields from the samples, and no release of it has to convert the dataset.
 """
 
 import base64
@@ -66,7 +66,7 @@ def _sample(picture: Picture, content: Content) -> dict:
         },
     }
     for field, _ in _label_maps(picture):
-        # FiftyOne completes these paths, which are relative to fields/FIELD.
+        # FiftyOne completes this path, which is relative to the exported folder.
         path = f"fields/{field}/{picture.with_suffix('.png')}"
         sample[field] = {"_cls": "Segmentation", "tags": [], "mask_path": path}
     return sample
@@ -80,7 +80,7 @@ def _label_maps(picture: Picture) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _detection(row: Mapping, name: str) -> dict:
-    """An object; FiftyOne scales the mask to the box, so the box must be that of the mask."""
+    """An object; FiftyOne scales the mask to the box, so the box has to fit the mask exactly."""
     mask = masks.decode_row(row)
     x, y, width, height = map(math.floor, masks.encode(mask)[3:7])
     inside = mask[y : y + height, x : x + width]

@@ -1,6 +1,7 @@
 """An image folder of Hugging Face datasets: `load_dataset("imagefolder", data_dir=…)`.
 
-Columns: image, mask (the final label map, an image), image_id, and `objects` with parallel lists.
+Columns: image, mask (the final label map as an image), image_id, and objects. `objects` has lists
+of equal length with the categories, scores, boxes and masks.
 """
 
 import json
@@ -16,8 +17,8 @@ from workflow_scripts.maskdistill.exports.content import (
 CARD = """# {dataset}
 
 Images of the split `{split}` with label maps (`mask`: 0 is background) and confident objects
-(`objects`: boxes as x, y, width, height in pixels; masks as COCO's run lengths), made without
-labels by MaskDistill.
+(`objects`: boxes as x, y, width, height in pixels; masks as COCO's run lengths). MaskDistill made
+them without labels.
 
 | label | name |
 | --- | --- |

@@ -1,7 +1,8 @@
 """Label Studio: tasks with brush predictions, and the labelling interface for them.
 
-Images are referenced as local files: set LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and
-LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT to the dataset's root.
+Images are referenced as local files. For Label Studio to find them, set the environment variables
+LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT to the
+dataset's root.
 """
 
 import json

@@ -8,7 +8,7 @@ from workflow_scripts.maskdistill.repository import REPOSITORY
 
 TEMPLATE = "workflow_scripts/maskdistill/templates/model_card.md.j2"
 
-# Runs in the folder of the exported model with a photo.jpg; also shown in docs/commands.md.
+# Runs in the folder of the exported model, on a file photo.jpg; docs/commands.md shows it, too.
 SNIPPET = """\
 import json
 

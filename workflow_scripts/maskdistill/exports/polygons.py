@@ -15,8 +15,8 @@ from scipy import ndimage
 def trace(mask: np.ndarray, tolerance: float = 0.0) -> list[np.ndarray]:
     """One ring for every 4-connected part of a mask.
 
-    Holes are joined to their ring by a cut of zero width; both even-odd and non-zero filling leave
-    them open.
+    Holes are joined to their ring by cuts of zero width. They stay open if the polygon is filled by
+    the even-odd or by the non-zero rule.
 
     Args:
         mask: H x W bool.
@@ -32,7 +32,7 @@ def trace(mask: np.ndarray, tolerance: float = 0.0) -> list[np.ndarray]:
         column, row = ring[0].astype(int)
         simple = simplify(ring, tolerance)
         if not is_hole:
-            # A part that would vanish is not simplified.
+            # A part that simplification would reduce to fewer than three points is kept as it is.
             outer[parts[row, column]] = simple if len(simple) >= 3 else ring
         elif len(simple) >= 3:
             holes[parts[row, column]].append(simple)

@@ -37,7 +37,7 @@ def read_use(model: Path, settings: Mapping, *, needed: Sequence[str]) -> dict:
     Args:
         model: the segmentation model; use.json is in its folder or in one of the two above.
         settings: settings of the sections `predictions`, `candidates`, `confidence`, `crf`.
-        needed: sections that must be given.
+        needed: sections that must be in use.json or in `settings`.
 
     Raises:
         InputError: a needed section is neither in use.json nor in `settings`.
@@ -53,12 +53,15 @@ def read_use(model: Path, settings: Mapping, *, needed: Sequence[str]) -> dict:
             use[name] = own if own is None else {**(use.get(name) or {}), **own}
     if missing := [name for name in needed if name not in use]:
         raise InputError(
-            f"{model}: there is no use.json in its folder or above it, which says how "
-            f"the run selects objects; copy results/DATASET/seed-SEED/use.json there, or give "
+            f"{model}: its folder and the two folders above have no use.json, the file that says "
+            f"how the run selects objects; copy results/DATASET/seed-SEED/use.json there, or give "
             f"--settings with {' and '.join(missing)}"
         )
     if path is None:
-        print(f"{model}: no use.json; float32 and no CRF unless --settings gives other values")
+        print(
+            f"{model}: no use.json was found; using float32 and no CRF, unless --settings gives "
+            "other values"
+        )
     return use
 
 
@@ -76,7 +79,7 @@ class Outputs(NamedTuple):
 
 
 def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path]) -> None:
-    """Check that no output is an input, even by another path.
+    """Check that no output is an input, even through a link.
 
     Raises:
         InputError: an output would overwrite an input.
@@ -136,7 +139,7 @@ class Models:
             if len(self._names) != clusters:
                 raise InputError(
                     f"{classes}: {len(self._names)} names, but {segmentation} has {clusters} "
-                    "classes; take those exported with the model"
+                    "classes; give the classes.json that was exported with this model"
                 )
 
     def apply(self, path: Path, outputs: Outputs) -> list[tuple[str, float]]:

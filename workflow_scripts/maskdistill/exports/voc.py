@@ -1,7 +1,8 @@
 """PASCAL VOC's folders for segmentation, which CVAT imports as "Segmentation mask".
 
-SegmentationClass has the final label maps. SegmentationObject has their connected regions, so that
-both agree in every pixel; objects of one class that touch are one region.
+SegmentationClass has the final label maps. SegmentationObject has the connected regions of these
+label maps, so that both folders agree in every pixel. Objects of one class that touch each other
+are one region.
 """
 
 from pathlib import Path
@@ -18,7 +19,7 @@ def write(content: Content, folder: Path) -> None:
     """Write images, label maps, the list of the split and labelmap.txt.
 
     Raises:
-        InputError: more classes than colours.
+        InputError: there are more classes than colours.
     """
     if len(content.names) >= label_maps.IGNORE:
         raise InputError(
@@ -40,7 +41,7 @@ def write(content: Content, folder: Path) -> None:
 
 
 def regions(labels: np.ndarray) -> np.ndarray:
-    """Connected regions of one label, numbered by falling size.
+    """Number the connected regions of all labels, the largest region first.
 
     If there are more than 254 regions, the smallest ones of each label share a number.
 

@@ -22,7 +22,7 @@ def write(content: Content, folder: Path) -> None:
         path = folder / "labels" / content.split / picture.with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(lines(picture, content.polygon_tolerance), encoding="ascii")
-    # YOLO's training needs both splits, but only one has labels.
+    # YOLO's training needs a train and a val split, but the export has only one split.
     images = f"images/{content.split}"
     data = {"train": images, "val": images, "names": dict(enumerate(content.names))}
     text = yaml.safe_dump(data, allow_unicode=True, sort_keys=False)

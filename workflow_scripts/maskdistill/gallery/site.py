@@ -1,4 +1,4 @@
-"""The gallery's page: its data as scripts, and its files.
+"""Writes the files of the gallery's page; its data are JavaScript files.
 
 A page that is opened from disk cannot fetch other files, so all data are scripts. `index.js` has a
 row for every image, for filters. Each image has its own script with its picture and overlays, which
@@ -42,7 +42,7 @@ PAGE_FILES = (
 def write(inputs: GalleryInputs, folder: Path, *, record: Mapping, workers: int = 1) -> None:
     """Write the gallery; `folder` is replaced as a whole.
 
-    One shard of each stage and one row of the index per image are in memory.
+    Memory holds one shard of each stage at a time, and one row of the index for every image.
 
     Args:
         record: provenance record of the folder.
@@ -90,7 +90,7 @@ def _write_image(record: Record) -> dict:
 
 
 class Writer:
-    """Writes the files of images and makes their rows of the index."""
+    """Writes the files of each image, and returns its row of the index."""
 
     def __init__(self, inputs: GalleryInputs, folder: Path) -> None:
         self._inputs = inputs
@@ -217,7 +217,7 @@ class Writer:
         }
 
     def _places(self) -> list[list]:
-        """Of every mask on the map: image_id, cluster, x and y (both 0..1)."""
+        """Every mask on the map as [image_id, cluster, x, y] with x and y in 0..1."""
         if self._inputs.mask_map is None:
             return []
         classes = self._inputs.settings["curation"]["classes"]
@@ -254,7 +254,7 @@ def _labels_in(labels: np.ndarray) -> list[int]:
 
 
 def _write_script(path: Path, function: str, content: object) -> None:
-    """Write a script that passes `content` to a function of the page; non-ASCII is escaped."""
+    """Write a script that passes `content` to a function of gallery.js; non-ASCII is escaped."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     path.write_text(f"GALLERY.{function}({text});\n", encoding="ascii")

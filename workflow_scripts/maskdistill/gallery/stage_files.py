@@ -22,7 +22,7 @@ class GalleryInputs:
     settings: Mapping  # `dataset`, `clustering.clusters` and `curation` of the config
     images: ShardsBySplit  # manifests
     masks: ShardsBySplit
-    assignments: ShardsBySplit  # shards, or one file for all
+    assignments: ShardsBySplit  # one per shard of masks, or one file for all masks
     candidates: ShardsBySplit
     confident: ShardsBySplit
     steps: Mapping[str, Mapping[str, Sequence[Path]]]  # split → step → label maps
@@ -69,7 +69,7 @@ def count_images(inputs: GalleryInputs) -> int:
 
 
 def records(inputs: GalleryInputs) -> Iterator[Record]:
-    """Every image of every split; one shard of each stage at a time is in memory.
+    """Yield every image of every split; one shard of each stage at a time is in memory.
 
     Raises:
         InputError: a shard is missing, damaged, or has other images than its manifest.
@@ -115,7 +115,7 @@ def records(inputs: GalleryInputs) -> Iterator[Record]:
 
 
 class Assignments:
-    """Pseudo-classes of many masks, in little memory; 0 for masks of dropped clusters."""
+    """Pseudo-classes of many masks, in little memory; 0 if config/names makes them background."""
 
     def __init__(self, paths: Sequence[Path], classes: Sequence[int] | None) -> None:
         columns = ["image_id", "mask_id", "cluster", "distance"]

@@ -1,4 +1,4 @@
-"""The stages that are shown for an image: label maps, colours, and IoU with the ground truth."""
+"""What the gallery shows of each stage: label maps, colours, and IoU with the ground truth."""
 
 from collections.abc import Mapping, Sequence
 
@@ -41,7 +41,7 @@ class Stages:
         self._mappings = {step: stored_mapping(inputs.metrics, step) for step in scored}
         self._truth = None
         self.evaluated: str | None = None  # the split with ground truth
-        # Split, number and matching methods of the images on which clusters were matched.
+        # How clusters were matched with classes: split and number of the images, and methods.
         self.matched: dict | None = None
         if inputs.metrics:
             methods = {step["matching"]["method"] for step in scored.values()}
@@ -86,7 +86,7 @@ class Stages:
         return overlays.paint_rows(size, rows, labels, self._clusters)
 
     def agreement(self, layers: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Mean IoU with the ground truth of every stage, over the classes of this image."""
+        """Stage → mean IoU of its label map with the ground truth, over this image's classes."""
         if GROUND_TRUTH not in layers:
             return {}
         result = {}
@@ -103,7 +103,7 @@ class Stages:
         return result
 
     def described(self, stage: str) -> dict:
-        """Id, title and labels of a stage, each with its name and colour."""
+        """Id and title of a stage, and its labels with their names and colours."""
         title = TITLES.get(stage) or step_title(stage)
         return {"id": stage, "title": title, "labels": self._labels(stage)}
 

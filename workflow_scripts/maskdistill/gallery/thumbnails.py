@@ -12,7 +12,7 @@ THUMBNAIL_SIZE = 200
 
 
 def candidate_overlay(mask: np.ndarray, colour: np.ndarray, size: tuple[int, int]) -> bytes:
-    """A candidate's mask as a layer, paler than label maps because candidates may overlap.
+    """A candidate's mask as a layer, more transparent than label maps, as candidates may overlap.
 
     Args:
         mask: H x W bool, of the whole image.
@@ -34,7 +34,7 @@ def tiles(
     Args:
         image: H x W x 3 uint8.
         layers: stage → H' x W' label map, of any size.
-        colours: stage → N x 3 uint8, label → colour; black ones are not painted.
+        colours: stage → N x 3 uint8, label → colour; labels whose colour is black are not painted.
 
     Returns:
         A JPEG with one tile for the image and one for each stage.

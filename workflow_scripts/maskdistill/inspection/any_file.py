@@ -1,4 +1,4 @@
-"""Descriptions of the files of a path, and an overview of a whole folder."""
+"""Descriptions of a file or of the files in a folder, and an overview of a whole folder."""
 
 import collections
 import glob
@@ -50,8 +50,9 @@ READERS: dict[str, Callable[[Path], Lines]] = {
 def expand(path: str) -> list[list[Path]]:
     """The files of a path, in groups of files that are described together.
 
-    The shards of a stage are one group, and so are the pictures of a folder. A folder that was
-    written as a whole, such as a gallery or an export, is one group that begins with its record.
+    The shards of a stage are one group, and so are the pictures of a folder. A folder that one
+    program writes as a whole, such as a gallery or an export, is one group. Its first file is the
+    provenance record of the folder.
 
     Args:
         path: a file, a pattern with `*`, or a folder for all of its files.
@@ -79,7 +80,7 @@ def expand(path: str) -> list[list[Path]]:
             folder = next((folder for folder in marked if file.is_relative_to(folder)), None)
             groups[_group(file) if folder is None else (folder, FOLDER_MARK)].append(file)
     if not groups:
-        what = "an empty folder" if found else "no such file or folder"
+        what = "this folder is empty" if found else "no such file or folder"
         raise InputError(f"{path}: {what}; give an output of this workflow, such as results/demo")
     return list(groups.values())
 
@@ -101,7 +102,7 @@ def describe(paths: Sequence[Path], *, sample: int = SAMPLE, check: bool = False
         check: also read every byte and decode every mask, label map and picture.
 
     Raises:
-        InputError: a file is missing, damaged, or none of this workflow's.
+        InputError: a file is missing, damaged, or not written by this workflow.
     """
     if paths[0].name == FOLDER_MARK:
         return list(_folder(paths[0].parent, paths[1:], sample, check))
@@ -110,7 +111,7 @@ def describe(paths: Sequence[Path], *, sample: int = SAMPLE, check: bool = False
             raise InputError(f"{path}: no such file")
         empty = path.stat().st_size == 0
         if empty and path.name == LOCK:
-            return [terminal.plain(path), "  lock of a training, which holds it while it runs"]
+            return [terminal.plain(path), "  lock file, which a training holds while it runs"]
         # Logs are allowed to be empty, as many jobs print nothing.
         if empty and path.suffix != ".log":
             raise InputError(f"{path}: empty file (0 bytes); remove it and run again")
@@ -139,11 +140,11 @@ def _lines(paths: Sequence[Path], sample: int, check: bool) -> Lines:
         return image_files.pictures(paths, sample, check=check)
     if suffix in READERS:
         return READERS[suffix](paths[0])
-    raise foreign(paths[0], f"this workflow writes nothing that ends in {suffix!r}")
+    raise foreign(paths[0], f"none of its files has the suffix {suffix!r}")
 
 
 def _recorded(path: Path) -> list[str] | None:
-    """Description of a file by its record, or by the record of its folder."""
+    """Description from the provenance record of a file or of its folder; None without a record."""
     for place in (path, *path.absolute().parents[:-1]):
         if record := provenance.read(place):
             size = terminal.size(path.stat().st_size)
@@ -154,7 +155,7 @@ def _recorded(path: Path) -> list[str] | None:
 
 
 def _folder(folder: Path, files: Sequence[Path], sample: int, check: bool) -> Lines:
-    """A folder that was written as a whole."""
+    """Describe a folder that a program wrote as a whole."""
     record = provenance.read(folder) or {}
     program = record.get("program", record.get("stage", "this workflow"))
     size = terminal.size(sum(file.stat().st_size for file in files))
@@ -175,10 +176,10 @@ def _folder(folder: Path, files: Sequence[Path], sample: int, check: bool) -> Li
 
 
 def _check(path: Path) -> None:
-    """Read a file of a folder that was written as a whole.
+    """Check one file of a folder that a program wrote as a whole, by reading it.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the file is damaged.
     """
     suffix = path.suffix.lower()
     if suffix in images.SUFFIXES:
@@ -202,7 +203,7 @@ def describe_paths(
 
     Yields:
         The lines of one group of files, or of the overview of a folder with many stages; and
-        messages about damaged or foreign files.
+        messages about files that are damaged or not of this workflow.
     """
     for path in paths:
         try:
@@ -212,7 +213,7 @@ def describe_paths(
             continue
         if len(groups) > 2 and len({group[0].parent for group in groups}) > 1:
             lines, faults = overview(groups)
-            yield [*lines, "", "  Name one of these paths for what it holds."], faults
+            yield [*lines, "", "  Give one of these paths to see what it contains."], faults
             continue
         for group in groups:
             try:
@@ -225,7 +226,7 @@ def overview(paths: Iterable[Sequence[Path]]) -> tuple[list[str], list[str]]:
     """One line for every group of files of a folder.
 
     Returns:
-        The table's lines, and messages about damaged or foreign files.
+        The table's lines, and messages about files that are damaged or not of this workflow.
     """
     rows, faults = [], []
     for group in paths:

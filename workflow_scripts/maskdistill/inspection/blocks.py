@@ -1,4 +1,4 @@
-"""Parts of descriptions that several kinds of files share."""
+"""Parts of the text that describes a file, for all kinds of files."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ class ForeignFile(InputError):
 
 def foreign(path: Path, what: str) -> ForeignFile:
     """The error for a file that this workflow does not write."""
-    return ForeignFile(f"{path}: a foreign file: {what}; give an output of this workflow")
+    return ForeignFile(f"{path}: not a file of this workflow: {what}; give one of its outputs")
 
 
 def titled(path: Path, title: str, lines: Sequence[str] = ()) -> Lines:
@@ -46,22 +46,22 @@ def read_text(path: Path) -> str:
     """Read a text file.
 
     Raises:
-        InputError: it is not UTF-8, or contains zero bytes.
+        InputError: the text is not UTF-8, or contains null characters.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise damaged(path, "or not a text", error) from error
     if "\0" in text:
-        raise damaged(path, "it holds zero bytes")
+        raise damaged(path, "it contains null characters")
     return text
 
 
 def check_end(path: Path, text: str, end: str = "") -> None:
-    """Check that a text ends with `end` and a line break, as all texts of this workflow.
+    """Check that a text is complete: that it ends with `end`, or by default with a line break.
 
     Raises:
-        InputError: the text is truncated.
+        InputError: the end of the text is missing.
     """
     if not text.endswith(f"{end}\n") and not (end and text.endswith(end)):
         raise damaged(path, "its end is cut off")
@@ -71,7 +71,7 @@ _NOT_LISTED = ("settings", "versions", "stage", "inputs")
 
 
 def provenance(metadata: Mapping) -> Lines:
-    """Lines with settings, checksums and versions."""
+    """Lines with the settings, checksums and versions of a provenance record."""
     pairs = [(key, value(found)) for key, found in leaves(metadata.get("settings", {}))]
     pairs += [
         (key, value(found))
@@ -95,7 +95,7 @@ def value(found: object) -> str:
 
 
 def distributions(columns: Mapping[str, np.ndarray]) -> Lines:
-    """A table of quantiles and a histogram of every column of numbers."""
+    """A table with the quantiles and a histogram of every column of numbers."""
     rows = []
     for name, values in columns.items():
         if values.size:

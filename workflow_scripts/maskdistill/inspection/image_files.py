@@ -26,7 +26,7 @@ def label_map_shards(paths: Sequence[Path], rows: int, sample: int) -> Lines:
         sample: number of label maps that are decoded, evenly spread; 0 for all.
 
     Raises:
-        InputError: one is damaged.
+        InputError: a file is damaged.
     """
     wanted = _spread(rows, sample)
     position = 0
@@ -44,7 +44,7 @@ def label_map_shards(paths: Sequence[Path], rows: int, sample: int) -> Lines:
 
 
 def pictures(paths: Sequence[Path], sample: int, *, check: bool = False) -> Lines:
-    """Describe label maps as files, or other pictures.
+    """Describe PNG files of label maps, or other pictures.
 
     Args:
         paths: files of one kind.
@@ -52,7 +52,7 @@ def pictures(paths: Sequence[Path], sample: int, *, check: bool = False) -> Line
         check: decode every picture completely.
 
     Raises:
-        InputError: one is damaged.
+        InputError: a file is damaged.
     """
     _probe(paths[0])
     if _is_label_map(paths[0]):
@@ -74,7 +74,7 @@ def decode(path: Path) -> None:
     """Read every byte of a picture and verify a PNG's checksums, which decoding does not.
 
     Raises:
-        InputError: damaged.
+        InputError: the file is damaged.
     """
     images.register_heif()
     try:
@@ -105,7 +105,7 @@ def labels_of_files(paths: Sequence[Path], sample: int) -> Lines:
         sample: number of label maps that are decoded, evenly spread; 0 for all.
 
     Raises:
-        InputError: one is damaged.
+        InputError: a file is damaged.
     """
     wanted = _spread(len(paths), sample)
     decoded = []
@@ -140,7 +140,7 @@ def _spread(count: int, sample: int) -> set[int]:
 
 
 def _label_counts(labels: np.ndarray) -> dict[str, int]:
-    """Label → pixels; ignore is "ignore"."""
+    """Label → number of pixels; the key of ignored pixels is "ignore"."""
     values, counts = np.unique(labels, return_counts=True)
     ignore = label_maps.ignore_value(labels)
     return {
@@ -155,7 +155,7 @@ def _label_statistics(decoded: Sequence[Mapping[str, int]], total: int) -> Lines
     for counts in decoded:
         pixels.update(counts)
         found.update(dict.fromkeys(counts, 1))
-    of = "" if len(decoded) == total else f" (of {len(decoded):,} images, evenly spread)"
+    of = "" if len(decoded) == total else f" (of a sample of {len(decoded):,}, evenly spread)"
     empty = sum(set(counts) <= {"0"} for counts in decoded)
     yield from ["", f"  {empty:,} images hold background only{of}"]
     all_pixels = sum(pixels.values())

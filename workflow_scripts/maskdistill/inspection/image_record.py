@@ -22,11 +22,11 @@ APPLIED = "applied"  # folder of the splits of new images
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """The search of make_masks for one mask; patches are (row, column) on the grid."""
+    """How make_masks searched for one mask; patches are (row, column) on the grid of patches."""
 
-    source: tuple[int, int]
-    proposals: list[tuple[int, int]]  # P
-    voters: list[tuple[int, int]]  # P', those similar to the source
+    source: tuple[int, int]  # the patch nearest to [CLS]
+    proposals: list[tuple[int, int]]  # P, the patches nearest to [CLS]
+    voters: list[tuple[int, int]]  # P', the proposals that are similar to the source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,11 @@ class ImageRecord:
     split: str
     image: Mapping  # row of the manifest
     features: Mapping | None = None
-    cls_affinity: np.ndarray | None = None  # rows x columns, a_CLS
+    cls_affinity: np.ndarray | None = None  # rows x columns, a_CLS of Eq. 1
     searches: Sequence[Search] = ()
     patch_size: int = 0
-    # Rows with `cluster` (the pseudo-class of a merged one, 0 for a dropped one) and `distance`, or
-    # None for both.
+    # Rows with `cluster` and `distance`, both None for a mask without a cluster. If config/names
+    # merges clusters, `cluster` is the pseudo-class; 0 stands for background.
     masks: Sequence[Mapping] = ()
     candidates: Sequence[Mapping] = ()  # the most confident first
     confident: frozenset[int] = frozenset()  # candidate ids
@@ -56,23 +56,21 @@ def results_tree(path: Path) -> Path:
         InputError: the path is in no such folder.
     """
     for folder in (path, *path.absolute().parents):
-        # Folders of new images are one level deeper.
+        # The folder `applied` has manifests at this depth, too, but is a part of results/DATASET.
         if folder.name != APPLIED and folder.is_dir() and any(folder.glob("*/images/*.parquet")):
             return folder
-    raise InputError(
-        f"{path}: lies in no results of a dataset; name results/DATASET or a file in it"
-    )
+    raise InputError(f"{path}: not in a folder of results; give results/DATASET or a file in it")
 
 
 def find_image(tree: Path, wanted: str, path: Path | None = None) -> tuple[str, dict]:
     """Split and manifest row of an image.
 
     Args:
-        wanted: id, file name, or last part of the file name.
+        wanted: id, file name, or last part of the file name with or without its suffix.
         path: if several splits have the image, the split that contains this path is chosen.
 
     Raises:
-        InputError: there is no such image, or several have this last part.
+        InputError: there is no such image, or several images fit.
     """
     exact, alike = [], []
     manifests = [*tree.glob("*/images/*.parquet"), *tree.glob(f"{APPLIED}/*/images/*.parquet")]
@@ -97,7 +95,7 @@ def find_image(tree: Path, wanted: str, path: Path | None = None) -> tuple[str, 
 
     def order(item: tuple[str, dict]) -> tuple[bool, bool, bool]:
         meant = path is not None and path.absolute().is_relative_to(tree.absolute() / item[0])
-        # Evaluated splits have most results; splits for objects only and new images have fewest.
+        # val has results of most stages, train of fewer, other splits and new images of fewest.
         return not meant, item[0] != "val", item[0] != "train"
 
     return min(found, key=order)
@@ -110,14 +108,14 @@ def dataset_root(tree: Path, split: str, folders: Sequence[Path]) -> Path:
         InputError: there is no config of the dataset.
     """
     if split.startswith(f"{APPLIED}/"):
-        raise InputError(f"{tree}/{split}: give the folder that these images lie in as --root")
+        raise InputError(f"{tree}/{split}: give the folder of these new images as --root")
     name, known = tree.absolute().name, known_datasets(folders)
     if name in known:
         root = merge({}, *layers(known[name], known)).get("dataset", {}).get("root")
         if root:
             return Path(root)
     raise InputError(
-        f"{tree}: no {name}.yaml in {folders[0]} says where its images lie; give --root"
+        f"{tree}: no {name}.yaml in {folders[0]} names the folder of the images; give it as --root"
     )
 
 
@@ -174,7 +172,7 @@ def collect(tree: Path, split: str, image: Mapping, root: Path, seed: str | None
 
 
 def _classes(label_maps_file: Path | None) -> Sequence[int] | None:
-    """Pseudo-classes of clusters 1, 2, … when masks were painted; None if none was merged."""
+    """Pseudo-classes of clusters 1, 2, … in a label map file; None if no clusters were merged."""
     if label_maps_file is None or not label_maps_file.is_file():
         return None
     return shards.read_metadata(label_maps_file)["settings"].get("curation", {}).get("classes")
@@ -212,7 +210,7 @@ def _seed_folder(tree: Path, seed: str | None) -> Path | None:
     }
     if seed is not None and seed not in folders:
         known = ", ".join(sorted(folders, key=int)) or "none"
-        raise InputError(f"{tree}: no results of the seed {seed}; there are {known}")
+        raise InputError(f"{tree}: no results of the seed {seed}; existing seeds: {known}")
     return folders[seed or min(folders, key=int)] if folders else None
 
 

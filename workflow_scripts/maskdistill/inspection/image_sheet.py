@@ -75,7 +75,7 @@ def write(
     split, row = image_record.find_image(tree, wanted, path)
     if row["status"] != shards.OK:
         raise InputError(
-            f"{row['file_name']}: left out of all stages, so there is nothing to draw: "
+            f"{row['file_name']}: nothing to draw, because list_images rejected this image: "
             f"{row['status']}"
         )
     root = root or image_record.dataset_root(tree, split, configs)
@@ -88,7 +88,7 @@ def write(
 
 
 def _facts(record: ImageRecord) -> list[str]:
-    """The lines at the top of a sheet."""
+    """The lines at the top of a sheet: name and size of the image, and what went wrong with it."""
     row = record.image
     lines = [
         terminal.plain(row["file_name"]),
@@ -119,7 +119,7 @@ def draw(record: ImageRecord, image: np.ndarray, facts: Sequence[str]) -> np.nda
     panels = _panels(record, image, colours)
     legend = _legend(record, colours)
     columns = min(COLUMNS, len(panels))
-    # All pictures, and thus cells, have the image's shape.
+    # All pictures have the shape of the image, so all cells of the sheet have the same size.
     height, width = panels[0].picture.shape[:2]
     cell = max(width, 200)
     rows = math.ceil(len(panels) / columns)
@@ -151,7 +151,7 @@ def draw(record: ImageRecord, image: np.ndarray, facts: Sequence[str]) -> np.nda
 
 
 def _colours(record: ImageRecord) -> dict[str, StepColours]:
-    """Colours of every step: those of the matched classes if there are metrics."""
+    """Colours of every step; with metrics, clusters have the colours of their matched classes."""
     steps = dict.fromkeys([INITIAL, *CANDIDATE_STEPS, *record.steps])
     found = [_label(row) for row in record.masks]
     found += [row["cluster"] for row in record.candidates]
@@ -200,7 +200,7 @@ def _panels(
 
 
 def _affinity_panels(record: ImageRecord, small: np.ndarray) -> list[Panel]:
-    """a_CLS as a heat map, and the sources, proposals and voters."""
+    """The affinity of [CLS] as a heat map, and the patches that the search for masks used."""
     values = record.cls_affinity
     low, high = float(values.min()), float(values.max())
     steps = (values - low) / ((high - low) or 1.0) * (len(HEAT) - 1)

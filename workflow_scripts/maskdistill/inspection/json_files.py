@@ -27,20 +27,22 @@ from workflow_scripts.maskdistill.inspection.blocks import (
     value,
 )
 
-# Titles of small files that say how something was made.
+# Titles of small files about datasets and trainings.
 _MARKERS = {
     "complete.json": "marker of a generated dataset that is complete",
     "downloaded.json": "marker of a downloaded dataset that is complete",
-    "fingerprint.json": ("fingerprint of a training, whose digest is the name of its folder"),
+    "fingerprint.json": (
+        "settings and inputs that identify a training; their digest is the name of its folder"
+    ),
 }
 _COCO_RESULT = {"image_id", "category_id", "score"}
 
 
 def json_file(path: Path) -> Lines:
-    """Any JSON file of this workflow.
+    """Describe any JSON file of this workflow.
 
     Raises:
-        InputError: damaged, or not written by this workflow.
+        InputError: the file is damaged, or not written by this workflow.
     """
     content = read(path)
     if isinstance(content, Mapping):
@@ -56,14 +58,14 @@ def json_file(path: Path) -> Lines:
             return titled(path, _MARKERS[path.name], ["", *lines])
     if isinstance(content, list) and content and _all_have(content, _COCO_RESULT):
         return _coco_results(path, content)
-    raise foreign(path, "JSON, but nothing that this workflow writes")
+    raise foreign(path, "JSON with other content than its files")
 
 
 def read(path: Path) -> object:
     """The content of a JSON file.
 
     Raises:
-        InputError: damaged.
+        InputError: the file is damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -88,7 +90,7 @@ def _coco_dataset(path: Path, content: Mapping) -> Lines:
     orphans = len(with_any - {image["id"] for image in listed})
     yield from ["", f"  {len(listed) - len(with_any) + orphans:,} images without annotation"]
     if orphans:
-        yield f"  CAUTION: annotations of {orphans:,} images that are not listed"
+        yield f"  CAUTION: {orphans:,} images have annotations, but are not listed as images"
     yield from _annotations(annotations, names)
 
 
@@ -119,7 +121,7 @@ def _metrics(path: Path, content: Mapping) -> Lines:
     yield f"  {what} of {content['images']:,} images of the split '{content['split']}'"
     if matched := content.get("matched_on"):
         images = f"{matched['images']:,} images of the split '{matched['split']}'"
-        yield f"  class-aware ones by the matching on {images}"
+        yield f"  class-aware scores use the matching of clusters and classes on {images}"
     yield from provenance(content.get("provenance", {}))
     steps = content["steps"]
     found = {name: dict(_leaves(step)) for name, step in steps.items()}
@@ -133,7 +135,7 @@ _LONG = ("per_class", "confusion_matrix", "calibration", "clusters", "classes")
 
 
 def _leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Numbers, moments and texts of a step's scores, with dotted names."""
+    """Dotted names and values of a step's scores: numbers, texts, and means with sd."""
     for key, found in tree.items():
         name = f"{prefix}{key}"
         if key in _LONG:
@@ -159,10 +161,10 @@ def _score(found: object) -> str:
 
 
 def loss_history(path: Path) -> Lines:
-    """A loss history with one JSON object per line.
+    """Describe a loss history with one JSON object per line.
 
     Raises:
-        InputError: damaged, or not a loss history.
+        InputError: the file is damaged, or not a loss history.
     """
     text = read_text(path)
     try:
@@ -177,10 +179,10 @@ def loss_history(path: Path) -> Lines:
 
 
 def csv_file(path: Path) -> Lines:
-    """A loss history, a list of rejected images, or another table.
+    """Describe a loss history, a list of rejected images, or another table.
 
     Raises:
-        InputError: damaged.
+        InputError: the file is damaged.
     """
     text = read_text(path)
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
@@ -196,7 +198,7 @@ def csv_file(path: Path) -> Lines:
         try:
             return _losses(path, _as_columns(rows), len(rows))
         except ValueError as error:
-            raise damaged(path, "no numbers in a loss history", error) from error
+            raise damaged(path, "its losses are not all numbers", error) from error
     if "status" in header:
         reasons = counts("status", collections.Counter(row["status"] for row in rows))
         return titled(path, f"unusable images: {len(rows):,}", list(reasons))
@@ -217,7 +219,7 @@ def _as_columns(rows: Sequence[Mapping]) -> dict[str, np.ndarray]:
 
 def _losses(path: Path, columns: Mapping[str, np.ndarray], count: int) -> Lines:
     if not {"step", "loss"} <= columns.keys():
-        raise foreign(path, "no loss history, which has `step` and `loss`")
+        raise foreign(path, "a loss history has `step` and `loss`, but this file does not")
     yield terminal.plain(path)
     last = terminal.number(columns["step"][-1])
     yield f"  loss history of a training: {count:,} rows, to step {last}"
@@ -230,14 +232,14 @@ def _losses(path: Path, columns: Mapping[str, np.ndarray], count: int) -> Lines:
 
 
 def benchmark(path: Path) -> Lines:
-    """Time and memory of a job.
+    """Describe a benchmark file of Snakemake: time and memory of a job.
 
     Raises:
-        InputError: damaged, or not a benchmark of Snakemake.
+        InputError: the file is damaged, or not a benchmark of Snakemake.
     """
     text = read_text(path)
     rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t"))
     if not rows or not {"s", "max_rss"} <= rows[0].keys():
-        raise foreign(path, "no benchmark of Snakemake's")
+        raise foreign(path, "a table, but not a benchmark of Snakemake")
     check_end(path, text)
     return titled(path, f"benchmark of a job: {rows[0]['s']} s, {rows[0]['max_rss']} MB")

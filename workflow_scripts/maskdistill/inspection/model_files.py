@@ -15,10 +15,10 @@ _TRAINED = ("model", "network")
 
 
 def model(path: Path) -> Lines:
-    """Weights, a model of this workflow, or a checkpoint of one of its trainings.
+    """Describe weights, a model of this workflow, or a checkpoint of one of its trainings.
 
     Raises:
-        InputError: damaged, or not a checkpoint.
+        InputError: the file is damaged, or not a checkpoint.
     """
     # Imported only when needed, because PyTorch takes seconds to import.
     import torch
@@ -65,10 +65,10 @@ def model(path: Path) -> Lines:
 
 
 def onnx(path: Path) -> Lines:
-    """A graph in ONNX's format.
+    """Describe a graph in ONNX's format.
 
     Raises:
-        InputError: damaged.
+        InputError: the file is damaged.
     """
     # Imported only when needed, because it takes a second to import.
     import onnx as library
@@ -78,7 +78,7 @@ def onnx(path: Path) -> Lines:
         library.checker.check_model(found)
     except Exception as error:  # damaged files raise many types in protobuf
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise damaged(path, "not a graph of ONNX", reason) from error
+        raise damaged(path, "not a valid ONNX model", reason) from error
     yield terminal.plain(path)
     yield (
         f"  exported model, ONNX: {len(found.graph.node):,} nodes, "
@@ -100,10 +100,10 @@ def _shape(tensor) -> str:
 
 
 def exported_program(path: Path) -> Lines:
-    """A graph of torch.export; its archive is read, but the graph is not loaded.
+    """Describe a graph of torch.export; its archive is read, but the graph is not loaded.
 
     Raises:
-        InputError: damaged, or not such a graph.
+        InputError: the file is damaged, or not such a graph.
     """
     _check_archive(path)
     try:
@@ -112,7 +112,7 @@ def exported_program(path: Path) -> Lines:
     except zipfile.BadZipFile as error:
         raise damaged(path, "not an archive of torch.export", error) from error
     if not any(name.endswith("archive_format") for name in names):
-        raise foreign(path, "an archive, but none of torch.export")
+        raise foreign(path, "an archive, but not of torch.export")
     yield terminal.plain(path)
     yield f"  exported model, torch.export: {terminal.size(path.stat().st_size)}"
     pairs = [("parts", f"{len(names):,}"), ("SHA-256", provenance.file_digest(path))]
@@ -120,7 +120,7 @@ def exported_program(path: Path) -> Lines:
 
 
 def _check_archive(path: Path) -> None:
-    """Compare the checksums of an archive's members, which PyTorch does not."""
+    """Verify the checksums of an archive's members, which PyTorch does not do."""
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -129,7 +129,7 @@ def _check_archive(path: Path) -> None:
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise damaged(path, "not an archive of PyTorch", error) from error
     if broken is not None:
-        raise damaged(path, f"its part {broken} has changed")
+        raise damaged(path, f"the checksum of its part {broken} is wrong")
 
 
 def _is_plain(found: object) -> bool:

@@ -29,21 +29,26 @@ def title_of(paths: Sequence[Path]) -> tuple[str, int]:
     """Title and number of rows of the shards of one stage, read from their footers.
 
     Raises:
-        InputError: damaged, or not written by this workflow.
+        InputError: the file is damaged, or not written by this workflow.
     """
     return _kind(paths[0])[1], sum(map(shards.count_rows, paths))
 
 
 def _kind(path: Path) -> tuple[str, str]:
-    """Stage and title of a Parquet file, from its columns, as some stages share a name."""
+    """Stage and title of a Parquet file.
+
+    The file records its stage. If the columns of this stage differ, or `schemas.STAGES` lacks it,
+    the stage is found by the columns. For example, both `assignments` and `centroids` record the
+    stage `clusters`.
+    """
     names = shards.read_schema(path).names
     stage = shards.read_metadata(path)["stage"]
     for candidate in (stage, *schemas.STAGES):
         if candidate in schemas.STAGES and names == list(schemas.STAGES[candidate].columns):
             return candidate, schemas.STAGES[candidate].title
     raise InputError(
-        f"{path}: of the stage '{stage}', but with other columns ({', '.join(names)}); "
-        "it was made by another version of the workflow; remove it and run again"
+        f"{path}: its columns ({', '.join(names)}) are not those of the stage '{stage}'; "
+        "another version of the workflow made it; remove it and run again"
     )
 
 
@@ -55,7 +60,7 @@ def shards_of_a_stage(paths: Sequence[Path], sample: int, *, check: bool = False
         check: also read every byte and decode every mask and label map.
 
     Raises:
-        InputError: damaged, or not written by this workflow.
+        InputError: the file is damaged, or not written by this workflow.
     """
     rows = sum(map(shards.count_rows, paths))
     stage, title = _kind(paths[0])
@@ -83,8 +88,8 @@ def _provenance_of_shards(paths: Sequence[Path], stage: str) -> Lines:
     found: dict[str, list[Path]] = collections.defaultdict(list)
     for path in paths:
         if _kind(path)[0] != stage:
-            raise InputError(f"{path}: of another stage than {paths[0]}; give each by itself")
-        # Inputs and listing differ between shards.
+            raise InputError(f"{path}: of another stage than {paths[0]}; give one stage at a time")
+        # Each shard has its own input files and its own list of images.
         alike = {
             key: value
             for key, value in shards.read_metadata(path).items()
@@ -94,7 +99,7 @@ def _provenance_of_shards(paths: Sequence[Path], stage: str) -> Lines:
     yield from provenance(json.loads(next(iter(found))))
     if len(found) > 1:
         yield ""
-        yield f"  CAUTION: made in {len(found)} different ways, of which the first is shown:"
+        yield f"  CAUTION: made in {len(found)} different ways; the first is shown. Files of each:"
         for group in found.values():
             yield f"    {len(group)} files, {group[0].name} among them"
 
@@ -126,7 +131,7 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _derived(paths: Sequence[Path], stage: str) -> dict[str, np.ndarray]:
-    """Informative quantities that are computed from a stage's columns."""
+    """Further quantities, computed from a stage's columns, whose distribution is informative."""
     if stage in ("masks", "candidates", "confident"):
         table = shards.read_table(paths, ["area", "height", "width"]).drop_null()
         share = pc.divide(table["area"], pc.multiply(table["height"], table["width"]))
@@ -164,7 +169,10 @@ def _derived(paths: Sequence[Path], stage: str) -> dict[str, np.ndarray]:
 
 
 def _rows_an_image(paths: Sequence[Path], stage: str, names: Sequence[str]) -> Lines:
-    """Number of images and of their masks or candidates; some rows only represent an image."""
+    """Number of images, and of masks or candidates per image.
+
+    An image without candidates has one row with an empty candidate_id, which is not counted.
+    """
     columns = ["image_id"] + [n for n in ("candidate_id",) if n in names]
     table = shards.read_table(paths, columns)
     total = pc.count_distinct(table["image_id"]).as_py()

@@ -1,4 +1,4 @@
-"""SQL queries over the shards of a results tree."""
+"""SQL queries over the Parquet files of a folder of results."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from workflow_scripts.maskdistill.inspection.any_file import expand
 from workflow_scripts.maskdistill.inspection.image_record import APPLIED
 
 ROWS_SHOWN = 1000
-# Columns whose values are in the path of a file: pattern of the value, and SQL type.
+# Columns whose values are read from the path of a file: pattern of the value, and SQL type.
 PATH_COLUMNS = {
     "split": (rf".*/({'|'.join(SPLITS)}|{APPLIED}/[^/]+)/", "VARCHAR"),
     "seed": (r".*/seed-(\d+)/", "INTEGER"),
@@ -26,7 +26,8 @@ PATH_COLUMNS = {
 def run(paths: Sequence[str], query: str) -> list[str]:
     """Run a query over the Parquet files below some paths and print its result as a table.
 
-    Every stage is a table, named after its folder; another file is a table with the file's name.
+    The shards of each stage are a table that is named after their folder. Every other Parquet file
+    is a table that is named after the file.
 
     Raises:
         InputError: there are no Parquet files, one is damaged, or the query is invalid.
@@ -37,7 +38,7 @@ def run(paths: Sequence[str], query: str) -> list[str]:
             name = group[0].parent.name if group[0].stem.isdigit() else group[0].stem
             tables.setdefault(name, []).extend(group)
     if not tables:
-        raise InputError("--sql: there are no Parquet files; name a folder or shards")
+        raise InputError("--sql: no Parquet files were found; give a folder of results, or shards")
     try:
         with duckdb.connect() as connection:
             connection.execute("SET autoinstall_known_extensions = false")
@@ -50,7 +51,7 @@ def run(paths: Sequence[str], query: str) -> list[str]:
             rows = found.fetchmany(ROWS_SHOWN + 1)
     except duckdb.Error as error:
         for path in (path for files in tables.values() for path in files):
-            shards.count_rows(path)  # its message names the damaged file and the remedy
+            shards.count_rows(path)  # the error of a damaged file names it and the remedy
         raise InputError(f"--sql: {' '.join(str(error).split())}") from error
     cells = [[_cell(value) for value in row] for row in rows[:ROWS_SHOWN]]
     lines = terminal.table(header, cells, indent=0, width=80, grouped=False)

@@ -18,7 +18,7 @@ def plain(text: object) -> str:
 
 
 def number(value: float | None, *, grouped: bool = True) -> str:
-    """A number with at least four significant digits; integers with all digits, grouped."""
+    """A number with about four significant digits as text; integers have all digits."""
     if value is None:
         return "–"
     if not math.isfinite(value):
@@ -51,7 +51,7 @@ def table(
     Args:
         rows: cells as text, or as numbers, which are formatted by `number`.
         width: largest width of a cell; longer ones are truncated and end in "…".
-        grouped: separate thousands; not for ids, which are copied.
+        grouped: whether commas separate thousands; not for ids, which users copy.
     """
     kinds = [
         any(isinstance(row[i], int | float | np.number) for row in rows) for i in range(len(header))

@@ -20,14 +20,14 @@ LOG_LINES = 10  # number of last lines of a log to show
 
 
 def page(path: Path) -> Lines:
-    """A report.
+    """Describe a report or another HTML page.
 
     Raises:
-        InputError: truncated, or not written by this workflow.
+        InputError: the page is truncated, or not written by this workflow.
     """
     text = read_text(path)
     if "MaskDistill</title>" not in text:
-        raise foreign(path, "a page that this workflow did not write")
+        raise foreign(path, "a page with another title than its pages")
     check_end(path, text, "</html>")
     title = text.partition("<title>")[2].partition("</title>")[0]
     size = terminal.size(path.stat().st_size)
@@ -35,10 +35,10 @@ def page(path: Path) -> Lines:
 
 
 def cluster_names(path: Path) -> Lines:
-    """Names of clusters.
+    """Describe a file with names of clusters.
 
     Raises:
-        InputError: damaged, or something else.
+        InputError: the file is damaged, or has no names of clusters.
     """
     text = read_text(path)
     try:
@@ -67,15 +67,15 @@ def _names(path: Path, seeds: Mapping) -> Lines:
 
 
 def log(path: Path) -> Lines:
-    """The end of a job's log, where a failed job reports its error.
+    """Show the end of a job's log, where a failed job reports its error.
 
     Raises:
-        InputError: not a text.
+        InputError: the file is not a text.
     """
     # A killed job may have left invalid UTF-8.
     text = path.read_bytes().decode("utf-8", errors="replace")
     if "\0" in text:
-        raise damaged(path, "it holds zero bytes")
+        raise damaged(path, "it contains null characters")
     # Only the last state of a progress bar is shown.
     lines = [line.rstrip().rpartition("\r")[2] for line in text.split("\n") if line.strip()]
     shown = [f"    {terminal.plain(line)}" for line in lines[-LOG_LINES:]]

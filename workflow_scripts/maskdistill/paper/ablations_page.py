@@ -9,7 +9,7 @@ from workflow_scripts.maskdistill.pictures import html_pages
 
 
 def render(dataset: str, items: Sequence[Mapping], figures: Mapping[str, str]) -> str:
-    """All items on one self-contained HTML page.
+    """All items, i.e. tables and figures of the paper, on one self-contained HTML page.
 
     Args:
         items: contents of the items' JSON files.
@@ -19,7 +19,7 @@ def render(dataset: str, items: Sequence[Mapping], figures: Mapping[str, str]) -
         "workflow_scripts/maskdistill/templates/ablations.html.j2",
         dataset=dataset,
         items=items,
-        figures={item: Markup(svg) for item, svg in figures.items()},  # drawn by `figures.figure`
+        figures={item: Markup(svg) for item, svg in figures.items()},  # trusted: made by `figures`
         obstacles=items[0]["obstacles"],
         name_of=paper_items.name_of,
         x_labels=paper_items.X_LABELS,

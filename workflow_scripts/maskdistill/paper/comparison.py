@@ -1,7 +1,8 @@
 """A run's numbers next to those of the paper, and reasons why the two are not comparable.
 
-`summary` is the content of a dataset's metrics.json (`summarize`), `paper` that of
-resources/paper_tables.json; both hold means over seeds. Numbers are fractions of 1.
+In all functions, `summary` is the content of a dataset's metrics.json, with means over seeds, which
+the program `summarize` writes. `paper` is the content of resources/paper_tables.json. Scores are
+from 0 to 1, except in `paper`, where they are in percent.
 """
 
 import re
@@ -13,7 +14,7 @@ PAPER_TABLES = "resources/paper_tables.json"
 PAPER_BACKBONE = "vit_small_patch16_224.dino"
 # Dataset of the paper → numbers of classes, evaluated images and clusters.
 PAPER_DATASETS = {"voc": (20, 1449, 20), "coco20k": (80, 19817, 80)}
-# Number of images in Table 3 (mask AP); for VOC, all images with masks of objects.
+# Number of images in the paper's Table 3 (mask AP); for VOC, all images with annotated objects.
 PAPER_AP_IMAGES = {"voc": 2913, "coco20k": 19817}
 AP_COLUMNS = ("ap50", "ap", "ap75")  # in the paper's order
 AP_SETTINGS = {
@@ -85,14 +86,14 @@ def obstacles(settings: Mapping, summary: Mapping) -> list[str]:
         found.append(f"{settings['clustering']['clusters']} clusters, not {clusters}")
     if "segmentation_crf" in summary["steps"] and not last_round(summary):
         found.append(
-            "predictions that are merely refined by the CRF, not those of a model that was trained "
-            "again on refined label maps, as the paper's with CRF (crf.rounds: 1)"
+            "predictions that were only refined by the CRF, while the paper's numbers with CRF are "
+            "of a model that was trained again on refined label maps (crf.rounds: 1)"
         )
     return found
 
 
 def instance_obstacles(settings: Mapping, summary: Mapping) -> list[str]:
-    """A further difference that affects only mask AP: the number of images."""
+    """A further difference from the paper, which affects only mask AP: the number of images."""
     expected = PAPER_AP_IMAGES[paper_dataset(settings)]
     found = summary.get("instances")
     if found is None or found["images"] == expected:
@@ -103,7 +104,7 @@ def instance_obstacles(settings: Mapping, summary: Mapping) -> list[str]:
 
 
 def methods_of(step: Mapping) -> str:
-    """How clusters were matched with classes; two methods if the seeds differ."""
+    """The method that matched the step's clusters with classes; two methods if the seeds differ."""
     return " and ".join(step["matching"])
 
 
@@ -116,17 +117,17 @@ def step_groups(summary: Mapping) -> dict[str, list[str]]:
 
 
 def last_round(summary: Mapping) -> int:
-    """Number of the last CRF round; 0 without such rounds."""
+    """Number of the last CRF round; 0 if there are no CRF rounds."""
     return sum(bool(re.fullmatch(r"segmentation_round_\d+", name)) for name in summary["steps"])
 
 
 def paper_steps(summary: Mapping) -> dict[str, str]:
     """Step → its counterpart in the paper, named as in a run without CRF rounds.
 
-    The paper's numbers without CRF are those of the first model. Its numbers with CRF are those of
-    a model that was trained again on refined label maps and whose predictions are refined, too:
-    here the model of the last round. Without rounds it is the first model, and `obstacles` says so.
-    Other rounds have no counterpart.
+    The paper's numbers without CRF belong to the first model. For its numbers with CRF, the paper
+    trains a model again on label maps that the CRF has refined, and refines its predictions, too.
+    The counterpart of this model is the model of the last CRF round. In a run without CRF rounds it
+    is the first model, which `obstacles` reports. Other rounds have no counterpart.
     """
     found = {step: step for step in ("initial_masks", "mask_rcnn", "segmentation", "linear_probe")}
     for step in ("segmentation", "linear_probe"):
@@ -135,10 +136,13 @@ def paper_steps(summary: Mapping) -> dict[str, str]:
 
 
 def compare(ours: Mapping, percent: float | None) -> dict:
-    """One cell: the run's mean, sd and n, the paper's number, and the run's minus the paper's.
+    """One cell of a table: the run's mean, sd and n, the paper's number, and their difference.
 
     Args:
-        percent: the paper's number as printed; None if there is none.
+        percent: the paper's number, in percent as the paper prints it; None if there is none.
+
+    Returns:
+        `ours`, `paper`, and `difference`: the run's mean minus the paper's number.
     """
     paper = None if percent is None else round(percent / 100, 6)
     known = paper is not None and ours["mean"] is not None
@@ -146,7 +150,7 @@ def compare(ours: Mapping, percent: float | None) -> dict:
 
 
 def step_miou(summary: Mapping, step: str, paper: Mapping, dataset: str) -> dict:
-    """mIoU of a step next to the paper's Tables 1, 2 and S1, which are for VOC.
+    """mIoU of a step next to the paper's number in its Tables 1, 2 and S1, which are for VOC.
 
     Scores of majority matching have no counterpart in the paper.
     """
@@ -158,7 +162,7 @@ def step_miou(summary: Mapping, step: str, paper: Mapping, dataset: str) -> dict
 
 
 def linear_miou(summary: Mapping, paper: Mapping, dataset: str) -> dict[str, dict]:
-    """Step of the linear probe → mIoU next to Table 2; empty without a probe."""
+    """Step of the linear probe → mIoU next to the paper's Table 2; empty without a linear probe."""
     published = paper["table2_voc_val_miou"]["linear"] if paper and dataset == "voc" else {}
     counterparts = paper_steps(summary)
     return {
@@ -168,7 +172,7 @@ def linear_miou(summary: Mapping, paper: Mapping, dataset: str) -> dict[str, dic
 
 
 def instance_tables(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[dict]:
-    """Mask AP next to Table 3, one table per setting.
+    """Mask AP next to the paper's Table 3: one table per setting and matching method.
 
     Yields:
         `title`, `matching` (None if class-agnostic) and `rows`: step and three cells (AP50, AP,
@@ -202,7 +206,7 @@ def instance_tables(summary: Mapping, paper: Mapping, dataset: str) -> Iterator[
 
 
 def class_iou(summary: Mapping, paper: Mapping) -> dict[str, dict[str, dict]]:
-    """Step → class → IoU, next to Table S2 if the classes are VOC's; linear probes come last."""
+    """Step → class → IoU, next to the paper's Table S2 for VOC's classes; linear probes last."""
     rows = {}
     table = paper.get("tableS2_voc_val_iou", {"classes": [], "rows": {}})
     same = set(summary["class_names"]) == set(table["classes"])

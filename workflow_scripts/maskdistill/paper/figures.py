@@ -1,4 +1,4 @@
-"""The figures of the ablations: tables of a sweep drawn as charts."""
+"""The figures of the ablations: charts of the scores over the values of one setting."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,11 @@ from workflow_scripts.maskdistill.pictures import charts
 
 
 def figure(item: str, tables: Sequence[Mapping]) -> str:
-    """The tables of a figure as charts below each other, in one SVG document."""
+    """The tables of a figure as charts below each other, in one SVG document.
+
+    Raises:
+        InputError: no number of the figure is defined.
+    """
     panels = []
     for table in tables:
         scale = 1 if table["unit"] == "count" else 100
@@ -37,5 +41,7 @@ def figure(item: str, tables: Sequence[Mapping]) -> str:
         title = title_of(table).replace(" – ", "\n") + f"\n{images_of(table)}"
         panels.append((title, list(lines), chart))
     if not panels:
-        raise InputError(f"{item}: nothing to draw; every number is undefined")
+        raise InputError(
+            f"{item}: nothing to draw, because the metrics of its variants have no numbers for it"
+        )
     return charts.stacked(panels)

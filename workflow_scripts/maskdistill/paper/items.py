@@ -33,7 +33,7 @@ NAMES = {
 
 
 def title_of(table: Mapping) -> str:
-    """The displayed title of a table, which mentions overclustering if there is any."""
+    """The displayed title of a table, which says so if there are more clusters than classes."""
     if "majority" in (table["matching"] or ""):
         return f"{table['title']} – overclustering, {table['matching']} matching"
     return table["title"]
@@ -46,7 +46,7 @@ def images_of(table: Mapping) -> str:
     if matched is None:
         return text
     if matched == evaluated:
-        return f"{text}, matched on the same"
+        return f"{text}, matched on the same images"
     return f"{text}, matched on {matched['images']:,} of “{matched['split']}”"
 
 

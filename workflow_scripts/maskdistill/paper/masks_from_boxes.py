@@ -26,8 +26,9 @@ def grabcut(
 ) -> np.ndarray:
     """Segment the object in a box by OpenCV's GrabCut (Rother et al., 2004).
 
-    Pixels outside of the box are certain background, those inside possible foreground. OpenCV's
-    random numbers are seeded, so that the same image and box give the same mask.
+    GrabCut takes pixels outside of the box as certain background and pixels inside it as possible
+    foreground. OpenCV's random numbers are seeded, so that the same image and box give the same
+    mask.
 
     Args:
         image: H x W x 3 uint8.

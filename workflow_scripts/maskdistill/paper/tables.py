@@ -1,7 +1,8 @@
-"""A run's numbers for the paper's tables and figures, next to the paper's numbers if it has them.
+"""A run's numbers for the paper's tables and figures, next to the numbers that the paper prints.
 
-A summary is the output of `summarize` (mean, sd and n over seeds) for one variant of the run, see
-`variants`. Numbers are fractions of 1 unless a table's unit is `count`.
+A summary is the output of `summarize` (mean, sd and n over seeds) for one variant. A variant is the
+run itself, or the run with one thing changed, see `runs.variants`. Scores are from 0 to 1, not in
+percent; tables with the unit `count` hold numbers of patches.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +17,8 @@ from workflow_scripts.maskdistill.runs.variants import BASELINES, MAIN
 
 CSV_COLUMNS = ["table", "matching", "split", "images", "matched_on", "row", "column"]
 CSV_COLUMNS += ["mean", "sd", "n", "paper", "difference", "comparable"]
-# Table → its key among the paper's tables, and its rows: key of the paper's number, variant, step.
-# Table S1 has a further row for the segmentation after CRF.
+# Table → its key in resources/paper_tables.json, and its rows. A row is: key of the paper's number,
+# variant, step. `_components` adds rows to Table S1, for the CRF and for each CRF round.
 _MIOU_TABLES = {
     "table_1": (
         "table1_components_voc_val_miou",
@@ -66,7 +67,10 @@ def read_summaries(
 
     def read(files: Sequence[str]) -> list[dict]:
         if len(files) != len(seeds):
-            raise InputError(f"{len(files)} files for {len(seeds)} seeds; give one per seed")
+            raise InputError(
+                f"a variant has {len(files)} files, but there are {len(seeds)} seeds; give one "
+                "file per seed"
+            )
         return seeds_summary.read_runs([Path(file) for file in files])
 
     found: dict[str, dict] = {}
@@ -78,7 +82,10 @@ def read_summaries(
     for name, *files in linear_probes:
         found.setdefault(name, {})["linear_probe"] = seeds_summary.summarize(read(files))
     if "steps" not in found.get(MAIN, {}):
-        raise InputError(f"--metrics {MAIN}: the metrics of the run itself are missing")
+        raise InputError(
+            f"--metrics {MAIN}: the metrics of the run itself are missing; give its metrics.json "
+            "of every seed"
+        )
     return found
 
 
@@ -89,7 +96,7 @@ def tables(
     paper: Mapping,
     dataset: str,
 ) -> list[dict]:
-    """The tables of one item; in a figure, each table is a chart over the names of its rows.
+    """The tables of one item. Each table of a figure becomes a chart; its row names are x values.
 
     Args:
         item: a key of `items.TITLES`.
@@ -130,7 +137,11 @@ def tables(
 
 
 def _images(item: str, summaries: Mapping[str, Mapping]) -> tuple[dict, dict]:
-    """Split and number of the images for the scores of an item, and of those for matching."""
+    """Split and number of the images that an item is scored on, and of those used for matching.
+
+    Raises:
+        InputError: variants were evaluated on different images.
+    """
     if item in _OF_OBJECTS:
         parts = {name: s["instances"] for name, s in summaries.items() if "instances" in s}
     else:
@@ -138,7 +149,8 @@ def _images(item: str, summaries: Mapping[str, Mapping]) -> tuple[dict, dict]:
     found = {}
     for name, part in parts.items():
         own = {key: part[key] for key in ("split", "images")}
-        # Clusters of label maps are matched on the evaluated images.
+        # Only scores of objects have `matched_on`. For label maps, the clusters are matched with
+        # classes on the evaluated images.
         found[name] = own, dict(part.get("matched_on", own))
     first, *others = found
     for name in others:
@@ -157,7 +169,7 @@ def _table(title: str, matching: str | None, rows: Sequence[Mapping], unit: str)
 def _by_matching(
     title: str, rows: Sequence[tuple[Sequence[str], Mapping]], unit: str = "fraction"
 ) -> Iterator[dict]:
-    """A table for each matching; `rows` are pairs of matching methods and a row."""
+    """One table for each matching method; `rows` are pairs of the methods and a table row."""
     for method in dict.fromkeys(" and ".join(methods) for methods, _ in rows):
         members = [row for methods, row in rows if " and ".join(methods) == method]
         yield _table(title, method, members, unit)
@@ -180,7 +192,7 @@ def _components(item: str, summaries: Mapping, paper: Mapping, dataset: str) -> 
 def _segmentations(
     summary: Mapping, paper: Mapping, dataset: str
 ) -> list[tuple[Sequence[str], Mapping]]:
-    """Matching and row of the segmentation, of that with CRF, and of each CRF round."""
+    """Matching methods and table row of each segmentation: without CRF, with CRF, and by round."""
     return [
         (
             values["matching"],
@@ -270,7 +282,7 @@ def _sweep(item: str, by_value: Mapping[float, Mapping]) -> Iterator[dict]:
 
 
 def _common(groups, steps_of) -> list[str]:
-    """Steps that all variants have, in the order of the first; `main` may have more."""
+    """Steps that all variants have, in the order of the first variant; `main` may have more."""
     groups = [steps_of(group) for group in groups]
     return [
         step
@@ -315,7 +327,10 @@ def csv_rows(tables: Sequence[Mapping], *, comparable: bool) -> Iterator[dict]:
 
 
 def split_overclustering(tables: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
-    """Separate the tables of majority matching if there are any of Hungarian matching."""
+    """Divide tables into those without and those with majority matching.
+
+    If none of them has Hungarian matching, all are in the first list.
+    """
     majority = [table for table in tables if "majority" in (table["matching"] or "")]
     if not any(table["matching"] == "hungarian" for table in tables):
         return list(tables), []

@@ -45,7 +45,7 @@ def line_chart(
 
     Args:
         series: name → points, with ascending x; the y axis starts at 0 or below.
-        x_ticks: values to label on the x axis; () for round ones.
+        x_ticks: values to label on the x axis; () for round numbers.
     """
     left, right, top, bottom = 52, 14, 12, 40
     all_x = [x for line in series.values() for x in line.x]
@@ -138,10 +138,10 @@ _STYLE = (
 
 
 def heat_map(values: np.ndarray, row_names: Sequence[str], column_names: Sequence[str]) -> Markup:
-    """A table of shares as inline SVG: the greater its share, the more opaque a cell is.
+    """A table of shares as inline SVG, in which cells with greater shares are more opaque.
 
     Args:
-        values: rows x columns, 0..1; cells below 0.5 % are empty; with up to 30 columns, cells
+        values: rows x columns, 0..1. Cells below 0.5 % are empty. With up to 30 columns, cells
             show their value in percent.
     """
     cell = 30 if len(column_names) <= 30 else 12
@@ -183,8 +183,8 @@ def bars(counts: Sequence[int], low: float, high: float, label: str) -> Markup:
     """A small histogram with equal bins as inline SVG.
 
     Args:
-        counts: values in each bin; a bin that is not empty is visible.
-        low, high: ends of the first and the last bin.
+        counts: number of values in each bin; bars of at least one value are always visible.
+        low, high: lower end of the first bin, and upper end of the last bin.
         label: what was counted.
     """
     width, height, base = 190, 62, 36
@@ -207,7 +207,7 @@ def bars(counts: Sequence[int], low: float, high: float, label: str) -> Markup:
 
 
 def _svg(kind: str, width: float, height: float, label: str, parts: Sequence[str]) -> Markup:
-    # `parts` consist of numbers and escaped text only.
+    # `Markup` is not escaped again; `parts` consist of numbers and of text that is escaped already.
     return Markup(
         f'<svg class="{kind}" role="img" aria-label="{escape(label)}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}">'

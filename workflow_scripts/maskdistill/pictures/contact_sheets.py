@@ -1,4 +1,4 @@
-"""Pictures of clusters, to help naming them: typical masks, and masks near other clusters."""
+"""Pictures that help to name clusters: their typical masks, and their masks near other clusters."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ HEADING = 30  # height of a line of text, in pixels
 
 
 def sheet(sections: Mapping[str, Sequence[np.ndarray]], title: str) -> np.ndarray:
-    """One picture of a cluster.
+    """Draw the crops of one cluster in one picture, section by section.
 
     Args:
         sections: heading → crops of CROP x CROP x 3 uint8.
@@ -42,7 +42,7 @@ def sheet(sections: Mapping[str, Sequence[np.ndarray]], title: str) -> np.ndarra
 
 
 def template(seed: int, digest: str, sizes: Sequence[int]) -> str:
-    """A template of a file of names, which has no effect until it is edited.
+    """A template of the file that names clusters, which has no effect until it is edited.
 
     Args:
         digest: see `cluster_files.assignments_digest`.
@@ -50,11 +50,12 @@ def template(seed: int, digest: str, sizes: Sequence[int]) -> str:
     """
     lines = [
         "# Look at the contact sheets, name the clusters, and save this as",
-        "# config/names/DATASET.yaml. Clusters of one name are merged; `background` drops one;",
-        "# lines that are left out change nothing.",
+        "# config/names/DATASET.yaml. Clusters with the same name are merged. A cluster named",
+        "# `background` counts as background. Clusters without a line keep their names.",
         "seeds:",
         f"  {seed}:",
-        "    # Which clusters were looked at: when others are found, the run stops and says so.",
+        "    # Identifies the clusters that the contact sheets show. If the run finds others, it",
+        "    # stops and says so.",
         f'    assignments: "{digest}"',
         "    clusters:",
     ]

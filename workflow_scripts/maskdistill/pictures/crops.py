@@ -13,7 +13,7 @@ Key = tuple[int, int]  # image_id, mask_id
 
 
 def nearest(keys: Sequence[Key], distances: Sequence[float], count: int) -> list[Key]:
-    """The masks nearest to their centroid, nearest first; ties in the order of their keys."""
+    """The masks nearest to their centroid, nearest first; equally near ones are sorted by key."""
     order = sorted(range(len(keys)), key=lambda i: (distances[i], keys[i]))
     return [keys[i] for i in order[:count]]
 
@@ -49,7 +49,7 @@ def read_crops(
     result = {}
     for path in manifests:
         for listed in shards.read_rows(path):
-            # Two splits may list the same image.
+            # Two splits may list the same image. `pop` leaves it out the second time.
             rows = found.pop(listed["image_id"], {})
             if rows:
                 image = images.read_listed(

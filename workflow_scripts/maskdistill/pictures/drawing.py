@@ -48,7 +48,7 @@ def overlay(
 
     Args:
         image: H x W x 3 uint8.
-        labels: H x W integers; 0 is not painted, only made paler.
+        labels: H x W integers; pixels of 0 are not painted, but lose most of their colour.
         colours: N x 3 uint8, label → colour.
         alpha: share of the colour within a region, 0..1; the contour is nearly white.
 
@@ -71,21 +71,21 @@ def overlay(
 
 
 def _strips(height: int, width: int) -> Iterator[slice]:
-    """Rows of a picture, some `_STRIP` pixels at a time, for computations in float64."""
+    """Divide a picture into strips of about `_STRIP` pixels, to save memory in float64."""
     rows = max(1, _STRIP // max(1, width))
     return (slice(first, first + rows) for first in range(0, height, rows))
 
 
 def transparent_png(labels: np.ndarray, colours: np.ndarray, *, alpha: float = 0.6) -> bytes:
-    """A label map as a transparent layer over its image, with colours and contours as `overlay`.
+    """A label map as a transparent layer over its image, with colours and contours as in `overlay`.
 
     Args:
         labels: H x W integers; 0 is transparent.
-        colours: N x 3 uint8, label → colour; at most 255 different ones.
+        colours: N x 3 uint8, label → colour; at most 255 different colours.
         alpha: opacity within a region, 0..1; contours are opaque.
 
     Returns:
-        A palette PNG with transparency; beyond 127 colours it has no contours.
+        A palette PNG with transparency; with more than 127 colours it has no contours.
     """
     # Labels of one colour share an entry of the palette.
     packed = (colours.astype(np.int64) << (16, 8, 0)).sum(axis=1) + 1

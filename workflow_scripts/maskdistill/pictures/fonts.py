@@ -4,8 +4,8 @@ import functools
 
 from PIL import Image, ImageDraw, ImageFont
 
-# Searched for by Pillow in the system's font folders: fonts with all Latin letters, of which
-# Pillow's own font has few, then fonts with Chinese, Japanese and Korean.
+# Fonts that Pillow looks for in the system's font folders. The first have all Latin letters, of
+# which Pillow's own font has few. The others have Chinese, Japanese and Korean characters.
 WIDE = (
     "DejaVuSans.ttf",
     "LiberationSans-Regular.ttf",
@@ -84,7 +84,7 @@ def _fonts(size: float) -> list[ImageFont.FreeTypeFont]:
 
 @functools.cache
 def _has(font: ImageFont.FreeTypeFont, character: str) -> bool:
-    """Whether a font draws a character differently from a character that no font has."""
+    """Whether a font has a character, i.e. draws it differently from one that no font has."""
     if character.isspace():
         return True
     return _drawn(font, character) != _drawn(font, "\U0010ffff")

@@ -1,4 +1,4 @@
-"""HTML pages from the templates of this package."""
+"""HTML pages, filled in from the package's Jinja templates."""
 
 from collections.abc import Callable, Mapping
 

@@ -14,8 +14,8 @@ def ranked(rows: Sequence[Mapping]) -> list[Mapping]:
     """The candidates of an image, the most confident first.
 
     Args:
-        rows: rows of one image in `candidates` or `confident`; the row of an image without
-            candidates is dropped.
+        rows: rows of one image in `candidates` or `confident`. An image without candidates has one
+            row without a candidate_id, which is left out.
     """
     found = [row for row in rows if row["candidate_id"] is not None]
     return sorted(found, key=lambda row: (-row["score"], row["candidate_id"]))

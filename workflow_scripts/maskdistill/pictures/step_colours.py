@@ -21,7 +21,7 @@ class StepColours:
 def step_colours(
     steps: Iterable[str], clusters: int, metrics: Mapping | None
 ) -> dict[str, StepColours]:
-    """Colours of the clusters in every step; merged clusters have one colour.
+    """Colours of the clusters in every step; clusters that config/names merges have one colour.
 
     Without ground truth a cluster has its own colour of VOC's palette. Otherwise it has the colour
     of the class that it is matched with in that step, so that predictions look like the ground
@@ -42,7 +42,7 @@ def step_colours(
     result = {}
     for step in steps:
         mapping = stored_mapping(metrics, step)
-        # Unmatched clusters have the colours of labels beyond those of classes.
+        # Unmatched clusters have the colours of labels that are larger than those of classes.
         labels = np.where(mapping == UNMATCHED, len(names) - 1 + numbers, mapping)
         classes = [None if m == UNMATCHED else names[m] for m in mapping]
         result[step] = StepColours(label_maps.colours(labels), classes)

@@ -11,8 +11,8 @@ from workflow_scripts.maskdistill.pictures import charts, html_pages
 from workflow_scripts.maskdistill.report import figures, illustrations, run_tables, scores, times
 from workflow_scripts.maskdistill.report.inputs import ReportInputs, cluster_colours, read
 
-REJECTED_SHOWN = 200  # rows of the table of rejected images
-DIFFERENCES_SHOWN = 20  # most files listed that do not match the config
+REJECTED_SHOWN = 200  # most rows of the table of rejected images
+DIFFERENCES_SHOWN = 20  # most files listed as not matching the config
 
 
 def render(inputs: ReportInputs) -> str:

@@ -11,11 +11,11 @@ from workflow_scripts.maskdistill.evaluation.confusion_matrix import matched_cou
 from workflow_scripts.maskdistill.evaluation.step_titles import candidate_step
 from workflow_scripts.maskdistill.pictures import charts
 
-CHART_POINTS = 300  # points of a loss curve
+CHART_POINTS = 300  # most points of a loss curve
 
 
 def calibration(summary: Mapping) -> dict | None:
-    """Chart of the mask IoU of candidates over their score; None without candidates."""
+    """Chart of the mask IoU of candidates over their score; None if there are no candidates."""
     steps = summary.get("instances", {"steps": {}})["steps"]
     found = steps.get(candidate_step(steps), {}).get("calibration", {"bins": []})
     bins = [row for row in found["bins"] if row["score"]["mean"] is not None]

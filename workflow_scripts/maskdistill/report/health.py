@@ -1,8 +1,8 @@
-"""What the files of a run say about its health, without a label.
+"""Signs of problems in a run, found in its files without reading any label.
 
-Each finding is a sentence with numbers, a small distribution to look at, and, where something looks
-wrong, what to do about it. The bounds are conventions: beyond them a look at the pictures is worth
-its time.
+Each finding is a sentence with numbers, for some topics with a histogram, and advice if something
+looks wrong. The bounds below are rules of thumb. If a value exceeds its bound, the user should look
+at the pictures.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,14 +18,16 @@ from workflow_scripts.maskdistill.files import masks, shards
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.settings.checks import untrained, untrained_warning
 
-WHOLE_IMAGE = 0.9  # share of the image from which a mask is taken to cover the whole image
-TINY = 0.005  # share of the image below which a mask is taken for noise
+WHOLE_IMAGE = 0.9  # masks that cover at least this share of the image count as whole images
+TINY = 0.005  # masks that cover less than this share of the image count as noise
 LOW_QUALITY = 0.05  # median quality below which the keys hardly separate masks from the rest
 FEW = 0.05  # largest share of unusual images or masks that is not reported as a problem
-MANY = 0.5  # share of all masks in one cluster, or of unsure images, above which it is reported
+# Largest share of all masks in one cluster, and of images without a confident candidate, that is
+# not reported.
+MANY = 0.5
 SMALLEST_CLUSTER = 5  # number of masks below which a pseudo-class is too small to be learned
 LOOSE = 1.5  # a cluster is loose if its mean distance is this many times that of all masks
-FALL = 0.1  # smallest share by which the loss of a healthy training falls
+FALL = 0.1  # the loss of a training should fall by at least this share
 BINS = 20
 
 
@@ -84,7 +86,7 @@ def lines(findings: Sequence[Finding]) -> list[str]:
 def check_images(
     split: str, manifest: pd.DataFrame, skipped: Mapping[str, Mapping] | None = None
 ) -> Finding:
-    """How many images of a split could be read, and what was skipped.
+    """How many images of a split could be read, and which other files were skipped.
 
     Args:
         manifest: columns file_name and status.
@@ -115,18 +117,18 @@ def check_masks(split: str, rows: pd.DataFrame) -> Finding:
     count = rows["image_id"].nunique()
     without = count - found["image_id"].nunique()
     covered, quality = found["share"].to_numpy(), found["quality"].to_numpy()
-    unused = int((rows["status"] == masks.WHOLE_IMAGE).sum())  # at most one in an image
+    unused = int((rows["status"] == masks.WHOLE_IMAGE).sum())  # an image has at most one
     whole, tiny = unused + int((covered >= WHOLE_IMAGE).sum()), int((covered < TINY).sum())
     advice = []
     if without - unused > FEW * count:
         advice.append(
             f"Many images have no object mask: {_reasons(rows)}. Change masks.center_keys, "
-            "masks.top_k, or the shares of the image that a mask may have."
+            "masks.top_k, masks.least_share or masks.largest_share."
         )
     if whole > FEW * (len(found) + unused):
         advice.append(
-            "Masks of whole images say nothing about an object; set masks.center_keys: auto, or "
-            "lower masks.top_k."
+            "Many masks cover the whole image, so they show no object; set masks.center_keys: "
+            "auto, or lower masks.top_k."
         )
     if len(found) and np.median(quality) < LOW_QUALITY:
         advice.append(
@@ -135,8 +137,8 @@ def check_masks(split: str, rows: pd.DataFrame) -> Finding:
         )
     if tiny > FEW * len(found):
         advice.append(
-            "Many masks are specks; raise masks.top_k, or set masks.center_keys: false if it is "
-            "true."
+            f"Many masks cover less than {TINY:.1%} of their image; raise masks.top_k, or set "
+            "masks.center_keys: false if it is true."
         )
     summary = f"{_many(len(found), 'mask')} in {_many(count, 'image')}, {without:,} without any"
     if len(found):
@@ -146,7 +148,7 @@ def check_masks(split: str, rows: pd.DataFrame) -> Finding:
             f"of the variance of keys that lies between mask and rest) is {np.median(quality):.2f}"
         )
     elif unused:
-        summary += f"; {unused:,} cover all of it and are not used"
+        summary += f"; {unused:,} masks cover the whole image and are not used"
     shown = _distribution("share of the image", covered)
     return Finding("masks", split, f"{summary}.", advice, shown)
 
@@ -178,7 +180,7 @@ def check_clusters(rows: pd.DataFrame, number: int) -> Finding:
         advice.append(
             f"The masks of cluster {_listed(loose)} have little in common: their mean distance to "
             f"the centroid is more than {LOOSE:g} times that of all masks. Look at the contact "
-            "sheets, and drop what is noise in config/names."
+            "sheets, and name clusters that are noise `background` in config/names."
         )
     summary = (
         f"{_many(len(rows), 'mask')} in {_many(number, 'cluster')} of {sizes.min():,} to "
@@ -194,11 +196,11 @@ def check_candidates(
     """How confident the candidates are.
 
     Args:
-        rows: columns image_id and score, one row per candidate; the score of an image without any
-            is missing.
+        rows: columns image_id and score, one row per candidate. An image without candidates has
+            one row, whose score is missing.
         images: number of readable images of the split.
         threshold: τ, above which a candidate is confident.
-        trained: whether Mask R-CNN has found them, or they are the initial masks.
+        trained: True if Mask R-CNN found the candidates, False if they are the initial masks.
     """
     longer = "train longer (mask_rcnn.iterations), or " if trained else ""
     best = rows.dropna().groupby("image_id")["score"].max()
@@ -212,7 +214,7 @@ def check_candidates(
         )
     if without > FEW * images:
         advice.append(
-            "Many images have no candidate and are all background; "
+            "Many images have no candidate, so their label maps show only background; "
             + (f"{longer}lower candidates.score_floor." if trained else "look at their masks.")
         )
     summary = f"{_many(images, 'image')}, {without:,} without any candidate"
@@ -238,7 +240,7 @@ def check_training(name: str, history: Path) -> Finding:
     try:
         loss = pd.read_csv(history)["loss"].to_numpy(np.float64)
     except (OSError, KeyError, ValueError):
-        raise InputError(f"{history}: this is no history of a training; train again") from None
+        raise InputError(f"{history}: missing, or not a table of losses; train again") from None
     if not len(loss):
         return Finding("training", name, "no step was recorded.", ["Train again."])
     part = max(1, len(loss) // 10)
@@ -248,7 +250,7 @@ def check_training(name: str, history: Path) -> Finding:
         advice.append("The loss is not a number in some steps; lower the learning rate.")
     elif last > (1 - FALL) * first:
         advice.append("The loss did not fall; train longer, or change the learning rate.")
-    summary = f"the mean loss of the first tenth is {first:.3g}, of the last tenth {last:.3g}."
+    summary = f"the mean loss is {first:.3g} in the first tenth and {last:.3g} in the last tenth."
     return Finding("training", name, summary, advice)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the report: examples with every step's label map, and clusters by their masks."""
+"""Pictures of the report: examples with every step's label map, and typical masks of clusters."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ CROP_SIZE = 96
 
 
 def legend(inputs: ReportInputs, clusters: Mapping[str, StepColours]) -> list[dict]:
-    """Colours with names of classes if there is ground truth, otherwise of clusters."""
+    """Colours and names: of the classes if there is ground truth, otherwise of the clusters."""
     own_names = ["background", *inputs.settings["curation"]["names"]]
     if not inputs.metrics:
         colours = next(iter(clusters.values())).colours if clusters else np.zeros((0, 3))
@@ -52,7 +52,7 @@ def examples(
     """Images with every step's label map, evenly spread over the split sorted by name."""
     usable = sorted((r for r in manifest if r["status"] == shards.OK), key=lambda r: r["file_name"])
     count = min(inputs.settings["report"]["examples"], len(usable))
-    # The middles of `count` equal parts of the list.
+    # The image in the middle of each of `count` equal parts of the list.
     chosen = [usable[int((i + 0.5) * len(usable) / count)] for i in range(count)]
     ids = {row["image_id"] for row in chosen}
     found = {
@@ -78,7 +78,10 @@ def examples(
             pictures.append(_painted("Ground truth", small, labels, colours))
         for step, label_map in found.items():
             if row["image_id"] not in label_map:
-                raise InputError(f"{row['file_name']}: no label map in step '{step}'; run it again")
+                raise InputError(
+                    f"{row['file_name']}: the step '{step}' has no label map of this image; run "
+                    "the step again"
+                )
             labels = label_maps.decode_png(label_map[row["image_id"]])
             pictures.append(_painted(step_title(step), small, labels, clusters[step].colours))
         result.append({"file_name": row["file_name"], "pictures": pictures})
@@ -121,7 +124,7 @@ def contact_sheets(
         inputs.root,
         CROP_SIZE,
     )
-    # The first step has the label maps of the clustered masks.
+    # The label maps of the first step show the clustered masks, so its colours and classes fit.
     first = next(iter(clusters.values()), None)
     curation = inputs.settings["curation"]
     count = inputs.settings["clustering"]["clusters"]

@@ -17,10 +17,10 @@ class ReportInputs:
     """The inputs of a report; its pictures show the first seed."""
 
     dataset: str
-    split: str  # split of the examples, which is evaluated if there is ground truth
+    split: str  # split of the example images; if there is ground truth, the evaluated split
     root: Path
     settings: Mapping  # the dataset's whole merged config
-    findings: Sequence[Finding]  # the health of the run
+    findings: Sequence[Finding]  # of check_health
     images: ShardsBySplit  # manifests
     masks: ShardsBySplit
     assignments: Sequence[Path]
@@ -28,7 +28,7 @@ class ReportInputs:
     candidates: ShardsBySplit = field(default_factory=dict)
     confident: ShardsBySplit = field(default_factory=dict)
     metrics: Mapping[str, Mapping] = field(default_factory=dict)  # seed → metrics.json
-    summary: Mapping | None = None  # metrics.json of summarize
+    summary: Mapping | None = None  # metrics.json that `summarize` writes
     histories: Mapping[str, Path] = field(default_factory=dict)  # step → history.csv
     benchmarks: Path | None = None
     paper_tables: Mapping = field(default_factory=dict)
@@ -43,5 +43,5 @@ def cluster_colours(inputs: ReportInputs) -> dict[str, StepColours]:
 
 
 def read(paths: Sequence[Path], columns: list[str] | None = None) -> list[dict]:
-    """All rows of shards; an empty list without shards."""
+    """All rows of shards; an empty list if there are no shards."""
     return shards.read_table(paths, columns).to_pylist() if paths else []

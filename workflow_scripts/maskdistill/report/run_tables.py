@@ -51,7 +51,11 @@ def sections(settings: Mapping) -> list[dict]:
 
 
 def sources(inputs: ReportInputs) -> list[tuple[str, str, object]]:
-    """Provenance of shards except settings and versions: for example checksums of weights."""
+    """(stage, key, value) from the provenance of each stage's first shard.
+
+    Settings, versions and input files are left out. What remains is, for example, the checksum of
+    the weights.
+    """
     first_files = [
         paths[0]
         for by_name in (inputs.masks, inputs.candidates, inputs.confident, inputs.steps)

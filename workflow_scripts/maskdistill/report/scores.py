@@ -65,7 +65,7 @@ def score_tables(inputs: ReportInputs) -> dict:
         "calibration": figures.calibration(summary),
         "obstacles": comparison.obstacles(inputs.settings, summary),
         "seeds": list(inputs.metrics),
-        # Numbers after merging clusters by config/names.
+        # Numbers of pseudo-classes by seed, if config/names merges their clusters differently.
         "class_counts": summary["clusters"] if len(set(summary["clusters"])) > 1 else [],
         "split": summary["split"],
         "images": summary["images"],

@@ -30,7 +30,7 @@ def sheet(
         distances: their distances to the centroid.
         images, masks: manifests and mask shards that hold the masks.
         root: folder that file names are relative to.
-        crops_shown: most masks shown per cluster.
+        crops_shown: largest number of masks shown per cluster.
     """
     chosen = {}
     for cluster in range(1, clusters.max() + 1):
@@ -62,8 +62,8 @@ def page(
     Args:
         dataset: its name.
         masks: number of masks.
-        found: what was compared, in ascending order of the number of clusters.
-        sheets: suggested number of clusters → result of `sheet`, the best first.
+        found: results of `cluster_counts.compare`, by ascending number of clusters.
+        sheets: suggested number of clusters → result of `sheet`; the best number is first.
     """
     x = [one.clusters for one in found]
     series = {

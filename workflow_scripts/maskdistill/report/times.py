@@ -17,13 +17,13 @@ from workflow_scripts.maskdistill.runs.rule_texts import benchmark_paths
 def timings(benchmarks: Path | None, splits: Collection[str], seeds: Collection[int]) -> list[dict]:
     """Number of jobs, seconds and peak memory (MB) of every rule, in the workflow's order.
 
-    Ablations and the seeds that only they use are left out.
+    Jobs of ablations are left out, and so are jobs of seeds that only ablations use.
 
     Args:
-        benchmarks: folder of a dataset's benchmark files, benchmarks/DATASET, if there is one; what
-            was measured lies in results/DATASET next to it.
-        splits: names of its splits.
-        seeds: the run's own.
+        benchmarks: folder of a dataset's benchmark files, benchmarks/DATASET; None or a missing
+            folder gives an empty list. The outputs of the measured jobs are in results/DATASET.
+        splits: names of the dataset's splits.
+        seeds: seeds of the run without its ablations.
     """
     if benchmarks is None or not benchmarks.is_dir():
         return []
@@ -56,10 +56,10 @@ def timings(benchmarks: Path | None, splits: Collection[str], seeds: Collection[
 
 
 def rule_of_benchmark(path: Path, splits: Collection[str], results: Path) -> str:
-    """The rule that a benchmark file belongs to, by the paths that the rules name.
+    """The rule whose `benchmark:` path matches the path of a benchmark file.
 
-    Of several rules that write the same file, the provenance of the file says which one did; it has
-    the same stem as the benchmark.
+    Several rules may write the same output, with the same path of the benchmark. Then the
+    provenance of the output says which rule wrote it. Output and benchmark have the same stem.
 
     Args:
         path: relative to the dataset's benchmarks, e.g. `seed-0/val/candidates/0003.tsv`.
@@ -71,7 +71,7 @@ def rule_of_benchmark(path: Path, splits: Collection[str], results: Path) -> str
         for rule, pattern in _patterns(tuple(splits)).items()
         if pattern.fullmatch(path.as_posix())
     }
-    # exports/model is not one of exports/{format}.
+    # The pattern with the fewest wildcards fits best: exports/model also matches exports/{format}.
     rules = [rule for rule, count in matching.items() if count == min(matching.values())]
     made = results / path.with_suffix(".parquet")
     if len(rules) > 1 and made.is_file():
@@ -95,7 +95,7 @@ def _patterns(splits: tuple[str, ...]) -> dict[str, re.Pattern]:
 
 
 def _float(text: str | None) -> float:
-    """A cell of a benchmark file; Snakemake writes `-` or `NA` where it could not measure."""
+    """A number of a benchmark file; 0 for `-` and `NA`, if Snakemake could not measure it."""
     try:
         return float(text or 0)
     except ValueError:

@@ -1,8 +1,8 @@
 "use strict";
 
-// The address after # is the whole state: everything that is shown follows from it, so that every
-// view can be linked to, and the browser's Back leads back. Text of the data set only ever becomes
-// text: nothing here writes HTML.
+// The part of the address after # holds the whole state of the page. Therefore every view can be
+// linked to, and the browser's Back button works. For safety, names from the data set are inserted
+// as text only, never as HTML.
 const GALLERY = (() => {
   const PAGE = 60;
   const CACHED = 24; // scripts of images that are kept after they were loaded
@@ -17,17 +17,17 @@ const GALLERY = (() => {
     right: "Best agreement first", wrong: "Worst agreement first",
     many: "Most masks first",
   };
-  // What the agreement with the ground truth is measured on, and how clusters became classes for it.
+  // Explains the agreement with the ground truth: its images, and how clusters were matched.
   function meaningOfAgreement() {
     const { split, images, methods } = data.matched;
     const matching = methods.map((name) => name[0].toUpperCase() + name.slice(1)).join(" and ");
-    return `Mean IoU over the classes of one image of “${split}”; clusters stand for classes by ${matching} matching on all ${NUMBER.format(images)} images of “${split}”`;
+    return `Mean IoU over the classes of one image of “${split}”; clusters are matched with classes by ${matching} matching on all ${NUMBER.format(images)} images of “${split}”`;
   }
   const NUMBER = new Intl.NumberFormat("en");
   const $ = (id) => document.getElementById(id);
 
   let data, stages, stageById, byKey, shown = [], state = {}, focusAfter = null;
-  let written = null, writtenAt = -Infinity, waiting = 0; // of the address
+  let written = null, writtenAt = -Infinity, waiting = 0; // last address, time when it was written, timer of the next
   const loaded = new Map(); // path → content of an image's script
   const loading = new Map(); // path → promise
 
@@ -57,12 +57,14 @@ const GALLERY = (() => {
   const range = (text) => (/^[\d.]+-[\d.]+$/.test(text) ? text.split("-").map(Number) : null);
   const dot = (colour) => element("span", { className: "dot", style: { background: colour } });
 
-  // The stage whose clusters and agreement the filters mean: for the bare image, the last one.
+  // The stage whose agreement the filters use. If the grid shows images or the ground truth, this is
+  // the last stage that has an agreement.
   function judged() {
     const scored = data.images.find((image) => image.agreement && Object.keys(image.agreement).length);
     if (state.stage !== "image" && state.stage !== "ground_truth") return state.stage;
     return scored ? Object.keys(scored.agreement).pop() : "image";
   }
+  // The stage whose clusters the filters list. If the grid shows images, these are the initial masks.
   function labelled() {
     if (state.stage !== "image") return stageById.get(state.stage);
     return stageById.get("masks") || stages.find((stage) => stage.labels.length);
@@ -99,8 +101,9 @@ const GALLERY = (() => {
     return `#${parts}`;
   }
 
-  // Everything is shown at once. Its address may follow a little later: browsers let a page change
-  // it a few times a second only, and sliders and keys that are held down are quicker than that.
+  // Every change of the state is shown at once. The address may follow a little later, because
+  // browsers let a page change it only a few times per second, while sliders and held keys change
+  // the state more often.
   function go(changes, { replace = false } = {}) {
     const next = { ...state, ...changes };
     if (!("page" in changes) && !("image" in changes) && !("layers" in changes) && !("view" in changes)) next.page = "1";
@@ -124,7 +127,7 @@ const GALLERY = (() => {
   }
 
   function follow() {
-    if ((location.hash || "#") === written) return; // what this page has written is shown already
+    if ((location.hash || "#") === written) return; // the page itself wrote this address, and shows it already
     clearTimeout(waiting);
     waiting = 0;
     const before = state;
@@ -177,7 +180,7 @@ const GALLERY = (() => {
     shown = data.images.filter((image) => passes(image));
     const label = state.stage === "ground_truth" ? 0 : Number(state.label) || 0;
     const stage = judged();
-    // Images without a value come last, whatever the direction.
+    // Images without a value come last, both in ascending and in descending order.
     const by = (value, sign) => (a, b) => {
       const [x, y] = [value(a), value(b)];
       if (x === undefined || y === undefined) return (x === undefined) - (y === undefined);
@@ -191,7 +194,7 @@ const GALLERY = (() => {
     };
     if (orders[state.order]) shown.sort(orders[state.order]);
     if (state.stage !== "image") {
-      // Training images have no stages of the evaluation; what there is to see comes first.
+      // Some stages exist for evaluated images only. Images that have the stage come first.
       const has = (image) => Boolean(image.tiles?.includes(state.stage));
       shown = [...shown.filter(has), ...shown.filter((image) => !has(image))];
     }
@@ -237,12 +240,12 @@ const GALLERY = (() => {
       const chosen = button.value === state.stage;
       button.setAttribute("aria-checked", chosen);
       button.tabIndex = chosen ? 0 : -1;
-      // On a phone the stages scroll sideways.
+      // On a phone the list of stages scrolls sideways, so the chosen one is brought into view.
       if (chosen) $("stages").scrollLeft = button.offsetLeft - $("stages").offsetLeft - 40;
     }
   }
 
-  // A range with a histogram of what the other filters leave.
+  // A filter with two sliders, above them a histogram of the images that pass all other filters.
   function makeSpan(name) {
     const field = $(`${name}-field`);
     const title = field.firstElementChild.textContent;
@@ -324,7 +327,7 @@ const GALLERY = (() => {
     pager.hidden = pages() === 1 || state.arrangement === "map";
   }
 
-  // The map: points in the order of the data, so that the same ones are always on top.
+  // The map. Points are drawn in the order of the data, so that overlaps always look the same.
 
   const MARGIN = 14;
   let places = []; // of the points that are drawn: [x, y, image, label], in pixels of the page
@@ -398,7 +401,7 @@ const GALLERY = (() => {
       const missing = state.stage !== "image" && number === 0;
       frame.style.setProperty("--tiles", image.tiles.length + 1);
       frame.style.setProperty("--tile", number);
-      if (missing) frame.title = `There is no ${stageById.get(state.stage).title} of this image`;
+      if (missing) frame.title = `This image has no result of the stage “${stageById.get(state.stage).title}”`;
       frame.append(element("img", { src: `images/${pathOf(image)}.jpg`, loading: "lazy", decoding: "async", alt: missing ? `${image.name}, without this stage` : image.name, style: missing ? { opacity: "0.35" } : {} }));
     } else {
       frame.append(element("span", { className: "reason", textContent: image.reason }));
@@ -452,8 +455,8 @@ const GALLERY = (() => {
   const position = () => shown.findIndex((image) => keyOf(image) === state.image);
   const visible = (image) => {
     if (state.layers !== null) return new Set(state.layers ? state.layers.split(",") : []);
-    // Until someone chooses: everything side by side; over each other, what the grid shows, and for
-    // the bare image the last stage.
+    // Until the user chooses overlays: all stages if they are shown side by side. Otherwise the stage
+    // that the grid shows, or the last stage if the grid shows images.
     if (state.view === "compare") return new Set(image.tiles);
     const first = state.stage !== "image" ? state.stage : (image.tiles || []).filter((stage) => stage !== "ground_truth").pop();
     return new Set(first ? [first] : []);
@@ -467,7 +470,7 @@ const GALLERY = (() => {
     }
     const at = position();
     $("title").textContent = image.name;
-    $("position").textContent = at < 0 ? "not among the filtered" : `${NUMBER.format(at + 1)} of ${NUMBER.format(shown.length)}`;
+    $("position").textContent = at < 0 ? "does not pass the filters" : `${NUMBER.format(at + 1)} of ${NUMBER.format(shown.length)}`;
     $("previous").disabled = at <= 0;
     $("next").disabled = at < 0 || at === shown.length - 1;
     document.title = `${image.name} – ${data.dataset}`;
@@ -495,7 +498,7 @@ const GALLERY = (() => {
     if (!dialog.open) return;
     dialog.close();
     document.title = `${data.dataset} – MaskDistill gallery`;
-    // Back to where one was, on whichever page that is now.
+    // Return to the image in the grid. Filters may have moved it to another page.
     const at = shown.findIndex((image) => keyOf(image) === key);
     if (at < 0) return;
     const there = Math.floor(at / PAGE) + 1;
@@ -577,7 +580,7 @@ const GALLERY = (() => {
   function candidateLayers(node, content, opacity) {
     const boxes = drawn("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none", "aria-hidden": "true" });
     const scores = [];
-    // The best is drawn last, over the weaker ones.
+    // The best candidate is drawn last, so that it is on top.
     for (const candidate of content.candidates.filter(isDrawn).reverse()) {
       const [x, y, width, height] = candidate.box;
       const label = labelOf("candidates", candidate.cluster);
@@ -597,7 +600,7 @@ const GALLERY = (() => {
   }
 
   function drawLegend(image, content) {
-    // What is not drawn needs no explanation.
+    // The legend lists only labels that are drawn.
     const drawnOf = (stage) => (stage === "candidates" ? content.candidates.filter(isDrawn).map((candidate) => candidate.cluster).sort((a, b) => a - b) : image.labels[stage] || []);
     const entries = new Map();
     for (const stage of visible(image)) {
@@ -680,7 +683,7 @@ const GALLERY = (() => {
     event.preventDefault();
   }
 
-  // Rows hold different numbers of images: above and below are by place.
+  // Rows have different numbers of images. Therefore the image above or below is found by position.
   function neighbour(tiles, at, key) {
     if (key === "ArrowRight") return tiles[at + 1];
     if (key === "ArrowLeft") return tiles[at - 1];
@@ -703,7 +706,8 @@ const GALLERY = (() => {
     event.preventDefault();
   }
 
-  // Clusters stay chosen from stage to stage; classes are others.
+  // All stages have the same clusters, so a chosen cluster is kept when the stage changes. The ground
+  // truth has classes instead, so a change from or to it clears the choice.
   const keptLabel = (stage) => ((stage === "ground_truth") === (state.stage === "ground_truth") ? state.label : "");
 
   function start(content) {
