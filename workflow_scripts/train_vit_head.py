@@ -1,4 +1,4 @@
-"""Train a light decoder on a frozen vision transformer with label maps, for machines without a GPU.
+"""Train a linear decoder on a frozen vision transformer with label maps, without need of a GPU.
 
 The tokens of all images are computed first; then only the decoder is trained. Checkpoints are kept
 under --work-dir; a training that was killed continues from its last checkpoint when the same

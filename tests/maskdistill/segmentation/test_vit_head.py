@@ -20,7 +20,7 @@ from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_
 from workflow_scripts.maskdistill.segmentation.labelled_images import LabelledImages
 from workflow_scripts.maskdistill.segmentation.token_training import build_vit_head
 from workflow_scripts.maskdistill.segmentation.transforms import MEAN_COLOR, normalize
-from workflow_scripts.maskdistill.segmentation.vit_head import CELLS
+from workflow_scripts.maskdistill.segmentation.vit_head import CELLS, FOREGROUND, Tokens, decide
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 SETTINGS = {
     "longer_side": 44,
     "crop_size": 32,
-    "head_width": 16,
+    "dropout": 0.1,
     "epochs": 6,
     "batch_size": 5,
     "optimizer": "adamw",
@@ -39,6 +39,7 @@ SETTINGS = {
     "momentum": 0.9,
     "weight_decay": 0.0,
     "hardest_fraction": 1.0,
+    "label_smoothing": 0.1,
     "flip": True,
 }
 
@@ -50,7 +51,7 @@ def build(backbone, clusters=2):
         backbone=backbone["backbone"],
         options=backbone["backbone_options"],
         weights=backbone["weights"],
-        width=16,
+        dropout=0.1,
     )
 
 
@@ -58,8 +59,10 @@ def test_tokens_are_those_of_timm_at_its_own_size(tiny_backbone):
     model = build(tiny_backbone)
     images = torch.randn(2, 3, 64, 64)
     expected = model.transformer.forward_features(images * model.factor + model.offset)
+    found = model.tokens(images)
+    torch.testing.assert_close(found.image, expected[:, 0])
     expected = expected[:, 1:].transpose(1, 2).unflatten(2, (8, 8))
-    torch.testing.assert_close(model.tokens(images), expected)
+    torch.testing.assert_close(found.patches, expected)
 
 
 def test_images_are_normalised_as_the_transformer_expects(tiny_backbone):
@@ -145,7 +148,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, tiny_backb
         patch.setattr(TrainingRun, "end_step", stop_after_three)
         with pytest.raises(SystemExit):
             train(shard, tmp_path / "resumed", tiny_backbone)
-    (tokens,) = (tmp_path / "resumed").glob("work/*/tokens/tokens.npy")
+    (tokens,) = (tmp_path / "resumed").glob("work/*/tokens/patches.npy")
     before = tokens.stat().st_mtime_ns
     monkeypatch.setattr(
         token_training.TokenImages,
@@ -199,64 +202,78 @@ def windows(tmp_path, tiny_backbone):
 
 def test_a_window_may_hold_the_whole_image(windows):
     data, labelled, model = windows(1000)
-    tokens, pixels, labels = data[Sample(0, 0, 3)]
-    assert tokens.shape == (6, 6, 48)
+    image_token, patches, labels = data[Sample(0, 0, 3)]
+    assert patches.shape == (48, 6, 6)
     image, expected_labels = labelled.read(3)
     padded = np.full((40, 48, 3), MEAN_COLOR, np.uint8)
     padded[:, :44] = image
-    padded = torch.from_numpy(padded)[None]
-    expected = model.tokens(normalize(padded))[0].permute(1, 2, 0)
-    torch.testing.assert_close(tokens[:5].float(), expected, rtol=2e-3, atol=2e-3)
+    expected = model.tokens(normalize(torch.from_numpy(padded)[None]))
+    torch.testing.assert_close(image_token.float(), expected.image[0], rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(patches[:, :5].float(), expected.patches[0], rtol=2e-3, atol=2e-3)
     # Each logit stands for a square of 2 x 2 pixels.
-    means = padded[0].reshape(20, 2, 24, 2, 3).float().mean(dim=(1, 3))
-    assert (pixels[:20].float() - means).abs().max() <= 0.5
     np.testing.assert_array_equal(labels[:20, :22], expected_labels[1::2, 1::2])
     # There are no labels in the image's padding (columns) and beyond the padded image (rows).
     assert (labels[:, 22:] == IGNORE_INDEX).all()
     assert (labels[20:] == IGNORE_INDEX).all()
-    assert (pixels[20:] == torch.tensor(MEAN_COLOR)).all()
 
 
 def test_windows_are_parts_of_the_image_at_all_places(windows):
     whole, _, _ = windows(1000)
-    tokens, pixels, labels = whole[Sample(0, 0, 3)]
+    image_token, patches, labels = whole[Sample(0, 0, 3)]
     data, _, _ = windows(16)
     corners = set()
     for step in range(300):
-        part, part_pixels, part_labels = data[Sample(step, 0, 3)]
+        same_token, part, part_labels = data[Sample(step, 0, 3)]
+        assert torch.equal(same_token, image_token)
         (place,) = [
             (row, column)
             for row in range(4)
             for column in range(5)
-            if torch.equal(part, tokens[row : row + 2, column : column + 2])
+            if torch.equal(part, patches[:, row : row + 2, column : column + 2])
         ]
         corners.add(place)
         row, column = (CELLS * corner for corner in place)
         window = np.s_[row : row + 2 * CELLS, column : column + 2 * CELLS]
-        assert torch.equal(part_pixels, pixels[window])
         assert torch.equal(part_labels, labels[window])
     assert len(corners) == 4 * 5
 
 
 def test_half_of_the_windows_are_mirrored(windows):
-    plain = windows(1000)[0][Sample(0, 0, 0)]
+    token, patches, labels = windows(1000)[0][Sample(0, 0, 0)]
     data, _, _ = windows(1000, flip=True)
     items = [data[Sample(step, 0, 0)] for step in range(20)]
-    mirrored = [item for item in items if not torch.equal(item[2], plain[2])]
+    mirrored = [item for item in items if not torch.equal(item[2], labels)]
     assert 3 <= len(mirrored) <= 17
     for item in mirrored:
-        for one, other in zip(item, plain, strict=True):
-            torch.testing.assert_close(one, other.flip(1))
+        assert torch.equal(item[0], token)
+        assert torch.equal(item[1], patches.flip(2))
+        assert torch.equal(item[2], labels.flip(1))
 
 
 def test_logits_of_a_window_are_those_of_the_image_away_from_its_border(tiny_backbone):
-    model = build(tiny_backbone)
-    tokens, reduced = torch.randn(1, 48, 20, 20), torch.randn(1, 3, 20 * CELLS, 20 * CELLS)
-    whole = model.decode(tokens, reduced)
+    model = build(tiny_backbone).eval()
+    tokens = Tokens(torch.randn(1, 48), torch.randn(1, 48, 20, 20))
+    whole = model.decode(tokens)
+    part = model.decode(Tokens(tokens.image, tokens.patches[..., 2:18, 2:18]))
+    middle = np.s_[..., CELLS:-CELLS, CELLS:-CELLS]
     inner = np.s_[..., 2 * CELLS : 18 * CELLS, 2 * CELLS : 18 * CELLS]
-    part = model.decode(tokens[..., 2:18, 2:18], reduced[inner])
-    middle = np.s_[..., 6 * CELLS : 10 * CELLS, 6 * CELLS : 10 * CELLS]
     torch.testing.assert_close(part[middle], whole[inner][middle])
+
+
+def test_the_foreground_is_decided_before_its_class():
+    """Two classes of 0.25 each are together as probable as the background of 0.5."""
+    probable = torch.tensor([[0.5, 0.25, 0.2, 0.05], [0.61, 0.2, 0.1, 0.09], [0.3, 0.1, 0.1, 0.5]])
+    found = decide(probable.log()[..., None, None])[..., 0, 0]
+    assert found.argmax(dim=1).tolist() == [1, 0, 3]
+    torch.testing.assert_close(found[:, 0], probable[:, 0].log())
+    # Classes keep their differences, so the order among them stays.
+    torch.testing.assert_close(found[:, 1] - found[:, 2], (probable[:, 1] / probable[:, 2]).log())
+
+
+def test_the_foreground_is_found_from_its_threshold_on():
+    share = torch.tensor([FOREGROUND - 0.01, FOREGROUND + 0.01])
+    probable = torch.stack([1 - share, 0.6 * share, 0.4 * share], dim=1)
+    assert decide(probable.log()[..., None, None]).argmax(dim=1).flatten().tolist() == [0, 1]
 
 
 def test_large_images_are_predicted_in_tiles(trained):

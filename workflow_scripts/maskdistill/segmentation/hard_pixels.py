@@ -9,7 +9,11 @@ IGNORE_INDEX = -1  # pixels without a label in tensors; for PNG files see `label
 
 
 def hard_pixel_loss(
-    logits: torch.Tensor, labels: torch.Tensor, *, hardest_fraction: float
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    hardest_fraction: float,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Mean cross-entropy over the pixels of the global batch with the largest loss.
 
@@ -21,6 +25,7 @@ def hard_pixel_loss(
         logits: B x classes x H x W, for this process's part of the global batch.
         labels: B x H x W, int64; `IGNORE_INDEX` at pixels without a label.
         hardest_fraction: share of the labelled pixels to take, above 0 and at most 1.
+        label_smoothing: share of a label's probability that is spread evenly over all classes.
 
     Returns:
         Scalar. Its mean over the processes is the loss of the global batch. It is 0, with zero
@@ -31,7 +36,13 @@ def hard_pixel_loss(
     """
     if not 0 < hardest_fraction <= 1:
         raise ValueError(f"hardest fraction {hardest_fraction}: must be above 0 and at most 1")
-    losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none")
+    losses = F.cross_entropy(
+        logits.float(),
+        labels,
+        ignore_index=IGNORE_INDEX,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
     losses = losses[labels != IGNORE_INDEX]
     if hardest_fraction < 1:
         losses = losses[_chosen(losses.detach(), hardest_fraction)]

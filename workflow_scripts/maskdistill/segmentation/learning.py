@@ -186,7 +186,10 @@ def _losses(
     with autocast(images.device, precision):
         logits = model(normalize(images))
     loss = hard_pixel_loss(
-        upsample(logits, labels.shape[-2:]), labels, hardest_fraction=settings.hardest_fraction
+        upsample(logits, labels.shape[-2:]),
+        labels,
+        hardest_fraction=settings.hardest_fraction,
+        label_smoothing=settings.label_smoothing,
     )
     return {"loss": loss}
 

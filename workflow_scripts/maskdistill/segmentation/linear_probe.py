@@ -45,7 +45,7 @@ def training_settings(
     features_of_prediction = {"dropout": 0.0, "precision": precision, "weights": None}
     return SegmentationSettings.read_part(
         {**architecture, **features_of_prediction, **views, **_schedule(settings)}
-        | {"optimizer": "sgd", "hardest_fraction": 1.0}
+        | {"optimizer": "sgd", "hardest_fraction": 1.0, "label_smoothing": 0.0}
     )
 
 

@@ -28,7 +28,7 @@ from workflow_scripts.maskdistill.segmentation.labelled_images import (
     LabelledImages,
 )
 from workflow_scripts.maskdistill.segmentation.transforms import MEAN_COLOR, normalize
-from workflow_scripts.maskdistill.segmentation.vit_head import Transformer, ViTHead
+from workflow_scripts.maskdistill.segmentation.vit_head import Tokens, Transformer, ViTHead
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.streaming import stream_batches
@@ -84,9 +84,13 @@ def train(
     def losses(model: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         # The loss is computed at the logits' own resolution, unlike DeepLab's, because there is
         # already a logit every few pixels.
-        tokens, pixels, labels = batch
-        logits = model.decode(tokens.float().permute(0, 3, 1, 2), normalize(pixels))
-        loss = hard_pixel_loss(logits, labels, hardest_fraction=settings.hardest_fraction)
+        image, patches, labels = batch
+        loss = hard_pixel_loss(
+            model.decode(Tokens(image.float(), patches.float())),
+            labels,
+            hardest_fraction=settings.hardest_fraction,
+            label_smoothing=settings.label_smoothing,
+        )
         return {"loss": loss}
 
     learning.train_model(
@@ -95,7 +99,7 @@ def train(
             backbone=features.backbone,
             options=features.backbone_options,
             weights=features.weights,
-            width=settings.head_width,
+            dropout=settings.dropout,
         ),
         paths,
         root,
@@ -125,11 +129,11 @@ def train(
 
 
 class TokenImages(torch.utils.data.Dataset):
-    """Random crops of images, of their tokens and of their label maps; indexed by a `Sample`.
+    """Random crops of the tokens of images and of their label maps; indexed by a `Sample`.
 
-    `compute` writes tokens, pixels and labels to files once, so that no image is decoded again.
-    Pixels and labels are stored at the resolution of the model's logits. Crops are squares of whole
-    patches. The part of a crop outside its image has the mean colour and no label.
+    `compute` writes tokens and labels to files once, so that no image is decoded again. Labels are
+    stored at the resolution of the model's logits. Crops are squares of whole patches. The part of
+    a crop outside its image has no label.
 
     Args:
         labelled: images and label maps.
@@ -188,15 +192,15 @@ class TokenImages(torch.utils.data.Dataset):
     def _write(
         self, unfinished: Path, device: torch.device, workers: int, stop: Callable[[], bool]
     ) -> None:
-        patches, cells = self._starts[-1], self._starts[-1] * self._model.cells**2
+        patches, width = self._starts[-1], self._model.transformer.embed_dim
         with (
             report_full_disk(self._folder),
             progress_bar(total=len(self), description="tokens", unit="image") as bar,
         ):
             stored = _Stored(
-                _create(unfinished, "tokens", np.float16, patches, self._width),
-                _create(unfinished, "pixels", np.uint8, cells, 3),
-                _create(unfinished, "labels", np.int32, cells),
+                _create(unfinished, "images", np.float16, len(self), width),
+                _create(unfinished, "patches", np.float16, patches, width),
+                _create(unfinished, "labels", np.int32, patches * self._model.cells**2),
             )
             for batch in stream_batches(
                 range(len(self)),
@@ -207,13 +211,11 @@ class TokenImages(torch.utils.data.Dataset):
             ):
                 size = self._sizes[batch[0][0]]
                 images = torch.cat([_padded(image, size) for _, (image, _) in batch]).to(device)
-                tokens = self._model.tokens(normalize(images)).permute(0, 2, 3, 1)
-                pixels = self._model.reduced(images.permute(0, 3, 1, 2).float()).round()
-                pixels = pixels.permute(0, 2, 3, 1)
+                tokens = self._model.tokens(normalize(images))
                 for number, (index, (_, labels)) in enumerate(batch):
                     own = self._of_image(stored, index)
-                    own.tokens[:] = tokens[number].cpu()
-                    own.pixels[:] = pixels[number].cpu()
+                    own.images[:] = tokens.image[number].cpu()
+                    own.patches[:] = tokens.patches[number].permute(1, 2, 0).cpu()
                     own.labels[:] = _at_cells(labels, size, own.labels.shape)
                 bar.update(len(batch))
                 if stop():
@@ -229,28 +231,24 @@ class TokenImages(torch.utils.data.Dataset):
         """A crop of n x n patches, with CELLS x CELLS logits per patch.
 
         Returns:
-            Tokens (n x n x d, float16), pixels (CELLS n x CELLS n x 3, uint8) and labels
-            (CELLS n x CELLS n, int64).
+            The image's token [CLS] (d, float16), the tokens of the patches (d x n x n, float16) and
+            the labels (CELLS n x CELLS n, int64).
         """
         generator = sample.generator(self._seed)
         flipped = self._flip and generator.random() < 0.5
         corner = [generator.integers(max(0, side - self._side) + 1) for side in self._grid(sample)]
         own = self._of_image(self._stored, sample.index)
         cells = self._model.cells
-        tokens = _window(own.tokens, corner, self._side, 0)
+        patches = _window(own.patches, corner, self._side, 0)
         corner = [cells * place for place in corner]
-        pixels = _window(own.pixels, corner, cells * self._side, MEAN_COLOR)
         labels = _window(own.labels, corner, cells * self._side, IGNORE_INDEX)
-        found = torch.from_numpy(tokens), torch.from_numpy(pixels), torch.from_numpy(labels).long()
-        # Mirroring the tokens is an approximation of the tokens of the mirrored image.
-        return tuple(one.flip(1) for one in found) if flipped else found
+        if flipped:  # mirroring the tokens is an approximation of the tokens of the mirrored image
+            patches, labels = patches[:, ::-1].copy(), labels[:, ::-1].copy()
+        patches, labels = torch.from_numpy(patches).permute(2, 0, 1), torch.from_numpy(labels)
+        return torch.from_numpy(own.images.copy()), patches, labels.long()
 
     def _grid(self, sample: Sample) -> tuple[int, int]:
         return self._grids[sample.index]
-
-    @property
-    def _width(self) -> int:
-        return self._model.transformer.embed_dim
 
     @functools.cached_property
     def _stored(self) -> "_Stored":
@@ -265,8 +263,8 @@ class TokenImages(torch.utils.data.Dataset):
         cells = self._model.cells
         fine = slice(first * cells**2, last * cells**2)
         return _Stored(
-            stored.tokens[first:last].reshape(rows, columns, -1),
-            stored.pixels[fine].reshape(cells * rows, cells * columns, 3),
+            stored.images[index],
+            stored.patches[first:last].reshape(rows, columns, -1),
             stored.labels[fine].reshape(cells * rows, cells * columns),
         )
 
@@ -274,8 +272,8 @@ class TokenImages(torch.utils.data.Dataset):
 class _Stored(NamedTuple):
     """The contents of the files: of all images, one after the other, or of one image."""
 
-    tokens: np.ndarray  # patches x d, float16
-    pixels: np.ndarray  # positions of the logits x 3, uint8
+    images: np.ndarray  # images x d, float16: the tokens [CLS]
+    patches: np.ndarray  # patches x d, float16
     labels: np.ndarray  # positions of the logits, int32
 
 
@@ -289,9 +287,7 @@ def _create(folder: Path, name: str, kind: type, *shape: int) -> np.memmap:
     return array
 
 
-def _window(
-    values: np.ndarray, corner: Sequence[int], side: int, beyond: int | Sequence[int]
-) -> np.ndarray:
+def _window(values: np.ndarray, corner: Sequence[int], side: int, beyond: int) -> np.ndarray:
     """A copy of a square part of values (rows x columns x …), filled with `beyond` outside."""
     row, column = corner
     part = values[row : row + side, column : column + side]
@@ -333,17 +329,17 @@ def build_vit_head(
     backbone: str,
     options: Mapping,
     weights: str | None,
-    width: int,
+    dropout: float,
 ) -> ViTHead:
     """A model with `clusters` + 1 outputs, whose decoder has random weights.
 
     Args:
         backbone, options, weights: the transformer, see `timm_models.build_network`.
-        width: channels of the decoder.
+        dropout: share of the tokens' components that are dropped in training.
 
     Raises:
         InputError: the transformer is unknown or unsuitable, or its weights do not fit.
     """
     found = Backbone(backbone, options=options, weights=weights)
     transformer = Transformer(found.model, found.patch_size, found.mean, found.std)
-    return ViTHead(transformer, clusters + 1, width=width)
+    return ViTHead(transformer, clusters + 1, dropout=dropout)

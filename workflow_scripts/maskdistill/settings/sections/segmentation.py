@@ -26,9 +26,9 @@ class SegmentationSettings(Section):
 
     model: Literal["deeplab", "vit_head"] = Field(
         "deeplab",
-        description="deeplab, as in the paper, or vit_head: a light decoder on the frozen "
+        description="deeplab, as in the paper, or vit_head: a linear decoder on the frozen "
         "transformer of `features`, which a CPU trains in minutes. vit_head uses longer_side, "
-        "crop_size, head_width, flip, and the settings of schedule, optimizer and loss.",
+        "crop_size, dropout, flip, and the settings of schedule, optimizer and loss.",
     )
     depth: ResNetDepth = Field(50, description=RESNET_DEPTHS)
     output_stride: Literal[8, 16] = Field(
@@ -49,8 +49,8 @@ class SegmentationSettings(Section):
         description="Dilation rates of the parallel convolutions in DeepLab's pyramid (ASPP); 6, "
         "12, 18 suit an output stride of 16.",
     )
-    head_width: Count = Field(256, description="Channels of the head.")
-    dropout: Share = Field(0.5, description="Dropout probability in the head.")
+    head_width: Count = Field(256, description="Channels of DeepLab's head.")
+    dropout: Share = Field(0.5, description="Dropout probability in the head or the decoder.")
     epochs: Count = Field(45, description="Passes over the training images.")
     batch_size: Count = Field(16, description="Images per training step, over all processes.")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimizer: sgd or adamw.")
@@ -71,6 +71,12 @@ class SegmentationSettings(Section):
         0.2,
         description="Share of the pixels that the loss is averaged over, those with the largest "
         "loss; 1 for all.",
+    )
+    label_smoothing: Share = Field(
+        0.0,
+        description="Share of each label's probability that the loss spreads evenly over all "
+        "clusters and the background; above 0 it keeps a model from learning errors of the label "
+        "maps.",
     )
     longer_side: Count | None = Field(
         1024,
