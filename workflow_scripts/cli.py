@@ -84,7 +84,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _files(value: object, words: int) -> Iterator[str]:
-    """The files in the value of an option: None, a path, a list, or a list of lists."""
+    """The files in an option's value; of each list, the first `words` items are no files."""
     if isinstance(value, str | os.PathLike):
         yield os.fspath(value)
     elif value and isinstance(value[0], list):

@@ -339,7 +339,7 @@ def test_positions_of_another_grid_are_taken_over(tmp_path, capsys):
     )
 
     assert torch.equal(backbone.model.pos_embed, model.pos_embed)
-    assert "position embeddings are for images of 64 x 64 px" in capsys.readouterr().out
+    assert "input size set to 64 x 64 px, as in this file" in capsys.readouterr().out
     pixels = torch.randn(1, 3, 48, 80)
     with torch.inference_mode():
         torch.testing.assert_close(backbone.model(pixels), model(pixels))

@@ -178,7 +178,7 @@ def _words(path: Path) -> set[str]:
 
 
 def _annotations(path: Path) -> Mapping | None:
-    """A file in COCO's format with images and categories; None for any other."""
+    """Content of a COCO file with images, annotations and categories; None for any other file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):

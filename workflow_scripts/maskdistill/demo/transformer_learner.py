@@ -1,4 +1,4 @@
-"""The demo's transformer with its pretraining losses on the affinities of Eq. 1 and 2."""
+"""The demo's transformer, pretrained with losses on the paper's affinities (Eq. 1 and 2)."""
 
 import math
 

@@ -158,7 +158,7 @@ def _take_over_grid(model: nn.Module, tensors: Mapping[str, Tensor], path: objec
         return
     if model.patch_embed.grid_size != (side, side):
         pixels = side * model.patch_embed.patch_size[0]
-        print(f"{path}: position embeddings are for images of {pixels} x {pixels} px")
+        print(f"{path}: input size set to {pixels} x {pixels} px, as in this file")
         model.set_input_size(img_size=(pixels, pixels))
 
 

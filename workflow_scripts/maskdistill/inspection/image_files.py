@@ -71,7 +71,7 @@ def _probe(path: Path) -> tuple[int, int]:
 
 
 def decode(path: Path) -> None:
-    """Read every byte of a picture and verify a PNG's checksums, which decoding does not.
+    """Decode a whole picture, and also verify a PNG's checksums, which Pillow's decoder skips.
 
     Raises:
         InputError: the file is damaged.

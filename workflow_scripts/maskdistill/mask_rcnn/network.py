@@ -171,7 +171,7 @@ def build_mask_rcnn(
         ),
         parts.stride,
     )
-    # In the memory format channels last, a training step of C4 takes three quarters of the time.
+    # With channels last in memory, a training step of C4 takes a quarter less time.
     return network.to(memory_format=torch.channels_last)
 
 

@@ -25,7 +25,7 @@ def refine(probabilities: np.ndarray, image: np.ndarray, settings: CRFSettings) 
     height, width = probabilities.shape[1:]
     if image.shape != (height, width, 3) or image.dtype != np.uint8:
         raise ValueError(
-            f"image {image.dtype} {image.shape} does not fit probabilities {probabilities.shape}"
+            f"image must be uint8 {(height, width, 3)}, not {image.dtype} {image.shape}"
         )
     # Improbable labels are left out, because the time grows with the number of labels.
     kept = probabilities.max(axis=(1, 2)) >= settings.min_probability
