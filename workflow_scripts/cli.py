@@ -1,4 +1,4 @@
-"""Options that several programs share, and running a program from a shell."""
+"""Command-line options that programs share, and how a program is run."""
 
 import argparse
 import ctypes

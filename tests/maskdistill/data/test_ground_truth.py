@@ -334,7 +334,7 @@ SQUARE = {"category_id": 1, "segmentation": [polygon(4, 8, 4, 8)]}
             "is None; the evaluation needs a mask",
         ),
         ({**SQUARE, "segmentation": None}, "`segmentation` is None"),
-        ({**SQUARE, "category_id": 2}, "there is no category 2"),
+        ({**SQUARE, "category_id": 2}, "unknown category 2"),
         ({"segmentation": []}, "`category_id` is None; it must be a whole number"),
         ({**SQUARE, "category_id": 1.5}, "`category_id` is 1.5"),
         ({**SQUARE, "segmentation": {"size": [30, 20], "counts": [600]}}, r"\[30, 20\], the image"),

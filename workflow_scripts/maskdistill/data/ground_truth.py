@@ -345,7 +345,7 @@ def _annotations(
         what = f"{what} of image {image_id}"
         category = coco_id(annotation, "category_id", what)
         if category not in categories:
-            raise InputError(f"{what}: there is no category {category}; {_REMEDY}")
+            raise InputError(f"{what}: unknown category {category}; {_REMEDY}")
         if problem := _segmentation_problem(annotation.get("segmentation"), sizes[image_id]):
             raise InputError(f"{what}: {problem}; {_REMEDY}")
         annotation["category_id"] = category

@@ -72,7 +72,7 @@ class TransformerLearner(nn.Module):
         # with the patches in which nothing moves (negative pairs). Pairs with other things get
         # weight 0, and so do pairs with patches of which a part, but not more than half, moves.
         weight = moves[:, :, None] * (same + rests[:, None])
-        # Positive and negative pairs have equal weight, however small the thing is.
+        # Per patch, all positive pairs weigh as much as all negative ones.
         balance = same / same.sum(2, keepdim=True).clamp(min=1)
         balance = balance + (1 - same) / rests.sum(1).clamp(min=1)[:, None, None]
         logits = self.scales[1].exp() * (keys @ keys.transpose(1, 2)) / keys.shape[2] ** 0.5

@@ -21,7 +21,7 @@ from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.torch_tools.transformer_names import original_names
 from workflow_scripts.maskdistill.torch_tools.weights import load_strictly, read_state_dict
 
-# Prefixes of parameters that are ignored: heads for pretraining or classification, which the
+# Prefixes of parameters that are ignored: parts for pretraining or classification, which the
 # backbone does not have.
 _HEADS = (
     "head.",

@@ -35,7 +35,7 @@ def score_step(
     *,
     clusters: int | None,
 ) -> dict:
-    """The part of metrics.json for one step.
+    """Scores of one step, for metrics.json.
 
     The label maps are read twice, because the outlines of classes are known only after the
     clusters have been matched with classes.

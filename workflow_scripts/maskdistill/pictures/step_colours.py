@@ -21,7 +21,7 @@ class StepColours:
 def step_colours(
     steps: Iterable[str], clusters: int, metrics: Mapping | None
 ) -> dict[str, StepColours]:
-    """Colours of the clusters in every step; clusters that config/names merges have one colour.
+    """Colours of the clusters in every step; clusters merged by config/names count as one.
 
     Without ground truth a cluster has its own colour of VOC's palette. Otherwise it has the colour
     of the class that it is matched with in that step, so that predictions look like the ground

@@ -1,4 +1,4 @@
-"""Reads names of rules, benchmarks and parameters from the text of the rules' files."""
+"""Reads rules, paths of benchmarks and names of parameters from the rules' files."""
 
 import functools
 import re

@@ -76,7 +76,7 @@ FAMILIES = (
         center_keys=None,
         shorter_side=640,
         in_timm=False,
-        options={"num_heads": 12},  # timm's ViT-S has 6; weights do not show it
+        options={"num_heads": 12},  # timm's ViT-S has 6, and weights do not show it
         basis="size as for DINO, not measured; heads as in its authors' code",
     ),
     BackboneFamily(

@@ -140,4 +140,6 @@ def check_files(config: Mapping, source: Path, downloadable: Collection[str]) ->
     for stage in ("features", "embedding", "mask_rcnn", "segmentation"):
         weights = config[stage]["weights"]
         if weights is not None and weights not in downloadable and not Path(weights).is_file():
-            raise InputError(f"{source}: {stage}.weights: there is no file {weights}; correct it")
+            raise InputError(
+                f"{source}: {stage}.weights: there is no file {weights}; correct the path"
+            )
