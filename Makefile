@@ -32,10 +32,10 @@ plan: setup  ## Print what a run of DATASET would do and need: make plan DATASET
 
 # Waiting OpenMP threads sleep instead of spinning, see rules/run.smk.
 test: export GOMP_SPINCOUNT = 1000
-test: setup  ## Lint, then run the tests, four at a time, because the tests of SLURM mostly wait
+test: setup  ## Lint, then run the tests, three at a time, because the tests of SLURM mostly wait
 	@failed=""; \
 	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder || failed="$$failed tests"; \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder || failed="$$failed tests"; \
 	if [ -n "$$failed" ]; then echo "make test: failed:$$failed" >&2; exit 1; fi
 
 stale: setup  ## Print which jobs would run again, and why; ARGS are options for Snakemake

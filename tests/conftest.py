@@ -13,27 +13,18 @@ from safetensors.torch import save_file
 from tests import results_tree
 from workflow_scripts.maskdistill.files import provenance, shards
 
-# Modules that take more than 90 s, the longest first. At the start, pytest-xdist hands every worker
-# two modules: with four workers, the fifth module waits for the first, and is a short one.
-FIRST = [
+# Each of these modules starts with a run of the whole workflow.
+LONGEST = [
     "slurm/test_slurm.py",
-    "slurm/test_frozen.py",
-    "torch_tools/test_number_of_processes.py",
     "rules/test_staleness.py",
-    "rules/test_profiles.py",
-    "segmentation/test_learning.py",
     "rules/test_folder.py",
-    "scripts/test_gallery_in_browser.py",
-    "mask_rcnn/test_engines.py",
-    "rules/test_leaves.py",
-    "rules/test_photos.py",
-    "torch_tools/test_end_of_processes.py",
+    "slurm/test_frozen.py",
 ]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest modules first, so that all workers of pytest-xdist end at about one time."""
-    order = {name: place for place, name in enumerate(FIRST)}
+    order = {name: place for place, name in enumerate(LONGEST)}
 
     def place(item: pytest.Item) -> tuple[int, bool]:
         name = "/".join(item.path.parts[-2:])

@@ -98,4 +98,4 @@ def test_what_belongs_to_no_seed_of_the_config_is_counted(copy: Workflow, capsys
 
 def test_the_report_says_that_its_files_are_what_the_config_says(finished: Workflow) -> None:
     page = (finished.directory / "results/demo/report.html").read_text()
-    assert "files behind this report were made with this configuration" in page
+    assert "files that this report was made from match this configuration" in page

@@ -97,7 +97,7 @@ def test_ground_truth_goes_along_where_there_is_any(folder, ground_truth):
 
 def test_shards_that_do_not_fit(folder):
     shards.write_table(folder / "confident-1", "confident", [], {})
-    with pytest.raises(InputError, match=r"confident-1: images differ .*missing \[2\]"):
+    with pytest.raises(InputError, match=r"confident-1: images differ .*missing ids: \[2\]"):
         export(folder, "coco")
     assert not (folder / "out" / "coco").exists()
 

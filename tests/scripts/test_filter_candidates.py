@@ -99,7 +99,7 @@ def test_suppression_does_not_depend_on_the_order_of_the_rows(call, order):
 
 
 def test_a_lost_image_is_an_error(call, tmp_path):
-    with pytest.raises(InputError, match=r"candidates: .*missing \[7\]"):
+    with pytest.raises(InputError, match=r"candidates: .*missing ids: \[7\]"):
         call(rows=CANDIDATES[:-1])
     assert not (tmp_path / "confident").exists()
     assert not (tmp_path / "maps").exists()

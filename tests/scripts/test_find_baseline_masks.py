@@ -58,5 +58,5 @@ def test_dino_seg_follows_the_attention(call):
 
 
 def test_a_lost_image_is_an_error(call):
-    with pytest.raises(InputError, match=r"missing \[5\]"):
+    with pytest.raises(InputError, match=r"missing ids: \[5\]"):
         call("lost", [feature_row(3, rectangle(0, 2, 0, 2))], ids=[3, 5])

@@ -108,7 +108,7 @@ def test_images_without_features_or_mask_keep_a_row(call):
 
 
 def test_an_image_without_features_at_all_is_an_error(call, tmp_path):
-    with pytest.raises(InputError, match=r"features\.parquet: .*missing \[2\]"):
+    with pytest.raises(InputError, match=r"features\.parquet: .*missing ids: \[2\]"):
         call([feature_row(1, rectangle(1, 3, 2, 5))], ids=[1, 2])
     assert not (tmp_path / "masks.parquet").exists()
 

@@ -69,5 +69,5 @@ def test_grabcut_cuts_the_object_out(call):
 
 
 def test_a_missing_image_is_an_error(call):
-    with pytest.raises(InputError, match=r"confident: .*missing \[1\]"):
+    with pytest.raises(InputError, match=r"confident: .*missing ids: \[1\]"):
         call([(2, disc(9, 9, 5), 1, 0.9)])

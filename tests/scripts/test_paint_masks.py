@@ -72,7 +72,7 @@ def test_many_clusters_take_16_bits(call):
 
 
 def test_a_lost_image_is_an_error(call, tmp_path):
-    with pytest.raises(InputError, match=r"masks: .*missing \[7\]"):
+    with pytest.raises(InputError, match=r"masks: .*missing ids: \[7\]"):
         call({(2, 0): square(0, 0), (5, 0): None}, {(2, 0): 1})
     assert not (tmp_path / "out").exists()
 

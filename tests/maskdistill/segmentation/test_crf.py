@@ -183,7 +183,10 @@ def test_few_images_are_asked_for_ahead():
 
 def test_errors_of_a_worker_arrive():
     _, image, probabilities = noisy_square()
-    with crf.start_workers(1, CRFSettings()) as workers, pytest.raises(ValueError, match="fit"):
+    with (
+        crf.start_workers(1, CRFSettings()) as workers,
+        pytest.raises(ValueError, match="image must be"),
+    ):
         list(workers.refine([item(1, probabilities[:, :10], image)]))
 
 
