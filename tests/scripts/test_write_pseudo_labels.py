@@ -80,7 +80,7 @@ def test_the_order_of_shards_does_not_matter(call):
 def test_a_lost_shard_of_masks_is_an_error(call, tmp_path):
     with pytest.raises(InputError, match=r"the masks: .*missing ids: \[2\]"):
         call(mask_parts=(0,))
-    with pytest.raises(InputError, match=r"the masks: .*unexpected \[2\]"):
+    with pytest.raises(InputError, match=r"the masks: .*unexpected ids: \[2\]"):
         call(order=(0,))
     assert not (tmp_path / "a.json").exists()
 
