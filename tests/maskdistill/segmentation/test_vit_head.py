@@ -20,7 +20,12 @@ from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_
 from workflow_scripts.maskdistill.segmentation.labelled_images import LabelledImages
 from workflow_scripts.maskdistill.segmentation.token_training import build_vit_head
 from workflow_scripts.maskdistill.segmentation.transforms import MEAN_COLOR, normalize
-from workflow_scripts.maskdistill.segmentation.vit_head import CELLS, FOREGROUND, Tokens, decide
+from workflow_scripts.maskdistill.segmentation.vit_head import (
+    CELLS,
+    FOREGROUND_THRESHOLD,
+    Tokens,
+    decide,
+)
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun
@@ -271,7 +276,7 @@ def test_the_foreground_is_decided_before_its_class():
 
 
 def test_the_foreground_is_found_from_its_threshold_on():
-    share = torch.tensor([FOREGROUND - 0.01, FOREGROUND + 0.01])
+    share = torch.tensor([FOREGROUND_THRESHOLD - 0.01, FOREGROUND_THRESHOLD + 0.01])
     probable = torch.stack([1 - share, 0.6 * share, 0.4 * share], dim=1)
     assert decide(probable.log()[..., None, None]).argmax(dim=1).flatten().tolist() == [0, 1]
 

@@ -22,7 +22,7 @@ CELLS = 4  # positions of the logits along a side of a patch
 # The least probability of the foreground, summed over its classes, at which a pixel belongs to it.
 # If the best F1 score that a classifier can reach is F, the threshold that reaches it is F / 2
 # (Lipton et al., 2014). An IoU of 2/3 between masks and objects is an F1 score of 0.8.
-FOREGROUND = 0.4
+FOREGROUND_THRESHOLD = 0.4
 
 
 class Transformer(NamedTuple):
@@ -126,10 +126,12 @@ def decide(logits: Tensor) -> Tensor:
     Returns:
         The same shape. The logit of background is kept. Those of the other classes keep their
         differences; the largest of them exceeds that of background where the foreground has at
-        least the probability `FOREGROUND`.
+        least the probability `FOREGROUND_THRESHOLD`. Their softmax is therefore not the probability
+        that the model gives to each class.
     """
     background, classes = logits[:, :1], logits[:, 1:]
-    foreground = classes.logsumexp(dim=1, keepdim=True) + math.log((1 - FOREGROUND) / FOREGROUND)
+    shift = math.log((1 - FOREGROUND_THRESHOLD) / FOREGROUND_THRESHOLD)
+    foreground = classes.logsumexp(dim=1, keepdim=True) + shift
     best = classes.amax(dim=1, keepdim=True)
     return torch.cat([background, classes - best + foreground], dim=1)
 
