@@ -14,7 +14,8 @@ import torch
 import yaml
 from filelock import FileLock
 
-from tests.rules import forked_snakemake, job_server
+from tests import job_server
+from tests.rules import forked_snakemake
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs.rule_texts import rule_texts
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.rules import job_server
+from tests import job_server
 from tests.rules.conftest import logs
 from tests.slurm.controller import Controller, missing_programs
 from tests.slurm.test_slurm import checkout, printed, snakemake, wait_for

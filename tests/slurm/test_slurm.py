@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 
-from tests.rules import job_server
+from tests import job_server
 from tests.rules.conftest import (
     REPOSITORY,
     SMALL,

@@ -1,13 +1,15 @@
-"""Starts small trainings for tests, in one process or in several under torchrun."""
+"""Starts small trainings for tests, in one process or in several."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
 import numpy as np
 from PIL import Image
 
+from tests import job_server
 from workflow_scripts import train_segmentation
 from workflow_scripts.maskdistill.files import label_maps, masks, shards
 
@@ -55,19 +57,35 @@ UNEVEN_MASK_RCNN = MASK_RCNN | {
 PYRAMID = {"fpn": True, "fpn_channels": 32, "anchor_sizes": [8, 12, 16, 24, 32]}
 
 
-def start_torchrun(*arguments, processes=2):
-    """Start a training under torchrun, or without it for one process, as the workflow does."""
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "workflow_scripts.torchrun", "--nproc-per-node", str(processes)]
+def start_torchrun(*arguments):
+    """Start two processes of a training under torchrun, as the workflow does."""
+    command = [sys.executable, "-m", "workflow_scripts.torchrun", "--nproc-per-node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    command += map(str, arguments)
-    return subprocess.Popen(command, env=environment, start_new_session=True)
+    return subprocess.Popen(
+        [*command, *map(str, arguments)], env=environment, start_new_session=True
+    )
 
 
-def torchrun(*arguments, processes=2):
-    with start_torchrun(*arguments, processes=processes) as process:
+def torchrun(*arguments):
+    with start_torchrun(*arguments) as process:
         assert process.wait(timeout=600) == 0
+
+
+def run_processes(module, *arguments, processes, python_path=""):
+    """Run a module in processes that find each other as under torchrun.
+
+    They come from `job_server`, which saves each of them from importing PyTorch.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    command = [job_server.python(), "-m", module, *map(str, arguments)]
+    running = []
+    for rank in range(processes):
+        group = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(python_path)}
+        running.append(subprocess.Popen(command, env=environment | place | group))
+    assert [process.wait(timeout=600) for process in running] == [0] * processes
 
 
 def command_line(program, folder, *, device="cpu", **changes):

@@ -1,7 +1,5 @@
 """The number of processes changes only the order of floating-point sums in a training."""
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ from tests.maskdistill.torch_tools.launching import (
     SEGMENTATION,
     UNEVEN_MASK_RCNN,
     command_line,
-    torchrun,
+    run_processes,
     write_uneven_scenes,
 )
 from workflow_scripts import train_mask_rcnn, train_segmentation
@@ -26,7 +24,7 @@ def parts(tmp_path_factory):
     """Results of `global_batch` with one process, and a list of the results of two processes."""
     folders = {1: tmp_path_factory.mktemp("one"), 2: tmp_path_factory.mktemp("two")}
     for processes, folder in folders.items():
-        torchrun("-m", "tests.maskdistill.torch_tools.global_batch", folder, processes=processes)
+        run_processes(global_batch.__name__, folder, processes=processes)
     (whole,), two = (
         [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
         for processes, folder in folders.items()
@@ -133,14 +131,13 @@ def assert_same_training(*folders, model="model.pt", history="history.csv"):
 
 def trained(tmp_path, program, **changes):
     """Train with one and with two processes in float64; returns the folders of both trainings."""
-    shutil.copy(in_float64.__file__, tmp_path)
     folders = []
     for processes in (1, 2):
         folders.append(tmp_path / str(processes))
         folders[-1].mkdir()
         write_uneven_scenes(folders[-1])
         arguments = command_line(program, folders[-1], **changes)
-        torchrun(tmp_path / "in_float64.py", program.__name__, *arguments, processes=processes)
+        run_processes(in_float64.__name__, program.__name__, *arguments, processes=processes)
     return folders
 
 
@@ -157,7 +154,7 @@ def test_processes_do_not_change_deeplab_nor_its_linear_probe(tmp_path):
     for processes, folder in ((1, one), (2, two)):
         (folder / "segmentation.pt").write_bytes((one / "model.pt").read_bytes())
         arguments = ["probing", folder, SEGMENTATION, 4, 0.1]
-        torchrun(tmp_path / "in_float64.py", *arguments, processes=processes)
+        run_processes(in_float64.__name__, *arguments, processes=processes, python_path=tmp_path)
     assert_same_training(one, two, model="probe.pt", history="probe.csv")
 
 
@@ -183,7 +180,7 @@ def test_the_first_loss_of_deeplab_is_the_same_in_float32(tmp_path):
         folder.mkdir()
         write_uneven_scenes(folder)
         arguments = command_line(train_segmentation, folder, epochs=1)
-        torchrun("-m", train_segmentation.__name__, *arguments, processes=processes)
+        run_processes(train_segmentation.__name__, *arguments, processes=processes)
         losses.append(np.loadtxt(folder / "history.csv", delimiter=",", skiprows=1)[0, 1])
     # Rounding may change which pixels are the hardest, but this changes their mean loss little.
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)

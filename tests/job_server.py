@@ -26,7 +26,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 # Libraries that take long to import. None of them starts a thread then, which a fork would lose.
 LIBRARIES = (
     "numpy",

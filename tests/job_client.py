@@ -11,7 +11,7 @@ import socket
 import sys
 
 address, python, *arguments = sys.argv[1:]
-if arguments[0] != "-m" or not arguments[1].startswith("workflow_scripts."):
+if arguments[0] != "-m" or not arguments[1].startswith(("workflow_scripts.", "tests.")):
     os.execv(python, [python, *arguments])
 request = json.dumps([arguments[1:], os.getcwd(), dict(os.environ)]).encode()
 with socket.socket(socket.AF_UNIX) as connection:
@@ -19,4 +19,4 @@ with socket.socket(socket.AF_UNIX) as connection:
     socket.send_fds(connection, [len(request).to_bytes(4, "big")], [0, 1, 2])
     connection.sendall(request)
     status = connection.recv(1)
-sys.exit(status[0] if status else "tests/rules/job_server.py has ended before this job")
+sys.exit(status[0] if status else "tests/job_server.py has ended before this job")
