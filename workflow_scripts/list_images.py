@@ -2,7 +2,8 @@
 
 An image that cannot be read has a row with the reason in `status`; later stages skip it. Files of a
 folder that are not images, and pages and frames after the first, are counted by type in the log and
-in the provenance of the manifest, under `skipped`. Each is counted in one shard only.
+in the provenance of the manifest, under `skipped`. Each is counted in one shard only. Images of one
+colour are used, and they are counted there under `one_colour`.
 """
 
 import concurrent.futures
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         datasets.images_of_shard(files, options.shard, settings["shards"]) for files in listing
     )
 
+    flat: list[folders.FoundFile] = []
     digest = datasets.listing_digest(listed, options.root)
     if options.listing not in ("", digest, *datasets.WATCHED_ORIGINS):
         raise InputError(
@@ -53,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
             return {**row, "status": str(rejection)}
         if facts.several:
             skipped.append(folders.FoundFile(image.file_name, folders.LATER_FRAMES))
+        if facts.one_colour:
+            flat.append(folders.FoundFile(image.file_name, "of one colour"))
         return {**row, "height": facts.height, "width": facts.width}
 
     with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
@@ -64,10 +68,14 @@ def main(argv: list[str] | None = None) -> int:
             print(f"rejected {printable(row['file_name'])}: {row['status']}")
     skipped_types = folders.by_type(skipped)
     print(*folders.lines(skipped_types), sep="\n", end="\n" if skipped else "")
+    one_colour = folders.by_type(flat)
+    for found in one_colour.values():
+        print(f"{found['count']:,} × of one colour (for example {printable(found['example'])})")
     # This check can end a run early; stages that merge the shards check the whole split later.
     what = f"shard {options.shard} of {options.root}"
     datasets.check_rejected(rows, options.max_rejected, what)
-    record = cli.record(options, "images", listing=digest, skipped=skipped_types)
+    counted = {"skipped": skipped_types, "one_colour": one_colour}
+    record = cli.record(options, "images", listing=digest, **counted)
     shards.write_table(options.output, "images", rows, record)
     return 0
 

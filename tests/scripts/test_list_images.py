@@ -102,6 +102,19 @@ def test_a_folder_of_odd_files(tmp_path, capsys):
     assert all(line.startswith(("skipped ", "rejected bad/")) for line in printed)
 
 
+def test_images_of_one_colour_are_used_and_counted(tmp_path, capsys):
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("b.jpg", "a.png"):
+        Image.new("RGB", (60, 50), (30, 90, 200)).save(root / name)
+    Image.fromarray(odd_files.PICTURE).save(root / "c.png")
+    rows = call(tmp_path, limits={"max_pixels": 10_000, "min_side": 4})
+    assert {row["status"] for row in rows} == {"ok"}
+    found = folders.read_one_colour([tmp_path / "out" / "0.parquet"])
+    assert found == {"of one colour": {"count": 2, "example": "a.png"}}
+    assert "2 × of one colour (for example a.png)" in capsys.readouterr().out
+
+
 def test_a_name_with_a_line_break_stays_on_its_line(tmp_path, capsys):
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "a\nb.png").touch()

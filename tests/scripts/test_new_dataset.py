@@ -58,6 +58,7 @@ def test_a_folder_of_photographs(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "60 images" in printed
     assert "formats: 60 × JPEG" in printed
+    assert "of one colour, so that they show nothing: 60" in printed
     assert "Expected time on this machine (a GPU; preset standard)" in printed
     assert "data/weights/moco_v2_800ep_pretrain.pth.tar (369 MB)" in printed
     lines = printed.splitlines()

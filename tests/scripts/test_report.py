@@ -209,7 +209,7 @@ def test_the_report_begins_with_the_health_of_the_run(run):
         "3 images could be read, 1 could not.",
         "the first is <b>bad.jpg (empty file (0 bytes)).",
         "3 masks in 3 images, 0 without any; the median mask covers 24% of its image",
-        "Fewer than 5 masks are in cluster 1, 2;",
+        "2 clusters have fewer than 5 masks (1, 2);",
         "Most images have no candidate above confidence.threshold (0.95)",
         "mask_rcnn.weights is null, so it starts from random numbers",
         "The mean loss is 2 in the first tenth and 0.5 in the last tenth.",

@@ -287,7 +287,26 @@ def test_the_first_frame_or_page_is_read_and_it_is_known_that_there_are_others(t
     first.save(tmp_path / "a.mpo", save_all=True, append_images=[second], quality=95)
     (tmp_path / "a.mpo").rename(tmp_path / "a.jpg")
     assert close(read_image(tmp_path / "a.jpg"), odd_files.COLOURS)
-    assert probe_image(tmp_path / "a.jpg")[2:] == ("JPEG", 8, 1, False)
+    assert probe_image(tmp_path / "a.jpg")[2:] == ("JPEG", 8, 1, False, False)
+
+
+def test_images_of_one_colour(tmp_path):
+    flat = Image.new("RGB", (96, 64), (30, 90, 201))
+    for name in ("a.jpg", "a.png", "a.webp", "a.gif", "a.heic", "a.jp2"):
+        flat.save(tmp_path / name)
+        assert probe_image(tmp_path / name).one_colour, name
+    save(tmp_path / "deep.png", np.full((64, 96), 700, np.uint16))
+    assert probe_image(tmp_path / "deep.png").one_colour
+    # A dark photograph, two neighbouring colours of a palette, and 16 bits of which few are used.
+    dark = np.random.default_rng(0).integers(0, 8, (64, 96, 3), np.uint8)
+    dark[:32] //= 4
+    Image.fromarray(dark).save(tmp_path / "dark.png")
+    palette = Image.fromarray(np.arange(64 * 96).reshape(64, 96).astype(np.uint8) % 2, "P")
+    palette.putpalette([0, 0, 0, 255, 255, 255])
+    palette.save(tmp_path / "palette.png")
+    save(tmp_path / "few.png", np.arange(64 * 96).reshape(64, 96).astype(np.uint16) % 3)
+    for name in ("dark.png", "palette.png", "few.png"):
+        assert not probe_image(tmp_path / name).one_colour, name
 
 
 def both_reject(path, match, **limits):

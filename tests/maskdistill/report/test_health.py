@@ -34,6 +34,10 @@ def test_images_that_could_not_be_read_are_counted_and_the_first_is_named():
     found = health.check_images("train", manifest("ok"), skipped)
     assert found.summary == "1 image could be read; skipped: 1,200 × .txt, 2 × .mov."
     assert not found.advice
+    flat = {"of one colour": {"count": 1, "example": "0.jpg"}}
+    found = health.check_images("train", manifest("ok", "ok"), one_colour=flat)
+    assert found.summary == "2 images could be read, 1 of one colour."
+    assert "The first is 0.jpg." in found.advice[0]
     found = health.check_images("train", manifest("ok"))
     assert (found.summary, found.advice) == ("1 image could be read.", [])
 
@@ -95,10 +99,16 @@ def test_clusters_too_small_too_large_and_loose():
     distance = np.repeat([0.2, 0.2, 0.9], [60, 30, 8])
     found = health.check_clusters(pd.DataFrame({"cluster": cluster, "distance": distance}), 4)
     small, large, loose = found.advice
-    assert "are in cluster 4;" in small
+    assert small.startswith("1 cluster has fewer than 5 masks (4);")
     assert large.startswith("Cluster 1 holds 61% of all masks")
-    assert loose.startswith("The masks of cluster 3 have little in common")
+    assert loose.startswith("The masks of 1 cluster (3) have little in common:")
     assert found.summary.startswith("98 masks in 4 clusters of 0 to 60;")
+
+
+def test_at_most_ten_clusters_are_listed():
+    rows = pd.DataFrame({"cluster": range(1, 31), "distance": 0.1})
+    (small,) = health.check_clusters(rows, 30).advice
+    assert "30 clusters have fewer than 5 masks (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, … 20 more)" in small
 
 
 def test_even_clusters_need_no_advice():

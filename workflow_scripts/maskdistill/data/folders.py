@@ -94,8 +94,17 @@ def merged(parts: Iterable[Mapping[str, Mapping]]) -> dict[str, dict]:
 
 def read_skipped(manifests: Iterable[str | os.PathLike]) -> dict[str, dict]:
     """What was skipped when these manifests were written, as `by_type`."""
+    return _read_counts(manifests, "skipped")
+
+
+def read_one_colour(manifests: Iterable[str | os.PathLike]) -> dict[str, dict]:
+    """How many images of one colour these manifests list, as `by_type` with one type."""
+    return _read_counts(manifests, "one_colour")
+
+
+def _read_counts(manifests: Iterable[str | os.PathLike], key: str) -> dict[str, dict]:
     records = (provenance.read(path) or {} for path in manifests)
-    return merged(record.get("skipped", {}) for record in records)
+    return merged(record.get(key, {}) for record in records)
 
 
 def lines(skipped: Mapping[str, Mapping]) -> list[str]:

@@ -119,6 +119,8 @@ def lines(found: Survey) -> list[str]:
         turned = Counter(f"orientation {one.orientation}" for one in found.read)
         if turned.pop("orientation 1", 0) < len(found.read):
             result.append(f"turned upright as EXIF says: {_counted(turned)}")
+        if flat := sum(one.one_colour for one in found.read):
+            result.append(f"of one colour, so that they show nothing: {flat:,}")
     reasons = Counter(reason.partition(":")[0] for reason in found.rejected.values())
     for reason, count in reasons.most_common():
         example = next(name for name, why in found.rejected.items() if why.startswith(reason))

@@ -38,6 +38,8 @@ SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 # JPEGs with fewer pixels are always decoded whole, which takes a few hundredths of a second.
 DRAFT_PIXELS = 2**21
+LOSSY_ROUNDING = 3  # of 255: how far pixels of one colour differ in a WebP of Pillow's quality
+EIGHT_BIT_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB")  # of Pillow
 # `_open` checks the size against `max_pixels` before decoding, with a clearer message.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -54,6 +56,7 @@ class ImageFacts(NamedTuple):
     bits: int  # per sample, as stored
     orientation: int  # EXIF: 1 upright, 2..8 to be turned or mirrored
     several: bool  # whether only the first of several frames or pages is read
+    one_colour: bool  # whether all pixels are alike, so that the image shows nothing
 
     @property
     def size(self) -> tuple[int, int]:
@@ -157,13 +160,24 @@ def probe_image(
         of_tiff = _orientation(image) if kind == "TIFF" else None
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
         upright = _upright(_decode(image, path))
+        one_colour = _has_one_colour(upright)
         # One pixel shows whether this kind of pixels can be converted.
         pixel_values.to_rgb(upright.crop((0, 0, 1, 1)), alpha=alpha)
         orientation = of_tiff or _orientation(image)
         if kind != "TIFF" and orientation in _SWAPPING:
             width, height = height, width
         # `_has_several` is called last, because it moves to other frames.
-        return ImageFacts(height, width, kind, bits, orientation, _has_several(image))
+        several = _has_several(image)
+        return ImageFacts(height, width, kind, bits, orientation, several, one_colour)
+
+
+def _has_one_colour(image: Image.Image) -> bool:
+    """Whether no band varies by more than the rounding of a lossy format."""
+    extrema = image.getextrema()
+    bands = extrema if isinstance(extrema[0], tuple) else [extrema]
+    # Numbers of a palette are no brightness, and modes such as I have more than 8 bits.
+    tolerance = LOSSY_ROUNDING if image.mode in EIGHT_BIT_MODES else 0
+    return all(high - low <= tolerance for low, high in bands)
 
 
 def stored_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:

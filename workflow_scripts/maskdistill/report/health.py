@@ -28,6 +28,7 @@ MANY = 0.5
 SMALLEST_CLUSTER = 5  # number of masks below which a pseudo-class is too small to be learned
 LOOSE = 1.5  # a cluster is loose if its mean distance is this many times that of all masks
 FALL = 0.1  # the loss of a training should fall by at least this share
+LISTED = 10  # numbers of clusters that one line names at most
 BINS = 20
 
 
@@ -84,13 +85,17 @@ def lines(findings: Sequence[Finding]) -> list[str]:
 
 
 def check_images(
-    split: str, manifest: pd.DataFrame, skipped: Mapping[str, Mapping] | None = None
+    split: str,
+    manifest: pd.DataFrame,
+    skipped: Mapping[str, Mapping] | None = None,
+    one_colour: Mapping[str, Mapping] | None = None,
 ) -> Finding:
     """How many images of a split could be read, and which other files were skipped.
 
     Args:
         manifest: columns file_name and status.
         skipped: result of `folders.read_skipped`.
+        one_colour: result of `folders.read_one_colour`.
     """
     rejected = manifest[manifest["status"] != shards.OK]
     summary = f"{_many(len(manifest) - len(rejected), 'image')} could be read"
@@ -101,6 +106,12 @@ def check_images(
         advice.append(
             f"Repair or remove the files that could not be read; the first is {first['file_name']} "
             f"({first['status']})."
+        )
+    for flat in (one_colour or {}).values():
+        summary += f", {flat['count']:,} of one colour"
+        advice.append(
+            "Images of one colour show no object, so their masks and labels mean nothing; remove "
+            f"them. The first is {flat['example']}."
         )
     kinds = [f"{one['count']:,} × {kind}" for kind, one in (skipped or {}).items()]
     summary += f"; skipped: {', '.join(kinds)}" if kinds else ""
@@ -168,8 +179,9 @@ def check_clusters(rows: pd.DataFrame, number: int) -> Finding:
     advice = []
     if len(few):
         advice.append(
-            f"Fewer than {SMALLEST_CLUSTER} masks are in cluster {_listed(few)}; fewer clusters "
-            "(clustering.clusters) may fit these images better."
+            f"{_many(len(few), 'cluster')} {'has' if len(few) == 1 else 'have'} fewer than "
+            f"{SMALLEST_CLUSTER} masks ({_listed(few)}); fewer clusters (clustering.clusters) may "
+            "fit these images better."
         )
     if number > 1 and sizes.max() > MANY * len(rows):
         advice.append(
@@ -178,9 +190,10 @@ def check_clusters(rows: pd.DataFrame, number: int) -> Finding:
         )
     if len(loose):
         advice.append(
-            f"The masks of cluster {_listed(loose)} have little in common: their mean distance to "
-            f"the centroid is more than {LOOSE:g} times that of all masks. Look at the contact "
-            "sheets, and name clusters that are noise `background` in config/names."
+            f"The masks of {_many(len(loose), 'cluster')} ({_listed(loose)}) have little in "
+            f"common: their mean distance to the centroid is more than {LOOSE:g} times that of all "
+            "masks. Look at the contact sheets, and name clusters that are noise `background` in "
+            "config/names."
         )
     summary = (
         f"{_many(len(rows), 'mask')} in {_many(number, 'cluster')} of {sizes.min():,} to "
@@ -274,7 +287,9 @@ def check(
     """
     manifests = {split: _read(paths, "file_name", "status") for split, paths in images.items()}
     result = [
-        check_images(split, manifests[split], folders.read_skipped(paths))
+        check_images(
+            split, manifests[split], folders.read_skipped(paths), folders.read_one_colour(paths)
+        )
         for split, paths in images.items()
     ]
     for split, paths in masks.items():
@@ -308,7 +323,9 @@ def _reasons(rows: pd.DataFrame) -> str:
 
 
 def _listed(numbers: Iterable[int]) -> str:
-    return ", ".join(map(str, numbers))
+    numbers = list(numbers)
+    more = f", … {len(numbers) - LISTED:,} more" if len(numbers) > LISTED else ""
+    return ", ".join(map(str, numbers[:LISTED])) + more
 
 
 def _distribution(label: str, values: np.ndarray, high: float | None = 1.0) -> Distribution | None:

@@ -34,7 +34,16 @@ class Line(NamedTuple):
 
 def clusters(images: int, classes: int | None) -> int:
     """A number of clusters: the number of classes if it is known, else 20, fewer for few images."""
-    return classes or max(2, min(_CLUSTERS, images // _IMAGES_OF_A_CLUSTER))
+    return min(classes or _CLUSTERS, max(2, images // _IMAGES_OF_A_CLUSTER))
+
+
+def _about_clusters(images: int, classes: int | None) -> str:
+    """What a comment says about `clusters`."""
+    if not classes:
+        return "how many kinds of objects to look for; this is a guess, so try several values"
+    if clusters(images, classes) == classes:
+        return "as many as there are classes"
+    return f"there are {classes:,} classes, but each cluster needs a few images"
 
 
 def describe(
@@ -73,8 +82,6 @@ def describe(
                 "line the run would stop",
             )
         )
-    of_classes = "as many as there are classes" if layout.classes else "how many kinds of objects "
-    of_classes += "" if layout.classes else "to look for; this is a guess, so try several values"
     return [
         *lines,
         Line(
@@ -83,7 +90,11 @@ def describe(
             f"about {images // shards:,} images each; do not change it later: every stage would "
             "run again",
         ),
-        Line("clustering.clusters", clusters(images, layout.classes), of_classes),
+        Line(
+            "clustering.clusters",
+            clusters(images, layout.classes),
+            _about_clusters(images, layout.classes),
+        ),
     ]
 
 
