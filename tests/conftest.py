@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from tests import results_tree
 from workflow_scripts.maskdistill.files import provenance, shards
+from workflow_scripts.maskdistill.torch_tools import device
 
 # Each of these modules starts with a run of the whole workflow.
 LONGEST = [
@@ -94,3 +95,9 @@ def write_manifest() -> Callable[[Path, Mapping[int, tuple]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the CPU compute in half precision even if it must emulate it, as GPUs do without this."""
+    monkeypatch.setattr(device, "multiplies_in", lambda device, precision: True)

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from workflow_scripts.maskdistill.errors import InputError
@@ -109,6 +109,8 @@ def record(
         files: further input files, for instance weights; None is skipped.
         extra: further entries of the record.
     """
+    if precisions := _replaced_precisions(options):
+        extra["computed_precision"] = precisions
     return provenance.record(
         stage,
         options.settings,
@@ -117,6 +119,19 @@ def record(
         inputs=[*options.inputs, *filter(None, files)],
         **extra,
     )
+
+
+def _replaced_precisions(options: argparse.Namespace) -> dict[str, str]:
+    """The precisions that this machine computes in place of those that the settings name."""
+    half = any(
+        isinstance(section, Mapping) and section.get("precision", "float32") != "float32"
+        for section in options.settings.values()
+    )
+    if not half or not hasattr(options, "device"):
+        return {}
+    from workflow_scripts.maskdistill.torch_tools import device  # imports PyTorch
+
+    return device.replaced_precisions(options.settings, device.choose_device(options.device))
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,14 @@ _FOUND = pkgutil.iter_modules(tests.bench.__path__)
 # Subpackages such as `photos` are separate programs and not run here.
 MODULES = sorted(m.name for m in _FOUND if m.name[0] != "_" and not m.ispkg)
 
+# Environment variables that keep libraries from using instruction sets that the processor has.
+LIMITS = (
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ATEN_CPU_CAPABILITY",
+    "MKL_ENABLE_INSTRUCTIONS",
+)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmarks of the modules that `argv` names, or of all."""
@@ -41,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     # The same value as in the workflow's jobs. OpenMP reads it when a module imports its libraries.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     print(
-        f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} "
+        f"{processor()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} "
         "(other load on the machine makes times too long)",
         flush=True,
     )
@@ -62,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.json and own:
             write_json(options.json, name, own)
     print(table(found))
+    print(f"\nMeasured on: {processor()}")
     minutes = (time.perf_counter() - start) / 60
     print(f"{minutes:.0f} min, load at the end {os.getloadavg()[0]:.1f}")
     return int(not all(row.holds for row in found))
@@ -84,12 +93,27 @@ def machine() -> dict[str, str | int | None]:
     import torch
 
     return {
+        "processor": processor(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def processor() -> str:
+    """The processor, those of its instruction sets that matter here, and which of them are used."""
+    import torch
+
+    known = hasattr(torch.cpu, "get_capabilities")  # since PyTorch 2.12
+    capabilities = torch.cpu.get_capabilities() if known else {}
+    families = ("avx", "amx", "fma", "neon", "sve", "sme", "bf16", "fp16")
+    has = sorted(name for name, value in capabilities.items() if value is True)
+    sets = ", ".join(name for name in has if name.startswith(families))
+    limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
+    used = ", ".join([f"PyTorch uses {torch.backends.cpu.get_cpu_capability()}", *limits])
+    return f"{capabilities.get('cpu_name', platform.machine())} ({sets}; {used})"
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -49,10 +49,10 @@ def network(
     images = generator.integers(0, 256, (batch_size, *sides, 3), dtype=np.uint8)
     batch = backbone.prepare(list(images))
     for precision in PRECISIONS:
-        backbone.precision = compiled.precision = getattr(torch, precision)
+        backbone.precision = compiled.precision = precision
         what = f"features, {name}, {sides[0]} x {sides[1]}, {precision}, {batch_size} at once"
         yield from extraction(what, backbone, compiled, batch)
-    backbone.precision = torch.float32
+    backbone.precision = "float32"
     yield from masks_on_the_gpu(backbone, batch)
     visible = torch.ones(batch_size, *sides, dtype=torch.bool)
     seconds = synchronized(
@@ -108,7 +108,7 @@ def matrix_products(backbone: Backbone, batch: Tensor) -> Callable[[], object]:
     """A function that computes all matrix products of the extraction, one after the other."""
     images, _, *sides = batch.shape
     tokens = 1 + sides[0] // backbone.patch_size * (sides[1] // backbone.patch_size)
-    options = {"dtype": backbone.precision, "device": batch.device}
+    options = {"dtype": getattr(torch, backbone.precision), "device": batch.device}
     width, heads = backbone.model.embed_dim, backbone.model.blocks[0].attn.num_heads
     layers = [
         (torch.randn(images * tokens, inner, **options), torch.randn(inner, outer, **options))

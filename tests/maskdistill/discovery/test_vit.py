@@ -216,6 +216,7 @@ def test_missing_weights(tmp_path, tiny_backbone):
         )
 
 
+@pytest.mark.usefixtures("half_precision")
 def test_half_precision_changes_few_patches():
     """Masks with the weights and images of the demo dataset."""
     demo = yaml.safe_load(Path("config/datasets/demo.yaml").read_text())["features"]

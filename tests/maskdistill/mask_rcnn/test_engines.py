@@ -129,6 +129,7 @@ def test_sigterm_at_the_last_step_is_no_interruption(
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.usefixtures("half_precision")
 def test_half_precision_trains_and_predicts_on_the_cpu_too(
     engine, shapes, uninterrupted, tmp_path, precision
 ):
@@ -156,6 +157,7 @@ def test_half_precision_trains_and_predicts_on_the_cpu_too(
     assert found[precision][0] == pytest.approx(found["float32"][0], rel=0.2)
 
 
+@pytest.mark.usefixtures("half_precision")
 def test_c4_trains_in_half_precision_on_the_cpu(shapes, tmp_path):
     c4 = {"fpn": False, "depth": 10, "norm": "batch", "roi_size": 4, "iterations": 2}
     first = []

@@ -245,6 +245,7 @@ def test_a_class_beyond_the_range_of_int16_is_found():
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.usefixtures("half_precision")
 def test_half_precision_predicts_on_the_cpu_too(tmp_path, precision):
     write_model(tmp_path / "model.pt")
     rows = write_images(tmp_path, SIZES[:1])

@@ -377,6 +377,7 @@ def test_bad_settings_are_named(values, message):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.usefixtures("half_precision")
 def test_half_precision_trains_on_the_cpu_too(tmp_path, precision):
     shard = write_images(tmp_path)
     curves = {}

@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.torch_tools import device
 from workflow_scripts.maskdistill.torch_tools.device import (
     autocast,
     choose_device,
     gradient_scaler,
+    replaced_precisions,
     start_copy_to_host,
+    usable_precision,
 )
 from workflow_scripts.maskdistill.torch_tools.precision import PRECISIONS
 
@@ -44,7 +47,7 @@ def test_devices_that_there_are_not_are_one_line(gpus, name, count, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "device"),
+    ("name", "count", "expected"),
     [
         ("auto", 0, "cpu"),
         ("auto", 1, "cuda"),
@@ -53,17 +56,52 @@ def test_devices_that_there_are_not_are_one_line(gpus, name, count, message):
         ("cuda:1", 2, "cuda:1"),
     ],
 )
-def test_devices_that_there_are(gpus, name, count, device):
+def test_devices_that_there_are(gpus, name, count, expected):
     gpus(count)
-    assert choose_device(name) == torch.device(device)
+    assert choose_device(name) == torch.device(expected)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.usefixtures("half_precision")
 def test_products_and_gradients_follow_the_precision(precision):
     cpu, ones = torch.device("cpu"), torch.ones(2, 2)
     with autocast(cpu, precision):
         assert (ones @ ones).dtype is getattr(torch, precision)
     assert gradient_scaler(cpu, precision).is_enabled() == (precision == "float16")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precisions"),
+    [
+        ({"avx2": True, "avx512_bf16": False}, {"float32"}),
+        ({"avx2": True, "avx512_bf16": True}, {"float32", "bfloat16"}),
+        ({"amx_bf16": True, "amx_fp16": True}, {"float32", "bfloat16", "float16"}),
+    ],
+)
+def test_a_precision_that_the_processor_lacks_is_replaced_in_one_line(
+    monkeypatch, capsys, capabilities, precisions
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    device._say_once.cache_clear()
+    cpu, ones = torch.device("cpu"), torch.ones(2, 2)
+    for name in (*PRECISIONS, *PRECISIONS):
+        expected = name if name in precisions else "float32"
+        assert usable_precision(cpu, name) == expected
+        with autocast(cpu, name):
+            assert (ones @ ones).dtype is getattr(torch, expected)
+        assert gradient_scaler(cpu, name).is_enabled() == (expected == "float16")
+        settings = {"features": {"precision": name}, "seeds": [0], "masks": {"top_k": 1}}
+        replaced = {} if name == expected else {"features.precision": "float32"}
+        assert replaced_precisions(settings, cpu) == replaced
+        assert usable_precision(torch.device("cuda"), name) == name
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(PRECISIONS) - len(precisions)
+    assert all("so float32 is used" in line for line in printed)
+
+
+def test_without_knowledge_of_the_processor_the_setting_is_used(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert {usable_precision(torch.device("cpu"), name) for name in PRECISIONS} == {*PRECISIONS}
 
 
 def test_float32_is_never_rounded_to_tf32():

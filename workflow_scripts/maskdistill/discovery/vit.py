@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from workflow_scripts.maskdistill.cpu_kernels import accelerate
 from workflow_scripts.maskdistill.discovery.timm_models import Network, build_network, create_model
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.torch_tools.device import autocast
 
 
 def is_vision_transformer(
@@ -34,7 +35,7 @@ class Backbone(Network):
         name: timm's name of a `VisionTransformer` or an `Eva` (DINOv3) with a class token.
         options, weights, setting: see `build_network`.
         precision: precision of the matrix products in `last_block_features`: float32, bfloat16 or
-            float16.
+            float16; see `usable_precision`.
 
     Raises:
         InputError: `build_network` fails, or the model is no vision transformer with [CLS].
@@ -62,7 +63,7 @@ class Backbone(Network):
                 f"{setting}.backbone {name!r} is not a vision transformer with a [CLS] token"
             )
         self.patch_size: int = model.patch_embed.patch_size[0]
-        self.precision = getattr(torch, precision)
+        self.precision = precision
         super().__init__(model, multiple=self.patch_size, weights=weights)
         accelerate(self.model)
 
@@ -78,9 +79,7 @@ class Backbone(Network):
             before Eq. 1 averages them over the heads; and the keys of the patches as B x N x
             (heads x head size) float32. The N patches are in row-major order.
         """
-        half = self.precision != torch.float32
-        autocast = torch.autocast(batch.device.type, dtype=self.precision, enabled=half)
-        with autocast:
+        with autocast(batch.device, self.precision):
             tokens, rope = self._tokens_before_last_block(batch)
             block = self.model.blocks[-1]
             tokens = block.norm1(tokens)

@@ -1,8 +1,9 @@
 """Choice of the device and of the precision of computations."""
 
 import contextlib
+import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -43,20 +44,79 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+# Instructions by which processors of x86 and Arm multiply matrices in half precision. Without them,
+# PyTorch emulates the products, which takes longer than float32.
+_INSTRUCTIONS = {
+    "bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "float16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
+}
+
+
+def multiplies_in(device: torch.device, precision: str) -> bool:
+    """Whether the device's hardware multiplies matrices in this precision.
+
+    True for all GPUs, and for CPUs of which PyTorch does not tell the instruction sets.
+    """
+    if device.type != "cpu" or precision not in _INSTRUCTIONS:
+        return True
+    if not hasattr(torch.cpu, "get_capabilities"):  # before PyTorch 2.12
+        return True
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in _INSTRUCTIONS[precision])
+
+
+def usable_precision(device: torch.device, precision: str) -> str:
+    """The precision in which the device computes: float32 instead of one that it would emulate.
+
+    The first time that it differs from `precision`, a line on stdout says so.
+    """
+    if multiplies_in(device, precision):
+        return precision
+    _say_once(
+        f"precision: this processor has no {precision} products and would be slower with them than "
+        "with float32, so float32 is used"
+    )
+    return "float32"
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, flush=True)
+
+
+def replaced_precisions(settings: Mapping[str, Mapping], device: torch.device) -> dict[str, str]:
+    """Setting → the precision used in its place, for every `precision` that the device lacks.
+
+    Args:
+        settings: section → its settings.
+    """
+    precisions = {
+        f"{name}.precision": section["precision"]
+        for name, section in settings.items()
+        if isinstance(section, Mapping) and "precision" in section
+    }
+    return {
+        name: usable_precision(device, precision)
+        for name, precision in precisions.items()
+        if not multiplies_in(device, precision)
+    }
+
+
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """A context in which a network's matrix products are computed in this precision.
+    """A context in which a network's matrix products are computed in `usable_precision`.
 
     Args:
         precision: one of `precision.PRECISIONS`.
     """
-    if precision == "float32":
+    if usable_precision(device, precision) == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
 def gradient_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
     """A scaler that keeps gradients in the range of float16; without float16 it does nothing."""
-    return torch.amp.GradScaler(device.type, enabled=precision == "float16")
+    enabled = usable_precision(device, precision) == "float16"
+    return torch.amp.GradScaler(device.type, enabled=enabled)
 
 
 def start_copy_to_host(tensors: Sequence[torch.Tensor]) -> Callable[[], list[np.ndarray]]:
