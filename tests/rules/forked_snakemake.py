@@ -1,6 +1,6 @@
-"""Snakemake in processes that start with Snakemake already imported.
+"""Snakemake in processes that start with Snakemake already imported, see `warm_snakemake`.
 
-Importing it takes as long as planning a small run, and the tests plan more than a hundred times.
+Otherwise this takes most of the time of a plan, and the tests plan more than a hundred times.
 """
 
 import multiprocessing
@@ -12,7 +12,7 @@ from pathlib import Path
 import snakemake.cli
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([__name__, "workflow_scripts.maskdistill.runs.frozen"])
+_FORKS.set_forkserver_preload([__name__, "tests.rules.warm_snakemake"])
 
 
 def run(

@@ -41,9 +41,8 @@ pytestmark = [
     ),
 ]
 QUEUE = "State:20,Partition:20,NumCPUs:20,MinMemory:20,TimeLimit:20,tres-per-job:20,Comment:60"
-# Training steps of Mask R-CNN; the segmentation model has twice as many. The trainings are long
-# enough for the test to cancel them before they are finished.
-STEPS = 40
+# Training steps of Mask R-CNN; the segmentation model has twice as many.
+STEPS = 12
 DATASET = merge(
     SMALL,
     {
@@ -121,13 +120,15 @@ def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Ru
         checkpoints.append(torch.load(file, weights_only=True)["step"])
 
     try:
+        # A training is suspended until it is asked to end; otherwise it would be finished by then.
         job = training("train_mask_rcnn", "mask_rcnn")
-        queue = controller.run("squeue", "--noheader", f"--Format={QUEUE}")
-        controller.run("scancel", job)
+        with suspended("train_mask_rcnn", cluster) as processes:
+            queue = controller.run("squeue", "--noheader", f"--Format={QUEUE}")
+            controller.run("scancel", job)
+            wait_for(lambda: any(map(was_sent_sigterm, processes)))
         wait_for_end_of(job, "train_mask_rcnn", "mask_rcnn")
 
         job = training("train_mask_rcnn", "mask_rcnn", after=checkpoints[0])
-        # The training is stopped meanwhile; otherwise it would finish before its time limit.
         with suspended("train_mask_rcnn", cluster) as processes:
             shortened = time_limit_that_comes_near(controller, job)
             controller.run("scontrol", "update", f"JobId={job}", f"TimeLimit={shortened}")
@@ -135,9 +136,11 @@ def runs(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Ru
         wait_for_end_of(job, "train_mask_rcnn", "mask_rcnn")
 
         job = training("train_segmentation", "segmentation")
-        controller.run(
-            "sbatch", "--partition=urgent", "--gpus=2", "--wrap=true", "--output=/dev/null"
-        )
+        with suspended("train_segmentation", cluster) as processes:
+            controller.run(
+                "sbatch", "--partition=urgent", "--gpus=2", "--wrap=true", "--output=/dev/null"
+            )
+            wait_for(lambda: any(map(was_sent_sigterm, processes)))
         wait_for_end_of(job, "train_segmentation", "segmentation")
         # SLURM would let the preempted job wait for two minutes before it starts again.
         controller.run("scontrol", "update", f"JobId={job}", "StartTime=now")
