@@ -92,7 +92,8 @@ class MaskRCNNSettings(Section):
         "float32",
         description="Precision of the network's matrix products in training. float32 is the "
         "default, because it is fast on every machine and gives the same result everywhere, up to "
-        "the order of floating-point sums; half precision is faster on GPUs.",
+        "the order of floating-point sums. Half precision is faster on GPUs; a processor without "
+        "such products uses float32.",
     )
     train_sides: listed(Count, least=1) = Field(
         tuple(range(480, 801, 32)),
