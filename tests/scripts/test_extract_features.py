@@ -8,6 +8,7 @@ from workflow_scripts import extract_features
 from workflow_scripts.maskdistill.discovery.vit import Backbone
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import image_sizes, images, provenance, shards
+from workflow_scripts.maskdistill.torch_tools import device
 
 SIZES = {5: (24, 32), 3: (40, 30), 9: (24, 32), 1: (100, 50), 8: (24, 32)}
 
@@ -58,6 +59,25 @@ def test_features_are_those_of_the_backbone(call, tmp_path, tiny_backbone):
     metadata = shards.read_metadata(output)
     assert metadata["patch_size"] == 8
     assert metadata["weights"] == provenance.file_digest(tiny_backbone["weights"])
+
+
+def test_a_precision_that_the_processor_lacks_is_replaced_and_recorded(call, monkeypatch):
+    """Keys and provenance are those of float32; where the processor has it, neither is."""
+    expected = list(shards.read_rows(call()))
+    for has in (False, True):
+        monkeypatch.setattr(
+            device, "multiplies_in", lambda _, precision, has=has: has or precision == "float32"
+        )
+        output = call(precision="bfloat16")
+        record = provenance.read(output)
+        assert record["settings"]["features"]["precision"] == "bfloat16"
+        replaced = None if has else {"features.precision": "float32"}
+        assert record.get("computed_precision") == replaced
+        same = [
+            np.array_equal(row["keys"], other["keys"])
+            for row, other in zip(shards.read_rows(output), expected, strict=True)
+        ]
+        assert not any(same) if has else all(same)
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (3, 4), (100, 2)])
