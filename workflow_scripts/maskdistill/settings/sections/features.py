@@ -38,8 +38,8 @@ class FeatureSettings(Section):
     precision: Precision = Field(
         "float32",
         description="Precision of the backbone's matrix products. Half precision is faster on "
-        "GPUs; a processor without such products uses float32. float16 changes fewer patches of masks than bfloat16 (0.05 % instead of 1 % on "
-        "photographs with the demo's weights).",
+        "GPUs; a processor without such products uses float32. float16 changes fewer patches of "
+        "masks than bfloat16 (0.05 % instead of 1 % on photographs with the demo's weights).",
     )
 
     def side(self) -> int:
