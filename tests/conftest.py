@@ -14,18 +14,21 @@ from tests import results_tree
 from workflow_scripts.maskdistill.files import provenance, shards
 from workflow_scripts.maskdistill.torch_tools import device
 
-# Each of these modules starts with a run of the whole workflow.
-LONGEST = [
+# The modules that run first. Most of them start with a run of the whole workflow. Each process of
+# pytest-xdist gets two modules at the start, the first process the first and the fourth; the fourth
+# is short, because test_slurm alone takes nearly as long as all other tests on the other processes.
+FIRST = [
     "slurm/test_slurm.py",
     "rules/test_staleness.py",
     "rules/test_folder.py",
+    "rules/test_locks.py",
     "slurm/test_frozen.py",
 ]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest modules first, so that all workers of pytest-xdist end at about one time."""
-    order = {name: place for place, name in enumerate(LONGEST)}
+    order = {name: place for place, name in enumerate(FIRST)}
 
     def place(item: pytest.Item) -> tuple[int, bool]:
         name = "/".join(item.path.parts[-2:])

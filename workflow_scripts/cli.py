@@ -109,9 +109,7 @@ def record(
         files: further input files, for instance weights; None is skipped.
         extra: further entries of the record.
     """
-    if precisions := _replaced_precisions(options):
-        extra["computed_precision"] = precisions
-    return provenance.record(
+    found = provenance.record(
         stage,
         options.settings,
         program=options.program,
@@ -119,19 +117,24 @@ def record(
         inputs=[*options.inputs, *filter(None, files)],
         **extra,
     )
+    if hasattr(options, "device"):
+        found |= _replaced_precisions(found["settings"], options.device)
+    return found
 
 
-def _replaced_precisions(options: argparse.Namespace) -> dict[str, str]:
-    """The precisions that this machine computes in place of those that the settings name."""
-    half = any(
-        isinstance(section, Mapping) and section.get("precision", "float32") != "float32"
-        for section in options.settings.values()
-    )
-    if not half or not hasattr(options, "device"):
+def _replaced_precisions(settings: Mapping, device: str) -> dict[str, dict[str, str]]:
+    """An entry of a record: the precisions used in place of those that the settings name."""
+    precisions = {
+        section["precision"]
+        for section in settings.values()
+        if isinstance(section, Mapping) and "precision" in section
+    }
+    if precisions <= {"float32"}:
         return {}
-    from workflow_scripts.maskdistill.torch_tools import device  # imports PyTorch
+    from workflow_scripts.maskdistill.torch_tools import device as devices  # imports PyTorch
 
-    return device.replaced_precisions(options.settings, device.choose_device(options.device))
+    replaced = devices.replaced_precisions(settings, devices.choose_device(device))
+    return {"computed_precision": replaced} if replaced else {}
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:
