@@ -14,9 +14,9 @@ from tests import results_tree
 from workflow_scripts.maskdistill.files import provenance, shards
 from workflow_scripts.maskdistill.torch_tools import device
 
-# The modules that run first. Most of them start with a run of the whole workflow. Each process of
-# pytest-xdist gets two modules at the start, the first process the first and the fourth; the fourth
-# is short, because test_slurm alone takes nearly as long as all other tests on the other processes.
+# The modules that run first. Most of them start with a run of the whole workflow. With three
+# processes, pytest-xdist gives the first and the fourth module to the first process at the start.
+# The fourth is short, because test_slurm alone takes two thirds of the time of the whole suite.
 FIRST = [
     "slurm/test_slurm.py",
     "rules/test_staleness.py",
@@ -27,7 +27,7 @@ FIRST = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest modules first, so that all workers of pytest-xdist end at about one time."""
+    """Put the modules `FIRST` first, so that all workers of pytest-xdist end at about one time."""
     order = {name: place for place, name in enumerate(FIRST)}
 
     def place(item: pytest.Item) -> tuple[int, bool]:

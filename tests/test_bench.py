@@ -12,6 +12,7 @@ from tests.bench.__main__ import main, write_json
 from tests.bench.features import DEFAULTS
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs.throughput import measured_throughput
+from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 
 CPU = torch.device("cpu")
 SIZE = (48, 64)
@@ -51,6 +52,10 @@ def test_without_a_gpu_nothing_is_measured(monkeypatch, capsys, module):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert list(module.rows()) == []
     assert "no CUDA GPU" in capsys.readouterr().out
+
+
+def test_programs_get_a_number_of_pixels():
+    assert FeatureSettings.read(DEFAULTS["features"]).side() == 640
 
 
 def test_rows_of_extraction():

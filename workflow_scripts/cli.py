@@ -124,16 +124,16 @@ def record(
 
 def _replaced_precisions(settings: Mapping, device: str) -> dict[str, dict[str, str]]:
     """An entry of a record: the precisions used in place of those that the settings name."""
-    precisions = {
-        section["precision"]
-        for section in settings.values()
-        if isinstance(section, Mapping) and "precision" in section
+    half = {
+        f"{name}.precision": section["precision"]
+        for name, section in settings.items()
+        if isinstance(section, Mapping) and section.get("precision", "float32") != "float32"
     }
-    if precisions <= {"float32"}:
+    if not half:
         return {}
     from workflow_scripts.maskdistill.torch_tools import device as devices  # imports PyTorch
 
-    replaced = devices.replaced_precisions(settings, devices.choose_device(device))
+    replaced = devices.replaced_precisions(half, devices.choose_device(device))
     return {"computed_precision": replaced} if replaced else {}
 
 

@@ -106,7 +106,7 @@ def processor() -> str:
     """The processor, those of its instruction sets that matter here, and which of them are used."""
     import torch
 
-    known = hasattr(torch.cpu, "get_capabilities")  # since PyTorch 2.12
+    known = hasattr(torch.cpu, "get_capabilities")  # not in older versions of PyTorch
     capabilities = torch.cpu.get_capabilities() if known else {}
     families = ("avx", "amx", "fma", "neon", "sve", "sme", "bf16", "fp16")
     has = sorted(name for name, value in capabilities.items() if value is True)

@@ -59,7 +59,7 @@ def multiplies_in(device: torch.device, precision: str) -> bool:
     """
     if device.type != "cpu" or precision not in _INSTRUCTIONS:
         return True
-    if not hasattr(torch.cpu, "get_capabilities"):  # before PyTorch 2.12
+    if not hasattr(torch.cpu, "get_capabilities"):  # older versions of PyTorch
         return True
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in _INSTRUCTIONS[precision])
@@ -84,22 +84,14 @@ def _say_once(line: str) -> None:
     print(line, flush=True)
 
 
-def replaced_precisions(settings: Mapping[str, Mapping], device: torch.device) -> dict[str, str]:
-    """Setting → the precision used in its place, for every `precision` that the device lacks.
+def replaced_precisions(precisions: Mapping[str, str], device: torch.device) -> dict[str, str]:
+    """Setting → the precision used in its place, for every precision that the device lacks.
 
     Args:
-        settings: section → its settings.
+        precisions: setting → its value.
     """
-    precisions = {
-        f"{name}.precision": section["precision"]
-        for name, section in settings.items()
-        if isinstance(section, Mapping) and "precision" in section
-    }
-    return {
-        name: usable_precision(device, precision)
-        for name, precision in precisions.items()
-        if not multiplies_in(device, precision)
-    }
+    used = {name: usable_precision(device, value) for name, value in precisions.items()}
+    return {name: value for name, value in used.items() if value != precisions[name]}
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
