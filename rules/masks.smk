@@ -70,7 +70,7 @@ rule extract_masks:
         mem_mb=attempts(8000),
         runtime=attempts(120),
     params:
-        settings=settings("features", "masks"),
+        settings=settings("features", "masks", without=("features.tokens",)),
         code=RUN.code("extract_masks"),
         weights=weights_digest("features"),
     message:

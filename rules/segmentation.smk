@@ -20,6 +20,17 @@ def training_label_maps(wildcards):
     return f"results/{wildcards.run}/seed-{wildcards.seed}/round-{last}/train/predictions_crf"
 
 
+def stored_tokens(wildcards):
+    """The shard's features, if the run's model predicts from the tokens that they hold."""
+    found = of_stage("images", "{split}/features/{shard}.parquet")(wildcards)
+    return found if RUN.has_vit_head(dataset_of(wildcards)) else []
+
+
+def tokens_option(wildcards, input):
+    """The option that names these features."""
+    return f"--features {input.features}" if input.get("features") else ""
+
+
 rule train_segmentation:
     input:
         label_maps=lambda wildcards: shards_of(
@@ -68,6 +79,7 @@ rule train_vit_head:
         label_maps=lambda wildcards: shards_of(
             dataset_of(wildcards), "train", training_label_maps(wildcards)
         ),
+        features=all_shards("images", "{split}/features"),
         weights=weights_of("features"),
     output:
         model="results/{run}/seed-{seed}/{in_round}segmentation/model.pt",
@@ -90,7 +102,8 @@ rule train_vit_head:
             "features.backbone",
             "features.backbone_options",
             "features.weights",
-            "segmentation.longer_side",
+            "features.shorter_side",
+            "features.longer_side",
             "segmentation.crop_size",
             "segmentation.dropout",
             "segmentation.epochs",
@@ -115,7 +128,7 @@ rule train_vit_head:
         "exec python -m workflow_scripts.train_vit_head --settings {params.settings:q}"
         " --code {params.code}"
         " --root {ROOT:{wildcards.run}}"
-        " --label-maps {ALL:{input.label_maps}}"
+        " --label-maps {ALL:{input.label_maps}} --features {ALL:{input.features}}"
         " --work-dir checkpoints/{DATASET:{wildcards.run}}/seed-{wildcards.seed}/segmentation"
         " --seed {wildcards.seed} {DEVICE} --workers {threads}"
         " --model {output.model} --history {output.history} > {log} 2>&1"
@@ -124,6 +137,7 @@ rule train_vit_head:
 rule predict_segmentation:
     input:
         images=of_stage("images", "{split}/images/{shard}.parquet"),
+        features=stored_tokens,
         model="results/{run}/seed-{seed}/{in_round}segmentation/model.pt",
     output:
         "results/{run}/seed-{seed}/{in_round}{split}/predictions/{shard}.parquet",
@@ -141,19 +155,21 @@ rule predict_segmentation:
     params:
         settings=settings("predictions"),
         code=RUN.code("predict_segmentation"),
+        tokens=tokens_option,
     message:
         "Predict label maps of {wildcards.run} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.predict_segmentation --settings {params.settings:q}"
         " --code {params.code}"
         " --root {ROOT:{wildcards.run}/{wildcards.split}} --images {input.images}"
-        " --model {input.model}"
+        " --model {input.model} {params.tokens}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
 
 
 rule refine_predictions:
     input:
         images="results/{dataset}/{split}/images/{shard}.parquet",
+        features=stored_tokens,
         model="results/{dataset}/seed-{seed}/round-{round}/segmentation/model.pt",
     output:
         "results/{dataset}/seed-{seed}/round-{round}/{split}/predictions_crf/{shard}.parquet",
@@ -181,11 +197,12 @@ rule refine_predictions:
             "crf.min_probability",
         ),
         code=RUN.code("refine_predictions"),
+        tokens=tokens_option,
     message:
         "Refine predictions of {wildcards.dataset} {wildcards.split}, shard {wildcards.shard}"
     shell:
         "exec python -m workflow_scripts.refine_predictions --settings {params.settings:q}"
         " --code {params.code}"
         " --root {ROOT:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
-        " --model {input.model}"
+        " --model {input.model} {params.tokens}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"

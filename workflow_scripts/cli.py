@@ -200,6 +200,17 @@ def prediction_parser(program: str, description: str | None) -> Parser:
     return parser
 
 
+def segmentation_parser(program: str, description: str | None) -> Parser:
+    """Parser of programs that apply a trained segmentation model to a shard of images."""
+    parser = prediction_parser(program, description)
+    parser.add_input(
+        "--features",
+        help="the shard's features with tokens (features.tokens), which a model of vit_head "
+        "predicts from; without them the transformer runs again",
+    )
+    return parser
+
+
 def training_parser(program: str, description: str | None) -> Parser:
     """Parser of programs that train a model and continue from its last checkpoint."""
     parser = Parser(program, description)

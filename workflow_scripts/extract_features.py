@@ -1,4 +1,7 @@
-"""Extract the features for the masks: queries and keys of the backbone's last attention block."""
+"""Extract the features for the masks: queries and keys of the backbone's last attention block.
+
+With `features.tokens`, the output of this block is stored, too.
+"""
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
@@ -28,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         options.root,
         batch_size=options.batch_size,
         workers=options.workers,
+        with_tokens=settings.tokens,
     )
     with shards.shard_writer(options.output, "features", metadata, rows_per_group=16) as writer:
         for row in rows:

@@ -22,7 +22,7 @@ from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 def main(argv: list[str] | None = None) -> int:
     """Write the masks of one shard; exit code 0."""
     options = cli.images_parser("extract_masks", __doc__).parse_args(argv)
-    settings = FeatureSettings.read(options.settings["features"])
+    settings = FeatureSettings.read_part(options.settings["features"])
 
     backbone = load_backbone(settings, options.device)
     mask_settings = MaskSettings.read(options.settings["masks"])

@@ -1,4 +1,4 @@
-"""Predict the label maps of one shard of images with a trained DeepLab-v3."""
+"""Predict the label maps of one shard of images with a trained segmentation model."""
 
 from workflow_scripts import cli
 from workflow_scripts.maskdistill.errors import report_out_of_memory
@@ -10,7 +10,7 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 @report_out_of_memory("lower runtime.batch_size or images.max_pixels")
 def main(argv: list[str] | None = None) -> int:
     """Write the label maps of one shard; exit code 0."""
-    options = cli.prediction_parser("predict_segmentation", __doc__).parse_args(argv)
+    options = cli.segmentation_parser("predict_segmentation", __doc__).parse_args(argv)
     settings = options.settings["predictions"]
     predictor = label_map_prediction.load_predictor(
         options.model,
@@ -21,7 +21,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     rows = shards.read_usable(options.images)
     predictions = predictor.predict(
-        rows, options.root, batch_size=options.batch_size, workers=options.workers
+        rows,
+        options.root,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        features=options.features,
     )
     label_map_prediction.write_predictions(
         options.output,

@@ -1,4 +1,4 @@
-"""Predict label maps with a trained DeepLab-v3 and refine them by a CRF.
+"""Predict label maps with a trained segmentation model and refine them by a CRF.
 
 The model runs again, because its probabilities would need too much disk space.
 """
@@ -14,7 +14,7 @@ from workflow_scripts.maskdistill.torch_tools.device import choose_device
 @report_out_of_memory("lower runtime.batch_size, runtime.threads or images.max_pixels")
 def main(argv: list[str] | None = None) -> int:
     """Write the refined label maps of one shard; exit code 0."""
-    options = cli.prediction_parser("refine_predictions", __doc__).parse_args(argv)
+    options = cli.segmentation_parser("refine_predictions", __doc__).parse_args(argv)
     settings = CRFSettings.read_part(options.settings["crf"])
     predicting = options.settings["predictions"]
     with crf.start_workers(options.workers, settings) as workers:
@@ -27,7 +27,11 @@ def main(argv: list[str] | None = None) -> int:
         )
         rows = shards.read_usable(options.images)
         predictions = predictor.predict(
-            rows, options.root, batch_size=options.batch_size, workers=options.workers
+            rows,
+            options.root,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            features=options.features,
         )
         label_map_prediction.write_predictions(
             options.output,

@@ -1,8 +1,8 @@
 """Train a linear decoder on a frozen vision transformer with label maps, without need of a GPU.
 
-The tokens of all images are computed first; then only the decoder is trained. Checkpoints are kept
-under --work-dir; a training that was killed continues from its last checkpoint when the same
-command is run again.
+The transformer's tokens are those in --features (`features.tokens`), so that only the decoder is
+trained. Checkpoints are kept under --work-dir; a training that was killed continues from its last
+checkpoint when the same command is run again.
 """
 
 from workflow_scripts import cli
@@ -20,6 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     """Write the model and its loss history; exit code 0."""
     parser = cli.training_parser("train_vit_head", __doc__)
     parser.add_input("--label-maps", nargs="+", required=True, help="shards of label maps")
+    parser.add_input(
+        "--features", nargs="+", required=True, help="shards of features with the images' tokens"
+    )
     options = parser.parse_args(argv)
     features = FeatureSettings.read_part(options.settings["features"])
     settings = SegmentationSettings.read_part(options.settings["segmentation"])
@@ -27,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         print(warning)
     token_training.train(
         options.label_maps,
+        options.features,
         options.root,
         clusters=options.settings["clustering"]["clusters"],
         settings=settings,

@@ -119,10 +119,10 @@ def program(folder: Path, weights: Path, images: int = 32) -> Iterator[Row]:
     features = DEFAULTS["features"] | {"backbone": NAME, "weights": str(weights)}
     inside, model = [], Backbone.last_block_features
 
-    def timed(backbone: Backbone, batch: Tensor) -> tuple[Tensor, Tensor]:
+    def timed(backbone: Backbone, batch: Tensor, **options) -> tuple[Tensor, ...]:
         start = time.perf_counter()
         try:
-            return model(backbone, batch)
+            return model(backbone, batch, **options)
         finally:
             inside.append(time.perf_counter() - start)
 

@@ -83,7 +83,7 @@ TYPED = {
 DEMO = {
     "dataset": {"generate": {"train": 4, "val": 2, "seed": 1}},
     "shards": 1,
-    "features": {"shorter_side": 64},
+    "features": {"shorter_side": 64, "tokens": True},
     "clustering": {"clusters": 2, "iterations": 5, "redo": 1},
     "mask_rcnn": {"iterations": 1, "batch_size": 2, "train_sides": [64], "optimizer": "sgd"},
     "candidates": {"shorter_side": 64, "proposals": 12, "per_image": 3, "score_floor": 0.0},
@@ -239,7 +239,8 @@ def run_all(run: Programs, folder: Path) -> None:
     labels = {"label_maps": train / "label_maps", "history": folder / "history.csv"}
     for name, settings in (("adamw", other), ("segmentation", demo)):
         run("train_segmentation", settings, *training, **labels, model=folder / f"{name}.pt")
-    run("train_vit_head", demo, *training, **labels, model=folder / "vit_head.pt")
+    tokens = {"features": train / "features", "model": folder / "vit_head.pt"}
+    run("train_vit_head", demo, *training, **labels, **tokens)
     found = {"images": val / "images", "model": folder / "segmentation.pt"}
     run("predict_segmentation", demo, *predicting, **found, output=val / "predictions")
     run("refine_predictions", demo, *predicting, **found, output=val / "refined")

@@ -19,8 +19,8 @@ def rows_of(tmp_path, tiny_backbone, write_image):
         listed.append(row | {"height": height, "width": width})
     backbone = load_backbone(FeatureSettings(**tiny_backbone), "cpu")
 
-    def call(**changes):
-        options = {"batch_size": 2, "workers": 2}
+    def call(with_tokens=False, **changes):
+        options = {"batch_size": 2, "workers": 2, "with_tokens": with_tokens}
         settings = FeatureSettings(**tiny_backbone | changes)
         rows = feature_rows(backbone, settings, listed, tmp_path, **options)
         return backbone, {row["image_id"]: row for row in rows}
@@ -40,6 +40,21 @@ def test_rows_are_those_of_the_image_alone(rows_of, tmp_path, image_id):
     assert row["grid_height"] * row["grid_width"] == keys.shape[1]
     np.testing.assert_allclose(row["keys"], keys.numpy().ravel(), rtol=2e-3, atol=1e-4)
     np.testing.assert_allclose(row["cls_affinity"], affinity.numpy().ravel(), rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_are_stored_if_they_are_asked_for(rows_of, tmp_path):
+    backbone, rows = rows_of(with_tokens=True)
+    without = rows_of()[1]
+    for image_id, row in rows.items():
+        image = images.read_image(tmp_path / f"{image_id}.png")
+        image = image_sizes.resize(image, (row["resized_height"], row["resized_width"]))
+        pixels = backbone.prepare([image])
+        _, _, tokens = backbone.last_block_features(pixels, with_tokens=True)
+        assert row["tokens"].dtype == np.float16
+        np.testing.assert_allclose(row.pop("tokens"), tokens.ravel(), rtol=2e-3, atol=2e-3)
+        for name, value in without[image_id].items():
+            np.testing.assert_array_equal(row.pop(name), value)
+        assert not row
 
 
 def test_the_longer_side_is_bounded(rows_of):

@@ -117,6 +117,21 @@ def test_prepare_normalises_and_pads(tiny):
     assert not pixels[:, :, :, 21:].any()
 
 
+@pytest.mark.parametrize("size", [(64, 64), (50, 75)])
+def test_tokens_are_the_output_of_the_whole_transformer(backbone, size):
+    backbone, prefix = backbone
+    pixels = backbone.prepare(pictures(2, *size))
+    *features, tokens = backbone.last_block_features(pixels, with_tokens=True)
+    for found, expected in zip(features, backbone.last_block_features(pixels), strict=True):
+        assert torch.equal(found, expected)
+    with torch.inference_mode():
+        expected = backbone.model.forward_features(pixels)
+    assert tokens.dtype == torch.float32
+    assert tokens.shape[1] == 1 + features[1].shape[1]
+    torch.testing.assert_close(tokens[:, 0], expected[:, 0])
+    torch.testing.assert_close(tokens[:, 1:], expected[:, prefix:])
+
+
 def test_patches_are_counted_row_by_row(tiny):
     """If one patch of the image changes, its key must change more than all others."""
     batch = np.full((2, 24, 40, 3), 128, np.uint8)

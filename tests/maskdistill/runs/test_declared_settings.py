@@ -118,8 +118,9 @@ READS_LABELS = {
     [
         (
             {"features": {"shorter_side": 99}},
-            {"extract_features", "extract_masks", "embed_masks"},
+            {"extract_features", "extract_masks", "embed_masks", "train_vit_head"},
         ),
+        ({"features": {"tokens": True}}, {"extract_features"}),
         ({"features": {"precision": "float16"}}, {"extract_features", "extract_masks"}),
         ({"masks": {"center_keys": False}}, {"make_masks", "extract_masks", "lost"}),
         ({"masks": {"top_k": 0.11}}, {"make_masks", "extract_masks"}),
@@ -156,7 +157,7 @@ READS_LABELS = {
         ),
         (
             {"segmentation": {"longer_side": 77}},
-            {"train_segmentation", "train_vit_head", "train_linear_probe"},
+            {"train_segmentation", "train_linear_probe"},
         ),
         ({"crf": {"iterations": 77}}, {"refine_predictions", "describe_use"}),
         ({"crf": {"rounds": 7}}, set()),  # more jobs, but the same ones

@@ -16,8 +16,9 @@ CONFIG = {
     },
     "seeds": [0, 1],
     "store_features": True,
-    "features": {"shorter_side": 640, "longer_side": None},
+    "features": {"shorter_side": 640, "longer_side": None, "tokens": False},
     "masks": {"per_image": 1},
+    "embedding": {"backbone": None, "input": "masked_image", "crop_side": 224},
     # At the sizes that the seconds are stated for.
     "mask_rcnn": {
         **{"enabled": True, "iterations": 10, "batch_size": 16},
@@ -117,7 +118,15 @@ def test_gpu_seconds():
     assert gpu_seconds(support=True) == {"extract_features": 50, "embed_masks": 100}
 
 
-def test_a_run_without_trained_networks_costs_passes_of_the_transformer():
+def test_embeddings_of_crops_take_less_time_than_those_of_images():
+    whole = gpu_seconds()["embed_masks"]
+    crops = {**CONFIG, "embedding": {**CONFIG["embedding"], "input": "box_crop", "crop_side": 320}}
+    assert gpu_seconds(crops)["embed_masks"] == pytest.approx(whole * 20**2 / 2160)
+    uncut = {**crops, "embedding": {**crops["embedding"], "crop_side": None}}
+    assert gpu_seconds(uncut)["embed_masks"] == whole
+
+
+def test_the_decoder_on_a_transformer_costs_a_fraction_of_its_passes():
     quick = {
         **CONFIG,
         "mask_rcnn": {**CONFIG["mask_rcnn"], "enabled": False},
@@ -126,11 +135,11 @@ def test_a_run_without_trained_networks_costs_passes_of_the_transformer():
     found = gpu_seconds(quick)
     assert {"train_mask_rcnn", "predict_candidates", "train_segmentation"}.isdisjoint(found)
     epochs = 3
-    assert found["train_vit_head"] == 2 * 50 * (1 + forecast.DECODER_SHARE * epochs)
-    assert found["predict_segmentation"] == 2 * 7
+    assert found["train_vit_head"] == pytest.approx(2 * 50 * forecast.DECODER_SHARE * epochs)
+    assert found["predict_segmentation"] == pytest.approx(2 * 7 * forecast.DECODER_SHARE)
     quick["segmentation"]["crop_size"] = 256
     windows = gpu_seconds(quick)["train_vit_head"]
-    assert windows == pytest.approx(2 * 50 * (1 + forecast.DECODER_SHARE * epochs / 4))
+    assert windows == pytest.approx(2 * 50 * forecast.DECODER_SHARE * epochs / 4)
 
 
 def test_gpu_seconds_of_other_networks():
@@ -148,6 +157,9 @@ def test_disk_bytes():
     assert forecast.patches(CONFIG["features"], 16) == 40 * 54 == forecast.STATED_PATCHES
     needed = forecast.disk_bytes(CONFIG, COUNTS, NETWORKS)
     assert needed["features"] == 57 * 2160 * (2 * 384 + 4 * 6)
+    with_tokens = {**CONFIG, "features": {**CONFIG["features"], "tokens": True}}
+    stored = forecast.disk_bytes(with_tokens, COUNTS, NETWORKS)
+    assert stored == needed | {"features": needed["features"] + 57 * 2160 * 2 * 384}
     assert needed["mask_embeddings"] == 57 * 4 * 384
     assert needed["candidates (at most)"] == 2 * 57 * 100 * forecast.RUN_LENGTHS
     # Of candidates on both splits, and of initial masks on what is evaluated.

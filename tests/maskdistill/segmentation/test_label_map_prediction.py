@@ -6,7 +6,11 @@ from PIL import Image
 from workflow_scripts.maskdistill import streaming
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import image_sizes, label_maps, shards
-from workflow_scripts.maskdistill.segmentation import label_map_prediction, upsampling
+from workflow_scripts.maskdistill.segmentation import (
+    label_map_prediction,
+    transforms,
+    upsampling,
+)
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
 from workflow_scripts.maskdistill.torch_tools.training_run import publish
 
@@ -121,6 +125,7 @@ class Local(torch.nn.Module):
 
     output_stride = 16
     cells = 1
+    normalize = staticmethod(transforms.normalize)
 
     def __init__(self):
         super().__init__()

@@ -13,26 +13,27 @@ from safetensors.torch import load_file
 
 from tests.maskdistill.segmentation.test_learning import history, write_images
 from workflow_scripts import train_vit_head
+from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
 from workflow_scripts.maskdistill.errors import InputError
+from workflow_scripts.maskdistill.files import provenance, shards
 from workflow_scripts.maskdistill.segmentation import deployment, token_training
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
 from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_predictor
 from workflow_scripts.maskdistill.segmentation.labelled_images import LabelledImages
 from workflow_scripts.maskdistill.segmentation.token_training import build_vit_head
-from workflow_scripts.maskdistill.segmentation.transforms import MEAN_COLOR, normalize
 from workflow_scripts.maskdistill.segmentation.vit_head import (
     CELLS,
     FOREGROUND_THRESHOLD,
     Tokens,
     decide,
 )
+from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 from workflow_scripts.maskdistill.torch_tools.training_run import TrainingRun
 
 CPU = torch.device("cpu")
 SETTINGS = {
-    "longer_side": 44,
     "crop_size": 32,
     "dropout": 0.1,
     "epochs": 6,
@@ -49,24 +50,46 @@ SETTINGS = {
 }
 
 
+def features_of(backbone: dict, **changes) -> FeatureSettings:
+    """The settings of features in which images of `write_images` keep their size."""
+    return FeatureSettings.read(backbone | {"shorter_side": 40, "tokens": True} | changes)
+
+
 def build(backbone, clusters=2):
     torch.manual_seed(1)
-    return build_vit_head(
-        clusters,
-        backbone=backbone["backbone"],
-        options=backbone["backbone_options"],
-        weights=backbone["weights"],
-        dropout=0.1,
+    return build_vit_head(clusters, features_of(backbone), dropout=0.1)
+
+
+def write_features(label_maps: Path, backbone: dict, **changes) -> Path:
+    """Write the features of the images of a shard of label maps, next to it; returns the shard."""
+    settings, root = features_of(backbone, **changes), label_maps.parent
+    listed = []
+    for row in shards.read_rows(label_maps, ["image_id", "file_name"]):
+        width, height = Image.open(root / row["file_name"]).size
+        listed.append(row | {"height": height, "width": width})
+    rows = feature_rows(
+        load_backbone(settings, "cpu"),
+        settings,
+        listed,
+        root,
+        batch_size=4,
+        workers=1,
+        with_tokens=settings.tokens,
     )
+    path = root / "features.parquet"
+    shards.write_table(path, "features", rows, provenance.record("extract_features", {}))
+    return path
 
 
-def test_tokens_are_those_of_timm_at_its_own_size(tiny_backbone):
+@pytest.mark.parametrize("size", [(64, 64), (40, 48), (80, 136), (8, 16)])
+def test_tokens_are_those_of_timm(tiny_backbone, size):
+    """The grid of position embeddings has 8 x 8 patches and is resized to the image's."""
     model = build(tiny_backbone)
-    images = torch.randn(2, 3, 64, 64)
-    expected = model.transformer.forward_features(images * model.factor + model.offset)
+    images = torch.randn(2, 3, *size)
+    expected = model.transformer.forward_features(images)
     found = model.tokens(images)
     torch.testing.assert_close(found.image, expected[:, 0])
-    expected = expected[:, 1:].transpose(1, 2).unflatten(2, (8, 8))
+    expected = expected[:, 1:].transpose(1, 2).unflatten(2, (size[0] // 8, size[1] // 8))
     torch.testing.assert_close(found.patches, expected)
 
 
@@ -74,7 +97,7 @@ def test_images_are_normalised_as_the_transformer_expects(tiny_backbone):
     """ViT-Ti/16 was trained with a mean and a standard deviation of 0.5."""
     model = build(tiny_backbone)
     pixels = torch.randint(0, 256, (1, 8, 8, 3), dtype=torch.uint8)
-    found = normalize(pixels) * model.factor + model.offset
+    found = model.normalize(pixels)
     torch.testing.assert_close(found, ((pixels / 255 - 0.5) / 0.5).permute(0, 3, 1, 2))
 
 
@@ -93,13 +116,19 @@ def test_only_the_decoder_is_trained(tiny_backbone):
 
 
 def train(shard: Path, output: Path, backbone: dict, **changes) -> dict:
+    features = features_of(backbone).plain()
+    del features["tokens"], features["precision"]  # the program does not read them
     settings = {
         "segmentation": SETTINGS | changes,
-        "features": {key: backbone[key] for key in ("backbone", "backbone_options", "weights")},
+        "features": features,
         "clustering": {"clusters": 2},
     }
+    stored = shard.parent / "features.parquet"
+    if not stored.exists():
+        write_features(shard, backbone)
     options = ["--settings", json.dumps(settings), "--root", str(shard.parent), "--seed", "3"]
-    options += ["--label-maps", str(shard), "--work-dir", str(output / "work"), "--device", "cpu"]
+    options += ["--label-maps", str(shard), "--features", str(stored)]
+    options += ["--work-dir", str(output / "work"), "--device", "cpu"]
     options += ["--workers", "0"]
     options += ["--model", str(output / "model.pt"), "--history", str(output / "history.csv")]
     assert train_vit_head.main(options) == 0
@@ -118,7 +147,7 @@ def test_training_ends_with_a_model_that_tells_the_squares_from_the_ground(train
     steps = history(trained)
     assert len(steps) == 60 * 2
     assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
-    predictor = load_predictor(trained / "model.pt", CPU, longer_side=44)
+    predictor = load_predictor(trained / "model.pt", CPU)
     image = np.asarray(Image.open(trained / "0.png"))
     labels = predictor.predict_image(image).labels()
     assert labels.shape == image.shape[:2]
@@ -158,14 +187,14 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, tiny_backb
     monkeypatch.setattr(
         token_training.TokenImages,
         "remove",
-        lambda data: tokens.stat().st_mtime_ns == before or pytest.fail("computed again"),
+        lambda data: tokens.stat().st_mtime_ns == before or pytest.fail("gathered again"),
     )
     resumed = train(shard, tmp_path / "resumed", tiny_backbone)
     for name, value in straight["state_dict"].items():
         torch.testing.assert_close(resumed["state_dict"][name], value, rtol=0, atol=0)
 
 
-def test_sigterm_ends_the_computation_of_tokens(tmp_path, tiny_backbone, monkeypatch):
+def test_sigterm_ends_the_gathering_of_tokens(tmp_path, tiny_backbone, monkeypatch):
     shard = write_images(tmp_path)
     straight = train(shard, tmp_path / "straight", tiny_backbone)
     with monkeypatch.context() as patch:
@@ -193,26 +222,28 @@ def test_tokens_that_find_no_room_are_an_error_and_leave_nothing(windows, tmp_pa
 def windows(tmp_path, tiny_backbone):
     """A function that makes crops of images of 40 x 44 pixels, which have 5 x 6 patches."""
     shard = write_images(tmp_path)
+    features = write_features(shard, tiny_backbone)
     settings = SegmentationSettings.read_part(SETTINGS)
     labelled = LabelledImages([shard], tmp_path, clusters=2, settings=settings, seed=0)
     model = build(tiny_backbone)
 
     def make(side: int, *, flip: bool = False) -> tuple:
-        data = token_training.TokenImages(labelled, model, tmp_path, side=side, flip=flip, seed=0)
-        data.compute(CPU, workers=1, stop=lambda: False)
+        data = token_training.TokenImages(
+            labelled, [features], model, tmp_path, side=side, flip=flip, seed=0
+        )
+        data.gather(stop=lambda: False)
         return data, labelled, model
 
     return make
 
 
-def test_a_window_may_hold_the_whole_image(windows):
+def test_a_window_may_hold_the_whole_image(windows, tmp_path):
     data, labelled, model = windows(1000)
     image_token, patches, labels = data[Sample(0, 0, 3)]
     assert patches.shape == (48, 6, 6)
-    image, expected_labels = labelled.read(3)
-    padded = np.full((40, 48, 3), MEAN_COLOR, np.uint8)
-    padded[:, :44] = image
-    expected = model.tokens(normalize(torch.from_numpy(padded)[None]))
+    image = np.array(Image.open(tmp_path / "3.png"))
+    pixels = torch.nn.functional.pad(model.normalize(torch.from_numpy(image)[None]), (0, 4))
+    expected, expected_labels = model.tokens(pixels), labelled.labels(3)
     torch.testing.assert_close(image_token.float(), expected.image[0], rtol=2e-3, atol=2e-3)
     torch.testing.assert_close(patches[:, :5].float(), expected.patches[0], rtol=2e-3, atol=2e-3)
     # Each logit stands for a square of 2 x 2 pixels.
@@ -281,14 +312,93 @@ def test_the_foreground_is_found_from_its_threshold_on():
     assert decide(probable.log()[..., None, None]).argmax(dim=1).flatten().tolist() == [0, 1]
 
 
-def test_large_images_are_predicted_in_tiles(trained):
-    image = np.tile(np.asarray(Image.open(trained / "0.png")), (3, 3, 1))
-    whole, tiled = (
-        load_predictor(trained / "model.pt", CPU, longer_side=None, tile=tile).predict_image(image)
-        for tile in (None, 64)
+@pytest.mark.parametrize("shorter_side", [30, 40, 56])
+def test_labels_are_sampled_at_the_transformers_own_resolution(
+    tmp_path, tiny_backbone, shorter_side
+):
+    """Enlarged or reduced for the transformer, the square keeps its place and its share."""
+    shard = write_images(tmp_path)
+    features = write_features(shard, tiny_backbone, shorter_side=shorter_side)
+    settings = SegmentationSettings.read_part(SETTINGS)
+    labelled = LabelledImages([shard], tmp_path, clusters=2, settings=settings, seed=0)
+    data = token_training.TokenImages(
+        labelled, [features], build(tiny_backbone), tmp_path, side=1000, flip=False, seed=0
     )
-    assert tiled.coarse.shape == whole.coarse.shape
-    assert (tiled.labels() == whole.labels()).mean() > 0.7
+    data.gather(stop=lambda: False)
+    for index in range(len(labelled)):
+        own, (_, _, found) = labelled.labels(index), data[Sample(0, 0, index)]
+        rows, columns = (round(side * shorter_side / 40 / 2) for side in own.shape)
+        small = np.array(Image.fromarray(own).resize((columns, rows), Image.Resampling.NEAREST))
+        assert (found[:rows, :columns].numpy() == small).mean() > 0.97
+        assert (found[rows + 1 :] == IGNORE_INDEX).all()
+
+
+def test_images_are_seen_at_the_size_of_their_features(trained):
+    """Neither `predictions.longer_side` nor `predictions.tile` matters."""
+    image = np.tile(np.asarray(Image.open(trained / "0.png")), (3, 4, 1))
+    found = load_predictor(trained / "model.pt", CPU, longer_side=30, tile=16).predict_image(image)
+    assert found.image.shape == (40, 59, 3)
+    assert found.coarse.shape == (3, 5 * CELLS, 8 * CELLS)
+    assert found.labels().shape == image.shape[:2]
+
+
+@pytest.mark.parametrize("kind", ["labels", "probabilities"])
+def test_predictions_from_tokens_are_those_from_pixels(trained, kind):
+    predictor = load_predictor(trained / "model.pt", CPU)
+    listed = [
+        {"image_id": number, "file_name": f"{number}.png", "height": 40, "width": 44}
+        for number in range(10)
+    ]
+    seen, stored = (
+        {
+            one.row["image_id"]: one
+            for one in predictor.predict(
+                listed, trained, batch_size=4, workers=2, features=features
+            )
+        }
+        for features in (None, trained / "features.parquet")
+    )
+    assert seen.keys() == stored.keys() == set(range(10))
+    for number, one in stored.items():
+        assert one.row == seen[number].row
+        np.testing.assert_array_equal(one.image, seen[number].image)
+        expected, found = (getattr(each, kind)() for each in (seen[number], one))
+        if kind == "labels":
+            assert (found == expected).mean() > 0.995
+        else:
+            np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+def test_features_without_the_tokens_are_an_error(trained, tmp_path, tiny_backbone):
+    shard = write_images(tmp_path)
+    features = write_features(shard, tiny_backbone, tokens=False)
+    with pytest.raises(InputError, match=r"no tokens; set features\.tokens: true"):
+        train(shard, tmp_path / "output", tiny_backbone)
+    predictor = load_predictor(trained / "model.pt", CPU)
+    listed = [{"image_id": 0, "file_name": "0.png", "height": 40, "width": 44}]
+    with pytest.raises(InputError, match=r"no tokens; set features\.tokens: true"):
+        list(predictor.predict(listed, tmp_path, batch_size=1, workers=1, features=features))
+
+
+def test_images_without_features_are_an_error(tmp_path, tiny_backbone):
+    shard = write_images(tmp_path, count=2)
+    write_features(shard, tiny_backbone)
+    shard = write_images(tmp_path, count=4)
+    with pytest.raises(InputError, match=r"no features of 2 images .*ids \[2, 3\]"):
+        train(shard, tmp_path / "output", tiny_backbone)
+
+
+def test_tokens_of_another_backbone_are_an_error(trained, tmp_path, tiny_backbone):
+    shard = write_images(tmp_path)
+    stored = shards.read_table([write_features(shard, tiny_backbone)]).to_pylist()
+    for row in stored:
+        row["tokens"] = np.zeros(31 * 24, np.float16)
+    path = tmp_path / "other.parquet"
+    shards.write_table(path, "features", stored, provenance.record("extract_features", {}))
+    predictor = load_predictor(trained / "model.pt", CPU)
+    listed = [{"image_id": 0, "file_name": "0.png", "height": 40, "width": 44}]
+    with pytest.raises(InputError, match=r"tokens have 24 components, but .* have 48"):
+        list(predictor.predict(listed, tmp_path, batch_size=1, workers=1, features=path))
 
 
 def test_the_exported_graph_equals_the_model(trained, tmp_path):

@@ -1,8 +1,8 @@
-"""Features of images: queries and keys of the backbone's last attention block.
+"""Features of images: queries and keys of the backbone's last attention block, and its tokens.
 
 Images are resized so that their shorter side has a given length, padded to whole patches, and
 grouped by shape into batches. In the last block, only the query of [CLS] and the keys of the
-patches are computed, because Eq. 1 and 2 need nothing else.
+patches are computed, because Eq. 1 and 2 need nothing else, unless its tokens are stored, too.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +40,7 @@ def feature_rows(
     workers: int,
     fetch: bool = True,
     keep_images: bool = False,
+    with_tokens: bool = False,
 ) -> Iterator[dict]:
     """Compute the features of images, as rows of a shard of features.
 
@@ -53,6 +54,7 @@ def feature_rows(
         fetch: copy affinities and keys to the CPU's memory; otherwise rows hold tensors on the
             backbone's device, and no batch is computed ahead.
         keep_images: rows also have `image`, the backbone's input without padding.
+        with_tokens: rows also have the tokens of the last block.
     """
 
     def size(row: Mapping) -> tuple[int, int]:
@@ -71,7 +73,9 @@ def feature_rows(
 
     def launch(batch: Batch) -> tuple[Batch, Callable[[], Iterator[dict]]]:
         readable = [item for item in batch if isinstance(item[1], np.ndarray)]
-        return batch, _launch(backbone, readable, fetch=fetch) if readable else lambda: iter(())
+        if not readable:
+            return batch, lambda: iter(())
+        return batch, _launch(backbone, readable, fetch=fetch, with_tokens=with_tokens)
 
     batches = stream_batches(
         listed,
@@ -98,19 +102,23 @@ def feature_rows(
 
 
 def _launch(
-    backbone: Backbone, batch: Sequence[tuple[Mapping, np.ndarray]], *, fetch: bool
+    backbone: Backbone,
+    batch: Sequence[tuple[Mapping, np.ndarray]],
+    *,
+    fetch: bool,
+    with_tokens: bool,
 ) -> Callable[[], Iterator[dict]]:
     """Start computing features of images of one shape; the returned function yields the rows."""
     pixels = backbone.prepare([image for _, image in batch])
     grid_height, grid_width = (n // backbone.patch_size for n in pixels.shape[2:])
-    affinities, keys = backbone.last_block_features(pixels)
+    affinities, *others = backbone.last_block_features(pixels, with_tokens=with_tokens)
     # float16 halves the number of bytes that are copied to the CPU.
-    features = (affinities, keys.half())
-    collect = start_copy_to_host(features) if fetch else lambda: features
+    tensors = [affinities, *(tensor.half() for tensor in others)]
+    collect = start_copy_to_host(tensors) if fetch else lambda: tensors
 
     def rows() -> Iterator[dict]:
-        for (row, image), affinity, key in zip(batch, *collect(), strict=True):
-            yield {
+        for (row, image), affinity, key, *last in zip(batch, *collect(), strict=True):
+            features = {
                 "image_id": row["image_id"],
                 "grid_height": grid_height,
                 "grid_width": grid_width,
@@ -120,5 +128,8 @@ def _launch(
                 "keys": key.ravel(),
                 "status": shards.OK,
             }
+            if with_tokens:
+                features["tokens"] = last[0].ravel()
+            yield features
 
     return rows

@@ -12,9 +12,12 @@ import numpy as np
 from workflow_scripts.maskdistill.discovery import affinity, mask_pixels, patch_scores
 from workflow_scripts.maskdistill.files import image_sizes, masks, shards
 from workflow_scripts.maskdistill.files import images as image_files
+from workflow_scripts.maskdistill.files.schemas import STAGES
 from workflow_scripts.maskdistill.progress import progress
 from workflow_scripts.maskdistill.settings.sections.masks import MaskSettings
 
+# Columns of the features that masks are made from: all but the tokens.
+_COLUMNS = [name for name in STAGES["features"].columns if name != "tokens"]
 # Function (keys N x d, affinities with [CLS] heads x N, (rows, columns) of the grid) → masks.
 Finder = Callable[[np.ndarray, np.ndarray, tuple[int, int]], Iterable[affinity.ObjectMask]]
 
@@ -51,7 +54,7 @@ def write_masks(
     seen, statuses = set(), Counter()
     with shards.shard_writer(output, "masks", metadata) as writer:
         for row in progress(
-            shards.read_rows(features, batch_size=16),
+            shards.read_rows(features, _COLUMNS, batch_size=16),
             description="masks",
             unit="image",
             total=len(listed),

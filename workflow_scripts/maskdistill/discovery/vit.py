@@ -68,25 +68,34 @@ class Backbone(Network):
         accelerate(self.model)
 
     @torch.inference_mode()
-    def last_block_features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+    def last_block_features(
+        self, batch: Tensor, *, with_tokens: bool = False
+    ) -> tuple[Tensor, ...]:
         """The affinities and keys from the last attention block that Eq. 1 and 2 need.
 
         Args:
             batch: result of `prepare`.
+            with_tokens: compute the rest of the last block, too.
 
         Returns:
             The affinities of [CLS] to the patches, q_CLS(h) · k_I(h), as B x heads x N float32,
-            before Eq. 1 averages them over the heads; and the keys of the patches as B x N x
-            (heads x head size) float32. The N patches are in row-major order.
+            before Eq. 1 averages them over the heads; the keys of the patches as B x N x
+            (heads x head size) float32; and, if asked for, the tokens of [CLS] and the patches
+            after the final normalisation, as B x (1 + N) x d float32. The N patches are in
+            row-major order.
         """
+        prefix = self.model.num_prefix_tokens
         with autocast(batch.device, self.precision):
             tokens, rope = self._tokens_before_last_block(batch)
             block = self.model.blocks[-1]
-            tokens = block.norm1(tokens)
-            query, keys = _query_and_keys(block.attn, tokens, rope, self.model.num_prefix_tokens)
+            query, keys = _query_and_keys(block.attn, block.norm1(tokens), rope, prefix)
+            if with_tokens:
+                last = self.model.norm(block(tokens) if rope is None else block(tokens, rope=rope))
+                last = torch.cat([last[:, :1], last[:, prefix:]], dim=1).float()
         query, keys = query.float(), keys.float()
-        affinity = torch.einsum("bhd,bhnd->bhn", query, keys)
-        return affinity, keys.transpose(1, 2).flatten(2)
+        affinities = torch.einsum("bhd,bhnd->bhn", query, keys)
+        found = affinities, keys.transpose(1, 2).flatten(2)
+        return (*found, last) if with_tokens else found
 
     def _tokens_before_last_block(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         model = self.model

@@ -55,6 +55,8 @@ STAGES = {
             # heads x N. Rounding to float16 could make another of two similar patches the source.
             "cls_affinity": pa.list_(pa.float32()),
             "keys": pa.list_(pa.float16()),  # N x (heads x head size)
+            # (1 + N) x d, [CLS] first; null unless `features.tokens` is set.
+            "tokens": pa.list_(pa.float16()),
             "status": pa.string(),
         },
     ),

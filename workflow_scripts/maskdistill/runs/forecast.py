@@ -26,8 +26,8 @@ LABEL_MAP = 8_000  # a PNG of 500 x 375
 MODEL = 150_000_000  # ResNet-50 with its heads
 CHECKPOINT = 3  # size of a training's checkpoints / size of the model; they include momentum
 UNPACKED = 1.05  # size of the unpacked images / size of the archive; JPEGs hardly compress
-# Time of one step of the decoder of vit_head on a window of 512 pixels / time of one pass of
-# ViT-S/16 over an image of STATED_PATCHES patches, measured on a CPU.
+# Time of one step of the decoder of vit_head on a window of 512 pixels, or of its prediction for an
+# image / time of one pass of ViT-S/16 over an image of STATED_PATCHES patches, measured on a CPU.
 DECODER_SHARE = 0.1
 STRIDE_16 = 0.3  # operations of DeepLab-v3 at stride 16 / at stride 8, counted with torch
 # Patches of an image in resources/throughput.json: 640 x 864 pixels in patches of 16.
@@ -123,7 +123,8 @@ def gpu_seconds(
         support: whether the dataset only supports the clustering of another one.
     """
     count = counts["train"] if support else sum(counts.values())
-    features, embedding = (_relative_size(config["features"], one) for one in networks)
+    features = _relative_size(config["features"], networks.features)
+    embedding = _relative_size_of_a_mask(config, networks.embedding)
     extraction = "extract_features" if config["store_features"] else "extract_masks"
     amounts = {
         extraction: count * features,
@@ -169,12 +170,11 @@ def gpu_seconds(
             del amounts["train_segmentation"], amounts["predict_segmentation"]
     seconds = {rule: amount * throughput[rule]["seconds"] for rule, amount in amounts.items()}
     if not support and config["segmentation"]["model"] == "vit_head":
-        # The transformer sees every image once; the decoder sees a window of it in every epoch.
-        one = throughput["extract_features"]["seconds"]
+        # The decoder sees a window of every training image in every epoch.
+        one = DECODER_SHARE * throughput["extract_features"]["seconds"]
         windows = segmentation["epochs"] * _relative_area([segmentation["crop_size"]], [512])
-        passes = features + DECODER_SHARE * windows
-        seconds["train_vit_head"] = seeds * rounds * counts["train"] * passes * one
-        seconds["predict_segmentation"] = seeds * rounds * evaluated * features * one
+        seconds["train_vit_head"] = seeds * rounds * counts["train"] * windows * one
+        seconds["predict_segmentation"] = seeds * rounds * evaluated * one
     return seconds
 
 
@@ -183,6 +183,15 @@ def _relative_size(features: Mapping, network: Backbone) -> float:
     if network.patch_size is None:
         return 1.0
     return patches(features, network.patch_size) / STATED_PATCHES
+
+
+def _relative_size_of_a_mask(config: Mapping, network: Backbone) -> float:
+    """Time per embedding, relative to images of the size in resources/throughput.json."""
+    settings = config["embedding"]
+    whole = settings["input"] == "masked_image" or settings["crop_side"] is None
+    if whole or network.patch_size is None:
+        return _relative_size(config["features"], network)
+    return (settings["crop_side"] / network.patch_size) ** 2 / STATED_PATCHES
 
 
 def _relative_area(sides: Sequence[float], stated: Sequence[float]) -> float:
@@ -208,8 +217,9 @@ def disk_bytes(
     seeds = len(config["seeds"])
     masks = count * config["masks"]["per_image"]
     tokens = patches(config["features"], networks.features.patch_size)
-    # Keys are float16, affinities float32.
-    features = count * tokens * (2 * networks.features.width + 4 * networks.features.heads)
+    # Keys and tokens are float16, affinities float32.
+    values = networks.features.width * (2 if config["features"]["tokens"] else 1)
+    features = count * tokens * (2 * values + 4 * networks.features.heads)
     needed = {
         "images": count * ROW,
         "features": features if config["store_features"] else 0,

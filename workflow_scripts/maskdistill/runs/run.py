@@ -305,6 +305,10 @@ class Run:
         """Whether candidates come from a Mask R-CNN; otherwise they are the initial masks."""
         return self.configs[dataset]["mask_rcnn"]["enabled"]
 
+    def has_vit_head(self, dataset: str) -> bool:
+        """Whether the segmentation model is a decoder on the tokens stored with the features."""
+        return self.configs[dataset]["segmentation"]["model"] == "vit_head"
+
     def has_candidates(self, run: str) -> bool:
         """Whether a run has a Mask R-CNN, and so candidates, of its own."""
         dataset, variant, _ = parts_of(run)

@@ -29,6 +29,7 @@ OTHER_PARAMETERS = {
     "weights": "the file of the weights has other content than before",
     "label_maps": "the model is trained on other label maps",
     "steps": "other steps are evaluated",
+    "tokens": "the model predicts from stored tokens, or no longer does",
     "metrics": "other metrics are exported",
     "step": "the model of another round is exported",
     "options": "other files or stages are shown, or the page that shows them has changed",

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
+from workflow_scripts.maskdistill.segmentation.transforms import normalize
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
 from workflow_scripts.maskdistill.torch_tools import sampling
 from workflow_scripts.maskdistill.torch_tools.resnet import (
@@ -43,6 +44,7 @@ class DeepLab(nn.Module):
     """
 
     cells = 1  # number of logits along `output_stride` pixels of a row or column
+    normalize = staticmethod(normalize)
 
     def __init__(
         self,

@@ -10,7 +10,6 @@ from torch import nn
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab
-from workflow_scripts.maskdistill.segmentation.transforms import normalize
 from workflow_scripts.maskdistill.segmentation.upsampling import upsample
 
 # (height, width): odd, very small and elongated sizes, for which an exported graph is most likely
@@ -40,7 +39,7 @@ class Deployed(nn.Module):
         rows, columns = (
             (side + self.stride - 1) // self.stride * self.stride for side in (height, width)
         )
-        padded = _extend(_extend(normalize(image), 2, rows), 3, columns)
+        padded = _extend(_extend(self.model.normalize(image), 2, rows), 3, columns)
         logits = upsample(self.model(padded), (rows, columns))
         # Not a slice, because the exporter would assume that it always removes something; without
         # padding there is nothing to remove.

@@ -1,10 +1,12 @@
 """Prediction of label maps at the images' size, by a trained segmentation model.
 
-An image whose longer side is above `predictions.longer_side` is reduced to it for the model, and
+An image whose longer side is above `predictions.longer_side` is reduced to it for DeepLab, and
 the scores of the classes are resized to the original size. An image with a side above
-`predictions.tile` is cut into overlapping tiles, which the model sees one by one.
+`predictions.tile` is cut into overlapping tiles, which the model sees one by one. A `ViTHead` sees
+images at the size at which their features were extracted, and whole.
 """
 
+import concurrent.futures
 import math
 import os
 import tempfile
@@ -25,16 +27,21 @@ from workflow_scripts.maskdistill.files.checkpoints import first_line, read_chec
 from workflow_scripts.maskdistill.files.image_sizes import bounded_size, padded_size, resize
 from workflow_scripts.maskdistill.files.images import read_listed
 from workflow_scripts.maskdistill.progress import progress
-from workflow_scripts.maskdistill.segmentation import vit_head
 from workflow_scripts.maskdistill.segmentation.deeplab import ARCHITECTURE, DeepLab, build_deeplab
-from workflow_scripts.maskdistill.segmentation.transforms import normalize
+from workflow_scripts.maskdistill.segmentation.stored_tokens import StoredTokens, read_tokens
 from workflow_scripts.maskdistill.segmentation.upsampling import (
     enlarged_classes,
     largest_class,
     upsample,
 )
+from workflow_scripts.maskdistill.segmentation.vit_head import ViTHead, decide, rebuild
 from workflow_scripts.maskdistill.settings.sections.predictions import PredictionSettings
-from workflow_scripts.maskdistill.streaming import PIXELS_PER_PASS, stream_batches
+from workflow_scripts.maskdistill.streaming import (
+    PIXELS_AHEAD,
+    PIXELS_PER_PASS,
+    map_ahead,
+    stream_batches,
+)
 from workflow_scripts.maskdistill.torch_tools.device import autocast
 from workflow_scripts.maskdistill.torch_tools.precision import check_precision
 from workflow_scripts.maskdistill.torch_tools.weights import load_strictly
@@ -75,34 +82,45 @@ class Prediction(NamedTuple):
 class Predictor:
     """A trained model on its device."""
 
-    model: DeepLab
+    model: DeepLab | ViTHead
     clusters: int
     device: torch.device
     settings: Mapping  # settings of the training, from the model file
     precision: str = _DEFAULTS.precision  # precision of the network's matrix products
-    longer_side: int | None = _DEFAULTS.longer_side  # larger images are reduced to it
-    tile: int | None = _DEFAULTS.tile  # side of a tile in pixels; None: no tiles
+    longer_side: int | None = _DEFAULTS.longer_side  # larger images are reduced to it for DeepLab
+    tile: int | None = _DEFAULTS.tile  # side of a tile of DeepLab's in pixels; None: no tiles
 
     @torch.inference_mode()
     def predict(
-        self, rows: Iterable[Mapping], root: str | os.PathLike, *, batch_size: int, workers: int
+        self,
+        rows: Iterable[Mapping],
+        root: str | os.PathLike,
+        *,
+        batch_size: int,
+        workers: int,
+        features: str | os.PathLike | None = None,
     ) -> Iterator[Prediction]:
         """Predict images; those of a batch have the same padded shape.
 
-        An image whose longer side is above `longer_side` is reduced to it. Then it is padded with
-        the mean colour, below and on the right, to multiples of the output stride. To save memory,
-        only the small logits at the model's stride are kept for the whole batch; `Prediction`
-        enlarges them for one image at a time.
+        An image is resized for the model and padded with the mean colour, below and on the right,
+        to multiples of the output stride. To save memory, only the small logits at the model's
+        stride are kept for the whole batch; `Prediction` enlarges them for one image at a time.
 
         Args:
             rows: rows of a manifest (file_name, height, width), in any order.
             root: folder that file names are relative to.
             batch_size: the most images in one pass; the result does not depend on it.
             workers: threads that decode images.
+            features: shard of features with the tokens of the images. Only the decoder of a
+                `ViTHead` runs then, and the result differs by the rounding of tokens to float16.
 
         Raises:
-            InputError: an image cannot be read, or does not have the size given in the manifest.
+            InputError: an image cannot be read, does not have the size given in the manifest, or
+                has no tokens in `features`.
         """
+        if features is not None:
+            yield from self._predict_from_tokens(rows, Path(root), features, workers)
+            return
 
         def size(row: Mapping) -> tuple[int, int]:
             return row["height"], row["width"]
@@ -125,6 +143,38 @@ class Predictor:
             for (row, image), coarse in zip(batch, logits, strict=True):
                 yield Prediction(row, size(row), image, coarse, padded)
 
+    def _predict_from_tokens(
+        self, rows: Iterable[Mapping], root: Path, features: str | os.PathLike, workers: int
+    ) -> Iterator[Prediction]:
+        if not isinstance(self.model, ViTHead):
+            raise InputError(
+                f"--features {features}: only a model of segmentation.model vit_head predicts from "
+                "stored tokens; leave this option out"
+            )
+        listed = {row["image_id"]: row for row in rows}
+        stored = read_tokens(features, listed, width=self.model.transformer.embed_dim)
+
+        def size(tokens: StoredTokens) -> tuple[int, int]:
+            row = listed[tokens.image_id]
+            return row["height"], row["width"]
+
+        def load(tokens: StoredTokens) -> tuple[StoredTokens, np.ndarray]:
+            image = read_listed(root / listed[tokens.image_id]["file_name"], size(tokens))
+            return tokens, resize(image, tokens.size)
+
+        with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
+            for tokens, image in map_ahead(
+                pool,
+                load,
+                stored,
+                ahead=workers,
+                weight=lambda tokens: math.prod(size(tokens)),
+                most_weight=PIXELS_AHEAD,
+            ):
+                (coarse,) = decide(self.model.decode(tokens.batch(self.device)))
+                row, padded = listed[tokens.image_id], self._padded(size(tokens))
+                yield Prediction(row, size(tokens), image, coarse, padded)
+
     @torch.inference_mode()
     def predict_image(self, image: np.ndarray) -> Prediction:
         """Predict one image (H x W x 3 uint8, RGB) without a manifest; its row is empty."""
@@ -135,6 +185,8 @@ class Predictor:
         return Prediction({}, size, image, coarse, padded)
 
     def _seen(self, size: tuple[int, int]) -> tuple[int, int]:
+        if isinstance(self.model, ViTHead):
+            return self.model.input_size(size)
         return bounded_size(*size, self.longer_side)
 
     def _padded(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -145,7 +197,7 @@ class Predictor:
     ) -> Sequence[torch.Tensor]:
         """Logits at the model's stride of images with the same padded size."""
         side = max(size)
-        if self.tile is not None:
+        if self.tile is not None and not isinstance(self.model, ViTHead):
             side, _ = padded_size((self.tile, self.tile), self.model.output_stride)
         if max(size) <= side:
             return self._one_pass(images, size)
@@ -192,7 +244,7 @@ class Predictor:
         inputs = torch.cat(
             [
                 F.pad(
-                    normalize(torch.from_numpy(image)[None].to(self.device)),
+                    self.model.normalize(torch.from_numpy(image)[None].to(self.device)),
                     (0, width - image.shape[1], 0, height - image.shape[0]),
                 )
                 for image in images
@@ -249,7 +301,7 @@ def load_predictor(
     try:
         weights, clusters = content["state_dict"], content["clusters"]
         if content.get("model") == "vit_head":
-            model = vit_head.rebuild(content)
+            model = rebuild(content)
         else:
             architecture = {name: content["settings"][name] for name in ARCHITECTURE}
             model = build_deeplab(clusters, **architecture)
@@ -258,7 +310,7 @@ def load_predictor(
             f"{path}: not a segmentation model ({first_line(error)}); train_segmentation writes one"
         ) from error
     load_strictly(model, weights, source=path)
-    if fast and isinstance(model, vit_head.ViTHead):
+    if fast and isinstance(model, ViTHead):
         accelerate(model.transformer)
     model = model.to(device, memory_format=torch.channels_last).eval()
     return Predictor(model, clusters, device, content["settings"], precision, longer_side, tile)

@@ -54,6 +54,9 @@ class LabelledImages(torch.utils.data.Dataset):
         source: kind of label maps, for error messages.
         workers: threads that check the label maps.
 
+    Attributes:
+        image_ids: the images' ids.
+
     Raises:
         InputError: there is a label above C, or no image has any label.
     """
@@ -69,7 +72,7 @@ class LabelledImages(torch.utils.data.Dataset):
         source: LabelSource = PSEUDO_LABELS,
         workers: int = 1,
     ) -> None:
-        table = shards.read_table(paths, ["file_name", "image"])
+        table = shards.read_table(paths, ["image_id", "file_name", "image"])
         names, encoded = table["file_name"], pc.struct_field(table["image"], "bytes")
 
         def is_labelled(index: int) -> bool:
@@ -86,6 +89,7 @@ class LabelledImages(torch.utils.data.Dataset):
         with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
             labelled = pa.array(pool.map(is_labelled, range(len(names))), pa.bool_())
         self._names, self._encoded = names.filter(labelled), encoded.filter(labelled)
+        self.image_ids: list[int] = table["image_id"].filter(labelled).to_pylist()
         if not len(self._names):
             raise InputError(
                 f"{', '.join(map(str, paths))}: no image has a label to learn from; "
@@ -99,7 +103,7 @@ class LabelledImages(torch.utils.data.Dataset):
     def __getitem__(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
         """Image (crop x crop x 3, uint8) and labels (crop x crop, int64) of a `Sample`."""
         settings = self._settings
-        image, classes = self.read(sample.index)
+        image, classes = self._read(sample.index)
         view = draw_view(
             classes.shape,
             sample.generator(self._seed),
@@ -111,18 +115,19 @@ class LabelledImages(torch.utils.data.Dataset):
         image, classes = warp(image, classes, view, settings.crop_size)
         return torch.from_numpy(image), torch.from_numpy(classes).long()
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """An image (H x W x 3, uint8) and its labels (H x W, int32), of `size(index)`."""
-        name = self._names[index].as_py()
-        labels = _decode(self._encoded[index].as_py(), name)
+    def labels(self, index: int) -> np.ndarray:
+        """The labels of an image at its own size: H x W, int32."""
+        return _classes(self._decoded(index))
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """An image (h x w x 3, uint8) and its labels (h x w, int32), bounded by `longer_side`."""
+        labels = self._decoded(index)
         size = bounded_size(*labels.shape, self._settings.longer_side)
-        image = read_listed(self._root / name, labels.shape, size)
+        image = read_listed(self._root / self._names[index].as_py(), labels.shape, size)
         return image, _classes(resize_mask(labels, size))
 
-    def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of an image, reduced if its longer side is above `longer_side`."""
-        stored = label_maps.png_size(self._encoded[index].as_py())
-        return bounded_size(*stored, self._settings.longer_side)
+    def _decoded(self, index: int) -> np.ndarray:
+        return _decode(self._encoded[index].as_py(), self._names[index].as_py())
 
 
 def _decode(png: bytes, name: str) -> np.ndarray:

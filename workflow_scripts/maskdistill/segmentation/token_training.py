@@ -1,7 +1,4 @@
-"""Training of the decoder of `vit_head` on label maps.
-
-The frozen transformer's tokens of every image are computed once, before the training.
-"""
+"""Training of the decoder of `vit_head` on label maps, from the tokens stored with the features."""
 
 import contextlib
 import functools
@@ -9,7 +6,7 @@ import itertools
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from workflow_scripts.maskdistill.discovery.vit import Backbone
+from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.atomic import report_full_disk
-from workflow_scripts.maskdistill.files.image_sizes import padded_size
 from workflow_scripts.maskdistill.progress import progress_bar
 from workflow_scripts.maskdistill.segmentation import learning
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX, hard_pixel_loss
@@ -27,11 +24,10 @@ from workflow_scripts.maskdistill.segmentation.labelled_images import (
     PSEUDO_LABELS,
     LabelledImages,
 )
-from workflow_scripts.maskdistill.segmentation.transforms import MEAN_COLOR, normalize
+from workflow_scripts.maskdistill.segmentation.stored_tokens import read_grids, read_tokens
 from workflow_scripts.maskdistill.segmentation.vit_head import Tokens, Transformer, ViTHead
 from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.settings.sections.segmentation import SegmentationSettings
-from workflow_scripts.maskdistill.streaming import stream_batches
 from workflow_scripts.maskdistill.torch_tools.sampling import Sample
 from workflow_scripts.maskdistill.torch_tools.training_run import (
     Interrupted,
@@ -39,11 +35,10 @@ from workflow_scripts.maskdistill.torch_tools.training_run import (
     TrainingRun,
 )
 
-_BATCH = 8  # images in one pass of the transformer
-
 
 def train(
     paths: Sequence[str | os.PathLike],
+    tokens: Sequence[str | os.PathLike],
     root: str | os.PathLike,
     *,
     clusters: int,
@@ -56,12 +51,13 @@ def train(
 ) -> None:
     """Train the decoder on label maps; continues from the last checkpoint if there is one.
 
-    The tokens of all images are kept in files in the training's folder, which are removed at the
-    end. With ViT-S/16 they take 0.7 MB for an image of 512 x 384 pixels.
+    Tokens and labels of all images are copied to files in the training's folder, from which crops
+    are read, and which are removed at the end.
 
     Args:
-        features: section `features`, with the transformer's name, options and weights.
-        workers: threads that decode images before the training.
+        tokens: shards of features with the tokens of the images.
+        features: section `features`, with the transformer's name, options, weights and image sizes.
+        workers: threads that check the label maps.
 
     The other arguments are those of `learning.train`.
 
@@ -75,9 +71,15 @@ def train(
         model: ViTHead, labelled: LabelledImages, run: TrainingRun
     ) -> Iterator[TokenImages]:
         data = TokenImages(
-            labelled, model, run.directory, side=settings.crop_size, flip=settings.flip, seed=seed
+            labelled,
+            tokens,
+            model,
+            run.directory,
+            side=settings.crop_size,
+            flip=settings.flip,
+            seed=seed,
         )
-        data.compute(device, workers=workers, stop=lambda: run.stop_requested)
+        data.gather(stop=lambda: run.stop_requested)
         yield data
         data.remove()
 
@@ -94,13 +96,7 @@ def train(
         return {"loss": loss}
 
     learning.train_model(
-        lambda: build_vit_head(
-            clusters,
-            backbone=features.backbone,
-            options=features.backbone_options,
-            weights=features.weights,
-            dropout=settings.dropout,
-        ),
+        lambda: build_vit_head(clusters, features, dropout=settings.dropout),
         paths,
         root,
         clusters=clusters,
@@ -112,6 +108,7 @@ def train(
             "settings": settings.plain(),
             "features": features.plain() | {"weights": None},
             "weights": features.weights and Path(features.weights),
+            "tokens": [Path(path) for path in tokens],
         },
         precision="float32",
         files=files,
@@ -123,7 +120,12 @@ def train(
         losses=losses,
         published={
             "model": "vit_head",
-            "backbone": {"name": features.backbone, "options": features.backbone_options},
+            "backbone": {
+                "name": features.backbone,
+                "options": features.backbone_options,
+                "shorter_side": features.side(),
+                "longer_side": features.longer_side,
+            },
         },
     )
 
@@ -131,21 +133,26 @@ def train(
 class TokenImages(torch.utils.data.Dataset):
     """Random crops of the tokens of images and of their label maps; indexed by a `Sample`.
 
-    `compute` writes tokens and labels to files once, so that no image is decoded again. Labels are
-    stored at the resolution of the model's logits. Crops are squares of whole patches. The part of
-    a crop outside its image has no label.
+    `gather` writes tokens and labels to files once, from which crops are read. Labels are stored at
+    the resolution of the model's logits. Crops are squares of whole patches. The part of a crop
+    outside its image has no label.
 
     Args:
-        labelled: images and label maps.
-        model: computes the tokens.
-        folder: existing folder, in which `compute` makes the folder "tokens" for the files.
-        side: side of a crop in pixels of the image.
+        labelled: label maps of images.
+        features: shards of features with the tokens of these images.
+        model: the model that is trained.
+        folder: existing folder, in which `gather` makes the folder "tokens" for the files.
+        side: side of a crop in pixels of the resized images.
         flip: mirror half of the crops.
+
+    Raises:
+        InputError: the features of an image are missing.
     """
 
     def __init__(
         self,
         labelled: LabelledImages,
+        features: Sequence[str | os.PathLike],
         model: ViTHead,
         folder: Path,
         *,
@@ -153,28 +160,31 @@ class TokenImages(torch.utils.data.Dataset):
         flip: bool,
         seed: int,
     ) -> None:
-        self._labelled, self._model = labelled, model
+        self._labelled, self._features, self._model = labelled, features, model
         self._folder = folder / "tokens"
         self._flip, self._seed = flip, seed
-        patch = model.output_stride
-        self._sizes = [padded_size(labelled.size(index), patch) for index in range(len(labelled))]
         # For every image: (rows, columns) of its patches, and its first patch's index in the files.
-        self._grids = [(height // patch, width // patch) for height, width in self._sizes]
+        grids = read_grids(features)
+        if missing := [one for one in labelled.image_ids if one not in grids]:
+            raise InputError(
+                f"{', '.join(map(str, features))}: no features of {len(missing)} images that have "
+                f"label maps (ids {missing[:5]} …); remove these files and run again"
+            )
+        self._grids = [grids[image_id] for image_id in labelled.image_ids]
         self._starts = [0, *itertools.accumulate(map(math.prod, self._grids))]
-        self._side = min(max(1, side // patch), max(map(max, self._grids)))
+        self._side = min(max(1, side // model.output_stride), max(map(max, self._grids)))
 
     def __len__(self) -> int:
         return len(self._labelled)
 
-    def compute(self, device: torch.device, *, workers: int, stop: Callable[[], bool]) -> None:
+    def gather(self, *, stop: Callable[[], bool]) -> None:
         """Write the files, unless they exist already, from before an interruption.
 
         Args:
-            workers: threads that decode images.
-            stop: called after every batch of images; true ends the computation.
+            stop: called after every image; true ends the work.
 
         Raises:
-            InputError: an image cannot be read, or the disk is full.
+            InputError: an image has no tokens, or the disk is full.
             Interrupted: `stop` returned true.
         """
         if self._folder.exists():
@@ -183,16 +193,15 @@ class TokenImages(torch.utils.data.Dataset):
         shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
         unfinished.mkdir()
         try:
-            self._write(unfinished, device, workers, stop)
+            self._write(unfinished, stop)
         except BaseException:
             shutil.rmtree(unfinished)
             raise
         unfinished.rename(self._folder)
 
-    def _write(
-        self, unfinished: Path, device: torch.device, workers: int, stop: Callable[[], bool]
-    ) -> None:
+    def _write(self, unfinished: Path, stop: Callable[[], bool]) -> None:
         patches, width = self._starts[-1], self._model.transformer.embed_dim
+        numbers = {image_id: number for number, image_id in enumerate(self._labelled.image_ids)}
         with (
             report_full_disk(self._folder),
             progress_bar(total=len(self), description="tokens", unit="image") as bar,
@@ -202,24 +211,20 @@ class TokenImages(torch.utils.data.Dataset):
                 _create(unfinished, "patches", np.float16, patches, width),
                 _create(unfinished, "labels", np.int32, patches * self._model.cells**2),
             )
-            for batch in stream_batches(
-                range(len(self)),
-                self._labelled.read,
-                shape=lambda index: self._sizes[index],
-                batch_size=_BATCH,
-                workers=workers,
-            ):
-                size = self._sizes[batch[0][0]]
-                images = torch.cat([_padded(image, size) for _, (image, _) in batch]).to(device)
-                tokens = self._model.tokens(normalize(images))
-                for number, (index, (_, labels)) in enumerate(batch):
+            for path in self._features:
+                for tokens in read_tokens(path, numbers, width=width):
+                    index = numbers[tokens.image_id]
                     own = self._of_image(stored, index)
-                    own.images[:] = tokens.image[number].cpu()
-                    own.patches[:] = tokens.patches[number].permute(1, 2, 0).cpu()
-                    own.labels[:] = _at_cells(labels, size, own.labels.shape)
-                bar.update(len(batch))
-                if stop():
-                    raise Interrupted
+                    own.images[:], own.patches[:] = tokens.image, tokens.patches
+                    own.labels[:] = _at_cells(
+                        self._labelled.labels(index),
+                        tokens.size,
+                        own.labels.shape,
+                        self._model.output_stride / self._model.cells,
+                    )
+                    bar.update()
+                    if stop():
+                        raise Interrupted
             for array in stored:
                 array.flush()
 
@@ -297,49 +302,43 @@ def _window(values: np.ndarray, corner: Sequence[int], side: int, beyond: int) -
     return result
 
 
-def _at_cells(labels: np.ndarray, padded: Sequence[int], cells: Sequence[int]) -> np.ndarray:
+def _at_cells(
+    labels: np.ndarray, resized: Sequence[int], cells: Sequence[int], side: float
+) -> np.ndarray:
     """Sample labels (H x W) at the centres of the cells of a grid over the padded image.
 
     Args:
-        padded: (height, width) of the image with padding.
+        resized: (height, width) of the image as the transformer sees it, without padding.
         cells: numbers of rows and columns of the grid.
+        side: side of a cell in pixels of the resized image.
     """
     result = np.full(cells, IGNORE_INDEX, labels.dtype)
-    places = [
-        ((np.arange(count) + 0.5) * side / count).astype(int)
-        for count, side in zip(cells, padded, strict=True)
-    ]
-    rows, columns = (place[place < side] for place, side in zip(places, labels.shape, strict=True))
+    centres = [(np.arange(count) + 0.5) * side for count in cells]
+    rows, columns = (
+        (place[place < seen] * (own / seen)).astype(int)
+        for place, seen, own in zip(centres, resized, labels.shape, strict=True)
+    )
     result[: len(rows), : len(columns)] = labels[rows[:, None], columns]
     return result
 
 
-def _padded(image: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """The image as 1 x H x W x 3 uint8 of `size`, padded with the mean colour."""
-    height, width = image.shape[:2]
-    result = np.empty((1, *size, 3), np.uint8)
-    result[:] = MEAN_COLOR
-    result[0, :height, :width] = image
-    return torch.from_numpy(result)
-
-
-def build_vit_head(
-    clusters: int,
-    *,
-    backbone: str,
-    options: Mapping,
-    weights: str | None,
-    dropout: float,
-) -> ViTHead:
+def build_vit_head(clusters: int, features: FeatureSettings, *, dropout: float) -> ViTHead:
     """A model with `clusters` + 1 outputs, whose decoder has random weights.
 
     Args:
-        backbone, options, weights: the transformer, see `timm_models.build_network`.
+        features: the transformer's name, options and weights, and the sides of its images.
         dropout: share of the tokens' components that are dropped in training.
 
     Raises:
         InputError: the transformer is unknown or unsuitable, or its weights do not fit.
     """
-    found = Backbone(backbone, options=options, weights=weights)
-    transformer = Transformer(found.model, found.patch_size, found.mean, found.std)
+    found = Backbone(features.backbone, options=features.backbone_options, weights=features.weights)
+    transformer = Transformer(
+        found.model,
+        found.patch_size,
+        features.side(),
+        features.longer_side,
+        found.mean,
+        found.std,
+    )
     return ViTHead(transformer, clusters + 1, dropout=dropout)

@@ -1,8 +1,9 @@
 """A light segmentation model for machines without a GPU: a linear decoder on a frozen transformer.
 
-The transformer's tokens of an image are computed once, before the training, so that only the
-decoder is trained, in a minute on a CPU. A decoder with more layers learned small sets of label
-maps by heart, and its label maps of other images were worse than those it had learned from.
+The transformer is that of `features`, whose tokens of the run's images are stored with their
+features. Only the decoder is trained, in a minute on a CPU. A decoder with more layers learned
+small sets of label maps by heart, and its label maps of other images were worse than those it had
+learned from.
 """
 
 import math
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workflow_scripts.maskdistill.discovery.timm_models import create_model
-from workflow_scripts.maskdistill.torch_tools.resnet import MEAN, STD
+from workflow_scripts.maskdistill.files.image_sizes import resized_size
 
 CELLS = 4  # positions of the logits along a side of a patch
 # The least probability of the foreground, summed over its classes, at which a pixel belongs to it.
@@ -26,10 +27,12 @@ FOREGROUND_THRESHOLD = 0.4
 
 
 class Transformer(NamedTuple):
-    """A frozen transformer of timm, and the normalisation of its input."""
+    """A frozen transformer of timm, and its input."""
 
     model: nn.Module
     patch_size: int
+    shorter_side: int  # pixels that images are resized to
+    longer_side: int | None  # upper bound in pixels
     mean: Tensor  # 1 x 3 x 1 x 1, for pixel values from 0 to 1
     std: Tensor  # likewise
 
@@ -53,6 +56,7 @@ class ViTHead(nn.Module):
         dropout: share of the tokens' components that are dropped in training.
 
     Attributes:
+        transformer: timm's model.
         output_stride: the patch size in pixels; the sides of the input are multiples of it.
         cells: number of positions of the logits along this number of pixels.
     """
@@ -62,12 +66,10 @@ class ViTHead(nn.Module):
     def __init__(self, transformer: Transformer, classes: int, *, dropout: float) -> None:
         super().__init__()
         self.output_stride = transformer.patch_size
+        self._sides = (transformer.shorter_side, transformer.longer_side)
         self.transformer = transformer.model.eval().requires_grad_(False)
-        # Images come with ImageNet's normalisation; the transformer may have been trained with
-        # another one.
-        mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
-        self.register_buffer("factor", std / transformer.std)
-        self.register_buffer("offset", (mean - transformer.mean) / transformer.std)
+        self.register_buffer("mean", transformer.mean)
+        self.register_buffer("std", transformer.std)
         self.dropout = nn.Dropout(dropout)
         self.of_patch = nn.Conv2d(self.transformer.embed_dim, classes, 1)
         self.of_image = nn.Linear(self.transformer.embed_dim, classes, bias=False)
@@ -76,18 +78,27 @@ class ViTHead(nn.Module):
         """Scores of images, the largest of which is the predicted class.
 
         Args:
-            images: B x 3 x H x W with ImageNet's normalisation; H and W are multiples of the patch
-                size P.
+            images: results of `normalize`, B x 3 x H x W; H and W are multiples of the patch size
+                P.
 
         Returns:
             B x classes x (CELLS H / P) x (CELLS W / P), see `decide`.
         """
         return decide(self.decode(self.tokens(images)))
 
+    def normalize(self, images: Tensor) -> Tensor:
+        """B x H x W x 3 uint8 to B x 3 x H x W float32, as the transformer was trained."""
+        return (images.permute(0, 3, 1, 2) / 255 - self.mean) / self.std
+
+    def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) without padding to which an image of `size` is resized for the model."""
+        shorter_side, longer_side = self._sides
+        return resized_size(*size, shorter_side=shorter_side, longer_side=longer_side)
+
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tokens:
         """The transformer's last tokens of images, as in `forward`."""
-        transformer, images = self.transformer, images * self.factor + self.offset
+        transformer = self.transformer
         if type(transformer) is VisionTransformer:  # subclasses have other tokens
             found, size = _tokens_of_any_size(transformer, images)
         else:
@@ -140,7 +151,7 @@ def _tokens_of_any_size(model: VisionTransformer, images: Tensor) -> tuple[Tenso
     """All tokens after the last block, and the rows and columns of the patches.
 
     Unlike timm's own forward pass, this one has the same graph for all image sizes, so that it can
-    be exported. The position embeddings are resized without antialiasing.
+    be exported.
     """
     patches = model.patch_embed.proj(images)
     size = patches.shape[-2:]
@@ -151,7 +162,8 @@ def _tokens_of_any_size(model: VisionTransformer, images: Tensor) -> tuple[Tenso
         placed = 0 if model.no_embed_class else prefix.shape[1]
         own, grid = model.pos_embed[:, :placed], model.pos_embed[:, placed:]
         grid = grid.transpose(1, 2).unflatten(2, model.patch_embed.grid_size)
-        grid = F.interpolate(grid, size=size, mode="bicubic", align_corners=False)
+        to_rows, to_columns = map(_bicubic, grid.shape[-2:], size)
+        grid = to_rows @ grid @ to_columns.T
         patches = patches + grid.flatten(2).transpose(1, 2)
         prefix = prefix + own if placed else prefix
     tokens = model.norm_pre(model.pos_drop(torch.cat([prefix, patches], dim=1)))
@@ -160,22 +172,47 @@ def _tokens_of_any_size(model: VisionTransformer, images: Tensor) -> tuple[Tenso
     return model.norm(tokens), size
 
 
+def _bicubic(old: int, new: int) -> Tensor:
+    """The matrix (new x old) of bicubic resizing with antialiasing along one axis.
+
+    It equals `F.interpolate`, with which timm resizes position embeddings, but can be exported for
+    any number `new`. If `new` equals `old`, it is the identity.
+    """
+    places = torch.arange(new, dtype=torch.float32)
+    scale = old / (places[-1:] + 1)  # computed from a tensor, because `new` varies in the graph
+    centres = scale * (places + 0.5)
+    distances = (torch.arange(old) + 0.5 - centres[:, None]).abs() / scale.clamp(min=1)
+    # Keys' cubic with a = -1/2: two polynomials, up to a distance of 1 and of 2.
+    near = (1.5 * distances - 2.5) * distances**2 + 1
+    far = ((2.5 - 0.5 * distances) * distances - 4) * distances + 2
+    weights = torch.where(distances < 1, near, torch.where(distances < 2, far, 0.0))
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
 def rebuild(content: Mapping) -> ViTHead:
     """Build the model that a model file describes, with random weights.
 
     Args:
-        content: entries of the model file: `backbone` (name and options of timm's model),
-            `clusters` and `settings`.
+        content: entries of the model file: `backbone` (name and options of timm's model, and the
+            sides of its input), `clusters` and `settings`.
 
     Raises:
         InputError: timm does not know the transformer.
         KeyError: an entry is missing.
     """
-    name, options = content["backbone"]["name"], content["backbone"]["options"]
+    backbone = content["backbone"]
+    name, options = backbone["name"], backbone["options"]
     model = create_model(
         name, options, "features", pretrained=False, dynamic_img_size=True, global_pool="token"
     )
     data = timm.data.resolve_data_config(model=model)
     mean, std = (torch.tensor(data[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
-    transformer = Transformer(model, model.patch_embed.patch_size[0], mean, std)
+    transformer = Transformer(
+        model,
+        model.patch_embed.patch_size[0],
+        backbone["shorter_side"],
+        backbone["longer_side"],
+        mean,
+        std,
+    )
     return ViTHead(transformer, content["clusters"] + 1, dropout=content["settings"]["dropout"])

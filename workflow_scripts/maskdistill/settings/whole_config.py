@@ -78,7 +78,19 @@ class DatasetConfig(Section):
     report: ReportSettings = ReportSettings()
 
     def _check_contradictions(self) -> None:
-        if self.segmentation.model == "vit_head" and self.evaluation.linear_probe.enabled:
+        if self.segmentation.model != "vit_head":
+            return
+        for key, stored in (
+            ("features.tokens", self.features.tokens),
+            ("store_features", self.store_features),
+        ):
+            if not stored:
+                raise contradiction(
+                    key,
+                    "vit_head learns and predicts from the tokens stored with the features; set "
+                    "it to true, or segmentation.model to deeplab",
+                )
+        if self.evaluation.linear_probe.enabled:
             raise contradiction(
                 "evaluation.linear_probe.enabled",
                 "the linear probe needs the features of DeepLab; set it to false, or "

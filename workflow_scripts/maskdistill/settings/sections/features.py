@@ -35,6 +35,11 @@ class FeatureSettings(Section):
         description="Upper bound on the longer side in pixels, which matters for panoramas; null "
         "for none.",
     )
+    tokens: bool = Field(
+        False,
+        description="Whether the tokens of the last block are stored, too, which `vit_head` learns "
+        "and predicts from. They take as much space as the keys.",
+    )
     precision: Precision = Field(
         "float32",
         description="Precision of the backbone's matrix products. Half precision is faster on "

@@ -21,12 +21,13 @@ class PredictionSettings(Section):
         1024,
         description="Upper bound on the longer side in pixels of the images that the segmentation "
         "model and the CRF see; label maps are enlarged to the images' own size. It should equal "
-        "`segmentation.longer_side`, the bound in training. null for none, as in the paper.",
+        "`segmentation.longer_side`, the bound in training. null for none, as in the paper. "
+        "vit_head sees images as `features` says instead.",
     )
     tile: Count | None = Field(
         1024,
         description="Side in pixels of the overlapping tiles into which images are divided for the "
-        "segmentation model if they are larger than one tile after `longer_side`. Tiles bound the "
+        "DeepLab if they are larger than one tile after `longer_side`. Tiles bound the "
         "memory; null for none. The CRF has no tiles: with 21 labels it needs 1 GB of memory per "
         "million pixels.",
     )

@@ -27,8 +27,9 @@ class SegmentationSettings(Section):
     model: Literal["deeplab", "vit_head"] = Field(
         "deeplab",
         description="deeplab, as in the paper, or vit_head: a linear decoder on the frozen "
-        "transformer of `features`, which a CPU trains in minutes. vit_head uses longer_side, "
-        "crop_size, dropout, flip, and the settings of schedule, optimizer and loss.",
+        "transformer of `features`, which a CPU trains in minutes. vit_head sees images as "
+        "`features` says, needs `features.tokens`, and uses crop_size, dropout, flip, and the "
+        "settings of schedule, optimizer and loss.",
     )
     depth: ResNetDepth = Field(50, description=RESNET_DEPTHS)
     output_stride: Literal[8, 16] = Field(
