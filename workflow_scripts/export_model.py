@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write the folder; exit code 0."""
     parser = cli.Parser("export_model", __doc__)
     parser.add_argument("--dataset", required=True, help="the dataset's name")
-    parser.add_input("--model", required=True, help="model of train_segmentation")
+    parser.add_input("--model", required=True, help="model of train_segmentation or train_vit_head")
     parser.add_input("--images", nargs="+", required=True, help="manifests of the training images")
     parser.add_input("--metrics", help="metrics.json of the model's seed")
     parser.add_argument(
@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             dataset=options.dataset,
             images=statuses.count(shards.OK),
             settings=options.settings,
+            model=model,
             training=predictor.settings,
             metrics=metrics,
             step=options.step,

@@ -16,6 +16,8 @@ from workflow_scripts import export_model
 from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.segmentation import label_map_prediction
 from workflow_scripts.maskdistill.segmentation.deeplab import build_deeplab
+from workflow_scripts.maskdistill.segmentation.token_training import build_vit_head
+from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
 from workflow_scripts.maskdistill.torch_tools.training_run import publish
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
@@ -41,6 +43,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(folder):
+    return export(folder)
+
+
+def export(folder):
+    """Export folder/model.pt as the rule export_model does; returns the folder of the export."""
     from workflow_scripts.maskdistill.files import shards
 
     rows = [
@@ -94,6 +101,29 @@ def test_the_card_says_what_it_is(exported):
     assert data.pipeline_tag == "image-segmentation"
     assert data.license is None
     assert json.loads((exported / "classes.json").read_text()) == SETTINGS["curation"]["names"]
+
+
+def test_the_card_of_a_decoder_on_a_transformer(tmp_path, tiny_backbone):
+    settings = FeatureSettings.read(tiny_backbone | {"shorter_side": 40, "longer_side": 90})
+    backbone = {
+        "name": settings.backbone,
+        "options": settings.backbone_options,
+        "shorter_side": 40,
+        "longer_side": 90,
+    }
+    content = {
+        "model": "vit_head",
+        "backbone": backbone,
+        "state_dict": build_vit_head(3, settings, dropout=0.1).state_dict(),
+        "settings": {"dropout": 0.1, "epochs": 7},
+        "clusters": 3,
+    }
+    publish(content, tmp_path / "model.pt")
+    card = (export(tmp_path) / "README.md").read_text()
+    assert "A linear decoder on the frozen transformer `vit`, trained by MaskDistill" in card
+    assert "sides of at least 9 pixels" in card
+    assert "a shorter side of 40 pixels, or a longer side of 90 pixels" in card
+    assert "DeepLab" not in card
 
 
 def test_the_snippet_runs_without_this_repository(exported, tmp_path):

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from huggingface_hub import ModelCard, ModelCardData
 
 from workflow_scripts.maskdistill.repository import REPOSITORY
+from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab
+from workflow_scripts.maskdistill.segmentation.vit_head import ViTHead
 
 TEMPLATE = "workflow_scripts/maskdistill/templates/model_card.md.j2"
 
@@ -30,6 +32,7 @@ def render(
     dataset: str,
     images: int,
     settings: Mapping,
+    model: DeepLab | ViTHead,
     training: Mapping,
     metrics: Mapping | None,
     step: str,
@@ -43,7 +46,8 @@ def render(
     Args:
         images: number of training images.
         settings: settings of the rule export_model.
-        training: settings of the model's training.
+        model: the trained model.
+        training: settings of its training.
         metrics: content of metrics.json, if there is ground truth.
         step: step of the metrics with the scores of this model without a CRF.
         agreement: file → result of `deployment.agreement`.
@@ -56,6 +60,11 @@ def render(
     for cluster, number in enumerate(classes or range(1, len(names) + 1), start=1):
         members[number].append(cluster)
     licence = settings["exports"]["weights_licence"]
+    backbone = settings["features"]["backbone"]
+    if isinstance(model, ViTHead):
+        architecture = f"A linear decoder on the frozen transformer `{backbone}`"
+    else:
+        architecture = f"DeepLab-v3 on a ResNet-{training['depth']}"
     data = ModelCardData(
         pipeline_tag="image-segmentation",
         tags=["unsupervised", "maskdistill"],
@@ -66,6 +75,9 @@ def render(
         data,
         template_path=str(REPOSITORY / TEMPLATE),
         dataset=dataset,
+        architecture=architecture,
+        least_side=model.output_stride + 1,
+        sides=getattr(model, "sides", None),
         training=training,
         snippet=SNIPPET,
         names=names,
@@ -78,7 +90,7 @@ def render(
         agreement=agreement,
         parameters={
             **{f"segmentation.{key}": value for key, value in training.items()},
-            "features.backbone": settings["features"]["backbone"],
+            "features.backbone": backbone,
             **versions,
         },
         digest=digest,

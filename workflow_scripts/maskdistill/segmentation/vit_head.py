@@ -58,6 +58,7 @@ class ViTHead(nn.Module):
     Attributes:
         transformer: timm's model.
         output_stride: the patch size in pixels; the sides of the input are multiples of it.
+        sides: shorter side in pixels that images are resized to, and bound on the longer one.
         cells: number of positions of the logits along this number of pixels.
     """
 
@@ -66,7 +67,7 @@ class ViTHead(nn.Module):
     def __init__(self, transformer: Transformer, classes: int, *, dropout: float) -> None:
         super().__init__()
         self.output_stride = transformer.patch_size
-        self._sides = (transformer.shorter_side, transformer.longer_side)
+        self.sides = (transformer.shorter_side, transformer.longer_side)
         self.transformer = transformer.model.eval().requires_grad_(False)
         self.register_buffer("mean", transformer.mean)
         self.register_buffer("std", transformer.std)
@@ -92,7 +93,7 @@ class ViTHead(nn.Module):
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) without padding to which an image of `size` is resized for the model."""
-        shorter_side, longer_side = self._sides
+        shorter_side, longer_side = self.sides
         return resized_size(*size, shorter_side=shorter_side, longer_side=longer_side)
 
     @torch.no_grad()
