@@ -296,6 +296,10 @@ class Run:
         """Whether the dataset has labels for the evaluation."""
         return self.configs[dataset]["dataset"]["ground_truth"]
 
+    def has_objects(self, dataset: str) -> bool:
+        """Whether the labels tell single objects apart, so that masks are scored against them."""
+        return self.has_ground_truth(dataset) and self.configs[dataset]["evaluation"]["objects"]
+
     def has_linear_probe(self, dataset: str) -> bool:
         """Whether the linear probe is part of the evaluation."""
         enabled = self.configs[dataset]["evaluation"]["linear_probe"]["enabled"]
