@@ -1,10 +1,24 @@
 # The paper's tables and figures. `snakemake ablations` makes all of them and a page that shows
 # them; `snakemake table_1`, for instance, makes one of them.
-from workflow_scripts.maskdistill.runs.variants import ITEMS, SWEEPS, sweep
+from workflow_scripts.maskdistill.runs.variants import ITEMS, OF_OBJECTS, SWEEPS, sweep
 
 
 wildcard_constraints:
     item=one_of(ITEMS),
+
+
+def left_out(dataset):
+    """The tables and figures that need labels of single objects, if a dataset has none."""
+    return [] if RUN.has_objects(dataset) else list(OF_OBJECTS)
+
+
+def items_in_report(kind, items):
+    """An input function: files of these tables and figures, but for those that are left out."""
+    return lambda wildcards: [
+        f"results/{wildcards.dataset}/ablations/{item}.{kind}"
+        for item in items
+        if item not in left_out(wildcards.dataset)
+    ]
 
 
 def ablation_seeds(dataset):
@@ -115,8 +129,8 @@ use rule tabulate_ablation as draw_ablation with:
 
 rule report_ablations:
     input:
-        tables=expand("results/{{dataset}}/ablations/{item}.json", item=ITEMS),
-        figures=expand("results/{{dataset}}/ablations/{item}.svg", item=SWEEPS),
+        tables=items_in_report("json", ITEMS),
+        figures=items_in_report("svg", SWEEPS),
     output:
         report(
             "results/{dataset}/ablations/report.html",
@@ -136,12 +150,14 @@ rule report_ablations:
         runtime=attempts(30),
     params:
         code=RUN.code("report_ablations"),
+        left_out=lambda wildcards: left_out(wildcards.dataset),
     message:
         "Write the report of the ablations of {wildcards.dataset}"
     shell:
         "exec python -m workflow_scripts.report_ablations --code {params.code}"
         " --dataset {wildcards.dataset}"
-        " --items {input.tables} --figures {input.figures} --output {output} > {log} 2>&1"
+        " --items {input.tables} --figures {input.figures} --left-out {params.left_out}"
+        " --output {output} > {log} 2>&1"
 
 
 SCORED = [name for name in config["datasets"] if RUN.has_ground_truth(name)]
@@ -152,6 +168,25 @@ rule ablations:
         expand("results/{dataset}/ablations/report.html", dataset=SCORED),
 
 
+def of_all_datasets(item):
+    """An input function: a table or figure of every dataset; a line says where it is left out."""
+
+    def paths(wildcards):
+        for dataset in SCORED:
+            if item in left_out(dataset):
+                logger.warning(
+                    f"{dataset}: {item} is left out, because the labels of this dataset do not "
+                    "tell single objects apart (evaluation.objects: false)"
+                )
+        return [
+            f"results/{dataset}/ablations/{item}.json"
+            for dataset in SCORED
+            if item not in left_out(dataset)
+        ]
+
+    return paths
+
+
 for wanted in ITEMS:
 
     # One target for each table and figure, for instance `snakemake table_1`.
@@ -159,4 +194,4 @@ for wanted in ITEMS:
         name:
             wanted
         input:
-            expand("results/{dataset}/ablations/{item}.json", dataset=SCORED, item=wanted),
+            of_all_datasets(wanted),

@@ -121,6 +121,8 @@ rule evaluate_instances:
         "logs/{run}/seed-{seed}/instances.log",
     benchmark:
         "benchmarks/{run}/seed-{seed}/instances.tsv"
+    wildcard_constraints:
+        run=runs_with("evaluation", "objects", True),
     conda:
         "../envs/maskdistill.yaml"
     threads: 2
@@ -161,7 +163,11 @@ def seeds_of(pattern):
 rule summarize:
     input:
         metrics=seeds_of("results/{dataset}/seed-{seed}/metrics.json"),
-        instances=seeds_of("results/{dataset}/seed-{seed}/instances.json"),
+        instances=lambda wildcards: (
+            seeds_of("results/{dataset}/seed-{seed}/instances.json")(wildcards)
+            if RUN.has_objects(wildcards.dataset)
+            else []
+        ),
         linear_probes=lambda wildcards: (
             seeds_of("results/{dataset}/seed-{seed}/linear_probe.json")(wildcards)
             if RUN.has_linear_probe(wildcards.dataset)

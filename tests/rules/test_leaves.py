@@ -29,7 +29,7 @@ SCHEMA = read_yaml(REPOSITORY / "config" / "schemas" / "dataset.schema.yaml")
 SHAPES_THE_PLAN = re.compile(
     r"shards|seeds|store_features|crf\.(enabled|rounds)|clustering\.support"
     r"|mask_rcnn\.enabled|segmentation\.model"
-    r"|evaluation\.linear_probe\.enabled|evaluation\.ablations\..*|exports\.formats"
+    r"|evaluation\.(objects|linear_probe\.enabled|ablations\..*)|exports\.formats"
 )
 # Other values for keys for which no valid value can be derived from the schema.
 ALTERNATIVES = {

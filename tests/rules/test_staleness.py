@@ -82,6 +82,7 @@ def test_what_follows_a_changed_key(successors: dict, key: str, expected: set) -
         ({"clustering": {"clusters": 5}}, CLUSTERS | USE),
         ({"crf": {"rounds": 2}}, REFINEMENT),
         ({"dataset": {"classes": list("uvwxyz")}}, {"write_ground_truth"} | PROBE | REPORTING),
+        ({"evaluation": {"objects": False}}, {"summarize", "report"}),
         ({"evaluation": {"ablations": {"seeds": [3], "lost_patches": 9}}}, set()),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",

@@ -45,6 +45,12 @@ def written(name="mine"):
     return own, dataset_config(name, default, new_dataset.FOLDERS, downloadable=known)
 
 
+def comments(name="mine"):
+    """The written file as one line, without the signs of comments."""
+    text = (new_dataset.FOLDER / f"{name}.yaml").read_text()
+    return " ".join(text.replace("#", " ").split())
+
+
 def test_a_folder_of_photographs(tmp_path, capsys):
     photographs(tmp_path / "my photos")
     assert new_dataset.main(["mine", "my photos"]) == 0
@@ -151,10 +157,35 @@ def test_labels_are_found_and_turns_are_told(tmp_path):
     assert own["dataset"]["ground_truth"] is True
     assert own["dataset"]["label_orientation"] == "auto"
     assert config["clustering"]["clusters"] == 2
-    text = (new_dataset.FOLDER / "mine.yaml").read_text()
-    assert "EXIF turns 1 photographs without a change of their size" in " ".join(
-        text.replace("#", " ").split()
-    )
+    assert "EXIF turns 1 photographs without a change of their size" in comments()
+
+
+@pytest.mark.parametrize("having", ["", "ab", "abc"])
+def test_labels_without_masks_of_single_objects(tmp_path, having, capsys):
+    root = tmp_path / "voc"
+    for folder in (
+        "JPEGImages",
+        "SegmentationClass",
+        "SegmentationObject",
+        "ImageSets/Segmentation",
+    ):
+        (root / folder).mkdir(parents=True)
+    for name in "abc":
+        Image.new("RGB", (32, 24)).save(root / f"JPEGImages/{name}.jpg")
+        for folder in ("SegmentationClass", "SegmentationObject"):
+            if folder == "SegmentationClass" or name in having:
+                Image.fromarray(np.full((24, 32), 2, np.uint8)).save(root / folder / f"{name}.png")
+    (root / "ImageSets/Segmentation/train.txt").write_text("a\nb\nc\n")
+    new_dataset.main(["mine", str(root)])
+    own, config = written()
+    assert own["dataset"]["ground_truth"] is True
+    assert config["evaluation"]["objects"] is (having == "abc")
+    assert ("evaluation" in own) is (having != "abc")
+    explained = "images have no masks of single objects in SegmentationObject"
+    assert (explained in comments()) is (having != "abc")
+    note = "1 of 3 images of the split 'train' have no map of their objects"
+    assert (note in capsys.readouterr().out) is (having == "ab")
+    assert (note in comments()) is (having == "ab")
 
 
 def test_without_a_gpu_a_quick_preset_is_chosen_if_there_is_one(tmp_path, machine, capsys):

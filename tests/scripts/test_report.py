@@ -361,6 +361,15 @@ def test_objects_calibration_and_linear_probe_are_shown(run):
     assert "labels it has learned" not in text
 
 
+def test_a_report_without_scores_of_objects_says_so(run):
+    sentence = "Mask AP, coverage and calibration were not measured, because the labels"
+    text = " ".join(Page(run(truth=True)).text.split())
+    assert text.count(sentence) == 1
+    assert "Masks and objects" not in text
+    assert sentence not in Page(run(truth=True, edit=with_objects(ON_VAL))).text
+    assert sentence not in Page(run(truth=False)).text
+
+
 def between(text, start, end):
     return text.partition(start)[2].partition(end)[0]
 

@@ -16,12 +16,12 @@ TABLE = {
 }
 
 
-def call(tmp_path, obstacles):
+def call(tmp_path, obstacles, *further):
     item = {"item": "table_1", "title": "Table 1: <x>", "obstacles": obstacles, "tables": [TABLE]}
     (tmp_path / "table_1.json").write_text(json.dumps(item))
     output = tmp_path / "report.html"
     options = ["--dataset=demo", f"--items={tmp_path}/table_1.json", f"--output={output}"]
-    assert report_ablations.main(options) == 0
+    assert report_ablations.main([*options, *further]) == 0
     return output.read_text()
 
 
@@ -31,6 +31,15 @@ def test_numbers_stand_beside_the_papers(tmp_path):
         assert shown in text, shown
     assert "not comparable" not in text
     assert "https://" not in text
+    assert "Left out" not in text
+
+
+def test_what_needs_objects_is_said_to_be_left_out(tmp_path):
+    text = call(tmp_path, [], "--left-out", "table_3", "figure_4")
+    (line,) = [line for line in text.splitlines() if "Left out" in line]
+    assert "evaluation.objects: false" in line
+    named = "Table 3: mask AP; Figure 4: share of patches that are proposals."
+    assert line.removesuffix("</p>").endswith(named)
 
 
 def test_what_cannot_be_compared_is_marked(tmp_path):

@@ -206,7 +206,7 @@ def write_plan(
                 "shorter_side": "auto",  # the usual side for this backbone
             },
             "clustering": {"clusters": clusters},
-            "evaluation": {"ablations": {"masks": compared}},
+            "evaluation": {"objects": False, "ablations": {"masks": compared}},
         },
         transformer.settings,
     )

@@ -51,6 +51,16 @@ def test_voc(tmp_path):
     np.testing.assert_array_equal(found[1].mask, second)
 
 
+def test_label_maps_may_all_be_in_the_second_folder(tmp_path):
+    with pytest.raises(
+        InputError, match=r"SegmentationClass: no such folder; .*ground_truth: false"
+    ):
+        GroundTruth(VOC, tmp_path, "val")
+    write_png(tmp_path / "SegmentationClassAug" / "a.png", np.ones((20, 30), np.uint8))
+    labels = GroundTruth(VOC, tmp_path, "val").semantic(5, "JPEGImages/a.jpg")
+    np.testing.assert_array_equal(labels, np.ones((20, 30)))
+
+
 def test_the_class_of_a_voc_object_is_that_of_its_labelled_pixels(tmp_path):
     """Most pixels under the two objects are void or background."""
     classes, objects = np.zeros((20, 30), np.uint8), np.zeros((20, 30), np.uint8)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -88,10 +89,27 @@ def test_voc_without_labels_or_with_labels_that_cannot_be_read(tmp_path):
     found = recognise(tmp_path / "some")
     assert found.dataset["ground_truth"] is False
     assert "1 of 3 images of the split 'val' have no label map" in found.notes[-1]
+    assert found.objects
     image(tmp_path / "no list/JPEGImages/a.png")
     found = recognise(tmp_path / "no list")
     assert found.dataset["adapter"] == "folder"
     assert found.dataset["splits"] == {"train": "JPEGImages"}
+
+
+def test_voc_with_all_some_and_none_of_the_masks_of_objects(tmp_path):
+    voc(tmp_path, names=("a", "b", "c"))
+    none = recognise(tmp_path)
+    shutil.copytree(tmp_path / "SegmentationClass", tmp_path / "SegmentationObject")
+    every = recognise(tmp_path)
+    (tmp_path / "SegmentationObject/b.png").unlink()
+    some = recognise(tmp_path)
+    assert [found.objects for found in (none, every, some)] == [False, True, False]
+    assert all(found.dataset["ground_truth"] for found in (none, every, some))
+    assert none.notes == every.notes == some.notes[:-1]
+    assert some.notes[-1] == (
+        "1 of 3 images of the split 'val' have no map of their objects, for example "
+        "SegmentationObject/b.png"
+    )
 
 
 def coco(root, name, folder, *, categories=("cat", "dog"), segmentation=None):
@@ -125,7 +143,7 @@ def test_coco(tmp_path):
         "val": {"annotations": "annotations/instances_val2017.json", "images": "images/val2017"},
     }
     assert found.dataset["ground_truth"] is True
-    assert found.classes == 2
+    assert (found.classes, found.objects) == (2, True)
 
 
 @pytest.mark.parametrize(

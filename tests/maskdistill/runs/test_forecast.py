@@ -27,7 +27,7 @@ CONFIG = {
     "candidates": {"per_image": 100, "shorter_side": 800},
     "segmentation": {"model": "deeplab", "epochs": 3, "crop_size": 512, "output_stride": 8},
     "crf": {"enabled": True, "rounds": 0},
-    "evaluation": {"linear_probe": {"enabled": False, "epochs": 2}},
+    "evaluation": {"objects": True, "linear_probe": {"enabled": False, "epochs": 2}},
 }
 THROUGHPUT = {
     rule: {"seconds": seconds, "per": "image"}
@@ -49,7 +49,10 @@ COUNTS = {"train": 50, "val": 7}
 VIT_S16 = forecast.Backbone(patch_size=16, width=384, heads=6)
 VIT_S8 = forecast.Backbone(patch_size=8, width=384, heads=6)
 NETWORKS = forecast.Networks(VIT_S16, VIT_S16)
-PROBED = {**CONFIG, "evaluation": {"linear_probe": {"enabled": True, "epochs": 2}}}
+PROBED = {
+    **CONFIG,
+    "evaluation": {"objects": True, "linear_probe": {"enabled": True, "epochs": 2}},
+}
 
 
 def coco(**split):
@@ -79,8 +82,11 @@ def test_images_of_data_that_are_here(tmp_path):
     assert forecast.split_counts(config, CATALOGUE) == {"train": 1}
     made = {"generate": {"train": 5, "val": 4, "seed": 1}}
     made["splits"] = {"train": "train", "val": "val", "instances": "train"}
-    counts = forecast.split_counts({**CONFIG, "dataset": {**CONFIG["dataset"], **made}}, CATALOGUE)
+    config = {**CONFIG, "dataset": {**CONFIG["dataset"], **made}}
+    counts = forecast.split_counts(config, CATALOGUE)
     assert counts == {"train": 5, "val": 4, "instances": 5}
+    config["evaluation"] = {**CONFIG["evaluation"], "objects": False}
+    assert forecast.split_counts(config, CATALOGUE) == {"train": 5, "val": 4}
 
 
 def gpu_seconds(config=CONFIG, counts=COUNTS, networks=NETWORKS, **options):

@@ -5,7 +5,6 @@ An image is named by its POSIX path relative to the dataset's root. Its id is th
 when other images are added or removed.
 """
 
-import contextlib
 import functools
 import hashlib
 import os
@@ -224,12 +223,19 @@ def _list_voc(split: str, root: Path) -> Iterable[ListedImage]:
 def voc_images(root: Path) -> dict[str, list[str]]:
     """Stem → names of the image files in JPEGImages, of any type; empty without that folder."""
     found: dict[str, list[str]] = {}
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for name in sorted(os.listdir(root / "JPEGImages")):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in images.SUFFIXES:
-                found.setdefault(stem, []).append(name)
+    for name in sorted(names_in(root / "JPEGImages")):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in images.SUFFIXES:
+            found.setdefault(stem, []).append(name)
     return found
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names of what is in a folder; empty if there is no such folder."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _voc_name(listed: str, files: Mapping[str, Sequence[str]], source: Path) -> str | None:

@@ -97,7 +97,7 @@ class GroundTruth:
         if self._adapter == "voc":
             self.class_names = tuple(dataset["classes"])
             self._path = root / VOC_CLASSES[0]
-            if not self._path.is_dir():
+            if not any((root / folder).is_dir() for folder in VOC_CLASSES):
                 raise InputError(
                     f"{self._path}: no such folder; if there are no labels, set ground_truth: false"
                 )

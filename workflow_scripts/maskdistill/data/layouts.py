@@ -11,10 +11,11 @@ import numpy as np
 from workflow_scripts.maskdistill.data.datasets import (
     LEGEND,
     VOC_CLASSES,
+    VOC_OBJECTS,
     list_images,
-    voc_label_map,
 )
 from workflow_scripts.maskdistill.data.ground_truth import GroundTruth
+from workflow_scripts.maskdistill.data.label_map_files import LabelMapFiles
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import label_maps
 from workflow_scripts.maskdistill.repository import REPOSITORY
@@ -33,6 +34,7 @@ class Layout(NamedTuple):
     title: str  # the layout in words
     notes: list[str]  # what was guessed, or why labels are not used
     classes: int | None  # number of classes, if there are labels
+    objects: bool = True  # whether labels tell single objects apart; no meaning without labels
 
 
 def recognise(root: Path) -> Layout:
@@ -60,8 +62,12 @@ def _with_usable_labels(found: Layout, root: Path) -> Layout:
     try:
         truth = GroundTruth({**dataset, "label_orientation": "upright"}, root, split)
         images = list_images(dataset, root, split)
+        without_objects = []
         if dataset["adapter"] == "voc":
-            _check_label_maps(root, split, [image.file_name for image in images])
+            files = LabelMapFiles(root)
+            if unlabelled := files.missing(images, VOC_CLASSES):
+                raise InputError(_lacking(unlabelled, "label map", split, len(images)))
+            without_objects = files.missing(images, [VOC_OBJECTS])
         for image in images[:_TRIED]:
             truth.semantic(image.image_id, image.file_name)
     except InputError as error:
@@ -69,7 +75,10 @@ def _with_usable_labels(found: Layout, root: Path) -> Layout:
         dataset = {key: value for key, value in dataset.items() if key != "classes"}
         without = {**dataset, "ground_truth": False}
         return Layout(without, f"{found.title}, without usable labels", [*found.notes, note], None)
-    return found._replace(classes=len(truth.class_names))
+    notes = found.notes
+    if 0 < len(without_objects) < len(images):
+        notes = [*notes, _lacking(without_objects, "map of their objects", split, len(images))]
+    return found._replace(notes=notes, classes=len(truth.class_names), objects=not without_objects)
 
 
 def _voc(root: Path) -> Layout | None:
@@ -96,23 +105,18 @@ def _voc(root: Path) -> Layout | None:
     return Layout(dataset, "PASCAL VOC with label maps", notes, len(names))
 
 
-def _check_label_maps(root: Path, split: str, names: Sequence[str]) -> None:
-    """Check that all images of a split have a label map.
+def _lacking(missing: Sequence[str], what: str, split: str, images: int) -> str:
+    """A phrase that says how many images of a split have no label map.
 
-    Raises:
-        InputError: names the first image without a label map.
+    Args:
+        missing: result of `LabelMapFiles.missing`.
+        what: name of the label maps.
+        images: number of all images of the split.
     """
-    have = {folder: {path.name for path in (root / folder).glob("*.png")} for folder in VOC_CLASSES}
-    without = [
-        name
-        for name in names
-        if not any(Path(voc_label_map(folder, name)).name in have[folder] for folder in VOC_CLASSES)
-    ]
-    if without:
-        raise InputError(
-            f"{len(without):,} of {len(names):,} images of the split '{split}' have no label map, "
-            f"for example {without[0]}"
-        )
+    return (
+        f"{len(missing):,} of {images:,} images of the split '{split}' have no {what}, for example "
+        f"{missing[0]}"
+    )
 
 
 def _label_maps(root: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from workflow_scripts.maskdistill.evaluation import summary as seeds_summary
 from workflow_scripts.maskdistill.paper import comparison
 from workflow_scripts.maskdistill.paper.comparison import compare
 from workflow_scripts.maskdistill.paper.items import NAMES
-from workflow_scripts.maskdistill.runs.variants import BASELINES, MAIN
+from workflow_scripts.maskdistill.runs.variants import BASELINES, MAIN, OF_OBJECTS
 
 CSV_COLUMNS = ["table", "matching", "split", "images", "matched_on", "row", "column"]
 CSV_COLUMNS += ["mean", "sd", "n", "paper", "difference", "comparable"]
@@ -40,11 +40,6 @@ _MIOU_TABLES = {
         ],
     ),
 }
-_OF_OBJECTS = (
-    "table_3",
-    "figure_3",
-    "figure_4",
-)  # items that are measured against annotated objects
 _AP = {"AP50": "ap50", "AP": "ap", "AP75": "ap75"}
 
 
@@ -142,7 +137,7 @@ def _images(item: str, summaries: Mapping[str, Mapping]) -> tuple[dict, dict]:
     Raises:
         InputError: variants were evaluated on different images.
     """
-    if item in _OF_OBJECTS:
+    if item in OF_OBJECTS:
         parts = {name: s["instances"] for name, s in summaries.items() if "instances" in s}
     else:
         parts = {name: s for name, s in summaries.items() if "steps" in s}

@@ -75,7 +75,7 @@ def count_images(config: Mapping, split: str, catalogue: Mapping) -> int:
 def split_counts(config: Mapping, catalogue: Mapping) -> dict[str, int]:
     """Images of the splits that the workflow goes through: `train` and what is evaluated."""
     splits = ["train", evaluated_split(config)]
-    if config["dataset"]["ground_truth"]:
+    if config["dataset"]["ground_truth"] and config["evaluation"]["objects"]:
         splits.append(instance_split(config))
     return {split: count_images(config, split, catalogue) for split in dict.fromkeys(splits)}
 

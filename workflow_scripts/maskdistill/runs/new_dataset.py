@@ -72,6 +72,15 @@ def describe(
                 "with auto the evaluation stops at the first of these photographs.",
             )
         )
+    if not layout.objects:
+        lines.append(
+            Line(
+                "evaluation.objects",
+                False,
+                "images have no masks of single objects in SegmentationObject, so that mask AP, "
+                "coverage and calibration cannot be measured",
+            )
+        )
     share, number = tolerated
     if len(found.rejected) > max(share * (len(found.rejected) + len(found.read)), number):
         lines.append(

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.maskdistill.data import datasets, download
+from workflow_scripts.maskdistill.data.label_map_files import LabelMapFiles
 from workflow_scripts.maskdistill.data.timm_weights import pin_name
+from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.provenance import file_digest
 from workflow_scripts.maskdistill.runs.code_digest import code_digest
 from workflow_scripts.maskdistill.runs.declared_settings import Declaration
@@ -180,7 +182,7 @@ class Run:
         return datasets.list_images(described, Path(described["root"]), split)
 
     def check_listings(self) -> None:
-        """Find missing lists, empty folders and the like before any job starts.
+        """Find missing lists and labels, empty folders and the like before any job starts.
 
         Raises:
             InputError: names what is missing.
@@ -191,6 +193,31 @@ class Run:
                     self.listing(name, split)
             for split in self.applied:
                 self.shard_count(name, split)
+        for name in self._frozen.config["datasets"]:
+            if self.origin(name) is None and self.has_ground_truth(name):
+                self._check_label_maps(name)
+
+    def _check_label_maps(self, dataset: str) -> None:
+        """Check that no label map of PASCAL VOC is missing; COCO has its labels in one file."""
+        described = self.configs[dataset]["dataset"]
+        if described["adapter"] != "voc":
+            return
+        read = [(self.evaluated_split(dataset), datasets.VOC_CLASSES, "dataset.ground_truth")]
+        if self.has_linear_probe(dataset):
+            read.append(("train", datasets.VOC_CLASSES, "evaluation.linear_probe.enabled"))
+        if self.has_objects(dataset):
+            for folders in (datasets.VOC_CLASSES, (datasets.VOC_OBJECTS,)):
+                read.append((self.instance_split(dataset), folders, "evaluation.objects"))
+        root = Path(described["root"])
+        files = LabelMapFiles(root)
+        for split, folders, setting in read:
+            images = self.listing(dataset, split)
+            if missing := files.missing(images, folders):
+                raise InputError(
+                    f"{root / missing[0]}: no such label map ({len(missing):,} of {len(images):,} "
+                    f"images of the split '{split}' have none); add it, or set {setting}: false in "
+                    "the dataset's config"
+                )
 
     def origin(self, dataset: str, split: str | None = None) -> str | None:
         """`generated` or `downloaded` if a rule makes the images of a split, otherwise None."""
@@ -295,6 +322,10 @@ class Run:
     def has_ground_truth(self, dataset: str) -> bool:
         """Whether the dataset has labels for the evaluation."""
         return self.configs[dataset]["dataset"]["ground_truth"]
+
+    def has_objects(self, dataset: str) -> bool:
+        """Whether the labels tell single objects apart, so that masks are scored against them."""
+        return self.has_ground_truth(dataset) and self.configs[dataset]["evaluation"]["objects"]
 
     def has_linear_probe(self, dataset: str) -> bool:
         """Whether the linear probe is part of the evaluation."""

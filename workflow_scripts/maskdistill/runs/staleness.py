@@ -34,6 +34,7 @@ OTHER_PARAMETERS = {
     "step": "the model of another round is exported",
     "options": "other files or stages are shown, or the page that shows them has changed",
     "option": "boxes are painted in another way",
+    "left_out": "other tables and figures are left out",
 }
 # Snakemake's words for the parts of a reason.
 UPSTREAM = "Input files updated by another job"

@@ -16,6 +16,7 @@ SWEEPS = {
     "figure_5": ("confidence", "threshold", "confident"),
 }
 ITEMS = ("table_1", "table_s1", "table_2", "table_s2", "table_3", *SWEEPS)
+OF_OBJECTS = ("table_3", "figure_3", "figure_4")  # items that are measured against objects
 BASELINES = ("dino_seg", "lost")
 
 

@@ -1,4 +1,4 @@
-"""The section `evaluation`: the linear probe and the ablations."""
+"""The section `evaluation`: scores of objects, the linear probe and the ablations."""
 
 from typing import Annotated, ClassVar
 
@@ -67,9 +67,14 @@ class AblationSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """The linear probe and the ablations."""
+    """Scores of objects, the linear probe and the ablations."""
 
     section: ClassVar[str] = "evaluation"
 
+    objects: bool = Field(
+        True,
+        description="Whether the labels tell single objects apart, which mask AP, coverage and "
+        "calibration need; false for label maps of classes without masks of single objects.",
+    )
     linear_probe: LinearProbeSettings = LinearProbeSettings()
     ablations: AblationSettings = AblationSettings()
