@@ -27,7 +27,7 @@ _LAST_EPOCHS = 40 / 45
 LEAST_ITERATIONS = 200
 LEAST_EPOCHS = 4
 
-_GPU_SHARD, _CPU_SHARD = 4000, 200  # images; config/README.md, "A dataset of your own"
+_GPU_SHARD, _CPU_SHARD = 4000, 500  # images; config/README.md, "A dataset of your own"
 
 
 class Machine(NamedTuple):
