@@ -141,11 +141,12 @@ def test_the_decoder_on_a_transformer_costs_a_fraction_of_its_passes():
     found = gpu_seconds(quick)
     assert {"train_mask_rcnn", "predict_candidates", "train_segmentation"}.isdisjoint(found)
     epochs = 3
-    assert found["train_vit_head"] == pytest.approx(2 * 50 * forecast.DECODER_SHARE * epochs)
-    assert found["predict_segmentation"] == pytest.approx(2 * 7 * forecast.DECODER_SHARE)
+    assert found["train_vit_head"] == pytest.approx(2 * 50 * forecast.WINDOW_SHARE * epochs)
+    assert found["predict_segmentation"] == pytest.approx(2 * 7 * forecast.LABEL_MAP_SHARE)
+    assert found["refine_predictions"] == pytest.approx(2 * 7 * forecast.LABEL_MAP_SHARE)
     quick["segmentation"]["crop_size"] = 256
     windows = gpu_seconds(quick)["train_vit_head"]
-    assert windows == pytest.approx(2 * 50 * forecast.DECODER_SHARE * epochs / 4)
+    assert windows == pytest.approx(2 * 50 * forecast.WINDOW_SHARE * epochs / 4)
 
 
 def test_gpu_seconds_of_other_networks():

@@ -26,9 +26,11 @@ LABEL_MAP = 8_000  # a PNG of 500 x 375
 MODEL = 150_000_000  # ResNet-50 with its heads
 CHECKPOINT = 3  # size of a training's checkpoints / size of the model; they include momentum
 UNPACKED = 1.05  # size of the unpacked images / size of the archive; JPEGs hardly compress
-# Time of one step of the decoder of vit_head on a window of 512 pixels, or of its prediction for an
-# image / time of one pass of ViT-S/16 over an image of STATED_PATCHES patches, measured on a CPU.
-DECODER_SHARE = 0.1
+# Times of the decoder of vit_head / time of one pass of ViT-S/16 over an image of STATED_PATCHES
+# patches, measured on a CPU: for a step of the training and a window of 512 pixels, and for a
+# label map of 375 x 500.
+WINDOW_SHARE = 0.02
+LABEL_MAP_SHARE = 0.15
 STRIDE_16 = 0.3  # operations of DeepLab-v3 at stride 16 / at stride 8, counted with torch
 # Patches of an image in resources/throughput.json: 640 x 864 pixels in patches of 16.
 STATED_PATCHES = 2160
@@ -134,7 +136,6 @@ def gpu_seconds(
         seeds, rounds = len(config["seeds"]), config["crf"]["rounds"] + 1
         evaluated = counts[evaluated_split(config)]
         mask_rcnn, segmentation = config["mask_rcnn"], config["segmentation"]
-        refined = config["crf"]["enabled"] * (evaluated * rounds + _relabelled(config, counts))
         trained = (
             mask_rcnn["iterations"]
             * mask_rcnn["batch_size"]
@@ -155,14 +156,13 @@ def gpu_seconds(
             "predict_candidates": seeds * predicted,
             "train_segmentation": seeds * rounds * learned,
             "predict_segmentation": seeds * rounds * evaluated * stride,
-            "refine_predictions": seeds * refined,
+            **refined_images(config, counts),
         }
         if _probed(config):
             epochs = config["evaluation"]["linear_probe"]["epochs"]
             amounts |= {
                 "train_linear_probe": seeds * rounds * epochs * counts["train"],
                 "predict_linear_probe": seeds * rounds * evaluated,
-                "refine_linear_probe": seeds * rounds * evaluated * config["crf"]["enabled"],
             }
         if not mask_rcnn["enabled"]:
             del amounts["train_mask_rcnn"], amounts["predict_candidates"]
@@ -170,12 +170,28 @@ def gpu_seconds(
             del amounts["train_segmentation"], amounts["predict_segmentation"]
     seconds = {rule: amount * throughput[rule]["seconds"] for rule, amount in amounts.items()}
     if not support and config["segmentation"]["model"] == "vit_head":
+        one = throughput["extract_features"]["seconds"]
         # The decoder sees a window of every training image in every epoch.
-        one = DECODER_SHARE * throughput["extract_features"]["seconds"]
         windows = segmentation["epochs"] * _relative_area([segmentation["crop_size"]], [512])
-        seconds["train_vit_head"] = seeds * rounds * counts["train"] * windows * one
-        seconds["predict_segmentation"] = seeds * rounds * evaluated * one
+        learned = seeds * rounds * counts["train"] * windows
+        seconds |= {
+            "train_vit_head": learned * WINDOW_SHARE * one,
+            "predict_segmentation": seeds * rounds * evaluated * LABEL_MAP_SHARE * one,
+            "refine_predictions": amounts["refine_predictions"] * LABEL_MAP_SHARE * one,
+        }
     return seconds
+
+
+def refined_images(config: Mapping, counts: Mapping[str, int]) -> dict[str, int]:
+    """Rule → number of label maps that it refines by a CRF, over all seeds.
+
+    Args:
+        counts: result of `split_counts`.
+    """
+    once = len(config["seeds"]) * config["crf"]["enabled"]
+    evaluated = once * (config["crf"]["rounds"] + 1) * counts[evaluated_split(config)]
+    found = {"refine_predictions": evaluated + once * _relabelled(config, counts)}
+    return found | ({"refine_linear_probe": evaluated} if _probed(config) else {})
 
 
 def _relative_size(features: Mapping, network: Backbone) -> float:

@@ -81,10 +81,9 @@ def seconds_of(
     on_gpu = forecast.gpu_seconds(config, counts, throughput, networks, support=support)
     found = {rule: seconds * machine.slowdown for rule, seconds in on_gpu.items()}
     share = min(1.0, (config["crf"]["longer_side"] or CRF_SIDE) / CRF_SIDE) ** 2
-    for rule in ("refine_predictions", "refine_linear_probe"):
-        if rule in on_gpu:
-            refined = on_gpu[rule] / throughput[rule]["seconds"]
-            found[rule] += refined * share * CRF_SECONDS / machine.cores
+    if not support:
+        for rule, images in forecast.refined_images(config, counts).items():
+            found[rule] += images * share * CRF_SECONDS / machine.cores
     return found
 
 
