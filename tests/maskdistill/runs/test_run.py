@@ -109,6 +109,9 @@ def test_what_is_made_follows_the_config(run_of):
     unlabelled = run_of({"dataset": {"ground_truth": False}, "crf": {"enabled": False}})
     assert "results/demo/metrics.json" not in unlabelled.targets("demo")
     assert not unlabelled.has_linear_probe("demo")
+    assert run.has_objects("demo")
+    assert not unlabelled.has_objects("demo")
+    assert not run_of({"evaluation": {"objects": False}}).has_objects("demo")
     assert unlabelled.results("demo", "val")["predictions"].endswith("/val/predictions")
 
 
