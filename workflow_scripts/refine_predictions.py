@@ -37,7 +37,12 @@ def main(argv: list[str] | None = None) -> int:
             options.output,
             rows,
             workers.refine(
-                crf.Item(found.row["image_id"], found.probabilities(), found.image, found.size)
+                crf.Item(
+                    found.row["image_id"],
+                    found.probabilities(settings.longer_side),
+                    found.image,
+                    found.size,
+                )
                 for found in predictions
             ),
             clusters=predictor.clusters,

@@ -81,7 +81,8 @@ def test_label_maps_are_the_crfs_of_the_models_probabilities(folder):
     manifest = shards.read_usable(folder / "images.parquet")
     settings = CRFSettings.read(SETTINGS)
     for one in predictor.predict(manifest, folder, batch_size=1, workers=1):
-        expected = crf.refined_labels(one.probabilities(), one.image, settings)
+        probabilities = one.probabilities(settings.longer_side)
+        expected = crf.refined_labels(probabilities, one.image, settings)
         np.testing.assert_array_equal(found[one.row["image_id"]], expected)
     metadata = shards.read_metadata(folder / "refined.parquet")
     assert metadata["stage"] == "predictions"

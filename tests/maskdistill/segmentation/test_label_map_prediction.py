@@ -232,8 +232,7 @@ def test_logits_of_a_reduced_image_are_enlarged_a_few_classes_at_a_time(monkeypa
         return found
 
     upsample = upsampling.upsample
-    for module in (upsampling, label_map_prediction):
-        monkeypatch.setattr(module, "upsample", recorded)
+    monkeypatch.setattr(upsampling, "upsample", recorded)
     monkeypatch.setitem(upsampling.largest_class.__kwdefaults__, "most_values", 3 * 60 * 80)
     found = prediction.labels()
     assert found.shape == (60, 80)
@@ -326,3 +325,32 @@ def test_unusable_model_files_are_errors(tmp_path):
     publish({"engine": "torchvision"}, tmp_path / "other.pt")
     with pytest.raises(InputError, match=r"other\.pt: not a segmentation model"):
         label_map_prediction.load_predictor(tmp_path / "other.pt", CPU)
+
+
+@pytest.mark.parametrize("size", [(448, 597), (375, 500), (192, 256), (900, 1199), (44, 61)])
+def test_logits_are_resized_to_any_size_of_the_image_without_its_padding(size):
+    """Logits that rise evenly over the padded image do so in the result, at the same places."""
+    seen, padded = (448, 597), (448, 608)
+    stride = 4
+    rows, columns = (torch.arange(0, side, stride) + stride / 2 for side in padded)
+    logits = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
+    found = upsampling.upsample_image(logits, seen=seen, padded=padded, size=size)[0]
+    assert found.shape == (2, *size)
+    for axis in range(2):
+        expected = (torch.arange(size[axis]) + 0.5) * seen[axis] / size[axis]
+        border = 1 + size[axis] // 20  # beyond the outermost centres of cells, values are constant
+        middle = np.s_[border:-border]
+        across = found[axis].movedim(axis, -1)[..., middle]
+        torch.testing.assert_close(across, expected[middle].expand_as(across), rtol=0, atol=0.1)
+
+
+def test_probabilities_at_a_smaller_size_are_those_of_the_image():
+    image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    found = local_predictor().predict_image(image)
+    small = found.probabilities(65)
+    assert small.shape == (5, 45, 65)
+    np.testing.assert_allclose(small.sum(0), 1, rtol=1e-5)
+    whole = torch.from_numpy(found.probabilities())[None]
+    expected = torch.nn.functional.interpolate(whole, (45, 65), mode="bilinear", antialias=True)
+    assert (small.argmax(0) == expected[0].numpy().argmax(0)).mean() > 0.95
+    assert found.probabilities(130).shape == found.probabilities(999).shape == (5, 90, 130)

@@ -177,4 +177,5 @@ class Models:
         found = self._segmentation.predict_image(image)
         if self._crf is None:
             return found.labels()
-        return crf.refined_labels(found.probabilities(), found.image, self._crf, found.size)
+        probabilities = found.probabilities(self._crf.longer_side)
+        return crf.refined_labels(probabilities, found.image, self._crf, found.size)

@@ -35,16 +35,18 @@ def refined_labels(
     An image whose longer side is above `settings.longer_side` is reduced to it before `refine`.
 
     Args:
+        probabilities: classes x h x w, float32, at the size of `image` or at its reduced size.
+        image: H x W x 3, uint8, RGB.
         size: (height, width) of the label map, to which the refined probabilities are resized;
             None for the size of `image`.
     """
     size = size or image.shape[:2]
     seen = bounded_size(*image.shape[:2], settings.longer_side)
-    if seen != image.shape[:2]:
-        image = resize(image, seen)
+    if probabilities.shape[1:] == image.shape[:2] != seen:
         probabilities = F.interpolate(
             torch.from_numpy(probabilities)[None], seen, mode="bilinear", antialias=True
         )[0].numpy()
+    image = resize(image, seen)
     refined = refine(probabilities, image, settings)
     labels = refined.argmax(axis=0).astype(np.uint16)
     if size == seen:
@@ -56,7 +58,7 @@ class Item(NamedTuple):
     """A prediction that is to be refined, for one image."""
 
     image_id: int
-    probabilities: np.ndarray  # classes x H x W, float32
+    probabilities: np.ndarray  # classes x h x w, float32
     image: np.ndarray  # H x W x 3, uint8, RGB
     size: tuple[int, int]  # (height, width) of the label map
 

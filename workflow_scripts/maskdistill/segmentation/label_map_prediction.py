@@ -7,6 +7,7 @@ images at the size at which their features were extracted, and whole.
 """
 
 import concurrent.futures
+import functools
 import math
 import os
 import tempfile
@@ -32,7 +33,7 @@ from workflow_scripts.maskdistill.segmentation.stored_tokens import StoredTokens
 from workflow_scripts.maskdistill.segmentation.upsampling import (
     enlarged_classes,
     largest_class,
-    upsample,
+    upsample_image,
 )
 from workflow_scripts.maskdistill.segmentation.vit_head import ViTHead, decide, rebuild
 from workflow_scripts.maskdistill.settings.sections.predictions import PredictionSettings
@@ -54,28 +55,34 @@ class Prediction(NamedTuple):
 
     row: Mapping  # row of the manifest
     size: tuple[int, int]  # (height, width) of the image
-    image: np.ndarray  # RGB, H x W x 3 uint8, at the size the model sees: `size` or smaller
+    image: np.ndarray  # RGB, H x W x 3 uint8, at the size the model sees
     coarse: torch.Tensor  # logits at the model's stride, classes x h x w, on the model's device
     padded: tuple[int, int]  # (height, width) of `image` with padding
 
     @property
     def logits(self) -> torch.Tensor:
         """Logits at the size of `image`: classes x H x W, float32, on the model's device."""
-        return self._logits(slice(None))
+        return self._logits(self.image.shape[:2], slice(None))
 
     def labels(self) -> np.ndarray:
         """The most probable class of every pixel: uint16, of `size`."""
-        seen = self.image.shape[:2]
-        labels = largest_class(len(self.coarse), seen, self._logits)
-        return labels if seen == self.size else enlarged_classes(labels, self.size, self._logits)
+        size = min(self.image.shape[:2], self.size)
+        scores = functools.partial(self._logits, size)
+        labels = largest_class(len(self.coarse), size, scores)
+        return labels if size == self.size else enlarged_classes(labels, self.size, scores)
 
-    def probabilities(self) -> np.ndarray:
-        """Softmax over the classes, at the size of `image`: classes x H x W, float32."""
-        return self.logits.softmax(dim=0).cpu().numpy()
+    def probabilities(self, longer_side: int | None = None) -> np.ndarray:
+        """Softmax over the classes: classes x H x W, float32.
 
-    def _logits(self, some: slice | list[int]) -> torch.Tensor:
-        height, width = self.image.shape[:2]
-        return upsample(self.coarse[None, some], self.padded)[0, :, :height, :width]
+        Args:
+            longer_side: bound on H and W; None for the size of `image`.
+        """
+        size = bounded_size(*self.image.shape[:2], longer_side)
+        return self._logits(size, slice(None)).softmax(dim=0).cpu().numpy()
+
+    def _logits(self, size: tuple[int, int], some: slice | list[int]) -> torch.Tensor:
+        coarse, seen = self.coarse[None, some], self.image.shape[:2]
+        return upsample_image(coarse, seen=seen, padded=self.padded, size=size)[0]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,39 @@ def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
 
 
+def upsample_image(
+    logits: torch.Tensor,
+    *,
+    seen: tuple[int, int],
+    padded: tuple[int, int],
+    size: tuple[int, int],
+) -> torch.Tensor:
+    """Bilinear resizing of the logits of an image without those of its padding, in float32.
+
+    Args:
+        logits: B x classes x h x w, of the padded image.
+        seen: (height, width) of the image as the model saw it, without padding.
+        padded: (height, width) with padding on the right and at the bottom.
+        size: (height, width) of the result, of any resolution.
+
+    Returns:
+        B x classes x height x width.
+    """
+    height, width = size
+    if size == seen:
+        return upsample(logits, padded)[..., :height, :width]
+    factors = [
+        whole / cells * new / old
+        for whole, cells, new, old in zip(padded, logits.shape[2:], size, seen, strict=True)
+    ]
+    # The result has as many rows and columns as fit, rounded down, but for rounding errors.
+    factors = [factor * (1 + 1e-9) for factor in factors]
+    resized = F.interpolate(
+        logits.float(), scale_factor=factors, mode="bilinear", antialias=True, align_corners=False
+    )
+    return resized[..., :height, :width]
+
+
 def largest_class(
     classes: int,
     size: tuple[int, int],
