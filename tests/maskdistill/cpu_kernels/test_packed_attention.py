@@ -6,7 +6,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from workflow_scripts.maskdistill.cpu_kernels import onednn, packed_attention
+from workflow_scripts.maskdistill.cpu_kernels import onednn, packed_attention, threads
 from workflow_scripts.maskdistill.cpu_kernels.packed_attention import PackedAttention, attention
 
 
@@ -65,7 +65,7 @@ def test_threads_of_the_caller_stay_as_many():
     query = spread(1, 2, 1100, 16)
     assert calls(query, query, query)[0] == 1
     assert torch.get_num_threads() == before
-    (inside,) = packed_attention._threads(1).map(lambda _: torch.get_num_threads(), [0])
+    (inside,) = threads.single_threads(1).map(lambda _: torch.get_num_threads(), [0])
     assert inside == 1
 
 

@@ -34,6 +34,7 @@ ROWS = {
         "resized_width": 5,
         "cls_affinity": VECTOR,
         "keys": VECTOR.astype(np.float16),
+        "tokens": VECTOR.astype(np.float16),
         "status": "ok",
     },
     "masks": {

@@ -4,15 +4,14 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from workflow_scripts.maskdistill.cpu_kernels import onednn
+from workflow_scripts.maskdistill.cpu_kernels.threads import single_threads
 
 # With fewer tokens, converting factors for oneDNN takes longer than its faster products save.
 MANY_TOKENS = 1024
@@ -82,22 +81,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             torch.div(onednn.product(weights, values), sums, out=result[image, some, head])
 
     places = itertools.product(range(images), range(heads))
-    list(_threads(torch.get_num_threads()).map(compute, places))
+    count = torch.get_num_threads()
+    list(map(compute, places) if count == 1 else single_threads(count).map(compute, places))
     return result.transpose(1, 2)
-
-
-@functools.cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    """A pool of threads in which PyTorch's operations are single-threaded.
-
-    Between operations as small as these, threads of OpenMP would mostly wait for Python.
-    """
-    return ThreadPoolExecutor(count, "attention", initializer=_use_one_thread)
-
-
-def _use_one_thread() -> None:
-    torch.get_num_threads()  # its first call would reset the limit below
-    threadpool_limits(1, user_api="openmp")
 
 
 def _is_plain(

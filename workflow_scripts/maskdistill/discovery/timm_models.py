@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workflow_scripts.maskdistill.cpu_kernels.threads import by_image
 from workflow_scripts.maskdistill.discovery.published_weights import load_published
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files.image_sizes import padded_size
@@ -84,7 +85,7 @@ class Network(nn.Module):
             InputError: the architecture accepts images of one size only.
         """
         try:
-            return self.model(batch)
+            return by_image(lambda part: (self.model(part),), batch)[0]
         except AssertionError as error:  # raised by timm for sizes that the model was not built for
             height, width = batch.shape[2:]
             raise InputError(

@@ -1,5 +1,6 @@
 """The backbone, a vision transformer of timm: keys and [CLS] affinities of its last block."""
 
+import functools
 import os
 from collections.abc import Mapping
 
@@ -11,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from workflow_scripts.maskdistill.cpu_kernels import accelerate
+from workflow_scripts.maskdistill.cpu_kernels.threads import by_image
 from workflow_scripts.maskdistill.discovery.timm_models import Network, build_network, create_model
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.torch_tools.device import autocast
@@ -84,6 +86,9 @@ class Backbone(Network):
             after the final normalisation, as B x (1 + N) x d float32. The N patches are in
             row-major order.
         """
+        return by_image(functools.partial(self._last_block, with_tokens=with_tokens), batch)
+
+    def _last_block(self, batch: Tensor, *, with_tokens: bool) -> tuple[Tensor, ...]:
         prefix = self.model.num_prefix_tokens
         with autocast(batch.device, self.precision):
             tokens, rope = self._tokens_before_last_block(batch)
