@@ -123,6 +123,8 @@ def test_as_many_clusters_as_points():
 
 
 def test_bad_input():
+    with pytest.raises(InputError, match=r"no mask can be used; .* set masks\.center_keys: auto"):
+        clustering.fit(np.empty((0, 4), np.float32), clusters=2, metric="cosine", **OPTIONS)
     with pytest.raises(InputError, match="3 masks cannot form 4 clusters; lower clustering"):
         clustering.fit(np.ones((3, 2), np.float32), clusters=4, metric="cosine", **OPTIONS)
     points = np.ones((9, 2), np.float32)

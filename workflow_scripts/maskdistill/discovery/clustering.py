@@ -48,8 +48,14 @@ def fit(
         clusters x d, float32.
 
     Raises:
-        InputError: there are fewer embeddings than clusters, or some are not finite.
+        InputError: there are no embeddings or fewer than clusters, or some are not finite.
     """
+    if not len(embeddings):
+        raise InputError(
+            "no mask can be used; the logs of the masks count the reasons: if masks are whole "
+            "images, set masks.center_keys: auto; if they are too small or too large, change "
+            "masks.least_share or masks.largest_share"
+        )
     if len(embeddings) < clusters:
         raise InputError(
             f"{len(embeddings)} masks cannot form {clusters} clusters; lower clustering.clusters "
