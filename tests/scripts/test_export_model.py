@@ -122,7 +122,7 @@ def test_the_card_of_a_decoder_on_a_transformer(tmp_path, tiny_backbone):
     card = (export(tmp_path) / "README.md").read_text()
     assert "A linear decoder on the frozen transformer `vit`, trained by MaskDistill" in card
     assert "sides of at least 9 pixels" in card
-    assert "a shorter side of 40 pixels, or a longer side of 90 pixels" in card
+    assert "a shorter side of 40 pixels\nand at most 90 pixels on the longer side" in card
     assert "DeepLab" not in card
 
 

@@ -26,8 +26,8 @@ class PredictionSettings(Section):
     )
     tile: Count | None = Field(
         1024,
-        description="Side in pixels of the overlapping tiles into which images are divided for the "
-        "DeepLab if they are larger than one tile after `longer_side`. Tiles bound the "
-        "memory; null for none. The CRF has no tiles: with 21 labels it needs 1 GB of memory per "
-        "million pixels.",
+        description="Side in pixels of the overlapping tiles into which images are divided for "
+        "DeepLab if they are larger than one tile after `longer_side`. Tiles bound the memory; "
+        "null for none. The CRF has no tiles: with 21 labels it needs 1 GB of memory per million "
+        "pixels.",
     )
