@@ -70,7 +70,7 @@ rule paint_boxes:
     shell:
         "exec python -m workflow_scripts.paint_boxes --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}} --images {input.images}"
+        " --root {ROOT:{wildcards.dataset}u} --images {input.images}"
         " --confident {input.confident} {params.option} --output {output} > {log} 2>&1"
 
 

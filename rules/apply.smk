@@ -69,7 +69,7 @@ rule write_applied:
     shell:
         "exec python -m workflow_scripts.write_applied --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}/{wildcards.split}} {params.options}"
+        " --root {ROOT:{wildcards.dataset}/{wildcards.split}u} {params.options}"
         " --label-maps {output.label_maps:q} --overlays {output.overlays:q}"
         " --objects {output.coco:q} --rejected {output.rejected:q} > {log:q} 2>&1"
 

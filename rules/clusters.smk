@@ -84,8 +84,8 @@ rule cluster_masks:
     shell:
         "exec python -m workflow_scripts.cluster_masks --settings {params.settings:q}"
         " --code {params.code}"
-        " --embeddings {ALL:{input.embeddings}}"
-        " {SUPPORT:{wildcards.run}}"
+        " --embeddings {ALL:{input.embeddings}u}"
+        " {SUPPORT:{wildcards.run}u}"
         " --seed {wildcards.seed}"
         " --assignments {output.assignments} --centroids {output.centroids} > {log} 2>&1"
 
@@ -172,9 +172,9 @@ rule write_pseudo_labels:
     shell:
         "exec python -m workflow_scripts.write_pseudo_labels --settings {params.settings:q}"
         " --code {params.code}"
-        " --images {ALL:{input.images}}"
-        " --max-rejected {MAX_REJECTED:{wildcards.run}} --masks {ALL:{input.masks}}"
-        " --assignments {input.assignments} {EXPECTED_ASSIGNMENTS:{input.assignments}}"
+        " --images {ALL:{input.images}u}"
+        " --max-rejected {MAX_REJECTED:{wildcards.run}u} --masks {ALL:{input.masks}u}"
+        " --assignments {input.assignments} {EXPECTED_ASSIGNMENTS:{input.assignments}u}"
         " --output {output} > {log} 2>&1"
 
 
@@ -205,11 +205,11 @@ rule draw_contact_sheets:
     shell:
         "exec python -m workflow_scripts.draw_contact_sheets --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}}"
-        " --images {ALL:{input.images}}"
-        " --masks {ALL:{input.masks}}"
+        " --root {ROOT:{wildcards.dataset}u}"
+        " --images {ALL:{input.images}u}"
+        " --masks {ALL:{input.masks}u}"
         " --embeddings"
-        " {ALL:{input.embeddings}}"
+        " {ALL:{input.embeddings}u}"
         " --assignments {input.assignments} --centroids {input.centroids} --seed {wildcards.seed}"
         " --output {output} > {log} 2>&1"
 
@@ -254,9 +254,9 @@ rule compare_cluster_counts:
     shell:
         "exec python -m workflow_scripts.compare_cluster_counts --settings {params.settings:q}"
         " --code {params.code}"
-        " --dataset {wildcards.dataset} --root {ROOT:{wildcards.dataset}}"
-        " --images {ALL:{input.images}} --masks {ALL:{input.masks}}"
-        " --embeddings {ALL:{input.embeddings}}"
+        " --dataset {wildcards.dataset} --root {ROOT:{wildcards.dataset}u}"
+        " --images {ALL:{input.images}u} --masks {ALL:{input.masks}u}"
+        " --embeddings {ALL:{input.embeddings}u}"
         " --output {output} > {log} 2>&1"
 
 

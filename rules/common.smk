@@ -1,6 +1,6 @@
 # Wildcards and the helpers that several stages share.
 def of_dataset(text_of):
-    """Text in a shell command that depends on the dataset, used as {DATASET:{wildcards.run}}."""
+    """Text in a shell command that depends on the dataset, used as {DATASET:{wildcards.run}u}."""
     return AtStart(lambda run: text_of(parts_of(run).dataset))
 
 

@@ -89,9 +89,9 @@ rule evaluate:
     shell:
         "exec python -m workflow_scripts.evaluate --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.run}} --split {EVALUATED_SPLIT:{wildcards.run}}"
+        " --root {ROOT:{wildcards.run}u} --split {EVALUATED_SPLIT:{wildcards.run}u}"
         " --labels {params.labels:q}"
-        " --images {ALL:{input.images}} --max-rejected {MAX_REJECTED:{wildcards.run}}"
+        " --images {ALL:{input.images}u} --max-rejected {MAX_REJECTED:{wildcards.run}u}"
         " {params.steps} --workers {threads}"
         " --output {output.metrics} --per-class-csv {output.csv}"
         " --per-class-parquet {output.parquet} > {log} 2>&1"
@@ -145,11 +145,11 @@ rule evaluate_instances:
     shell:
         "exec python -m workflow_scripts.evaluate_instances --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.run}} --split {INSTANCE_SPLIT:{wildcards.run}}"
+        " --root {ROOT:{wildcards.run}u} --split {INSTANCE_SPLIT:{wildcards.run}u}"
         " --labels {params.labels:q}"
-        " --images {ALL:{input.images}} --max-rejected {MAX_REJECTED:{wildcards.run}}"
-        " --masks {ALL:{input.masks}}"
-        " --assignments {input.assignments} --candidates {ALL:{input.candidates}}"
+        " --images {ALL:{input.images}u} --max-rejected {MAX_REJECTED:{wildcards.run}u}"
+        " --masks {ALL:{input.masks}u}"
+        " --assignments {input.assignments} --candidates {ALL:{input.candidates}u}"
         " --metrics {input.metrics} --workers {threads} --output {output} > {log} 2>&1"
 
 

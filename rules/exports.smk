@@ -49,8 +49,8 @@ rule export_dataset:
     shell:
         "exec python -m workflow_scripts.export_dataset --settings {params.settings:q}"
         " --code {params.code}"
-        " --format {wildcards.format} --root {ROOT:{wildcards.dataset}}"
-        " --dataset {wildcards.dataset} --split {EVALUATED_SPLIT:{wildcards.dataset}}"
+        " --format {wildcards.format} --root {ROOT:{wildcards.dataset}u}"
+        " --dataset {wildcards.dataset} --split {EVALUATED_SPLIT:{wildcards.dataset}u}"
         " --labels={params.labels:q} {params.options}"
         " --pseudo-labels {input.pseudo_labels} --output {output} > {log} 2>&1"
 
@@ -96,7 +96,7 @@ rule export_model:
         "exec python -m workflow_scripts.export_model --settings {params.settings:q}"
         " --code {params.code}"
         " --dataset {wildcards.dataset} --model {input.model}"
-        " --images {ALL:{input.images}}"
+        " --images {ALL:{input.images}u}"
         " {params.metrics} --step {params.step} --output {output} > {log} 2>&1"
 
 

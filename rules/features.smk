@@ -27,5 +27,5 @@ rule extract_features:
     shell:
         "exec python -m workflow_scripts.extract_features --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}} --images {input.images}"
+        " --root {ROOT:{wildcards.dataset}u} --images {input.images}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"

@@ -116,7 +116,7 @@ rule write_gallery:
     shell:
         "exec python -m workflow_scripts.write_gallery --settings {params.settings:q}"
         " --code {params.code}"
-        " --dataset {wildcards.dataset} --root {ROOT:{wildcards.dataset}} {params.options}"
+        " --dataset {wildcards.dataset} --root {ROOT:{wildcards.dataset}u} {params.options}"
         " --workers {threads} --output {output} > {log} 2>&1"
 
 

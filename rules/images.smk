@@ -41,6 +41,6 @@ rule list_images:
         "exec python -m workflow_scripts.list_images --settings {params.settings:q}"
         " --code {params.code}"
         " --listing {params.listing}"
-        " --root {ROOT:{wildcards.dataset}/{wildcards.split}} --split {wildcards.split}"
-        " --shard {wildcards.shard} --max-rejected {MAX_REJECTED:{wildcards.dataset}}"
+        " --root {ROOT:{wildcards.dataset}/{wildcards.split}u} --split {wildcards.split}"
+        " --shard {wildcards.shard} --max-rejected {MAX_REJECTED:{wildcards.dataset}u}"
         " --workers {threads} --output {output} > {log} 2>&1"

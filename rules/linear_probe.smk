@@ -33,7 +33,7 @@ rule write_ground_truth:
     shell:
         "exec python -m workflow_scripts.write_ground_truth --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}} --split {wildcards.split}"
+        " --root {ROOT:{wildcards.dataset}u} --split {wildcards.split}"
         " --labels {params.labels:q} --images {input}"
         " --output {output} > {log} 2>&1"
 
@@ -83,8 +83,8 @@ rule train_linear_probe:
     shell:
         "exec python -m workflow_scripts.train_linear_probe --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}} --split train"
-        " --ground-truth {ALL:{input.ground_truth}}"
+        " --root {ROOT:{wildcards.dataset}u} --split train"
+        " --ground-truth {ALL:{input.ground_truth}u}"
         " --segmentation-model {input.model}"
         " --work-dir checkpoints/{wildcards.dataset}/seed-{wildcards.seed}/linear_probe"
         " --seed {wildcards.seed} {DEVICE} --workers {threads}"

@@ -35,10 +35,10 @@ rule train_mask_rcnn:
     message:
         "Train Mask R-CNN on {wildcards.run}, seed {wildcards.seed}"
     shell:
-        "exec {TRAIN:{resources.gpu}} workflow_scripts.train_mask_rcnn --settings {params.settings:q}"
+        "exec {TRAIN:{resources.gpu}u} workflow_scripts.train_mask_rcnn --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.run}} --pseudo-labels {input.pseudo_labels}"
-        " --work-dir checkpoints/{DATASET:{wildcards.run}}/seed-{wildcards.seed}/mask_rcnn"
+        " --root {ROOT:{wildcards.run}u} --pseudo-labels {input.pseudo_labels}"
+        " --work-dir checkpoints/{DATASET:{wildcards.run}u}/seed-{wildcards.seed}/mask_rcnn"
         " --seed {wildcards.seed} {DEVICE} --workers {threads} {CHECKPOINTS}"
         " --model {output.model} --history {output.history} > {log} 2>&1"
 
@@ -70,7 +70,7 @@ rule predict_candidates:
     shell:
         "exec python -m workflow_scripts.predict_candidates --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.run}/{wildcards.split}} --images {input.images}"
+        " --root {ROOT:{wildcards.run}/{wildcards.split}u} --images {input.images}"
         " --model {input.model}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
 
@@ -130,6 +130,6 @@ rule write_results:
     shell:
         "exec python -m workflow_scripts.write_results --settings {params.settings:q}"
         " --code {params.code}"
-        " --images {ALL:{input.images}}"
-        " --max-rejected {MAX_REJECTED:{wildcards.dataset}}"
-        " --candidates {ALL:{input.candidates}} --output {output} > {log} 2>&1"
+        " --images {ALL:{input.images}u}"
+        " --max-rejected {MAX_REJECTED:{wildcards.dataset}u}"
+        " --candidates {ALL:{input.candidates}u} --output {output} > {log} 2>&1"

@@ -41,7 +41,7 @@ rule make_masks:
     shell:
         "exec python -m workflow_scripts.make_masks --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.run}} --images {input.images} --features {input.features}"
+        " --root {ROOT:{wildcards.run}u} --images {input.images} --features {input.features}"
         " --output {output} > {log} 2>&1"
 
 
@@ -78,7 +78,7 @@ rule extract_masks:
     shell:
         "exec python -m workflow_scripts.extract_masks --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}} --images {input.images}"
+        " --root {ROOT:{wildcards.dataset}u} --images {input.images}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
 
 
@@ -116,5 +116,5 @@ rule embed_masks:
     shell:
         "exec python -m workflow_scripts.embed_masks --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.run}} --images {input.images} --masks {input.masks}"
+        " --root {ROOT:{wildcards.run}u} --images {input.images} --masks {input.masks}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"

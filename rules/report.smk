@@ -117,7 +117,7 @@ rule unpack_label_maps:
     shell:
         "exec python -m workflow_scripts.unpack_label_maps --settings {params.settings:q}"
         " --code {params.code}"
-        " --shards {ALL:{input}}"
+        " --shards {ALL:{input}u}"
         " --output {output} > {log} 2>&1"
 
 
@@ -196,7 +196,7 @@ rule report:
     shell:
         "exec python -m workflow_scripts.report --settings {params.settings:q}"
         " --code {params.code}"
-        " --dataset {wildcards.dataset} --root {ROOT:{wildcards.dataset}}"
-        " --split {EVALUATED_SPLIT:{wildcards.dataset}} {params.options}"
+        " --dataset {wildcards.dataset} --root {ROOT:{wildcards.dataset}u}"
+        " --split {EVALUATED_SPLIT:{wildcards.dataset}u} {params.options}"
         " --benchmarks benchmarks/{wildcards.dataset} --paper-tables {PAPER}"
         " --git-revision {REVISION} --output {output} > {log} 2>&1"

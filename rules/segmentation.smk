@@ -65,11 +65,11 @@ rule train_segmentation:
     message:
         "Train DeepLab-v3 of {wildcards.run}: {output.model}"
     shell:
-        "exec {TRAIN:{resources.gpu}} workflow_scripts.train_segmentation --settings {params.settings:q}"
+        "exec {TRAIN:{resources.gpu}u} workflow_scripts.train_segmentation --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.run}}"
-        " --label-maps {ALL:{input.label_maps}}"
-        " --work-dir checkpoints/{DATASET:{wildcards.run}}/seed-{wildcards.seed}/segmentation"
+        " --root {ROOT:{wildcards.run}u}"
+        " --label-maps {ALL:{input.label_maps}u}"
+        " --work-dir checkpoints/{DATASET:{wildcards.run}u}/seed-{wildcards.seed}/segmentation"
         " --seed {wildcards.seed} {DEVICE} --workers {threads}"
         " --model {output.model} --history {output.history} > {log} 2>&1"
 
@@ -127,9 +127,9 @@ rule train_vit_head:
     shell:
         "exec python -m workflow_scripts.train_vit_head --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.run}}"
-        " --label-maps {ALL:{input.label_maps}} --features {ALL:{input.features}}"
-        " --work-dir checkpoints/{DATASET:{wildcards.run}}/seed-{wildcards.seed}/segmentation"
+        " --root {ROOT:{wildcards.run}u}"
+        " --label-maps {ALL:{input.label_maps}u} --features {ALL:{input.features}u}"
+        " --work-dir checkpoints/{DATASET:{wildcards.run}u}/seed-{wildcards.seed}/segmentation"
         " --seed {wildcards.seed} {DEVICE} --workers {threads}"
         " --model {output.model} --history {output.history} > {log} 2>&1"
 
@@ -161,7 +161,7 @@ rule predict_segmentation:
     shell:
         "exec python -m workflow_scripts.predict_segmentation --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.run}/{wildcards.split}} --images {input.images}"
+        " --root {ROOT:{wildcards.run}/{wildcards.split}u} --images {input.images}"
         " --model {input.model} {params.tokens}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"
 
@@ -203,6 +203,6 @@ rule refine_predictions:
     shell:
         "exec python -m workflow_scripts.refine_predictions --settings {params.settings:q}"
         " --code {params.code}"
-        " --root {ROOT:{wildcards.dataset}/{wildcards.split}} --images {input.images}"
+        " --root {ROOT:{wildcards.dataset}/{wildcards.split}u} --images {input.images}"
         " --model {input.model} {params.tokens}"
         " {DEVICE} {BATCH} --workers {threads} --output {output} > {log} 2>&1"

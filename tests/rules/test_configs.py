@@ -67,3 +67,17 @@ def test_a_checkout_whose_path_has_a_space(tmp_path):
     assert done.returncode == 0, done.stdout
     quoted = f"--paper-tables '{checkout}/resources/paper_tables.json' "
     assert done.stdout.count(quoted) == done.stdout.count("--paper-tables ") == 2
+
+
+@pytest.mark.parametrize("name", ["faq", "menu"])
+def test_a_name_that_ends_with_a_letter_that_snakemake_interprets(tmp_path, name):
+    folder = tmp_path / "config" / "datasets"
+    folder.mkdir(parents=True)
+    own = f"extends: demo\ndataset: {{root: data/{name}}}\n"
+    (folder / f"{name}.yaml").write_text(own)
+    shutil.copytree(REPOSITORY / "resources", tmp_path / "resources")
+    done = Workflow(tmp_path, [name], {}).snakemake("--dry-run", "--printshellcmds", "all")
+    assert done.returncode == 0, done.stdout
+    assert f"--root data/{name} " in done.stdout
+    assert f"--work-dir checkpoints/{name}/seed-0/mask_rcnn " in done.stdout
+    assert f"data/{name[:-1]} " not in done.stdout

@@ -1,5 +1,9 @@
 import re
 
+import pytest
+from snakemake.utils import QuotedFormatter
+
+from workflow_scripts.maskdistill.repository import REPOSITORY
 from workflow_scripts.maskdistill.runs.shell_text import (
     AtStart,
     files_of,
@@ -31,6 +35,18 @@ def test_options_with_files_make_the_input_of_a_rule_and_its_command_line():
 
 def test_text_is_filled_in_when_the_command_is_formatted():
     assert f"{AtStart(str.upper):demo}" == "DEMO"
+
+
+@pytest.mark.parametrize("name", ["demo", "faq", "menu", "a b"])
+def test_snakemake_leaves_every_letter_of_a_name(name):
+    values = {"TEXT": AtStart(str.upper), "name": name}
+    assert QuotedFormatter().format("{TEXT:{name}u}", **values) == name.upper()
+
+
+def test_every_text_of_the_rules_keeps_its_last_letter():
+    for path in (REPOSITORY / "rules").glob("*.smk"):
+        used = re.findall(r"\{[A-Z_]+:\{.*?\}[^{}\s]*\}", path.read_text())
+        assert [one for one in used if not one.endswith("u}")] == [], path
 
 
 def test_torchrun_starts_trainings_with_several_gpus():

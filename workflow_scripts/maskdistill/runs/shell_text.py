@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 
 class AtStart:
-    """Text in a shell command that depends on the job, used as {ROOT:{wildcards.dataset}}.
+    """Text in a shell command that depends on the job, used as {ROOT:{wildcards.dataset}u}.
+
+    Snakemake takes a last letter q or u of the text after the colon as an instruction to quote the
+    result or not, and removes it. The u is needed so that it does not take one of a name.
 
     The text is computed when the job starts. It is not a parameter of the rule, so that no output
     becomes stale when it changes.
