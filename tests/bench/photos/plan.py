@@ -19,7 +19,7 @@ from workflow_scripts.maskdistill.settings.layers import merge, read_yaml
 from workflow_scripts.maskdistill.settings.whole_config import dataset_config
 
 SPLITS = ("train", "val")
-_PER_SHARD = 150  # photographs per job: at most these are computed again after an interruption
+_PER_SHARD = 300  # photographs per job: at most these are computed again after an interruption
 _SETTING = re.compile(r"@(?=[a-z_]+(?:\.[a-z_]+)+=)")
 _CONFIG = REPOSITORY / "config"
 
