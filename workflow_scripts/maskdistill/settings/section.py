@@ -181,9 +181,21 @@ def _explain(error: ValidationError, values: object) -> tuple[list[str], str]:
     message = re.sub(r"^(Input|String|Tuple|Dictionary|List)\b", lambda _: repr(given), message)
     message = message.replace("tuple", "list").replace(" after validation", "")
     message = re.sub("a valid dictionary.*", "keys and values", message)
-    if kind in ("int_type", "float_type") and isinstance(given, str) and _is_number(given):
-        message += " (YAML reads 1e-4 as text; write 1.0e-4)"
+    if kind in ("int_type", "float_type", "bool_type") and isinstance(given, str):
+        message += _why_text(given)
     return where, message
+
+
+def _why_text(given: str) -> str:
+    """Why a number, or true or false, was read as text, or nothing if `given` is none of them."""
+    if re.fullmatch(r"[-+]?\d+e[-+]?\d+", given, re.IGNORECASE):
+        return " (YAML reads 1e-4 as text; write 1.0e-4)"
+    if not _is_number(given) and given not in ("true", "false"):
+        return ""
+    return (
+        " (this is text; remove the quotation marks; or, if it comes from `snakemake --config`, "
+        "which reads all that stands in braces as text, write it into a file for --configfile)"
+    )
 
 
 def _keys(location: tuple[int | str, ...], values: object) -> list[str]:
