@@ -401,12 +401,20 @@ def test_tokens_of_another_backbone_are_an_error(trained, tmp_path, tiny_backbon
         list(predictor.predict(listed, tmp_path, batch_size=1, workers=1, features=path))
 
 
-def test_the_exported_graph_equals_the_model(trained, tmp_path):
-    model = load_predictor(trained / "model.pt", CPU, fast=False).model
-    deployment.write_onnx(deployment.export(model), tmp_path / "model.onnx")
-    sizes = ((48, 48), (37, 101), (130, 75), (17, 33), (64, 40))
+def test_the_exported_graph_predicts_images_of_any_size_as_the_model_does(trained, tmp_path):
+    """The graph resizes images itself; the images are smaller, larger and more elongated."""
+    predictor = load_predictor(trained / "model.pt", CPU, fast=False)
+    deployment.write_onnx(deployment.export(predictor.model), tmp_path / "model.onnx")
     run = deployment.onnx_runner(tmp_path / "model.onnx")
-    assert deployment.agreement(model, run, sizes)["labels"] > 0.999
+    generator = np.random.default_rng(0)
+    for height, width in ((48, 48), (37, 101), (130, 75), (17, 33), (96, 240), (20, 300)):
+        coarse = generator.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
+        image = coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width].copy()
+        expected = predictor.predict_image(image)
+        labels, probability = run(image[None])
+        assert labels.shape == probability.shape == (1, height, width)
+        assert (labels[0] == expected.labels()).mean() > 0.995
+    assert predictor.model.input_size((48, 48)) != (48, 48)
 
 
 def test_a_file_of_another_kind_is_an_error(tmp_path):

@@ -10,7 +10,13 @@ from torch import nn
 
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.segmentation.deeplab import DeepLab
-from workflow_scripts.maskdistill.segmentation.upsampling import upsample
+from workflow_scripts.maskdistill.segmentation.interpolation import (
+    cubic,
+    linear,
+    ratio,
+    resizing,
+)
+from workflow_scripts.maskdistill.segmentation.vit_head import ViTHead
 
 # (height, width): odd, very small and elongated sizes, for which an exported graph is most likely
 # to be wrong.
@@ -18,12 +24,11 @@ CHECKED_SIZES = ((64, 64), (37, 101), (130, 75), (17, 33))
 
 
 class Deployed(nn.Module):
-    """Normalisation, padding, model, upsampling and argmax in one module, as in `Predictor`."""
+    """Resizing, padding, model, upsampling and argmax in one module, as in `Predictor`."""
 
-    def __init__(self, model: DeepLab) -> None:
+    def __init__(self, model: DeepLab | ViTHead) -> None:
         super().__init__()
         self.model = model
-        self.stride = model.output_stride
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Labels and their probabilities.
@@ -34,19 +39,51 @@ class Deployed(nn.Module):
         Returns:
             1 x H x W int64 (0 background, 1..K), and 1 x H x W float32.
         """
-        _, height, width, _ = image.shape
+        size, stride = image.shape[1:3], self.model.output_stride
+        seen = size
+        if isinstance(self.model, ViTHead):  # DeepLab sees images at their own size
+            seen = _resized_size(size, *self.model.sides)
+            image = _resize(image, seen)
         # Sides rounded up to multiples of the stride, in a form that the exporter can trace.
-        rows, columns = (
-            (side + self.stride - 1) // self.stride * self.stride for side in (height, width)
-        )
+        rows, columns = ((side + stride - 1) // stride * stride for side in seen)
         padded = _extend(_extend(self.model.normalize(image), 2, rows), 3, columns)
-        logits = upsample(self.model(padded), (rows, columns))
-        # Not a slice, because the exporter would assume that it always removes something; without
-        # padding there is nothing to remove.
-        logits = logits.index_select(2, torch.arange(height, device=logits.device))
-        logits = logits.index_select(3, torch.arange(width, device=logits.device))
+        logits = self.model(padded).float()
+        to_rows, to_columns = (
+            resizing(linear, cells, new, ratio(old, new) * (self.model.cells / stride))
+            for cells, old, new in zip(logits.shape[2:], seen, size, strict=True)
+        )
+        logits = to_rows @ logits @ to_columns.T
         probability, labels = logits.softmax(dim=1).max(dim=1)
         return labels, probability
+
+
+def _resized_size(
+    size: tuple[int, int], shorter_side: int, longer_side: int | None
+) -> tuple[int, int]:
+    """As `image_sizes.resized_size`, in integers, which the exporter can trace."""
+    shorter, longer = torch.sym_min(*size), torch.sym_max(*size)
+
+    def scaled(side: int) -> int:
+        result = _rounded(side * shorter_side, shorter)
+        if longer_side is not None:
+            result = torch.sym_min(result, _rounded(side * longer_side, longer))
+        return torch.sym_max(result, 1)
+
+    return scaled(size[0]), scaled(size[1])
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def _resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """As `image_sizes.resize`: Pillow rounds after the columns, and after the rows."""
+    to_rows, to_columns = (
+        resizing(cubic, old, new) for old, new in zip(image.shape[1:3], size, strict=True)
+    )
+    channels = image.permute(0, 3, 1, 2).float()
+    narrowed = (channels @ to_columns.T).round().clamp(0, 255)
+    return (to_rows @ narrowed).round().clamp(0, 255).permute(0, 2, 3, 1)
 
 
 def _extend(x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
@@ -60,7 +97,7 @@ def _extend(x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
     return extended * inside.reshape([-1 if axis == dim else 1 for axis in range(x.dim())])
 
 
-def export(model: DeepLab) -> torch.export.ExportedProgram:
+def export(model: DeepLab | ViTHead) -> torch.export.ExportedProgram:
     """Trace the graph with torch.export, for any height and width above the output stride."""
     # Images so large that the network's output has several rows and columns, because the exporter
     # treats a dimension of size 1 as a special case.
@@ -112,7 +149,7 @@ def onnx_runner(path: Path) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarr
 
 @torch.inference_mode()
 def agreement(
-    model: DeepLab,
+    model: DeepLab | ViTHead,
     run: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     sizes: Sequence[tuple[int, int]] = CHECKED_SIZES,
 ) -> dict[str, float]:

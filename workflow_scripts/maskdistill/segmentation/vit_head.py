@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from workflow_scripts.maskdistill.discovery.timm_models import create_model
 from workflow_scripts.maskdistill.files.image_sizes import resized_size
+from workflow_scripts.maskdistill.segmentation.interpolation import cubic, resizing
 
 CELLS = 4  # positions of the logits along a side of a patch
 # The least probability of the foreground, summed over its classes, at which a pixel belongs to it.
@@ -163,7 +164,10 @@ def _tokens_of_any_size(model: VisionTransformer, images: Tensor) -> tuple[Tenso
         placed = 0 if model.no_embed_class else prefix.shape[1]
         own, grid = model.pos_embed[:, :placed], model.pos_embed[:, placed:]
         grid = grid.transpose(1, 2).unflatten(2, model.patch_embed.grid_size)
-        to_rows, to_columns = map(_bicubic, grid.shape[-2:], size)
+        # Equal to `F.interpolate`, with which timm resizes position embeddings.
+        to_rows, to_columns = (
+            resizing(cubic, *sides) for sides in zip(grid.shape[-2:], size, strict=True)
+        )
         grid = to_rows @ grid @ to_columns.T
         patches = patches + grid.flatten(2).transpose(1, 2)
         prefix = prefix + own if placed else prefix
@@ -171,23 +175,6 @@ def _tokens_of_any_size(model: VisionTransformer, images: Tensor) -> tuple[Tenso
     for block in model.blocks:
         tokens = block(tokens)
     return model.norm(tokens), size
-
-
-def _bicubic(old: int, new: int) -> Tensor:
-    """The matrix (new x old) of bicubic resizing with antialiasing along one axis.
-
-    It equals `F.interpolate`, with which timm resizes position embeddings, but can be exported for
-    any number `new`. If `new` equals `old`, it is the identity.
-    """
-    places = torch.arange(new, dtype=torch.float32)
-    scale = old / (places[-1:] + 1)  # computed from a tensor, because `new` varies in the graph
-    centres = scale * (places + 0.5)
-    distances = (torch.arange(old) + 0.5 - centres[:, None]).abs() / scale.clamp(min=1)
-    # Keys' cubic with a = -1/2: two polynomials, up to a distance of 1 and of 2.
-    near = (1.5 * distances - 2.5) * distances**2 + 1
-    far = ((2.5 - 0.5 * distances) * distances - 4) * distances + 2
-    weights = torch.where(distances < 1, near, torch.where(distances < 2, far, 0.0))
-    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def rebuild(content: Mapping) -> ViTHead:
