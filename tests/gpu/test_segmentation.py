@@ -1,4 +1,6 @@
-"""DeepLab-v3: trainings on CPU and GPU and with a change between them, predictions, CRF."""
+"""DeepLab-v3: trainings on CPU and GPU and with a change between them, predictions, CRF.
+
+The predictions of `vit_head`, too."""
 
 import json
 import subprocess
@@ -108,6 +110,41 @@ def test_predictions(device, folder, trained, judge, precision):
     assert len(np.unique(reference)) > 1
     found = predict("predict_segmentation", folder, trained, device, precision)
     what = f"DeepLab, {precision}: share of {len(found)} pixels with the same label"
+    judge(what, (found == reference).mean(), at_least=PIXELS[precision])
+
+
+@pytest.mark.parametrize("precision", PIXELS)
+def test_predictions_of_vit_head(device, folder, judge, tmp_path, precision):
+    """A decoder with random weights, on the demo's transformer."""
+    import numpy as np
+    import torch
+
+    from tests.gpu import data
+    from workflow_scripts.maskdistill.segmentation.token_training import build_vit_head
+    from workflow_scripts.maskdistill.settings.sections.features import FeatureSettings
+    from workflow_scripts.maskdistill.torch_tools.training_run import publish
+
+    settings = FeatureSettings.read(data.settings()["features"])
+    torch.manual_seed(0)
+    content = {
+        "model": "vit_head",
+        "backbone": {
+            "name": settings.backbone,
+            "options": settings.backbone_options,
+            "shorter_side": settings.shorter_side,
+            "longer_side": settings.longer_side,
+        },
+        "state_dict": build_vit_head(data.CLUSTERS, settings, dropout=0).state_dict(),
+        "settings": {"dropout": 0},
+        "clusters": data.CLUSTERS,
+    }
+    publish(content, tmp_path / "model.pt")
+    reference, found = (
+        predict("predict_segmentation", folder, tmp_path, *where)
+        for where in (("cpu", "float32"), (device, precision))
+    )
+    assert len(np.unique(reference)) > 1
+    what = f"vit_head, {precision}: share of {len(found)} pixels with the same label"
     judge(what, (found == reference).mean(), at_least=PIXELS[precision])
 
 

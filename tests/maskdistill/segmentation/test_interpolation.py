@@ -37,7 +37,7 @@ def test_enlarging_equals_bilinear_interpolation_up_to_the_borders():
 
 def test_the_distance_of_new_values_may_be_given():
     """Five values at a distance of half a value show only the first two and a half values."""
-    matrix = resizing(linear, 6, 5, torch.tensor([0.5]))
+    matrix = resizing(linear, 6, 5, scale=torch.tensor([0.5]))
     whole = resizing(linear, 6, 12)
     torch.testing.assert_close(matrix, whole[:5])
 

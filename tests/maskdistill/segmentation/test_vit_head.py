@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 
 from tests.maskdistill.segmentation.test_learning import history, write_images
 from workflow_scripts import train_vit_head
@@ -399,6 +401,17 @@ def test_tokens_of_another_backbone_are_an_error(trained, tmp_path, tiny_backbon
     listed = [{"image_id": 0, "file_name": "0.png", "height": 40, "width": 44}]
     with pytest.raises(InputError, match=r"tokens have 24 components, but .* have 48"):
         list(predictor.predict(listed, tmp_path, batch_size=1, workers=1, features=path))
+
+
+def test_all_tensors_are_on_the_device_of_the_model(tiny_backbone):
+    """Tensors without values stand for those of a GPU: mixing them with the CPU's is an error."""
+    model = build(tiny_backbone)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    with FakeTensorMode():
+        state = {name: torch.empty(shape, device="cuda") for name, shape in shapes.items()}
+        scores = functional_call(model, state, torch.empty(1, 3, 40, 72, device="cuda"))
+    assert scores.shape == (1, 3, CELLS * 5, CELLS * 9)
+    assert scores.device.type == "cuda"
 
 
 def test_the_exported_graph_predicts_images_of_any_size_as_the_model_does(trained, tmp_path):

@@ -48,9 +48,12 @@ class Deployed(nn.Module):
         rows, columns = ((side + stride - 1) // stride * stride for side in seen)
         padded = _extend(_extend(self.model.normalize(image), 2, rows), 3, columns)
         logits = self.model(padded).float()
+        device, cells = logits.device, self.model.cells / stride
         to_rows, to_columns = (
-            resizing(linear, cells, new, ratio(old, new) * (self.model.cells / stride))
-            for cells, old, new in zip(logits.shape[2:], seen, size, strict=True)
+            resizing(
+                linear, count, new, scale=ratio(old, new, device=device) * cells, device=device
+            )
+            for count, old, new in zip(logits.shape[2:], seen, size, strict=True)
         )
         logits = to_rows @ logits @ to_columns.T
         probability, labels = logits.softmax(dim=1).max(dim=1)
@@ -79,7 +82,8 @@ def _rounded(numerator: int, denominator: int) -> int:
 def _resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """As `image_sizes.resize`: Pillow rounds after the columns, and after the rows."""
     to_rows, to_columns = (
-        resizing(cubic, old, new) for old, new in zip(image.shape[1:3], size, strict=True)
+        resizing(cubic, old, new, device=image.device)
+        for old, new in zip(image.shape[1:3], size, strict=True)
     )
     channels = image.permute(0, 3, 1, 2).float()
     narrowed = (channels @ to_columns.T).round().clamp(0, 255)

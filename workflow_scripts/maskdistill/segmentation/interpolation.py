@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def resizing(
-    kernel: Callable[[Tensor], Tensor], old: int, new: int, scale: Tensor | None = None
+    kernel: Callable[[Tensor], Tensor],
+    old: int,
+    new: int,
+    *,
+    scale: Tensor | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """The matrix (new x old, float32) that resizes an axis of `old` values to `new` values.
 
@@ -18,20 +23,23 @@ def resizing(
     Args:
         kernel: `linear` or `cubic`.
         scale: distance between neighbouring new values, in old values (default: old / new).
+        device: device of the matrix and of `scale`; None for the CPU.
     """
-    places, sources = torch.arange(new, dtype=torch.float32), torch.arange(old)
     if scale is None:
-        scale = ratio(old, new)
-    centres = scale * (places + 0.5)
-    distances = (sources + 0.5 - centres[:, None]).abs() / scale.clamp(min=1)
+        scale = ratio(old, new, device=device)
+    centres = scale * _centres(new, device)
+    distances = (_centres(old, device) - centres[:, None]).abs() / scale.clamp(min=1)
     weights = kernel(distances)
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def ratio(one: int, other: int) -> Tensor:
+def ratio(one: int, other: int, *, device: torch.device | None = None) -> Tensor:
     """one / other as a tensor with one value, because both may vary in an exported graph."""
-    last, other_last = (torch.arange(count, dtype=torch.float32)[-1:] for count in (one, other))
-    return (last + 1) / (other_last + 1)
+    return (_centres(one, device)[-1:] + 0.5) / (_centres(other, device)[-1:] + 0.5)
+
+
+def _centres(count: int, device: torch.device | None) -> Tensor:
+    return torch.arange(count, dtype=torch.float32, device=device) + 0.5
 
 
 def linear(distances: Tensor) -> Tensor:

@@ -166,7 +166,8 @@ def _tokens_of_any_size(model: VisionTransformer, images: Tensor) -> tuple[Tenso
         grid = grid.transpose(1, 2).unflatten(2, model.patch_embed.grid_size)
         # Equal to `F.interpolate`, with which timm resizes position embeddings.
         to_rows, to_columns = (
-            resizing(cubic, *sides) for sides in zip(grid.shape[-2:], size, strict=True)
+            resizing(cubic, *sides, device=grid.device)
+            for sides in zip(grid.shape[-2:], size, strict=True)
         )
         grid = to_rows @ grid @ to_columns.T
         patches = patches + grid.flatten(2).transpose(1, 2)
