@@ -83,6 +83,17 @@ def test_training_from_random_numbers_is_a_caution(folder):
     )
 
 
+def test_a_decoder_on_other_tokens_than_those_of_the_clusters_is_a_caution(folder):
+    run = parse()
+    config = run.configs["demo"]
+    assert config["embedding"]["backbone"] == "resnet18"
+    config["segmentation"]["model"] = "vit_head"
+    (caution,) = frozen.cautions(run)
+    assert caution.startswith("demo: warning: clusters come from embedding.backbone, resnet18, but")
+    config["embedding"]["backbone"] = config["features"]["backbone"]
+    assert frozen.cautions(run) == []
+
+
 def test_the_file_is_json_for_people_to_look_at(folder):
     frozen.write(parse(), folder / "run.json")
     content = json.loads((folder / "run.json").read_text())

@@ -22,6 +22,7 @@ from workflow_scripts.maskdistill.runs.code_digest import rules_digest
 from workflow_scripts.maskdistill.runs.declared_settings import declared_settings
 from workflow_scripts.maskdistill.settings.checks import (
     all_unreached_falls,
+    other_tokens,
     untrained,
     untrained_warning,
     validate,
@@ -200,7 +201,12 @@ def cautions(run: FrozenRun) -> list[str]:
         for name in run.config["datasets"]
         for warning in all_unreached_falls(run.configs[name])
     ]
-    return [*of_names, *of_weights, *of_schedules]
+    of_tokens = [
+        f"{name}: {warning}"
+        for name in run.config["datasets"]
+        if (warning := other_tokens(run.configs[name]))
+    ]
+    return [*of_names, *of_weights, *of_tokens, *of_schedules]
 
 
 def write(run: FrozenRun, path: str | os.PathLike) -> None:

@@ -80,6 +80,23 @@ def untrained_warning(stage: str) -> str:
     )
 
 
+def other_tokens(config: Mapping) -> str | None:
+    """The warning if `vit_head` learns classes from another network than they were found with.
+
+    Args:
+        config: complete config of a dataset.
+    """
+    backbone, other = config["features"]["backbone"], config["embedding"]["backbone"]
+    if config["segmentation"]["model"] != "vit_head" or other in (None, backbone):
+        return None
+    return (
+        f"warning: clusters come from embedding.backbone, {other}, but vit_head learns them from "
+        f"the tokens of features.backbone, {backbone}; if these do not tell classes apart, its "
+        "label maps become worse than the initial masks, and `segmentation.model: deeplab` is the "
+        "remedy"
+    )
+
+
 def unreached_falls(settings: Section) -> str | None:
     """The warning if a training ends before a step at which its learning rate should fall.
 
