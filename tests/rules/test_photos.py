@@ -1,6 +1,7 @@
 """The benchmark on photographs runs the workflow, on a few generated scenes in VOC's layout."""
 
 import json
+import os
 
 import pytest
 
@@ -36,3 +37,9 @@ def test_masks_of_token_cut_go_through_the_workflow(tmp_path, capfd) -> None:
     times = {path: path.stat().st_mtime_ns for path in made}
     assert main(options) == 0
     assert {path: path.stat().st_mtime_ns for path in made} == times
+    # Clusters of other masks than those that are there now have no scores.
+    os.utime(token_cut[0])
+    assert main([*options, "--table-only"]) == 0
+    (row,) = json.loads((work / "photos.json").read_text())["transformers"][0]["rows"]
+    assert row["masks"]["images"] == 2
+    assert row["clusters"] is None

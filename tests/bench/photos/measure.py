@@ -14,6 +14,7 @@ from workflow_scripts.maskdistill.files import shards
 from workflow_scripts.maskdistill.files.json_io import read_json
 from workflow_scripts.maskdistill.files.provenance import file_digest
 from workflow_scripts.maskdistill.runs.run import run_name
+from workflow_scripts.maskdistill.runs.variants import MAIN
 
 EVALUATED = SPLITS[1:]
 
@@ -74,6 +75,16 @@ class Measurement:
         found = [self._running.path(path) for path in paths]
         return found if all(path.is_file() for path in found) else None
 
+    def _made_from(self, sources: Sequence[Path], paths: Sequence[str]) -> list[Path] | None:
+        """As `_existing`, but None, too, if a file is older than its sources, thus of other ones.
+
+        This happens if the settings have changed since an earlier run in the same folder.
+        """
+        found = self._existing(paths)
+        newest = max(path.stat().st_mtime_ns for path in sources)
+        current = found is not None and all(path.stat().st_mtime_ns >= newest for path in found)
+        return found if current else None
+
     def _row(self, row: Row, seeds: Sequence[int], *, clusters: bool) -> dict:
         values = {"key": row.key, "title": row.title, "masks": None, "clusters": None, "note": ""}
         values["costs"] = self._costs(run_name(self._plan.dataset, row.variant))
@@ -88,10 +99,11 @@ class Measurement:
                 manifests, found, self._truth, f"{self._plan.dataset}, {row.title}"
             )
         values["masks"] = self._masks[row.variant].values
-        if not clusters or self._existing(workflow.masks(self._plan, row.variant, SPLITS)) is None:
+        made = self._existing(workflow.masks(self._plan, row.variant, SPLITS))
+        if not clusters or made is None:
             return values
         if self.can_be_clustered(row):
-            values["clusters"] = self._cluster_scores(row, seeds)
+            values["clusters"] = self._cluster_scores(row, made, seeds)
         else:
             values["note"] = (
                 f"no clusters, because only {self.usable_masks(row, 'train')} masks of train can "
@@ -99,7 +111,7 @@ class Measurement:
             )
         return values
 
-    def _cluster_scores(self, row: Row, seeds: Sequence[int]) -> dict | None:
+    def _cluster_scores(self, row: Row, made: Sequence[Path], seeds: Sequence[int]) -> dict | None:
         """Scores of the clusters of a row's masks, averaged over the seeds that have run so far."""
         by_seed = {}
         usable = [
@@ -109,8 +121,10 @@ class Measurement:
         ]
         majority = self._masks[row.variant].majority
         for seed in seeds:
-            painted = self._existing(workflow.initial_label_maps(self._plan, row.variant, seed))
-            assigned = self._existing(workflow.assignments(self._plan, row.variant, seed))
+            painted, assigned = (
+                self._made_from(made, paths(self._plan, row.variant, seed))
+                for paths in (workflow.initial_label_maps, workflow.assignments)
+            )
             if painted is None or assigned is None:
                 continue
             with ThreadPoolExecutor(1) as pool:
@@ -145,8 +159,11 @@ class Measurement:
 
     def _steps(self, seeds: Sequence[int]) -> dict:
         """Scores of all steps of the run, from initial masks to the last model's predictions."""
-        paths = [self._running.path(workflow.metrics(self._plan, seed)) for seed in seeds]
-        runs = [read_json(path, remedy="run again") for path in paths if path.is_file()]
+        made = self._existing(workflow.masks(self._plan, MAIN, SPLITS))
+        found = [
+            self._made_from(made, [workflow.metrics(self._plan, seed)]) for seed in seeds if made
+        ]
+        runs = [read_json(*paths, remedy="run again") for paths in found if paths]
         if not runs:
             return {}
         keys = ("miou", "boundary_iou", "pixel_accuracy")
