@@ -1,6 +1,4 @@
-"""DeepLab-v3: trainings on CPU and GPU and with a change between them, predictions, CRF.
-
-The predictions of `vit_head`, too."""
+"""DeepLab-v3: trainings on CPU and GPU, predictions, CRF; and predictions of `vit_head`."""
 
 import json
 import subprocess

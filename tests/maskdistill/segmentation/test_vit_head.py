@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from workflow_scripts import train_vit_head
 from workflow_scripts.maskdistill.discovery.features import feature_rows, load_backbone
 from workflow_scripts.maskdistill.errors import InputError
 from workflow_scripts.maskdistill.files import provenance, shards
+from workflow_scripts.maskdistill.files.image_sizes import resized_size
 from workflow_scripts.maskdistill.segmentation import deployment, token_training
 from workflow_scripts.maskdistill.segmentation.hard_pixels import IGNORE_INDEX
 from workflow_scripts.maskdistill.segmentation.label_map_prediction import load_predictor
@@ -414,20 +416,36 @@ def test_all_tensors_are_on_the_device_of_the_model(tiny_backbone):
     assert scores.device.type == "cuda"
 
 
-def test_the_exported_graph_predicts_images_of_any_size_as_the_model_does(trained, tmp_path):
-    """The graph resizes images itself; the images are smaller, larger and more elongated."""
+def test_the_exported_graph_equals_the_model(trained, tmp_path):
+    """The graph resizes images itself, and its labels are those of the predictor, too."""
     predictor = load_predictor(trained / "model.pt", CPU, fast=False)
     deployment.write_onnx(deployment.export(predictor.model), tmp_path / "model.onnx")
     run = deployment.onnx_runner(tmp_path / "model.onnx")
     generator = np.random.default_rng(0)
-    for height, width in ((48, 48), (37, 101), (130, 75), (17, 33), (96, 240), (20, 300)):
+    sizes = ((48, 48), (37, 101), (130, 75), (17, 33), (64, 40), (96, 240), (20, 300))
+    assert deployment.agreement(predictor.model, run, sizes)["labels"] > 0.999
+    for height, width in sizes:
         coarse = generator.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
         image = coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width].copy()
         expected = predictor.predict_image(image)
         labels, probability = run(image[None])
         assert labels.shape == probability.shape == (1, height, width)
+        # Pillow rounds the weights of pixels, so a few grey levels differ by one.
         assert (labels[0] == expected.labels()).mean() > 0.995
     assert predictor.model.input_size((48, 48)) != (48, 48)
+
+
+@pytest.mark.parametrize(("shorter", "longer"), [(448, 768), (448, None), (40, 90)])
+def test_the_exported_graph_resizes_to_the_size_of_the_model(shorter, longer):
+    """Only sides exactly between two whole numbers may be rounded to the other one."""
+    generator = np.random.default_rng(0)
+    for height, width in generator.integers(17, 1500, (2000, 2)).tolist():
+        found = deployment.resized_size((height, width), shorter, longer)
+        expected = resized_size(height, width, shorter_side=shorter, longer_side=longer)
+        scale = Fraction(shorter, min(height, width))
+        scale = min(scale, Fraction(longer, max(height, width))) if longer else scale
+        for side, one, other in zip((height, width), found, expected, strict=True):
+            assert one == other or abs(one - side * scale) == Fraction(1, 2)
 
 
 def test_a_file_of_another_kind_is_an_error(tmp_path):

@@ -42,7 +42,7 @@ class Deployed(nn.Module):
         size, stride = image.shape[1:3], self.model.output_stride
         seen = size
         if isinstance(self.model, ViTHead):  # DeepLab sees images at their own size
-            seen = _resized_size(size, *self.model.sides)
+            seen = resized_size(size, *self.model.sides)
             image = _resize(image, seen)
         # Sides rounded up to multiples of the stride, in a form that the exporter can trace.
         rows, columns = ((side + stride - 1) // stride * stride for side in seen)
@@ -60,10 +60,13 @@ class Deployed(nn.Module):
         return labels, probability
 
 
-def _resized_size(
+def resized_size(
     size: tuple[int, int], shorter_side: int, longer_side: int | None
 ) -> tuple[int, int]:
-    """As `image_sizes.resized_size`, in integers, which the exporter can trace."""
+    """As `image_sizes.resized_size`, in integers, which the exporter can trace.
+
+    A side exactly between two whole numbers is rounded up here, and to the even number there.
+    """
     shorter, longer = torch.sym_min(*size), torch.sym_max(*size)
 
     def scaled(side: int) -> int:
